@@ -1,0 +1,74 @@
+"""What the units of a neural network do, for each class of input.
+
+The public names load on first use, so that ``import probekit`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probekit import errors, metrics, plot
+    from probekit.capture import capture
+    from probekit.measure import measure
+    from probekit.metrics import metric
+    from probekit.probe import Probe
+    from probekit.sites import sites
+    from probekit.store import open_store as open
+
+__version__ = "0.1.0"
+
+# public name -> (module, attribute); None: the module itself
+_PUBLIC: dict[str, tuple[str, str | None]] = {
+    "Probe": ("probekit.probe", "Probe"),
+    "capture": ("probekit.capture", "capture"),
+    "errors": ("probekit.errors", None),
+    "measure": ("probekit.measure", "measure"),
+    "metric": ("probekit.metrics", "metric"),
+    "metrics": ("probekit.metrics", None),
+    "open": ("probekit.store", "open_store"),
+    "plot": ("probekit.plot", None),
+    "sites": ("probekit.sites", "sites"),
+}
+
+__all__ = [
+    "Probe",
+    "capture",
+    "errors",
+    "measure",
+    "metric",
+    "metrics",
+    "open",
+    "plot",
+    "sites",
+]
+
+
+class _Package(ModuleType):
+    """The package, whose public functions win over the modules of the same name.
+
+    Importing ``probekit.capture`` makes Python set the attribute ``capture`` of the package to that module, and
+    ``pk.capture(...)`` would then call a module.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, ModuleType) and _PUBLIC.get(name, ("", None))[1] is not None:
+            return
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'probekit' has no attribute {name!r}")
+        module, attribute = _PUBLIC[name]
+        value = import_module(module) if attribute is None else getattr(import_module(module), attribute)
+        self.__dict__[name] = value
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_PUBLIC})
+
+
+sys.modules[__name__].__class__ = _Package

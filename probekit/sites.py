@@ -1,0 +1,186 @@
+"""The dry run: which places of a model can be read, and what each of them gives."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from probekit.errors import ModelError
+from probekit.names import Selector, SiteName, module_names
+from probekit.probe import Probe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Site", "SiteTable", "evaluation", "run", "sites"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place of a model: what a forward pass on the example gave there.
+
+    `shape` is the whole activation's, axis 0 the batch where the site can be captured; `calls` is how often its module
+    ran in the pass; `parameters` counts those of the module itself and below it.
+    """
+
+    name: str
+    module: str
+    type: str
+    calls: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    parameters: int
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Bytes of one sample's activation, in the dtype that the model gives."""
+        count = 1
+        for length in self.shape[1:]:
+            count *= length
+        return count * self.dtype.itemsize
+
+
+class SiteTable(Sequence[Site]):
+    """Sites in the order in which the model ran them; prints as a table, also in a notebook."""
+
+    columns = ("site", "type", "calls", "shape", "dtype", "parameters", "bytes/sample")
+
+    def __init__(self, model: str, rows: Sequence[Site]) -> None:
+        self.model = model
+        self._rows = tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    @property
+    def names(self) -> list[str]:
+        return [site.name for site in self]
+
+    def rows(self) -> list[tuple[str, str, int, str, str, int, int]]:
+        """The cells under `columns`, one tuple a site."""
+        return [
+            (
+                site.name,
+                site.type,
+                site.calls,
+                "×".join(map(str, site.shape)) or "scalar",
+                str(site.dtype).removeprefix("torch."),
+                site.parameters,
+                site.bytes_per_sample,
+            )
+            for site in self
+        ]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(self.rows(), columns=list(self.columns))
+
+    def __repr__(self) -> str:
+        return f"{self.model}: {len(self)} sites\n{self.to_dataframe().to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.model)}: {len(self)} sites</p>{self.to_dataframe().to_html(index=False)}"
+
+
+def sites(model: nn.Module, example: Any, *, select: Selector = "**") -> SiteTable:
+    """Every site of `model` that `select` picks, with its type, calls, shape, dtype and bytes a sample.
+
+    Runs the model once on `example` in eval mode without gradients, and leaves it as it was: training flags, buffers,
+    the state of the random generators, and hooks.
+
+    Args:
+        model: any torch module; not moved.
+        example: one batch of inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+        select: a selector, by default all sites.
+
+    Raises:
+        SiteError: the selector picks nothing.
+        ModelError: the model can't run on the example.
+
+    Example:
+        >>> import torch, probekit as pk
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+        >>> pk.sites(model, torch.ones(2, 4)).names
+        ['0', '1', '(root)']
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with evaluation(model), torch.random.fork_rng(), Probe(model, select) as probe:
+            run(model, example)
+            found = probe.take()
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+    modules = module_names(model)
+    return SiteTable(type(model).__name__, [_site(name, found, modules) for name in found])
+
+
+def _site(name: str, found: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> Site:
+    owner = SiteName.parse(name).module
+    calls = {call.call for call in map(SiteName.parse, found) if call.module == owner}
+    return Site(
+        name=name,
+        module=owner,
+        type=type(modules[owner]).__name__,
+        calls=len(calls),
+        shape=tuple(found[name].shape),
+        dtype=found[name].dtype,
+        parameters=sum(parameter.numel() for parameter in modules[owner].parameters()),
+    )
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, without gradients; every module's training flag is put back afterwards."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+
+
+def run(model: nn.Module, inputs: Any) -> Any:
+    """The model's output for one batch: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+
+    Tensors are taken to the device of the model's first parameter, since the model itself is never moved.
+    """
+    place = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
+    inputs = inputs if place is None else _to(inputs, place)
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"{type(model).__name__} failed on a batch of {_describe(inputs)}: {error}") from error
+
+
+def _to(inputs: Any, device: torch.device) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: _to(value, device) for key, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(_to(value, device) for value in inputs)
+    return inputs.to(device) if isinstance(inputs, Tensor) else inputs
+
+
+def _describe(inputs: Any) -> str:
+    if isinstance(inputs, Tensor):
+        return f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{key}: {_describe(value)}" for key, value in inputs.items()) + "}"
+    if isinstance(inputs, tuple | list):
+        return "(" + ", ".join(map(_describe, inputs)) + ")"
+    return type(inputs).__name__
