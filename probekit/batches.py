@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class Batches:
             )
         self._data = data
         self.rows = _rows(data)
-        self.count = len(data) if isinstance(data, Sized) else None
+        self.count = _length(data)
         self.class_names = names or _class_names(getattr(data, "dataset", None))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -90,11 +90,18 @@ class _Slices:
             yield tuple(tensor[start : start + self._batch_size] for tensor in self._tensors)
 
 
+def _length(data: Any) -> int | None:
+    try:
+        return len(data)
+    except TypeError:  # also from loaders of iterable data sets, which have a __len__ that can't say
+        return None
+
+
 def _rows(data: Any) -> int | None:
     if isinstance(data, _Slices):
         return data.rows
     if isinstance(data, DataLoader) and data.batch_sampler is not None and not data.drop_last:
-        return len(data.sampler) if isinstance(data.sampler, Sized) else None
+        return _length(data.sampler)
     return None
 
 

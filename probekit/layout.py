@@ -144,8 +144,10 @@ def _create_array(
 
 
 def open_for_writing(path: Path) -> zarr.Array[Any]:
-    # A tile of zeros is stored like any other: so that a missing file always means a missing tile.
-    return zarr.open_array(path, mode="r+", zarr_format=3, config={"write_empty_chunks": True})
+    # A tile of zeros is stored like any other, so that a missing file always means a missing tile. The setting belongs
+    # to the array as opened; open_array's own `config` applies to arrays that it creates.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return zarr.open_array(path, mode="r+", zarr_format=3)
 
 
 def write_class_names(folder: Path, names: Sequence[str]) -> None:

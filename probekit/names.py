@@ -19,7 +19,7 @@ ROOT = "(root)"  # the name of the model itself, whose qualified name is empty
 Rule: TypeAlias = str | re.Pattern[str] | type[nn.Module] | Callable[[str, nn.Module], bool]
 Selector: TypeAlias = Rule | Sequence[Rule]
 
-_PARTS = re.compile(r"(?P<module>.*?)(?:@(?P<call>\d+|\*))?(?P<leaf>\[.*\])?", re.DOTALL)
+_PARTS = re.compile(r"(?P<module>.*?)(?:@(?P<call>\d+|\*))?(?P<leaf>\[.*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -49,21 +49,21 @@ class Probe:
         self._rules: list[Rule] = rules(sites)
         self._modules = selected_modules(model, sites)
         self._model_name = type(model).__name__
-        self._keeps = record is None
         self._record = record or self._keep
         self._hooks = ExitStack()
         self._depth = 0  # of the model's forward passes that are under way
         self._calls: dict[str, int] = defaultdict(int)  # of each module, in this pass
         self._wanted: dict[SiteName, bool] = {}
-        self._kept: list[dict[SiteName, Tensor]] = []  # one a pass
+        self._pass: dict[SiteName, Tensor] = {}  # kept of the pass under way
+        self._kept: list[dict[SiteName, Tensor]] = []  # one a pass that ended well
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:  # a failure while attaching removes what is on already
             hooks.callback(self._model.register_forward_pre_hook(self._begin, prepend=True).remove)
             for name, module in self._modules.items():
                 hooks.callback(module.register_forward_hook(self._hook(name)).remove)
-            # Last, so that it runs after the hook on the model's own output; also when forward raises.
-            hooks.callback(self._model.register_forward_hook(self._end, always_call=True).remove)
+            hooks.callback(self._model.register_forward_hook(self._complete).remove)
+            hooks.callback(self._model.register_forward_hook(self._end, always_call=True).remove)  # also if it raises
             self._hooks = hooks.pop_all()
         self._depth = 0
         return self
@@ -97,13 +97,13 @@ class Probe:
         several = {site.module for site in recorded if site.call}
         named = {}
         for site in recorded:
+            name = site if site.module in several else replace(site, call=None)
             if any(site not in kept for kept in passes):
                 ran = sum(site in kept for kept in passes)
                 raise SiteError(
-                    f"{site} of {self._model_name} ran in {ran} of {len(passes)} forward passes, so its rows can't be "
+                    f"{name} of {self._model_name} ran in {ran} of {len(passes)} forward passes, so its rows can't be "
                     "joined. Call probe.take() after every pass."
                 )
-            name = site if site.module in several else replace(site, call=None)
             if any(self._picks(rule, name) for rule in self._rules):
                 named[name] = [kept[site] for kept in passes]
         return named
@@ -116,18 +116,22 @@ class Probe:
             self._new_pass()
         self._depth += 1
 
+    def _complete(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._depth == 1:
+            self._kept.append(self._pass)
+
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         self._depth -= 1
 
     def _new_pass(self) -> None:
         self._calls.clear()
-        if self._keeps:
-            self._kept.append({})
+        self._pass = {}
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if self._depth == 0:  # a part of the model was called by itself
                 self._new_pass()
+                self._kept.append(self._pass)
             call = self._calls[name]
             self._calls[name] = call + 1
             for leaf, tensor in leaves(output):
@@ -146,7 +150,7 @@ class Probe:
 
     def _keep(self, site: SiteName, tensor: Tensor) -> None:
         # A copy now: an in-place operation later, even through .data, leaves no trace that could be checked.
-        self._kept[-1][site] = tensor.clone()
+        self._pass[site] = tensor.clone()
 
 
 def _join(tensors: list[Tensor]) -> Tensor:

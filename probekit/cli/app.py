@@ -1,0 +1,233 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+import probekit
+from probekit import plugins
+from probekit.cli import output
+from probekit.cli.recipes import RecipeGroup
+from probekit.errors import ProbekitError
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+
+
+class Root(TyperGroup):
+    """The one place where what goes wrong becomes a paragraph and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        output.plain_warnings()
+        try:
+            return super().invoke(ctx)
+        except ProbekitError as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        except KeyboardInterrupt:
+            fail(
+                "Stopped. What was finished is kept: a store opens with the samples it committed, and a recipe run "
+                "again goes on from there."
+            )
+
+
+def fail(text: str) -> NoReturn:
+    output.paragraph(f"Error: {text}")
+    raise typer.Exit(1)
+
+
+app = typer.Typer(
+    cls=Root,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="What the units of a neural network do, for each class of input.",
+)
+app.add_typer(
+    typer.Typer(cls=RecipeGroup, no_args_is_help=True),
+    name="run",
+    help="Run a recipe: a whole study. `probekit recipes` lists them, `probekit run NAME --help` its options.",
+)
+
+Model = Annotated[str, typer.Argument(help="torchvision:NAME, package.module:factory, or file.py:factory.")]
+Data = Annotated[str, typer.Argument(help="digits, mnist, cifar10, or a file.npz.")]
+StorePath = Annotated[Path, typer.Argument(help="A store.")]
+Sites = Annotated[list[str] | None, typer.Option("--sites", "-s", help="A glob, such as 'layers.*'; may be repeated.")]
+Weights = Annotated[Path | None, typer.Option(help="A file with the model's state dict.")]
+Seed = Annotated[int, typer.Option(help="Seed of the model's random weights.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"probekit {probekit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = (
+        False
+    ),
+) -> None:
+    pass
+
+
+@app.command("sites")
+def sites_command(
+    model: Model,
+    sites: Sites = None,
+    data: Annotated[str | None, typer.Option(help="Take the example from these data.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Shape of one input, such as 3x224x224.")] = None,
+    weights: Weights = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """List the places of a model that can be read: names, shapes, dtypes, bytes a sample."""
+    from probekit import load
+
+    net = load.model(model, weights=weights, seed=seed)
+    found = probekit.sites(net, _example(model, data, shape), select=sites or "**")
+    output.table(f"{model}: {len(found)} sites", found.columns, found.rows(), as_json=json)
+
+
+@app.command()
+def capture(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Argument(help="Where the store will stand.")],
+    sites: Sites = None,
+    dtype: Annotated[
+        Literal["float16", "float32", "float64"] | None, typer.Option(help="On disk; as the model gives it by default.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first samples only.")] = None,
+    split: Annotated[Literal["train", "test", "all"], typer.Option(help="Which samples.")] = "train",
+    data_dir: Annotated[Path | None, typer.Option(help="Where mnist and cifar10 lie.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+    weights: Weights = None,
+    seed: Seed = 0,
+    memory: Annotated[str, typer.Option(help="The buffer's bound.")] = "256MiB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that stands at OUT.")] = False,
+) -> None:
+    """Stream a model's activations on data into a new store."""
+    from probekit import load
+
+    samples = load.dataset(data, split, limit=limit, data_dir=data_dir)
+    net = load.model(model, weights=weights, seed=seed).to(_device(device))
+    probekit.capture(
+        net,
+        samples,
+        out,
+        sites=sites or "**",
+        dtype=dtype,
+        batch_size=batch_size,
+        memory=memory,
+        overwrite=overwrite,
+        progress=output.Bars(),
+    )
+    output.paragraph(f"Captured into {out}. Look at it with: probekit info {out}")
+
+
+@app.command("info")
+def info_command(path: StorePath, json: Json = False) -> None:
+    """Show what a store holds and how it was made."""
+    from dataclasses import asdict
+
+    from probekit.store import info
+
+    found = info(path)
+    if json:
+        output.pairs("", asdict(found), as_json=True)
+        return
+    state = "complete" if found.complete else f"of {found.attrs.get('expected_rows', '?')}: not complete"
+    columns = ("site", "type", "dims", "shape", "dtype", "tile", "bytes on disk")
+    rows = [(s.name, s.type, s.dims, s.shape, s.dtype, s.tile, s.bytes) for s in found.sites]
+    output.table(f"{path}: {found.rows} samples, {state}", columns, rows, as_json=False)
+    if found.classes:
+        output.table("Samples of each class", tuple(found.classes), [tuple(found.classes.values())], as_json=False)
+    output.pairs("How it was made", found.attrs, as_json=False)
+
+
+@app.command("measure")
+def measure_command(
+    path: StorePath,
+    metric: Annotated[list[str], typer.Option("--metric", "-m", help="A metric; may be repeated.")],
+    sites: Sites = None,
+    by: Annotated[str, typer.Option(help="The samples' column to group by.")] = "label",
+    memory: Annotated[str, typer.Option(help="The bound on what is held of the store.")] = "1GiB",
+    out: Annotated[Path | None, typer.Option(help="Write the result as a store here.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure a store; prints the mean of each variable over each site."""
+    tree = probekit.measure(path, metric, sites=sites, by=by, memory=memory, out=out, progress=output.Bars())
+    columns, rows = _summary(tree)
+    output.table(f"{path}: means over each site", columns, rows, as_json=json)
+    if out is not None:
+        output.paragraph(f"Written to {out}.")
+
+
+@app.command("metrics")
+def metrics_command(json: Json = False) -> None:
+    """List the installed metrics."""
+    found = plugins.load_all(plugins.METRICS)
+    rows = [(p.name, _kind(m), f"{p.distribution} {p.version}", _first_line(m)) for p, m in found.items()]
+    output.table(f"{len(rows)} metrics", ("metric", "kind", "from", "what it gives"), rows, as_json=json)
+
+
+@app.command("recipes")
+def recipes_command(json: Json = False) -> None:
+    """List the installed recipes."""
+    found = plugins.load_all(plugins.RECIPES)
+    rows = [(p.name, f"{p.distribution} {p.version}", _first_line(recipe)) for p, recipe in found.items()]
+    output.table(f"{len(rows)} recipes", ("recipe", "from", "what it does"), rows, as_json=json)
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+def _kind(metric: object) -> str:
+    return "streaming" if hasattr(metric, "update") else "column"
+
+
+def _example(model: str, data: str | None, shape: str | None) -> torch.Tensor:
+    import torch
+
+    from probekit import load
+
+    if data is not None:
+        samples = load.dataset(data, limit=2)
+        return torch.stack([samples[index][0] for index in range(len(samples))])
+    if shape is None and not model.startswith("torchvision:"):
+        raise typer.BadParameter("say what an input is: --shape 3x32x32 or --data digits.")
+    try:
+        return torch.zeros(2, *map(int, (shape or "3x224x224").split("x")))
+    except ValueError as error:
+        raise typer.BadParameter(f"--shape {shape!r} is not a shape such as 3x224x224.") from error
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(f"--device {name!r}: {error}") from error
+    return device
+
+
+def _summary(tree: xr.DataTree) -> tuple[list[str], list[list[object]]]:
+    """One row a site, one column a numeric variable: its mean, NaN left out."""
+    names = list(dict.fromkeys(name for site in tree.children.values() for name in site.data_vars))
+    rows: list[list[object]] = [
+        [site, *(float(group.dataset[name].mean()) if name in group.dataset else None for name in names)]
+        for site, group in tree.children.items()
+    ]
+    return ["site", *map(str, names)], rows
