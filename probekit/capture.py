@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from probekit.probe import Probe
 from probekit.progress import Progress, silent
 from probekit.sites import Site, evaluation, run
 from probekit.sites import sites as dry_run
+from probekit.sizes import format_size, parse_size
 from probekit.writer import SLOTS, Array, Writer, check_absent
 
 __all__ = ["capture"]
@@ -89,7 +89,7 @@ def capture(
     first, stream = _peek(batches)
     table = dry_run(model, first.inputs, select=sites)
     specs = [_spec(site, first.rows, dtype) for site in table]
-    chunk_rows = _chunk_rows(specs, first.rows, batches.rows, _bytes(memory))
+    chunk_rows = _chunk_rows(specs, first.rows, batches.rows, parse_size(memory))
     _check_disk(out, specs, batches.rows)
     if overwrite:
         store.remove(out)
@@ -153,7 +153,7 @@ class _Recorder:
         room = self._spans[0][name]
         if tuple(tensor.shape) != (self._rows, *room.shape[1:]):
             raise SiteError(
-                f"{name} of {self._model} gave shape {tuple(tensor.shape)} at batch {self._batch}, which has {self._rows} "
+                f"{name} of {self._model} gave shape {tuple(tensor.shape)} at batch {self._batch}, of {self._rows} "
                 f"samples; in the first batch each sample had shape {room.shape[1:]}."
             )
         done = 0
@@ -207,8 +207,9 @@ def _chunk_rows(specs: Sequence[SiteSpec], batch: int, rows: int | None, memory:
     most = memory // max(1, SLOTS * sample) // batch  # batches
     if most < 1:
         raise StoreError(
-            f"One batch of {batch} samples needs {_size(SLOTS * batch * sample)} of buffers ({_largest(specs)}), and "
-            f"memory is {_size(memory)}. Give more memory, smaller batches, or fewer sites."
+            f"One batch of {batch} samples needs {format_size(SLOTS * batch * sample)} of buffers "
+            f"({_largest(specs)}), and memory is {format_size(memory)}. Give more memory, smaller batches, or fewer "
+            "sites."
         )
     wanted = CHUNK_ROWS if rows is None else min(CHUNK_ROWS, rows)
     return batch * min(most, math.ceil(wanted / batch))
@@ -221,30 +222,14 @@ def _check_disk(out: Path, specs: Sequence[SiteSpec], rows: int | None) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
-            f"{out} would take {_size(needed)} for {rows} samples ({_largest(specs)}), and {folder} has {_size(free)} "
-            'free. Select fewer sites, or keep dtype="float16".'
+            f"{out} would take {format_size(needed)} for {rows} samples ({_largest(specs)}), and "
+            f'{folder} has {format_size(free)} free. Select fewer sites, or keep dtype="float16".'
         )
 
 
 def _largest(specs: Sequence[SiteSpec]) -> str:
     top = sorted(specs, key=lambda spec: spec.bytes_per_sample, reverse=True)[:3]
-    return "largest a sample: " + ", ".join(f"{spec.name} {_size(spec.bytes_per_sample)}" for spec in top)
-
-
-def _bytes(text: str | int) -> int:
-    """Bytes of a size such as ``"256MiB"``."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE)
-    if found is None:
-        raise StoreError(f"{text!r} is no size. Write it as '256MiB', '1GiB', or in bytes.")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"
+    return "largest a sample: " + ", ".join(f"{spec.name} {format_size(spec.bytes_per_sample)}" for spec in top)
 
 
 def _attrs(model: nn.Module, sites: Selector, dtype: str | None, batch_size: int) -> Json:

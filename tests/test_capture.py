@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import probekit as pk
-from probekit.errors import DataError, ModelError, SiteError, StoreError
+from probekit.errors import DataError, ModelError, ProbekitError, SiteError, StoreError
 
 
 def mlp(seed=0):
@@ -74,7 +75,7 @@ assert "probekit" not in sys.modules
 def test_batches_of_changing_size_straddle_chunk_rows(tmp_path):
     model, (x, y) = mlp(), data(40)
     cuts = [0, 8, 11, 19, 20, 28, 33, 40]
-    pairs = [(x[a:b], y[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    pairs = [(x[a:b], y[a:b]) for a, b in pairwise(cuts)]
     tree = pk.capture(model, pairs, tmp_path / "a.zarr", sites="1", memory=8 * 2 * 20)
     assert tree["1"]["activation"].encoding["chunks"] == (8, 5)
     np.testing.assert_allclose(tree["1"]["activation"].values, by_hand(model, x, 40)["1"], rtol=1e-6)
@@ -226,7 +227,7 @@ def test_a_site_that_changes_over_batches_is_named_with_the_batch(tmp_path, mood
     ("options", "error", "message"),
     [
         ({"memory": "1KiB"}, StoreError, "One batch of 50 samples needs"),
-        ({"memory": "lots"}, StoreError, "'lots' is no size"),
+        ({"memory": "lots"}, ProbekitError, "'lots' is no size"),
         ({"dtype": "int3"}, StoreError, "dtype is 'int3'"),
         ({"sites": "layer"}, SiteError, "No site matches 'layer'"),
     ],

@@ -21,7 +21,7 @@ class Net(nn.Module):
     def forward(self, x):
         x = self.act(self.first(x))
         x = self.act(self.second(x))
-        out, (h, c) = self.cell(x[:, None])
+        out, (h, _) = self.cell(x[:, None])
         return {"out": out, "h": h}
 
 

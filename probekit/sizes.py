@@ -1,0 +1,34 @@
+"""Sizes of memory, as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+from probekit.errors import ProbekitError
+
+__all__ = ["format_size", "parse_size"]
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes of a size such as ``"256MiB"``, ``"1.5 GB"`` or a number of bytes; units count in powers of 1024.
+
+    >>> parse_size("256MiB")
+    268435456
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(size), re.IGNORECASE)
+    if found is None:
+        raise ProbekitError(f"{size!r} is no size. Write it as '256MiB', '1GiB', or in bytes.")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def format_size(count: float) -> str:
+    """A number of bytes with the unit that suits it.
+
+    >>> format_size(268435456)
+    '256 MiB'
+    """
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"

@@ -1,0 +1,172 @@
+import json
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import zarr
+from torch import nn
+
+import probekit as pk
+from probekit.errors import StoreError
+from probekit.store import info, read_attrs
+
+
+@pytest.fixture
+def store(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "a.zarr"
+    x, y = torch.randn(30, 6), torch.arange(30) % 3
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    pk.capture(model, (x, y), path, batch_size=4, memory=4 * 2 * 3 * 40, class_names=["ant", "bee fly"])
+    return path
+
+
+def test_open_attaches_labels_and_ids_to_each_site(store):
+    site = pk.open(store)["1"]["activation"]
+    assert set(site.coords) == {"label", "sample_id"}
+    assert site.groupby("label").mean().sizes == {"label": 3, "node": 5}
+
+
+def test_opening_reads_no_tile(store):
+    for file in store.glob("*/activation/c"):
+        shutil.rmtree(file)
+    assert pk.open(store)["1"]["activation"].shape == (30, 5)
+
+
+def test_classes_are_named_as_far_as_names_were_given(store):
+    raw = xr.open_datatree(store, engine="zarr")
+    assert raw["class_name"].values.tolist() == ["ant", "bee fly", "2"]
+    assert raw["label"].attrs == {"flag_values": [0, 1, 2], "flag_meanings": "ant bee_fly 2"}
+
+
+def test_the_record_and_each_arrays_own_metadata_agree_in_the_end(store):
+    consolidated = zarr.open_group(store, mode="r", use_consolidated=True)
+    plain = zarr.open_group(store, mode="r", use_consolidated=False)
+    for name in ("1/activation", "(root)/activation", "label", "sample_id", "class_name"):
+        np.testing.assert_array_equal(consolidated[name][:], plain[name][:])
+
+
+def test_every_tile_carries_a_checksum(store):
+    tile = next((store / "1/activation/c").glob("*/*"))
+    damaged = bytearray(tile.read_bytes())
+    damaged[3] ^= 1
+    tile.write_bytes(damaged)
+    with pytest.raises(ValueError, match="checksum"):
+        pk.open(store)["1"]["activation"].load()
+
+
+def test_info_says_what_a_store_holds(store):
+    found = info(store)
+    assert (found.rows, found.complete) == (30, True)
+    assert found.classes == {"ant": 10, "bee fly": 10, "2": 10}
+    site = next(site for site in found.sites if site.name == "1")
+    assert (site.type, site.dims, site.shape, site.dtype) == ("ReLU", ("sample", "node"), (30, 5), "float32")
+    # the rows are padded to whole tiles on disk; each tile has four bytes of checksum
+    tiles = -(-30 // site.tile[0])
+    files = [file for file in (store / "1").rglob("*") if file.is_file() and file.name != "zarr.json"]
+    assert sum(file.stat().st_size for file in files) == tiles * (site.tile[0] * 5 * 4 + 4)
+    assert found.attrs["batch_size"] == 4
+    assert found.attrs["model"] == "torch.nn.modules.container.Sequential"
+
+
+def test_the_weights_digest_tells_weights_apart(tmp_path):
+    model = nn.Linear(2, 2)
+    digests = []
+    for name in "abc":
+        pk.capture(model, torch.zeros(2, 2), tmp_path / name)
+        digests.append(info(tmp_path / name).attrs["weights"])
+        if name == "b":
+            model.weight.data[0, 0] += 1e-6
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_what_is_no_store_is_said_to_be_none(store, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    zarr.open_group(tmp_path / "other.zarr", mode="w")
+    for name, message in {
+        "b.zarr": "There is no store at .*b.zarr. Near: 'a.zarr'",
+        "empty": "a folder without a zarr.json",
+        "file": "is a file|isn't a store",
+        "other.zarr": "isn't a store of probekit's",
+    }.items():
+        with pytest.raises(StoreError, match=message):
+            pk.open(tmp_path / name)
+
+
+def test_a_newer_format_is_refused_with_what_to_do(store):
+    record = json.loads((store / "zarr.json").read_text())
+    record["attributes"]["probekit_format"] = 2
+    (store / "zarr.json").write_text(json.dumps(record))
+    with pytest.raises(StoreError, match=r"store format 2; this probekit reads up to 1\. Upgrade"):
+        pk.open(store)
+
+
+def test_readers_see_a_consistent_prefix_while_a_writer_runs(tmp_path):
+    path = tmp_path / "a.zarr"
+    seen = []
+
+    def batches():
+        for start in range(0, 400, 10):
+            yield torch.arange(start, start + 10.0)[:, None].expand(10, 4), torch.arange(start, start + 10)
+            if path.exists():
+                tree = xr.open_datatree(path, engine="zarr")
+                labels, values = tree["label"].values, tree["(root)"]["activation"].values
+                assert len(values) == len(labels)
+                np.testing.assert_array_equal(labels, np.arange(len(labels)))
+                np.testing.assert_array_equal(values[:, 0], labels)
+                seen.append(len(labels))
+
+    pk.capture(nn.Identity(), batches(), path, memory=10 * 2 * 16)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3
+
+
+def test_the_writer_stops_with_the_cause_when_the_disk_changes_under_it(tmp_path):
+    path = tmp_path / "a.zarr"
+
+    def batches():
+        for start in range(0, 400, 10):
+            yield torch.full((10, 4), float(start))
+            if start == 200:
+                while read_attrs(path)["rows"] < 210:  # until the writer is at rest
+                    time.sleep(0.01)
+                shutil.rmtree(path / "(root)/activation/c")
+                (path / "(root)/activation/c").write_text("in the way")
+
+    with pytest.raises(StoreError, match=r"Writing .*a.zarr failed: .*\. Its first \d+ samples are committed"):
+        pk.capture(nn.Identity(), batches(), path, memory=10 * 2 * 16)
+    with warnings.catch_warnings(action="ignore"):
+        assert pk.open(path).sizes["sample"] == 210
+
+
+FULL = """
+import resource, signal, sys, torch, probekit as pk
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+rows = [40_000, 100_000][int(sys.argv[2])]
+pk.capture(torch.nn.Identity(), torch.zeros(rows // 10, 10), sys.argv[1], batch_size=rows // 10)
+"""
+
+
+@pytest.mark.parametrize("too_large", [False, True])
+def test_a_file_that_the_system_refuses_is_a_clear_error(tmp_path, too_large):
+    run = [sys.executable, "-c", FULL, str(tmp_path / "a.zarr"), str(int(too_large))]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    if too_large:
+        assert "StoreError: Writing" in done.stderr
+        assert "File too large. Its first 0 samples are committed" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="can't be created"):
+        pk.capture(nn.Identity(), torch.zeros(2, 2), tmp_path / "file" / "a.zarr")
