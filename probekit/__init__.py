@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from probekit import errors, metrics, plot
-    from probekit.capture import capture
+    from probekit.capture import capture, weights_digest
     from probekit.measure import measure
     from probekit.metrics import metric
     from probekit.probe import Probe
     from probekit.sites import sites
+    from probekit.store import info
     from probekit.store import open_store as open
 
 __version__ = "0.1.0"
@@ -26,24 +27,28 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Probe": ("probekit.probe", "Probe"),
     "capture": ("probekit.capture", "capture"),
     "errors": ("probekit.errors", None),
+    "info": ("probekit.store", "info"),
     "measure": ("probekit.measure", "measure"),
     "metric": ("probekit.metrics", "metric"),
     "metrics": ("probekit.metrics", None),
     "open": ("probekit.store", "open_store"),
     "plot": ("probekit.plot", None),
     "sites": ("probekit.sites", "sites"),
+    "weights_digest": ("probekit.capture", "weights_digest"),
 }
 
 __all__ = [
     "Probe",
     "capture",
     "errors",
+    "info",
     "measure",
     "metric",
     "metrics",
     "open",
     "plot",
     "sites",
+    "weights_digest",
 ]
 
 

@@ -31,7 +31,7 @@ from probekit.sites import sites as dry_run
 from probekit.sizes import format_size, parse_size
 from probekit.writer import SLOTS, Array, Writer, check_absent
 
-__all__ = ["capture"]
+__all__ = ["capture", "weights_digest"]
 
 CHUNK_ROWS = 4096  # samples in a chunk-row where memory allows: at 200 float32 nodes a tile of 3 MB
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
@@ -238,7 +238,7 @@ def _attrs(model: nn.Module, sites: Selector, dtype: str | None, batch_size: int
         "probekit_version": probekit.__version__,
         "torch_version": str(torch.__version__),
         "model": f"{type(model).__module__}.{type(model).__qualname__}",
-        "weights": _weights_digest(model),
+        "weights": weights_digest(model),
         "sites": [str(rule) for rule in rules(sites)],
         "dtype": dtype or "as given",
         "mode": "eval",
@@ -247,7 +247,7 @@ def _attrs(model: nn.Module, sites: Selector, dtype: str | None, batch_size: int
     }
 
 
-def _weights_digest(model: nn.Module) -> str:
+def weights_digest(model: nn.Module) -> str:
     """blake2b of every parameter and buffer with its name, so that a store tells which weights it came from."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():

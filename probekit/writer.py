@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import shutil
 import threading
@@ -212,7 +211,7 @@ class Writer:
         self._commit(self.committed, complete=complete)
 
     def _create(self, sites: Sequence[SiteSpec]) -> dict[str, Json]:
-        folder = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        folder = self.path.with_name(f".{self.path.name}.partial")
         try:
             self._nodes = layout.create(
                 folder, sites, self._columns, chunk_rows=self._chunk_rows, rows=self._expected or 0

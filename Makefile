@@ -1,0 +1,67 @@
+# Everything runs in .venv, which the first command makes. Another Python, another place:
+#     make test PYTHON=python3.12 VENV=.venv-3.12
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt --editable
+
+# Where the environment forbids bytecode, every process would compile torch's modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test lint types bench docs lock clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	@$(BIN)/probekit run relu-vs-sigmoid
+
+test: lint types
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+
+types: $(VENV)/installed-test
+	@$(BIN)/mypy
+
+bench: $(VENV)/installed-test
+	@set -e; for file in $(sort $(wildcard tests/benchmarks/bench_*.py)); do echo "$$file"; $(BIN)/python "$$file"; done
+
+docs: $(VENV)/installed-docs
+	@$(BIN)/python -m sphinx --fail-on-warning --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+# The newest versions that the ranges in pyproject.toml allow, on the oldest Python that they allow.
+lock: $(VENV)/uv
+	@$(BIN)/uv pip compile --quiet --no-config --no-annotate --no-header --python-version 3.11 --all-extras \
+		pyproject.toml > $(VENV)/resolved
+	@{ sed '/^[^#]/,$$d' constraints.txt; cat $(VENV)/resolved; } > $(VENV)/constraints
+	@mv $(VENV)/constraints constraints.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info docs/_build .mypy_cache .ruff_cache .pytest_cache
+
+# Each stamp is older than what it was made from until that has been installed. An entry point in pyproject.toml
+# reaches an editable install only when it is installed again.
+$(VENV)/installed: pyproject.toml constraints.txt $(VENV)/uv
+	@echo "installing probekit into $(VENV)"
+	@$(INSTALL) .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt $(VENV)/uv
+	@echo "installing probekit and what its tests need into $(VENV)"
+	@$(INSTALL) '.[test]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt $(VENV)/uv
+	@echo "installing probekit and what its docs need into $(VENV)"
+	@$(INSTALL) '.[docs]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "probekit needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name one: make PYTHON=python3.12")'
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@touch $@

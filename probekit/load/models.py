@@ -1,0 +1,220 @@
+"""Models by name, and their weights from files."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from probekit.errors import ModelError, near
+from probekit.load.vision import torchvision_part
+
+__all__ = ["model"]
+
+_FORMS = "torchvision:NAME, package.module:factory or file.py:factory"
+
+
+def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module:
+    """The model that a name stands for, its random weights drawn under `seed`, or `weights` loaded into it.
+
+    `name` is one of
+
+    - ``torchvision:resnet18``: one of torchvision's models with random weights;
+    - ``package.module:factory`` or ``folder/file.py:factory``: what the function or class `factory` returns when it is
+      called with nothing (or the model of that name). This runs the module or file. A file sees the modules beside it,
+      as it does under ``python file.py``.
+
+    `weights` is a file with a state dict: ``.safetensors``, or anything else as ``torch.load(weights_only=True)`` reads
+    it. torch's global generators are left as they were.
+
+    Raises ModelError when the name stands for no model, the factory fails, or the weights don't fit the model.
+
+    >>> type(model("torchvision:resnet18")).__name__
+    'ResNet'
+    """
+    source, _, what = name.rpartition(":")
+    with _seeded(seed):
+        if source == "torchvision":
+            made = _from_torchvision(what)
+        elif source.endswith(".py"):
+            made = _from_file(Path(source).expanduser(), what)
+        elif source and all(part.isidentifier() for part in source.split(".")):
+            made = _from_module(source, what)
+        else:
+            raise ModelError(f"{name!r} doesn't say where the model comes from. Name it as {_FORMS}.")
+    if weights is not None:
+        _load_weights(made, Path(weights), name)
+    return made
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    # Asking a CUDA device for its state would start CUDA, so only those in use already are kept.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _from_torchvision(name: str) -> nn.Module:
+    models = torchvision_part("models", ModelError)
+    if "@" in name:
+        plain = name.partition("@")[0]
+        raise ModelError(
+            f"'torchvision:{name}' asks for named weights, which probekit can't load: 'torchvision:{plain}' has random "
+            f"weights, and a file with a state dict can be loaded into it (weights=, --weights)."
+        )
+    known = models.list_models()
+    if name not in known:
+        raise ModelError(
+            f"torchvision {version('torchvision')} has no model {name!r} among its {len(known)}.{near(name, known)} "
+            f"List them with torchvision.models.list_models()."
+        )
+    # Detection and segmentation models would download a backbone's weights unless told not to.
+    parameters = inspect.signature(models.get_model_builder(name)).parameters
+    made = models.get_model(name, **{key: None for key in parameters if key.startswith("weights")})
+    assert isinstance(made, nn.Module)  # torchvision is untyped
+    return made
+
+
+def _from_module(source: str, factory: str) -> nn.Module:
+    try:
+        module = importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{source}.".startswith(f"{error.name}."):
+            raise _failed(f"Importing {source!r}", error) from error  # the module is there, what it imports isn't
+        raise ModelError(
+            f"There is no module {error.name!r} to import for '{source}:{factory}'. Install the package, put its "
+            f"folder on PYTHONPATH, or name the file: path/to/file.py:{factory}."
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise _failed(f"Importing {source!r}", error) from error
+    return _made_by(module, factory, source)
+
+
+def _from_file(path: Path, factory: str) -> nn.Module:
+    if not path.is_file():
+        raise ModelError(f"There is no file {str(path)!r} to take {factory!r} from.")
+    with _importable(path.parent):
+        # Under a name of its own, for what looks its module up there (dataclasses do).
+        spec = importlib.util.spec_from_file_location(f"_probekit_file_{path.stem}", path)
+        assert spec is not None  # a .py file always has a loader
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            del sys.modules[spec.name]
+            raise _failed(f"Running {str(path)!r}", error) from error
+        return _made_by(module, factory, str(path))
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
+def _made_by(module: ModuleType, factory: str, source: str) -> nn.Module:
+    make = getattr(module, factory, None)
+    if not callable(make):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        there = near(factory, names) or f" It has {_few(map(repr, names)) or 'none'}."
+        raise ModelError(f"{source!r} has no function or class {factory!r}.{there}")
+    made = make if isinstance(make, nn.Module) else _called(make, f"{source}:{factory}")
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"'{source}:{factory}' returned a {type(made).__name__}, not a torch.nn.Module.")
+    return made
+
+
+def _called(make: Callable[[], object], name: str) -> object:
+    try:
+        return make()
+    except (Exception, SystemExit) as error:
+        raise _failed(f"Calling {name!r} with no arguments", error) from error
+
+
+def _failed(doing: str, error: BaseException) -> ModelError:
+    return ModelError(f"{doing} raised {type(error).__name__}: {error}")
+
+
+def _few(items: Iterable[str], most: int = 5) -> str:
+    listed = list(items)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def _load_weights(made: nn.Module, path: Path, name: str) -> None:
+    state = _state_dict(path)
+    try:
+        made.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"{str(path)!r} doesn't fit {name!r}: {_misfit(made, state) or error}.") from error
+
+
+def _misfit(made: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """How a state dict differs from the model's: names that lack, names too many, other shapes."""
+    own = made.state_dict()
+    missing = [repr(key) for key in own if key not in state]
+    unexpected = [repr(key) for key in state if key not in own]
+    reshaped = [
+        f"{key!r} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    parts = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    return "; ".join(f"{len(keys)} {what} ({_few(keys, 3)})" for what, keys in parts.items() if keys)
+
+
+def _state_dict(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"There is no weights file {str(path)!r}.")
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values()):
+        return state
+    held = f"a dict of {_few(map(repr, state))}" if isinstance(state, Mapping) else type(state).__name__
+    raise ModelError(
+        f"{str(path)!r} holds {held}, not a state dict (names and tensors). Save the state dict by itself: "
+        f"torch.save(model.state_dict(), {path.name!r})."
+    )
+
+
+def _read_safetensors(path: Path) -> object:
+    try:
+        load_file = importlib.import_module("safetensors.torch").load_file
+    except ImportError as error:
+        raise ModelError(
+            f"Reading {str(path)!r} needs safetensors, which can't be imported ({error}). Install it: "
+            f"`pip install safetensors`."
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors' own error is a plain subclass of Exception
+        raise _failed(f"Reading {str(path)!r} as safetensors", error) from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ModelError(
+            f"{str(path)!r} is no plain state dict: torch.load(weights_only=True) refuses it, and probekit never "
+            f"unpickles what may run code. Save the weights alone: torch.save(model.state_dict(), {path.name!r})."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise _failed(f"Reading {str(path)!r}", error) from error

@@ -1,0 +1,185 @@
+"""Activation distributions of single nodes, class by class, from the bins and atoms of the metric `histogram`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from probekit.errors import DataError, SiteError
+from probekit.plot.results import class_names, read
+from probekit.plot.style import INK, label_classes, new_figure, palette, short_site, tidy
+
+__all__ = ["distribution_grid", "distributions"]
+
+Floats = npt.NDArray[np.float64]
+
+_TALLEST = 1.5  # rows: the height of a panel's highest density
+_TITLE_LENGTH = 38  # characters that fit above a panel
+_CERTAIN = 0.85  # of a row: the height of the stem of an atom that holds all of a class
+
+
+@dataclass(frozen=True)
+class _Distribution:
+    """One node: `density` (label, cell) over `edges` (cell + 1), and `shares` (label, atom) at the values `atoms`."""
+
+    site: str
+    node: int
+    classes: list[str]
+    edges: Floats
+    density: Floats
+    atoms: Floats
+    shares: Floats
+    overall: Floats  # (atom): the share of all samples
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The range of the node's values, with a margin."""
+        values = np.concatenate([self.edges, self.atoms])
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        margin = 0.04 * (high - low) or 1.0
+        return low - margin, high + margin
+
+    @property
+    def atom_note(self) -> str:
+        """What share of the samples lies on atoms, in a few words."""
+        if len(self.atoms) > 2:
+            return f"{100 * self.overall.sum():.3g} % on {len(self.atoms)} values"
+        return ", ".join(
+            f"{100 * share:.3g} % at {atom:.3g}" for atom, share in zip(self.atoms, self.overall, strict=True)
+        )
+
+
+def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolution: int = 40) -> Figure:
+    """The activation distribution of every class at chosen `nodes` of one site, a panel for each node.
+
+    Every class has a row. Its outline is a density, count / (n_c · width), from the bins of the metric `histogram`;
+    neighbouring bins are joined until none is narrower than a `resolution`-th of the node's range. The rows of a panel
+    share one scale, set by its highest density, or by a uniform one's where that is higher.
+
+    A value that many samples share exactly (an atom, such as a ReLU's 0) has no density: a stem at that value shows
+    the share of the class's samples there, all of them where it nearly reaches the next row. The share of all samples
+    stands above the panel.
+
+    `nodes` count from 0, as ``isel(node=...)`` does. Pretorius et al. (2019), figures 3 and 4. Raises SiteError for an
+    unknown site or node, PluginError where `histogram` wasn't measured.
+
+    >>> import numpy as np, xarray as xr
+    >>> relu1 = xr.Dataset(
+    ...     {
+    ...         "histogram": (("label", "node", "bin"), [[[1, 3]], [[2, 0]]]),
+    ...         "histogram_edges": (("node", "edge"), [[0.1, 0.5, 1.0]]),
+    ...         "histogram_atoms": (("label", "node", "atom"), [[[0]], [[6]]]),
+    ...         "histogram_atom": (("node", "atom"), [[0.0]]),
+    ...     },
+    ...     {"label": [0, 1]},
+    ... )
+    >>> [ax.get_title("right") for ax in distributions(xr.DataTree.from_dict({"relu1": relu1}), "relu1", [0]).axes]
+    ['50 % at 0']
+    """
+    return distribution_grid(tree, {site: nodes}, resolution=resolution)
+
+
+def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, resolution: int = 40) -> Figure:
+    """`distributions` at several sites: `rows` gives for each site the nodes of its row of panels.
+
+    A shallow, a middle and a deep layer of a four-layer network, as figures 3 and 4 of Pretorius et al. (2019) have
+    them: ``distribution_grid(tree, {"act1": [3, 40, 7], "act2": [5, 8, 120], "act4": [9, 1, 77]})``.
+    """
+    grid = [[_distribution(tree, site, node, resolution) for node in nodes] for site, nodes in rows.items()]
+    columns = max(map(len, grid), default=0)
+    if columns == 0:
+        raise SiteError("There is no node to draw: give each site at least one, as {site: [node, ...]}.")
+    height = 0.6 + float(np.clip(0.19 * len(next(panel for row in grid for panel in row).classes), 0.8, 3.2))
+    figure = new_figure(0.6 + 2.8 * columns, 0.3 + height * len(grid))
+    for row, panels in enumerate(grid):
+        for column, panel in enumerate(panels):
+            ax = figure.add_subplot(len(grid), columns, row * columns + column + 1)
+            _draw_panel(ax, panel)
+            ax.set_xlabel("activation" if row == len(grid) - 1 else "")
+            if column:
+                ax.tick_params(labelleft=False)
+            else:
+                ax.set_ylabel("class")
+    return figure
+
+
+def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _Distribution:
+    """The distribution of one node, read from the tree and joined into cells."""
+    histogram = read(tree, site, "histogram", ("label", "node", "bin"))
+    if not 0 <= node < histogram.sizes["node"]:
+        raise SiteError(f"Site {site!r} has the nodes 0 to {histogram.sizes['node'] - 1}; node {node} isn't one.")
+    values = read(tree, site, "histogram_atom", ("node", "atom")).values[node].astype(float)
+    on_atoms = read(tree, site, "histogram_atoms", ("label", "node", "atom")).values[:, node].astype(float)
+    edges = read(tree, site, "histogram_edges", ("node", "edge")).values[node].astype(float)
+    edges = edges[~np.isnan(edges)]
+    counts = histogram.values[:, node, : max(len(edges) - 1, 0)].astype(float)
+    if np.isinf(edges).any() or np.isinf(values).any():
+        raise DataError(f"Node {node} of site {site!r} takes infinite values, whose distribution can't be drawn.")
+    values, on_atoms = values[~np.isnan(values)], on_atoms[:, ~np.isnan(values)]
+    if len(edges) and edges[0] == edges[-1]:  # bins without width are one value
+        values, on_atoms = np.append(values, edges[0]), np.column_stack([on_atoms, counts.sum(1)])
+        edges, counts = edges[:0], counts[:, :0]
+    edges, counts = _join_narrow(edges, counts, resolution)
+    total = counts.sum(1) + on_atoms.sum(1)
+    per_class = np.where(total > 0, total, np.nan)[:, None]
+    return _Distribution(
+        site=site,
+        node=node,
+        classes=class_names(histogram),
+        edges=edges,
+        density=counts / per_class / np.diff(edges),
+        atoms=values,
+        shares=on_atoms / per_class,
+        overall=on_atoms.sum(0) / total.sum(),
+    )
+
+
+def _join_narrow(edges: Floats, counts: Floats, resolution: int) -> tuple[Floats, Floats]:
+    """The same counts in cells of at least a `resolution`-th of the range, each a run of neighbouring bins."""
+    if len(edges) == 0:
+        return edges, counts
+    least = (edges[-1] - edges[0]) / resolution * (1 - 1e-9)
+    kept = [0]
+    for index in range(1, len(edges) - 1):
+        if edges[index] - edges[kept[-1]] >= least and edges[-1] - edges[index] >= least:
+            kept.append(index)
+    return edges[[*kept, len(edges) - 1]], np.add.reduceat(counts, kept, axis=1)
+
+
+def _draw_panel(ax: Axes, panel: _Distribution) -> None:
+    """One node: a row a class, the first on top, each with its outline and the stems of its atoms."""
+    count = len(panel.classes)
+    low, high = panel.limits
+    scale = _TALLEST / np.nanmax(panel.density, initial=1 / (high - low))
+    for index, colour in enumerate(palette(count)):
+        _draw_class(ax, panel, index, count - 1 - index, scale, colour)
+    tidy(ax)
+    ax.set(xlim=(low, high), ylim=(-0.25, count - 1 + _TALLEST + 0.1))
+    label_classes(ax, panel.classes, reverse=True)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    name = f"{short_site(panel.site)} [{panel.node}]"
+    below = "\n" if len(name) + len(panel.atom_note) > _TITLE_LENGTH else ""  # makes room for the note under the name
+    ax.set_title(name + below, fontsize="small", loc="left")
+    ax.set_title(panel.atom_note, fontsize="x-small", loc="right", color=INK)
+
+
+def _draw_class(ax: Axes, panel: _Distribution, index: int, base: int, scale: float, colour: str) -> None:
+    """The row of one class, which stands on `base`, in front of the rows above it."""
+    front = 2 + index
+    if panel.edges.size:
+        heights = base + scale * panel.density[index]
+        outline = ax.stairs(heights, panel.edges, baseline=base, fill=True, zorder=front)
+        outline.set(facecolor=(colour, 0.3), edgecolor=colour, linewidth=1.1)
+    held = panel.shares[index] > 0
+    atoms, tops = panel.atoms[held], base + _CERTAIN * panel.shares[index, held]
+    ax.vlines(atoms, base, tops, color=colour, linewidth=2.2, zorder=front)
+    ax.plot(atoms, tops, "o", color=colour, markersize=4.5, mec="white", mew=0.5, zorder=front)

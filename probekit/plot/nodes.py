@@ -1,0 +1,191 @@
+"""A quantity at every node: class medians over all layers, and one layer as an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+from probekit.errors import DataError
+from probekit.plot.results import class_names, measured, read
+from probekit.plot.style import (
+    RULE,
+    class_legend,
+    label_classes,
+    label_sites,
+    new_axes,
+    new_figure,
+    palette,
+    plain,
+    short_site,
+    tidy,
+    words,
+)
+
+__all__ = ["heatmap", "medians", "medians_grid"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+# Of a panel's height: the strip that shows medians of exactly 0, the room between it and the dots, the room on top.
+_STRIP, _GAP, _TOP = 0.12, 0.05, 0.03
+
+
+def medians(
+    tree: xr.DataTree,
+    *,
+    sites: Sequence[str] | None = None,
+    variable: str = "median",
+    ax: Axes | None = None,
+    legend: bool = True,
+) -> Axes:
+    """A dot for the median of every class at every node, nodes numbered from 1 over the sites in order.
+
+    The nodes of a site lie between two vertical rules, under its name. Medians of exactly 0 (a ReLU's atom) would hide
+    each other as dots: for each node a strip along the bottom shows the share of classes whose median is 0 instead.
+    Any other `variable` with the dims (label, node), or (node), is drawn the same way, what is missing or infinite left
+    out. Pretorius et al. (2019), figures 5–7.
+
+    Raises SiteError for a site that isn't in `tree`, PluginError where `variable` wasn't measured.
+
+    >>> import numpy as np, xarray as xr
+    >>> layer = xr.Dataset({"median": (("label", "node"), np.eye(3))}, {"label": range(3)})
+    >>> medians(xr.DataTree.from_dict({"relu1": layer})).get_xlabel()
+    'node (1–3)'
+    """
+    blocks = {site: read(tree, site, variable, ("label", "node")) for site in measured(tree, sites, variable)}
+    values = np.concatenate([block.values for block in blocks.values()], axis=1)
+    ax = new_axes(ax, 9.0, 3.6)
+    _draw_dots(ax, values)
+    low, high = _limits(values)
+    at_zero = values == 0
+    if at_zero.any():
+        _draw_zero_strip(ax, at_zero.sum(0) / np.isfinite(values).sum(0).clip(1), low, high)
+    else:
+        ax.set_ylim(low - _TOP * (high - low), high + _TOP * (high - low))
+        ax.yaxis.set_major_locator(_round_ticks())
+    tidy(ax)
+    _mark_sites(ax, {site: block.sizes["node"] for site, block in blocks.items()})
+    ax.set(xlabel=f"node (1–{values.shape[1]})", ylabel=words(variable))
+    if legend:
+        class_legend([ax], class_names(next(iter(blocks.values()))))
+    return ax
+
+
+def medians_grid(
+    trees: Mapping[str, xr.DataTree],
+    *,
+    sites: Sequence[str] | None = None,
+    variable: str = "median",
+    columns: int = 2,
+) -> Figure:
+    """`medians` of several results, a panel each under its name and one legend: untrained beside trained.
+
+    Each panel has its own vertical range.
+
+    >>> import numpy as np, xarray as xr
+    >>> layer = xr.Dataset({"median": (("label", "node"), np.eye(3))}, {"label": range(3)})
+    >>> tree = xr.DataTree.from_dict({"relu1": layer})
+    >>> [ax.get_title() for ax in medians_grid({"untrained": tree, "trained": tree}).axes]
+    ['untrained', 'trained']
+    """
+    if not trees:
+        raise DataError("There are no results to draw: give at least one, as {name: tree}.")
+    columns = min(columns, len(trees))
+    rows = -(-len(trees) // columns)
+    figure = new_figure(5.2 * columns + 0.6, 3.2 * rows)
+    panels = [figure.add_subplot(rows, columns, index + 1) for index in range(len(trees))]
+    for ax, (name, tree) in zip(panels, trees.items(), strict=True):
+        medians(tree, sites=sites, variable=variable, ax=ax, legend=False)
+        ax.set_title(plain(name), fontsize="medium", fontweight="bold")
+    first = next(iter(trees.values()))
+    site = measured(first, sites, variable)[0]
+    class_legend(panels, class_names(read(first, site, variable)))
+    return figure
+
+
+def heatmap(tree: xr.DataTree, site: str, variable: str = "mean", *, ax: Axes | None = None) -> Axes:
+    """One site as an image, a row for each class and a column for each node, nodes ordered by preferred class.
+
+    A node's preferred class is the one with its largest value; within a class the largest come first. Nodes that
+    prefer none, with the same value for all (a dead ReLU), come last. `variable` has the dims (label, node).
+
+    >>> import numpy as np, xarray as xr
+    >>> layer = xr.Dataset({"mean": (("label", "node"), np.eye(3))}, {"label": range(3)})
+    >>> heatmap(xr.DataTree.from_dict({"relu1": layer}), "relu1").get_title()
+    'relu1'
+    """
+    data = read(tree, site, variable, ("label", "node"))
+    order = _by_preference(data.values)
+    ax = new_axes(ax, 9.0, 3.2)
+    image = ax.imshow(data.values[:, order], aspect="auto", interpolation="nearest", cmap="viridis")
+    label_classes(ax, class_names(data))
+    ax.set(xlabel="nodes, by preferred class", ylabel="class")
+    ax.set_title(short_site(site), fontsize="medium")
+    ax.tick_params(color=RULE, labelsize="small")
+    ax.spines[:].set_visible(False)
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.01, label=words(variable))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(color=RULE, labelsize="small")
+    return ax
+
+
+def _by_preference(values: Floats) -> npt.NDArray[np.intp]:
+    """The order that groups nodes by the class of their largest value, the largest first, flat nodes last."""
+    filled = np.where(np.isnan(values), -np.inf, values)
+    peak = filled.max(0)
+    flat = ~(peak > np.where(np.isnan(values), np.inf, values).min(0))
+    return np.lexsort((-peak, np.where(flat, len(values), filled.argmax(0))))
+
+
+def _draw_dots(ax: Axes, values: Floats) -> None:
+    """One dot a class and node; the class on top changes from node to node, so that none hides another throughout."""
+    classes, nodes = values.shape
+    node = np.repeat(np.arange(nodes), classes)
+    label = (np.tile(np.arange(classes), nodes) + node) % classes
+    drawn = np.isfinite(values[label, node]) & (values[label, node] != 0)
+    node, label = node[drawn], label[drawn]
+    size = float(np.clip(40_000 / values.size, 4, 18))
+    ax.scatter(node + 1, values[label, node], s=size, c=np.array(palette(classes))[label], alpha=0.85, linewidths=0)
+
+
+def _round_ticks() -> MaxNLocator:
+    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+
+
+def _limits(values: Floats) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _draw_zero_strip(ax: Axes, share: Floats, low: float, high: float) -> None:
+    """The share of classes at exactly 0 for each node, inside the panel and under its data."""
+    height = (high - low) / (1 - _STRIP - _GAP - _TOP)
+    ax.set_ylim(low - (_STRIP + _GAP) * height, high + _TOP * height)
+    ticks = _round_ticks().tick_values(low, high)
+    ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low - 1e-9 * height <= tick <= high]))
+    strip = ax.inset_axes((0, 0, 1, _STRIP), sharex=ax)
+    strip.stairs(share, np.arange(len(share) + 1) + 0.5, fill=True, color="#8c8c8c", linewidth=0)
+    strip.set(ylim=(0, 1), yticks=[0.5], yticklabels=["share of\nclasses at 0"], facecolor="#f4f4f4")
+    strip.tick_params(left=False, bottom=False, labelbottom=False, labelsize="x-small")
+    strip.spines[:].set_visible(False)
+
+
+def _mark_sites(ax: Axes, widths: Mapping[str, int]) -> None:
+    """A rule between two sites, and the name of each above the middle of its nodes."""
+    total = sum(widths.values())
+    ends = np.cumsum(list(widths.values()))
+    for end in ends[:-1]:
+        ax.axvline(end + 0.5, color=RULE, linewidth=0.8, zorder=1.5)
+    ax.set_xlim(0.5, total + 0.5)
+    above = ax.secondary_xaxis("top")
+    middles = {site: end + 0.5 - width / 2 for (site, width), end in zip(widths.items(), ends, strict=True)}
+    label_sites(above.xaxis, middles, above=True)
+    above.tick_params(length=0)
+    above.spines[:].set_visible(False)

@@ -1,0 +1,71 @@
+"""Reading what a figure needs out of measured results, with errors that say what to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import xarray as xr
+
+from probekit.errors import PluginError, SiteError, near
+
+__all__ = ["class_names", "measured", "read", "site_of"]
+
+# A metric gives several variables, named after it: overlap_pairs is measured by asking for overlap.
+_ENDINGS = ("_node", "_site", "_pairs", "_max", "_rest", "_null", "_constant", "_edges", "_atoms", "_atom")
+
+
+def site_of(tree: xr.DataTree, site: str) -> xr.Dataset:
+    """The measured variables of one site; SiteError names the sites there are."""
+    if site not in tree.children:
+        raise SiteError(
+            f"The results have no site {site!r}.{near(site, tree.children)} Their sites: {', '.join(tree.children)}."
+        )
+    return tree.children[site].to_dataset()
+
+
+def read(tree: xr.DataTree, site: str, variable: str, dims: Sequence[str] | None = None) -> xr.DataArray:
+    """One variable of one site, with its dims in the order of `dims` where they are given.
+
+    What was measured without labels has no dim `label`; where one is asked for, all samples are the one class there is.
+    """
+    data = site_of(tree, site)
+    if variable not in data:
+        raise _unmeasured(variable, f"at site {site!r}", map(str, data.data_vars))
+    found = data[variable]
+    if dims is None:
+        return found
+    if {"label", *found.dims} == set(dims) and "label" not in found.dims:
+        found = found.expand_dims("label").assign_coords(class_name=("label", ["all"]))
+    if set(found.dims) != set(dims):
+        raise PluginError(
+            f"{variable!r} at site {site!r} has the dims ({', '.join(map(str, found.dims))}); "
+            f"this figure draws variables with the dims ({', '.join(dims)})."
+        )
+    return found.transpose(*dims)
+
+
+def measured(tree: xr.DataTree, sites: Sequence[str] | None, variable: str) -> list[str]:
+    """The sites to draw: those asked for, else all that have `variable`, in the tree's order."""
+    if sites is not None:
+        if not sites:
+            raise SiteError(f"The list of sites to draw is empty. The results' sites: {', '.join(tree.children)}.")
+        return list(sites)
+    found = [site for site, child in tree.children.items() if variable in child.data_vars]
+    if not found:
+        known = dict.fromkeys(str(name) for child in tree.children.values() for name in child.data_vars)
+        raise _unmeasured(variable, "at any site", known)
+    return found
+
+
+def class_names(data: xr.DataArray | xr.Dataset) -> list[str]:
+    """The names of the classes along dim `label`, or their codes where the results carry no names."""
+    return [str(name) for name in data.coords["class_name" if "class_name" in data.coords else "label"].values]
+
+
+def _unmeasured(variable: str, where: str, known: Iterable[str]) -> PluginError:
+    metric = next((variable.removesuffix(end) for end in _ENDINGS if variable.endswith(end)), variable)
+    there = [*known]
+    return PluginError(
+        f"There is no {variable!r} {where}; measured there: {', '.join(there) or 'nothing'}.{near(variable, there)} "
+        f"Measure it with pk.measure(store, [{metric!r}])."
+    )

@@ -1,0 +1,129 @@
+"""Metrics and recipes that installed distributions register as entry points, probekit's own among them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from probekit.errors import PluginError, near
+
+__all__ = ["METRICS", "RECIPES", "Plugin", "PluginWarning", "find", "load", "load_all"]
+
+METRICS = "probekit.metrics"
+RECIPES = "probekit.recipes"
+
+
+class PluginWarning(UserWarning):
+    """An installed plugin can't be used, and is left out of a listing."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: what a distribution registers under a name.
+
+    `value` is what the distribution says to import (``package.module:attribute``). `rivals` are the plugins of other
+    distributions under the same name of the same group: with any, none of them is chosen.
+    """
+
+    name: str
+    group: str
+    value: str
+    distribution: str
+    version: str
+    rivals: tuple[Plugin, ...] = ()
+
+    def load(self) -> Any:
+        """The object that `value` names.
+
+        Raises PluginError when other distributions register the same name, or when the import fails.
+        """
+        if self.rivals:
+            raise PluginError(self._clash())
+        try:
+            return EntryPoint(self.name, self.value, self.group).load()
+        except (Exception, SystemExit) as error:  # whatever someone else's module raises as it is imported
+            message = (
+                f"The {_kind(self.group)} {self.name!r} of {self._source()} can't be loaded: importing {self.value!r} "
+                f"raised {type(error).__name__}: {error}. Mend or uninstall {self.distribution}."
+            )
+            raise PluginError(message) from error
+
+    def _source(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+    def _clash(self) -> str:
+        sources = " and ".join(f"{each._source()} ({each.value})" for each in (self, *self.rivals))
+        return (
+            f"The name {self.name!r} is registered as a {_kind(self.group)} by {sources}, "
+            f"so it names none of them. Uninstall all but one."
+        )
+
+
+def find(group: str) -> dict[str, Plugin]:
+    """What is installed under an entry-point group, by name in alphabetical order; nothing is imported.
+
+    >>> find(METRICS)["median"].distribution
+    'probekit'
+    """
+    by_name: dict[str, Plugin] = {}
+    for plugin in _registered(group):
+        first = by_name.setdefault(plugin.name, plugin)
+        if first is not plugin:
+            by_name[plugin.name] = replace(first, rivals=(*first.rivals, plugin))
+    return by_name
+
+
+def load(group: str, name: str) -> Any:
+    """The object that is registered under `name`.
+
+    Raises PluginError for a name that nobody registers, that several distributions register, or that can't be
+    imported.
+    """
+    found = find(group)
+    if name not in found:
+        raise PluginError(_unknown(group, name, found))
+    return found[name].load()
+
+
+def load_all(group: str) -> dict[Plugin, Any]:
+    """Every plugin of a group that loads, with its object, for listings; a PluginWarning for each that doesn't."""
+    loaded = {}
+    for plugin in find(group).values():
+        try:
+            loaded[plugin] = plugin.load()
+        except PluginError as error:
+            warnings.warn(str(error), PluginWarning, stacklevel=2)
+    return loaded
+
+
+def _registered(group: str) -> list[Plugin]:
+    """One plugin for each name and distribution, sorted by both."""
+    first: dict[tuple[str, str], Plugin] = {}
+    for entry in entry_points(group=group):
+        assert entry.dist is not None  # entry_points() reads them from distributions
+        plugin = Plugin(entry.name, group, entry.value, entry.dist.name, entry.dist.version)
+        # The same distribution may be seen twice (a checkout's egg-info and the installed one): imports take the
+        # first on sys.path, and so does this.
+        first.setdefault((plugin.name, plugin.distribution), plugin)
+    return [first[key] for key in sorted(first)]
+
+
+def _unknown(group: str, name: str, found: Iterable[str]) -> str:
+    known = list(found)
+    kind = _kind(group)
+    if not known:  # probekit registers its own, so its metadata isn't there
+        return (
+            f"No {kind} {name!r}: nothing is registered under {group!r}, not even by probekit itself, which isn't "
+            f"installed but imported from its source. Install it: `pip install -e .` in the checkout."
+        )
+    return (
+        f"No {kind} {name!r} among the {len(known)} that are installed.{near(name, known)} "
+        f"List them with `probekit {kind}s`."
+    )
+
+
+def _kind(group: str) -> str:
+    return group.removeprefix("probekit.").removesuffix("s")

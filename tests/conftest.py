@@ -1,0 +1,62 @@
+"""What several test files need: a fresh Python process, and small distributions that are really built and installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def python() -> Callable[..., Run]:
+    """Runs code in a fresh process with the given folders on PYTHONPATH, as ``python -c code *arguments`` does."""
+
+    def run(code: str, *arguments: str, paths: tuple[Path, ...] = (), cwd: Path | None = None) -> Run:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "COLUMNS": "200"}
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{name}"
+version = "{version}"
+
+[project.entry-points."{group}"]
+{entries}
+
+[tool.setuptools]
+py-modules = {modules}
+"""
+
+
+@pytest.fixture
+def distribution(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a distribution of the given modules and installs it into a folder of its own, which it gives."""
+
+    def install(name: str, group: str, entries: dict[str, str], modules: dict[str, str], version: str = "1.0") -> Path:
+        source, target = tmp_path / f"{name}-source", tmp_path / name
+        source.mkdir()
+        lines = "\n".join(f'{entry} = "{value}"' for entry, value in entries.items())
+        project = PROJECT.format(name=name, version=version, group=group, entries=lines, modules=list(modules))
+        (source / "pyproject.toml").write_text(project)
+        for module, code in modules.items():
+            (source / f"{module}.py").write_text(code)
+        uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--no-deps"]
+        # Built by the setuptools of this environment, so nothing is fetched.
+        subprocess.run([*uv, "--no-build-isolation", "--target", target, source], check=True, timeout=120)
+        return target
+
+    return install
