@@ -1,0 +1,183 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import probekit as pk
+from probekit import load
+from probekit.cli import main
+
+MODEL = """
+from torch import nn
+
+def make_model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+"""
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(MODEL)
+    return "nets.py:make_model"
+
+
+def call(capsys, *arguments):
+    """Exit code, stdout and stderr of a command, run in this process."""
+    with pytest.raises(SystemExit) as end:
+        main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return end.value.code, captured.out, captured.err
+
+
+def test_a_model_is_listed_captured_described_and_measured(capsys, model, tmp_path):
+    code, out, _ = call(capsys, "sites", model, "--data", "digits", "--json")
+    assert code == 0
+    assert [row["site"] for row in json.loads(out)] == ["0", "1", "2", "3", "(root)"]
+
+    code, out, err = call(capsys, "capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 100)
+    assert (code, out) == (0, "")
+    assert "probekit info acts.zarr" in err
+
+    code, out, _ = call(capsys, "info", "acts.zarr", "--json")
+    found = json.loads(out)
+    assert (code, found["rows"], found["sites"][0]["name"]) == (0, 100, "2")
+
+    code, out, _ = call(capsys, "measure", "acts.zarr", "-m", "median", "-m", "std", "--out", "m.zarr", "--json")
+    values = pk.open("acts.zarr")["2"]["activation"].load()
+    medians = np.stack([np.median(values[values.label == c], axis=0) for c in range(10)])
+    assert code == 0
+    assert json.loads(out)[0]["median"] == pytest.approx(medians.mean())
+    written = xr.open_datatree("m.zarr", engine="zarr")["2"]["median"]
+    np.testing.assert_array_equal(written.sel(label=3), medians[3])
+
+
+def test_tables_for_people_show_the_same(capsys, model):
+    code, out, _ = call(capsys, "sites", model, "--data", "digits")
+    assert code == 0
+    for text in ("5 sites", "Linear", "2×64", "float32"):
+        assert text in out
+    call(capsys, "capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 100)
+    code, out, _ = call(capsys, "info", "acts.zarr")
+    assert code == 0
+    assert "100 samples, complete" in out
+    assert "batch_size" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "relu-vs-sigmoidal"], "Near: 'relu-vs-sigmoid'"),
+        (["measure", "acts.zarr", "-m", "medain"], "Near: 'median'"),
+        (["capture", "nets.py:make_model", "digit", "b.zarr"], "digits"),
+        (["capture", "nets.py:mak_model", "digits", "b.zarr"], "make_model"),
+        (["capture", "nets.py:make_model", "digits", "b.zarr", "-s", "layer*"], "No site matches 'layer*'"),
+        (["capture", "nets.py:make_model", "digits", "acts.zarr"], "exists already"),
+        (["capture", "nets.py:make_model", "digits", "nets.py/b.zarr"], "can't be created"),
+        (["capture", "nets.py:make_model", "digits", "b.zarr", "--memory", "1KiB"], "memory is 1 KiB"),
+        (["info", "nope.zarr"], "There is no store at nope.zarr"),
+        (["info", "nets.py"], "isn't a store"),
+        (["measure", "nets.py", "-m", "std"], "isn't a store"),
+        (["sites", "torchvision:resnet19"], "Near: 'resnet18'"),
+        (["run", "relu-vs-sigmoid", "--dataset", "digitz"], "digits"),
+        (["run", "relu-vs-sigmoid", "--seeds", "0"], "seeds is 0"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_exit_code_1(capsys, model, arguments, message):
+    call(capsys, "capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 20)
+    code, out, err = call(capsys, *arguments)
+    assert code == 1
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert pk.open("acts.zarr").sizes["sample"] == 20  # nothing that was there is lost
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["capture"],
+        ["sites", "nets.py:make_model"],  # no example to run it on
+        ["sites", "nets.py:make_model", "--shape", "3by3"],
+        ["capture", "nets.py:make_model", "digits", "b.zarr", "--device", "toaster"],
+        ["run", "relu-vs-sigmoid", "--depths", "two"],
+        ["frobnicate"],
+    ],
+)
+def test_bad_usage_is_exit_code_2(capsys, model, arguments):
+    code, _, err = call(capsys, *arguments)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_an_error_of_the_system_is_one_paragraph_too(capsys, model, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "figures/fig1.png")
+
+    monkeypatch.setattr("probekit.load.dataset", full)
+    code, _, err = call(capsys, "capture", model, "digits", "acts.zarr")
+    assert code == 1
+    assert err == "Error: No space left on device: figures/fig1.png.\n"
+
+
+SLOW = """
+import time
+from torch import nn
+
+class Slow(nn.Module):
+    def forward(self, x):
+        time.sleep(0.05)
+        return x
+"""
+
+
+def test_ctrl_c_stops_a_capture_cleanly_and_keeps_what_was_committed(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = ["capture", "slow.py:Slow", "digits", "acts.zarr", "--batch-size", "10", "--memory", "6KiB"]
+    run = [sys.executable, "-c", "from probekit.cli import main; main()", *command]
+    process = subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "acts.zarr").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Error: Stopped. What was finished is kept" in err
+    assert "Traceback" not in err
+    with pytest.warns(UserWarning, match="its capture runs or was stopped"):
+        assert pk.open(tmp_path / "acts.zarr").sizes["sample"] % 10 == 0
+
+
+def test_a_recipes_parameters_are_its_options(capsys):
+    code, out, _ = call(capsys, "run", "relu-vs-sigmoid", "--help")
+    assert code == 0
+    for option in ("--dataset", "--depths", "--epochs", "--seeds", "--batch-size", "--data-dir"):
+        assert option in out
+    assert "progress" not in out
+
+
+def test_the_version_is_told(capsys):
+    assert call(capsys, "--version") == (0, f"probekit {pk.__version__}\n", "")
+
+
+def test_capture_on_the_command_line_equals_the_library(capsys, model, tmp_path):
+    call(capsys, "capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 50, "--seed", 3)
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    digits = load.dataset("digits")
+    x = torch.stack([digits[index][0] for index in range(50)])
+    with torch.no_grad():
+        expected = net[:3](x).numpy()
+    np.testing.assert_array_equal(pk.open("acts.zarr")["2"]["activation"].values, expected)
