@@ -9,7 +9,7 @@ INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraints constraint
 # Where the environment forbids bytecode, every process would compile torch's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types bench docs lock clean
+.PHONY: demo test lint types bench docs readme lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -31,6 +31,10 @@ bench: $(VENV)/installed-test
 docs: $(VENV)/installed-docs
 	@$(BIN)/python -m sphinx --fail-on-warning --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# The README's table of metrics, from what is registered.
+readme: $(VENV)/installed
+	@$(BIN)/python docs/readme_metrics.py
 
 # The newest versions that the ranges in pyproject.toml allow, on the oldest Python that they allow.
 lock: $(VENV)/uv

@@ -6,11 +6,10 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -71,31 +70,28 @@ def _show_warning(
 
 
 class Bars:
-    """Progress bars on stderr, one a task that is under way, drawn together; a call wraps an iterable."""
+    """Progress bars on stderr; a call wraps an iterable. Bars of nested iterables are drawn together."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err
-        )
-        self._open = 0
+        self._shown: Progress | None = None
 
     def __call__(self, items: Iterable[T], /, description: str, total: int | None = None) -> Iterator[T]:
-        with self._shown():
-            task: TaskID = self._progress.add_task(description, total=total)
-            for item in items:
-                yield item
-                self._progress.advance(task)
+        if self._shown is not None:
+            yield from _advance(self._shown, items, description, total)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=err) as self._shown:
+            try:
+                yield from _advance(self._shown, items, description, total)
+            finally:
+                self._shown = None
 
-    @contextmanager
-    def _shown(self) -> Iterator[None]:
-        self._open += 1
-        self._progress.start()
-        try:
-            yield
-        finally:
-            self._open -= 1
-            if not self._open:
-                self._progress.stop()
+
+def _advance(bars: Progress, items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    task = bars.add_task(description, total=total)
+    for item in items:
+        yield item
+        bars.advance(task)
 
 
 def plain_warnings() -> None:

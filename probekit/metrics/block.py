@@ -1,0 +1,113 @@
+"""Samples grouped by class and sorted: what a column metric is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from probekit.errors import DataError
+
+__all__ = ["Array", "Block", "Codes", "Grouping", "working_dtype"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Codes: TypeAlias = npt.NDArray[np.int64]
+
+
+def working_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """The dtype that values of `dtype` are measured in: float32 for float16, float64 for integers and bools.
+
+    Raises DataError for a dtype whose values have no order, such as complex numbers.
+    """
+    given = np.dtype(dtype)
+    if given == np.float16:
+        return np.dtype(np.float32)
+    if given in (np.float32, np.float64):
+        return given
+    if given.kind in "iub":
+        return np.dtype(np.float64)
+    raise DataError(f"Values of dtype {given} can't be measured: metrics take floats, integers and bools.")
+
+
+@dataclass(frozen=True)
+class Block:
+    """All samples of a few nodes, grouped by class, each class sorted ascending.
+
+    `values` is (node, sample), float32 or float64; class c holds the columns ``offsets[c]`` to ``offsets[c + 1]``,
+    so that ``block[c]`` is a (node, n_c) view. Row i of a class is its order statistics at node i: the columns are
+    no longer samples. There is no NaN; infinities there may be.
+
+    >>> block = Block.from_samples(np.array([[3.0], [1.0], [2.0]]), np.array([0, 0, 1]))
+    >>> block[0], block.counts
+    (array([[1., 3.]]), array([2, 1]))
+    """
+
+    values: Array
+    offsets: Codes
+
+    @classmethod
+    def from_samples(cls, x: npt.ArrayLike, y: npt.ArrayLike, classes: int | None = None) -> Block:
+        """The block of samples `x` (sample, node) with the class codes `y` (sample), 0 to `classes` − 1."""
+        samples, codes = np.asarray(x), np.asarray(y, dtype=np.int64)
+        grouping = Grouping.of(codes, int(codes.max(initial=-1)) + 1 if classes is None else classes)
+        values = grouping.allocate(samples.shape[1], working_dtype(samples.dtype))
+        grouping.place(values, 0, np.ascontiguousarray(samples, dtype=values.dtype))
+        return cls.sort(values, grouping.offsets)
+
+    @classmethod
+    def sort(cls, values: Array, offsets: Codes) -> Block:
+        """The block of grouped `values` (node, sample), which are sorted in place."""
+        block = cls(values, offsets)
+        for code in range(block.classes):
+            block[code].sort(axis=1)
+        return block
+
+    @property
+    def nodes(self) -> int:
+        return len(self.values)
+
+    @property
+    def classes(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> Codes:
+        """Samples of each class."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, code: int) -> Array:
+        return self.values[:, self.offsets[code] : self.offsets[code + 1]]
+
+    def split(self, nodes: int) -> Iterator[Block]:
+        """The same block in pieces of at most `nodes` nodes, as views."""
+        for start in range(0, self.nodes, nodes):
+            yield Block(self.values[start : start + nodes], self.offsets)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Where each sample goes when the samples are grouped by class: `position` (sample), classes at `offsets`."""
+
+    position: Codes
+    offsets: Codes
+
+    @classmethod
+    def of(cls, codes: Codes, classes: int) -> Grouping:
+        """The grouping of samples with class `codes` 0 to `classes` − 1; samples of a class stay in order."""
+        position = np.empty(len(codes), np.int64)
+        position[np.argsort(codes, kind="stable")] = np.arange(len(codes))
+        counts = np.bincount(codes, minlength=classes)
+        return cls(position, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+    def allocate(self, nodes: int, dtype: np.dtype[Any]) -> Array:
+        """Room for the grouped values of `nodes` nodes, (node, sample), to be filled by `place`."""
+        return np.empty((nodes, len(self.position)), dtype)
+
+    def place(self, values: Array, start: int, x: Array) -> None:
+        """Put the samples `x` (sample, node), the first of them sample number `start`, into their places."""
+        position = torch.from_numpy(self.position[start : start + len(x)])
+        torch.from_numpy(values).index_copy_(1, position, torch.from_numpy(x).T)

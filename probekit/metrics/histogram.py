@@ -1,0 +1,48 @@
+"""Counts of each class over edges that all classes of a node share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from probekit.errors import PluginError
+from probekit.metrics.block import Block
+from probekit.metrics.cells import Edges, count_cells
+from probekit.metrics.protocol import Parameters, Variables
+
+__all__ = ["Histogram"]
+
+
+@dataclass(frozen=True)
+class Histogram(Parameters):
+    """Counts of each class over bins and atoms that all classes of a node share.
+
+    `histogram` (label, node, bin) counts the samples between the edges `histogram_edges` (node, edge), left-closed,
+    the last bin closed on both sides; `histogram_atoms` (label, node, atom) those at exactly the values
+    `histogram_atom` (node, atom), which at least 1 % of the node's samples share, and which no bin counts again. All
+    counts of a class and node add up to the samples of the class.
+
+    ``edges="mass"``: `bins` bins of equal mass under the class-balanced mixture, the cells of the metric `overlap`;
+    where a tied value holds several quantiles, edges coincide and a bin between them is empty. ``edges="width"``: bins
+    of equal width between the smallest and the largest finite value that is no atom; infinities count in the
+    outermost. A node whose samples are all on atoms has NaN edges and empty bins.
+    """
+
+    bins: int = 32
+    edges: Edges = "mass"
+    name: ClassVar[str] = "histogram"
+
+    def __post_init__(self) -> None:
+        if self.bins < 1 or self.edges not in get_args(Edges):
+            raise PluginError(
+                f"Histogram(bins={self.bins!r}, edges={self.edges!r}): bins is at least 1, and edges 'mass' or 'width'."
+            )
+
+    def compute(self, block: Block) -> Variables:
+        cells = count_cells(block, self.bins, self.edges)
+        return {
+            "histogram": (("label", "node", "bin"), cells.in_bins),
+            "histogram_edges": (("node", "edge"), cells.edges),
+            "histogram_atoms": (("label", "node", "atom"), cells.on_atoms),
+            "histogram_atom": (("node", "atom"), cells.atoms),
+        }

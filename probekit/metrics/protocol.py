@@ -1,0 +1,156 @@
+"""The metric protocol: what the engine hands to a metric, and what it takes back.
+
+A metric is pure and knows arrays only. There are two kinds.
+
+- A *streaming* metric adds up over batches: `init`, `update`, `merge`, `finalize`. Its state is a flat dict of tensors
+  with the leading axes (class,) or (class, node, ...), so that the engine can put blocks of nodes, or classes seen
+  later, side by side without knowing the metric. `update` and `merge` return a new state and change none of their
+  arguments.
+- A *column* metric needs every sample of a node at once: ``compute(block)``.
+
+Both return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed
+lengths; others are the metric's own. A column metric's variables have the dim ``node``, along which the engine joins
+blocks of nodes; where blocks differ in the length of an own dim, they are padded at its end with NaN (0 in counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import update_wrapper
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.errors import PluginError
+from probekit.metrics.block import Array, Block
+
+__all__ = [
+    "ColumnMetric",
+    "FunctionMetric",
+    "Metric",
+    "Parameters",
+    "Spec",
+    "State",
+    "StreamingMetric",
+    "Variables",
+    "metric",
+]
+
+State: TypeAlias = dict[str, Tensor]
+Variables: TypeAlias = dict[str, tuple[tuple[str, ...], Array]]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a streaming metric's state is for: so many nodes and classes, activations of `dtype` on `device`.
+
+    `bounds` are the least and the greatest value that the activation can take, None where that isn't known.
+    """
+
+    nodes: int
+    classes: int
+    dtype: torch.dtype
+    device: torch.device
+    bounds: tuple[float, float] | None = None
+
+
+class Metric(Protocol):
+    """What every metric says of itself.
+
+    `version` goes up when the same data give other numbers; `parameters` go into the attributes of every result. The
+    first line of the docstring is what ``probekit metrics`` shows.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class StreamingMetric(Metric, Protocol):
+    """A metric that adds up over batches."""
+
+    def init(self, spec: Spec) -> State:
+        """The state of no samples."""
+
+    def update(self, state: State, x: Tensor, y: Tensor) -> State:
+        """`state` and the batch `x` (batch, node), a float32 or float64 tensor, with class codes `y` (batch), int64."""
+
+    def merge(self, a: State, b: State) -> State:
+        """The state of the samples of both."""
+
+    def finalize(self, state: State) -> Variables:
+        """The variables; `state` stays as it is and may be updated further."""
+
+
+@runtime_checkable
+class ColumnMetric(Metric, Protocol):
+    """A metric that needs all samples of a node at once."""
+
+    def compute(self, block: Block) -> Variables:
+        """The variables of the block's nodes; `block` is shared between metrics and must not be changed."""
+
+
+class Parameters:
+    """Base of metrics that are frozen dataclasses: their fields are their parameters."""
+
+    version: ClassVar[int] = 1
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+class FunctionMetric:
+    """A column metric from a function of one class's sorted values; made by `metric`."""
+
+    version: ClassVar[int] = 1
+    parameters: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, function: Callable[[Array], Array]) -> None:
+        update_wrapper(self, function)
+        self.name: str = function.__name__
+        self._function = function
+
+    def __call__(self, values: Array) -> Array:
+        return self._function(values)
+
+    def compute(self, block: Block) -> Variables:
+        missing = np.full(block.nodes, np.nan, block.values.dtype)
+        rows = [self._row(block[code].T) if count else missing for code, count in enumerate(block.counts)]
+        return {self.name: (("label", "node"), np.stack(rows))}
+
+    def _row(self, values: Array) -> Array:
+        row = np.asarray(self._function(values))
+        if row.shape != values.shape[1:]:
+            raise PluginError(
+                f"given values of shape {values.shape} (samples of a class, nodes), {self.name!r} returned shape "
+                f"{row.shape}; it must return one number a node, shape {values.shape[1:]}"
+            )
+        return row
+
+
+def metric(function: Callable[[Array], Array]) -> FunctionMetric:
+    """A column metric from a function of one class: its values (n_c, node), each node sorted ascending → (node,).
+
+    The metric is called like the function, and described by the first line of its docstring. A class without samples
+    gives NaN, and the function isn't called for it. The result has the dims (label, node).
+
+    >>> import numpy as np, probekit as pk
+    >>> @pk.metric
+    ... def spread(values):
+    ...     "Range of each class at each node."
+    ...     return values[-1] - values[0]
+    >>> block = pk.metrics.Block.from_samples(np.array([[3.0], [1.0], [2.0]]), [0, 0, 0])
+    >>> spread.compute(block)
+    {'spread': (('label', 'node'), array([[2.]]))}
+    """
+    return FunctionMetric(function)

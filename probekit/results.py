@@ -1,0 +1,180 @@
+"""From what metrics return to a tree of results, in memory and on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import xarray as xr
+from zarr.errors import ZarrUserWarning
+
+from probekit.errors import DataError, PluginError, StoreError
+from probekit.metrics import Metric, Variables
+from probekit.metrics.block import Array
+from probekit.sources import Groups, Source
+
+__all__ = ["check", "join", "new_store", "site_results", "write"]
+
+CLASS_DIMS = {"label": "class_name", "label_b": "class_name_b"}  # dim -> coordinate that names the classes along it
+
+
+def check(metric: Metric, returned: Any, groups: Groups, nodes: int, where: str) -> Variables:
+    """The variables that a metric `returned`, once each has a length for each dim, the right one for classes and nodes.
+
+    Raises:
+        PluginError: addressed to the metric's author.
+        DataError: the metric compares classes, and there are none.
+    """
+    variables = _variables(metric, returned, where)
+    lengths = {"label": groups.number, "label_b": groups.number, "node": nodes}
+    for name, (dims, array) in variables.items():
+        shape = array.shape
+        if len(dims) != len(shape) or any(lengths.get(dim, n) != n for dim, n in zip(dims, shape, strict=True)):
+            expected = ", ".join(f"{dim}: {lengths.get(dim, 'any')}" for dim in dims)
+            raise PluginError(
+                f"The metric {metric.name!r} gave {name!r} the dims {dims} and the shape {shape} {where}; "
+                f"its dims ask for ({expected}). This is for the metric's author to mend."
+            )
+        if "label_b" in dims and groups.labels is None:
+            raise DataError(
+                f"The metric {metric.name!r} compares classes, and the samples are not grouped: "
+                "the store has no labels, or by=None was given. Group by one of its columns."
+            )
+    return variables
+
+
+def _variables(metric: Metric, returned: Any, where: str) -> Variables:
+    try:
+        return {str(name): (tuple(dims), np.asarray(array)) for name, (dims, array) in returned.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise PluginError(
+            f"The metric {metric.name!r} returned {type(returned).__name__} {where}, not variables as a dict "
+            "{name: (dims, array)}. This is for the metric's author to mend."
+        ) from error
+
+
+def join(metric: Metric, pieces: Sequence[Variables]) -> Variables:
+    """The variables of a site from those of its blocks of nodes, in order.
+
+    Raises PluginError where a variable has no dim `node`, or not every block gives the same variables.
+    """
+    joined: Variables = {}
+    for name, (dims, _) in pieces[0].items():
+        if "node" not in dims or any(piece.get(name, ((),))[0] != dims for piece in pieces):
+            raise PluginError(
+                f"The column metric {metric.name!r} must give {name!r} a dim 'node', and the same dims for every block "
+                f"of nodes; it gave {dims}. This is for the metric's author to mend."
+            )
+        joined[name] = dims, _concatenate([piece[name][1] for piece in pieces], dims)
+    return joined
+
+
+def _concatenate(arrays: Sequence[Array], dims: tuple[str, ...]) -> Array:
+    along = dims.index("node")
+    lengths = np.max([array.shape for array in arrays], axis=0)
+    return np.concatenate([_padded(array, lengths, along) for array in arrays], axis=along)
+
+
+def _padded(array: Array, lengths: Array, along: int) -> Array:
+    missing = [(0, 0 if axis == along else lengths[axis] - n) for axis, n in enumerate(array.shape)]
+    return np.pad(array, missing, constant_values=np.nan if array.dtype.kind == "f" else 0)
+
+
+def site_results(found: Sequence[tuple[Metric, Variables]], source: Source, groups: Groups) -> xr.Dataset:
+    """The measured variables of one site, with the classes as coordinates.
+
+    Raises PluginError where two metrics give variables of one name, or own dims of one name and different lengths.
+    """
+    dataset, owners = xr.Dataset(attrs=_site_attrs(source)), dict[str, str]()
+    for metric, variables in found:
+        for name, (dims, array) in variables.items():
+            if name in owners:
+                raise PluginError(
+                    f"The metrics {owners[name]!r} and {metric.name!r} both give a variable {name!r}. "
+                    "Measure them in separate calls."
+                )
+            owners[name] = metric.name
+            dataset = _with(dataset, name, _variable(dims, array, metric, source, groups), metric)
+    if groups.labels is None:
+        return dataset
+    used = {dim: coordinate for dim, coordinate in CLASS_DIMS.items() if dim in dataset.sizes}
+    names = np.array(groups.names, dtype=object)
+    return dataset.assign_coords(
+        dict.fromkeys(used, groups.labels) | {coordinate: (dim, names) for dim, coordinate in used.items()}
+    )
+
+
+def _with(dataset: xr.Dataset, name: str, variable: xr.Variable, metric: Metric) -> xr.Dataset:
+    for dim, length in variable.sizes.items():
+        if dataset.sizes.get(dim, length) != length:
+            raise PluginError(
+                f"The metric {metric.name!r} gives {name!r} a dim {dim!r} of length {length}, and another metric one "
+                f"of length {dataset.sizes[dim]}. Measure them in separate calls."
+            )
+    return dataset.assign({name: variable})
+
+
+def _variable(dims: tuple[str, ...], array: Array, metric: Metric, source: Source, groups: Groups) -> xr.Variable:
+    if groups.labels is None and "label" in dims:
+        array, dims = array.take(0, dims.index("label")), tuple(dim for dim in dims if dim != "label")
+    attrs = {
+        "metric": metric.name,
+        "version": metric.version,
+        "parameters": json.dumps(dict(metric.parameters), default=repr),
+        "n": source.samples,
+        "dtype": str(source.variable.dtype),
+        "approximate": 0,
+    }
+    return xr.Variable(dims, array, attrs)
+
+
+def _site_attrs(source: Source) -> dict[str, object]:
+    pooled = {"positions": f"mean of {source.positions}"} if source.positions > 1 else {}
+    return source.attrs | {"site": source.name} | pooled
+
+
+@contextmanager
+def new_store(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, which takes its place at the end, or goes away with an error.
+
+    Raises:
+        StoreError: something stands at `out`, or its folder can't be written to.
+    """
+    partial = out.with_name(f".{out.name}.{uuid4().hex[:8]}.partial")
+    _require_absent(out)
+    with _as_store_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+    try:
+        yield partial
+        _require_absent(out)
+        with _as_store_errors(out):
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write(results: xr.DataTree, folder: Path) -> None:
+    """Write `results` as a zarr store into the empty `folder`, readable by ``xarray.open_datatree``."""
+    with _as_store_errors(folder), warnings.catch_warnings(action="ignore", category=ZarrUserWarning):
+        results.to_zarr(folder, mode="w", zarr_format=3, consolidated=True)
+
+
+def _require_absent(out: Path) -> None:
+    if out.exists():
+        raise StoreError(f"{out} exists already, and measure never replaces anything. Remove it, or give another path.")
+
+
+@contextmanager
+def _as_store_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"The results can't be written to {path}: {error.strerror or error}.") from error

@@ -1,0 +1,1 @@
+"""Whole studies, each built on the public names of probekit alone."""

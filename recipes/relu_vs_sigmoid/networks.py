@@ -1,0 +1,125 @@
+"""The study's networks: plain multilayer perceptrons with the paper's activations and initialisations."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from probekit.errors import ModelError, near
+
+__all__ = ["ACTIVATIONS", "Activation", "Config", "build", "calibrate_batch_norm"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation: its module, and how the weights of the layers that it follows start."""
+
+    module: Callable[[], nn.Module]
+    initialise: Callable[[Tensor, torch.Generator], Tensor]
+
+
+def _he_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
+    return nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu", generator=generator)
+
+
+def _xavier_uniform(weight: Tensor, generator: torch.Generator) -> Tensor:
+    return nn.init.xavier_uniform_(weight, generator=generator)
+
+
+ACTIVATIONS = {"relu": Activation(nn.ReLU, _he_normal), "sigmoid": Activation(nn.Sigmoid, _xavier_uniform)}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a network is, but for its seed: `depth` hidden layers of `width` nodes.
+
+    >>> Config("relu", depth=4, width=200, batch_norm=True).name
+    'relu-4x200-bn'
+    """
+
+    activation: str
+    depth: int
+    width: int
+    batch_norm: bool
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise ModelError(
+                f"No activation {self.activation!r}; there are: {known}.{near(self.activation, ACTIVATIONS)}"
+            )
+        if self.depth < 1 or self.width < 1:
+            raise ModelError(f"A network of {self.depth} layers of {self.width} nodes; both must be at least 1.")
+
+    @property
+    def shape(self) -> str:
+        """What networks must share to train together: `4x200`, or `4x200-bn` with batch norm."""
+        return f"{self.depth}x{self.width}{'-bn' if self.batch_norm else ''}"
+
+    @property
+    def name(self) -> str:
+        """The activation and the shape: `relu-4x200-bn`."""
+        return f"{self.activation}-{self.shape}"
+
+
+def build(config: Config, features: int, classes: int, seed: int) -> nn.Sequential:
+    """An untrained network from `features` inputs to the logits of `classes` classes, in training mode.
+
+    Its modules are `linear1`, `norm1` (with batch norm), `act1`, `linear2`, …, `head`, so that the selector `act*`
+    reads what each hidden layer puts out. Weights are He normal by fan-in for ReLU and Xavier uniform for
+    sigmoid, the head's like the others', biases 0; where batch norm follows, its own shift takes the bias's
+    place. The weights depend on `seed` alone, and torch's global generator is neither read nor moved.
+
+    >>> network = build(Config("sigmoid", depth=1, width=8, batch_norm=True), features=4, classes=3, seed=0)
+    >>> list(network._modules)
+    ['linear1', 'norm1', 'act1', 'head']
+    """
+    generator = torch.Generator().manual_seed(seed)
+    activation = ACTIVATIONS[config.activation]
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+
+    def linear(name: str, inputs: int, outputs: int, bias: bool) -> None:
+        # skip_init: the layer's own initialisation would draw from the global generator
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+        activation.initialise(layer.weight, generator)
+        if bias:
+            nn.init.zeros_(layer.bias)
+        modules[name] = layer
+
+    for number in range(1, config.depth + 1):
+        linear(f"linear{number}", features if number == 1 else config.width, config.width, not config.batch_norm)
+        if config.batch_norm:
+            modules[f"norm{number}"] = nn.BatchNorm1d(config.width)
+        modules[f"act{number}"] = activation.module()
+    linear("head", config.width, classes, True)
+    return nn.Sequential(modules)
+
+
+@torch.no_grad()
+def calibrate_batch_norm(network: nn.Module, x: Tensor) -> None:
+    """Set the running statistics of batch norm to those of `x` (n, features), in one pass, in place.
+
+    All of `x` goes through as one batch in eval mode, and each norm layer takes the mean and the unbiased
+    variance of its input before it is applied. So over `x` each gives every node mean 0 and variance 1
+    (before its scale and shift) at any depth; averages over small batches would leave the deeper layers off.
+    Without batch norm nothing changes. The mode is put back as it was.
+    """
+    training = network.training
+    with ExitStack() as undo:
+        undo.callback(network.train, training)
+        network.eval()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                undo.callback(module.register_forward_pre_hook(_take_statistics).remove)
+        network(x)
+
+
+def _take_statistics(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    (x,) = inputs
+    norm.get_buffer("running_mean").copy_(x.mean(0))
+    norm.get_buffer("running_var").copy_(x.var(0, correction=1))

@@ -1,0 +1,152 @@
+"""Networks of one shape as one network, every tensor stacked along a leading member axis, and Adam over them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from .networks import ACTIVATIONS, Config
+
+__all__ = ["StackedAdam", "StackedNetwork"]
+
+
+class StackedNetwork:
+    """Networks from `networks.build` that differ in activation and weights only, computed together.
+
+    `tensors` has the names of a member's ``state_dict``, each with a leading member axis, and a linear layer's
+    weight as (member, in, out); `gradients` has those of the trainable ones, refilled by each `backward`. Members of
+    one activation must be neighbours, since an activation is applied to a slice of members.
+    """
+
+    def __init__(self, members: Sequence[nn.Sequential], configs: Sequence[Config]) -> None:
+        self._config = configs[0]
+        stretches = _stretches([config.activation for config in configs])
+        self._activations = [ACTIVATIONS[configs[part.start].activation].module() for part in stretches]
+        self._sizes = [part.stop - part.start for part in stretches]
+        states = [member.state_dict() for member in members]
+        self.tensors = {name: torch.stack([_turned(state[name]) for state in states]) for name in states[0]}
+        # Kept for good: fresh gradients of several MB at each step cost a sixth of it in page faults.
+        self.gradients = {name: torch.zeros_like(self.tensors[name]) for name, _ in members[0].named_parameters()}
+
+    def unstack(self, member: int, into: nn.Sequential) -> None:
+        """Copy one member's tensors into a plain network of the same shape."""
+        into.load_state_dict({name: _turned(stacked[member]) for name, stacked in self.tensors.items()})
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Each member's logits (member, sample, class) for the samples x (sample, feature), in eval mode."""
+        return self._forward(x.expand(sum(self._sizes), *x.shape), None)
+
+    def backward(self, x: Tensor, y: Tensor) -> None:
+        """Fill `gradients` with those of each member's mean cross-entropy over its own batch, in training mode.
+
+        x is (member, sample, feature), y (member, sample). The running statistics of batch norm move on.
+        """
+        taps = _Taps()
+        logits = self._forward(x, taps)
+        # Each member's mean, summed over members: no member's gradient depends on the others.
+        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum") / y.shape[1]
+        upstream = torch.autograd.grad(loss, list(taps.outputs.values()))
+        for name, gradient in zip(taps.outputs, upstream, strict=True):
+            if name not in taps.inputs:
+                self.gradients[name].copy_(gradient.view_as(self.gradients[name]))
+                continue
+            torch.bmm(taps.inputs[name].transpose(1, 2), gradient, out=self.gradients[f"{name}.weight"])
+            if f"{name}.bias" in self.gradients:
+                torch.sum(gradient, 1, out=self.gradients[f"{name}.bias"])
+
+    def _forward(self, h: Tensor, taps: _Taps | None) -> Tensor:
+        for number in range(1, self._config.depth + 1):
+            h = self._linear(f"linear{number}", h, taps)
+            if self._config.batch_norm:
+                h = self._norm(f"norm{number}", h, taps)
+            parts = h.split(self._sizes)
+            h = torch.cat([module(part) for module, part in zip(self._activations, parts, strict=True)])
+        return self._linear("head", h, taps)
+
+    def _linear(self, name: str, h: Tensor, taps: _Taps | None) -> Tensor:
+        weight, bias = self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias")
+        output = torch.bmm(h, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), h, weight)
+        if taps is not None:
+            taps.inputs[name], taps.outputs[name] = h.detach(), output.requires_grad_()
+        return output
+
+    def _norm(self, name: str, h: Tensor, taps: _Taps | None) -> Tensor:
+        """Batch norm of every member at once, as (sample, member x node) columns that know nothing of each other."""
+        columns = h.transpose(0, 1).reshape(h.shape[1], -1)
+        scale, shift, mean, variance = (
+            self.tensors[f"{name}.{part}"].flatten() for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        if taps is not None:
+            taps.outputs[f"{name}.weight"], taps.outputs[f"{name}.bias"] = (
+                scale.requires_grad_(),
+                shift.requires_grad_(),
+            )
+            self.tensors[f"{name}.num_batches_tracked"] += 1
+        normed = F.batch_norm(columns, mean, variance, scale, shift, training=taps is not None)
+        return normed.view(h.shape[1], h.shape[0], -1).transpose(0, 1)
+
+
+class _Taps:
+    """What `backward` needs of a forward pass: linear layers' inputs, and the tensors to differentiate by."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+
+
+class StackedAdam:
+    """Adam (Kingma and Ba 2015) over a stacked network, with a learning rate for each member.
+
+    Adam works element by element, so that each member moves as with an optimiser of its own. `tensors` holds its
+    state by name.
+    """
+
+    def __init__(self, network: StackedNetwork, learning_rates: Sequence[float]) -> None:
+        parts, trainable = _stretches(learning_rates), list(network.gradients)
+        self.tensors = {
+            f"{moment}.{name}": torch.zeros_like(network.gradients[name])
+            for moment in ("mean", "square")
+            for name in trainable
+        }
+        device = network.gradients["head.weight"].device
+        self.tensors["steps"] = torch.zeros(len(parts), len(trainable), device=device)
+        self._groups = [
+            (
+                learning_rates[part.start],
+                [network.tensors[name][part] for name in trainable],
+                [network.gradients[name][part] for name in trainable],
+                [self.tensors[f"mean.{name}"][part] for name in trainable],
+                [self.tensors[f"square.{name}"][part] for name in trainable],
+                list(self.tensors["steps"][group]),
+            )
+            for group, part in enumerate(parts)
+        ]
+
+    def step(self, decay: float) -> None:
+        """Move the network by its gradients, at `decay` times each member's learning rate."""
+        for rate, weights, gradients, means, squares, steps in self._groups:
+            adam(
+                weights, gradients, means, squares, [], steps,
+                fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=decay * rate, weight_decay=0.0, eps=1e-8,
+                maximize=False,
+            )  # fmt: skip
+
+
+def _turned(tensor: Tensor) -> Tensor:
+    """A linear layer's weight the other way round; anything else as it is."""
+    return tensor.T if tensor.ndim == 2 else tensor
+
+
+def _stretches(values: Sequence[Hashable]) -> list[slice]:
+    """The stretches of equal neighbours, in order."""
+    stretches, start = [], 0
+    for _, group in groupby(values):
+        stretches.append(slice(start, start + len(list(group))))
+        start = stretches[-1].stop
+    return stretches

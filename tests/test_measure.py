@@ -1,0 +1,231 @@
+"""Measuring stores: sites and metrics, one reading of each tile, bounded memory, and the same results in any pieces."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from zarr.storage import LocalStore, WrapperStore
+
+import probekit as pk
+from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, median
+
+SAMPLES, NODES = 1000, 60
+ALL = [Mean(), Std(), Sparsity(), median, Histogram(), Overlap(null="permute")]
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return np.maximum(np.random.default_rng(0).normal(size=(SAMPLES, NODES)), 0).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def y() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 4, SAMPLES)
+
+
+def tree_of(y: np.ndarray, **sites: np.ndarray) -> xr.DataTree:
+    root = xr.Dataset({"class_name": ("label", np.array(list("abcd"), dtype=object))}, {"label": ("sample", y)})
+    children = {key: xr.Dataset({"activation": (("sample", "node"), values)}) for key, values in sites.items()}
+    return xr.DataTree.from_dict({"/": root, **children})
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Callable[..., xr.DataTree]:
+    """Writes a tree as a zarr store with tiles of the given shape, and opens it."""
+
+    def write(tree: xr.DataTree, tile: tuple[int, int]) -> xr.DataTree:
+        path = tmp_path / f"{tile[0]}x{tile[1]}.zarr"
+        encoding = {f"/{key}": {"activation": {"chunks": tile, "compressors": None}} for key in tree.children}
+        tree.to_zarr(path, encoding=encoding, consolidated=False)
+        return xr.open_datatree(path, engine="zarr", chunks=None, consolidated=False)
+
+    return write
+
+
+def test_the_whole_way_from_a_model_to_numbers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3), torch.nn.Sigmoid())
+    inputs, labels = torch.randn(300, 5), torch.arange(300) % 3
+    pk.capture(model, (inputs, labels), tmp_path / "acts.zarr", sites=["1", "3"], class_names=["ant", "bee", "cat"])
+    results = pk.measure(tmp_path / "acts.zarr", ["median", "std", "sparsity", "overlap"], out=tmp_path / "m.zarr")
+    acts = xr.open_datatree(tmp_path / "acts.zarr", engine="zarr")
+    x, y = acts["1"]["activation"].values, acts["label"].values
+    opened = xr.open_datatree(tmp_path / "m.zarr", engine="zarr")
+    assert list(opened.children) == list(results.children) == ["1", "3"]
+    for code, name in enumerate(["ant", "bee", "cat"]):
+        ours = opened["1"].to_dataset().sel(label=code)
+        assert ours["class_name"] == name
+        np.testing.assert_array_equal(ours["median"], np.median(x[y == code], axis=0))
+        np.testing.assert_allclose(ours["std"], x[y == code].astype(float).std(0), rtol=1e-12)
+        np.testing.assert_array_equal(ours["sparsity"], (x[y == code] <= 0).mean(0))
+    assert results.attrs["model"] == "torch.nn.modules.container.Sequential"
+
+
+@pytest.mark.parametrize("tile", [(1000, 60), (128, 7), (300, 60), (8, 60)])
+@pytest.mark.parametrize("memory", ["1GiB", "800KiB"])
+def test_results_do_not_depend_on_tiles_or_memory(
+    stored: Callable[..., xr.DataTree], x: np.ndarray, y: np.ndarray, tile: tuple[int, int], memory: str
+) -> None:
+    whole = pk.measure(tree_of(y, relu=x), ALL)["relu"].to_dataset()
+    found = pk.measure(stored(tree_of(y, relu=x), tile), ALL, memory=memory)["relu"].to_dataset()
+    exact = [name for name in whole.data_vars if name not in ("mean", "std")]
+    assert len(exact) == 14
+    xr.testing.assert_identical(found[exact], whole[exact])
+    xr.testing.assert_allclose(found, whole, rtol=1e-13)
+
+
+def test_memory_changes_no_bit_of_any_result(x: np.ndarray, y: np.ndarray) -> None:
+    tree = tree_of(y, relu=x)
+    xr.testing.assert_identical(pk.measure(tree, ALL, memory="600KiB"), pk.measure(tree, ALL))
+
+
+class CountingStore(WrapperStore[LocalStore]):
+    """Counts how often each tile is read."""
+
+    reads: ClassVar[Counter[str]] = Counter()  # the class's, since zarr makes copies of the store
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        self.reads[key] += "/activation/c/" in key
+        return await super().get(key, *args, **kwargs)
+
+
+def test_all_metrics_together_read_each_tile_once(
+    stored: Callable[..., xr.DataTree], tmp_path: Path, x: np.ndarray, y: np.ndarray
+) -> None:
+    stored(tree_of(y, a=x, b=x), (250, 20))
+    counting = CountingStore(LocalStore(tmp_path / "250x20.zarr"))
+    pk.measure(xr.open_datatree(counting, engine="zarr", chunks=None, consolidated=False), ALL)
+    tiles = {key: count for key, count in counting.reads.items() if count}
+    assert len(tiles) == 2 * 4 * 3
+    assert set(tiles.values()) == {1}
+
+
+def test_memory_bounds_what_is_held(stored: Callable[..., xr.DataTree]) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20_000, 128)).astype(np.float32), rng.integers(0, 4, 20_000)  # 10 MB
+    tree, bound = stored(tree_of(y, relu=x), (1000, 16)), 6 * 2**20
+    pk.measure(tree, ALL, sites="relu", memory=bound)  # imports and caches
+    tracemalloc.start()
+    pk.measure(tree, ALL, memory=bound)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert x.nbytes / 10 < peak < bound
+
+
+def test_what_does_not_fit_is_refused_with_numbers_that_are_enough(x: np.ndarray, y: np.ndarray) -> None:
+    with pytest.raises(
+        pk.errors.ProbekitError,
+        match=r"One node of site 'relu' with its 1000 samples needs [\d.]+ KiB, and memory is 9\.766 KiB",
+    ) as found:
+        pk.measure(tree_of(y, relu=x), median, memory=10_000)
+    enough = str(found.value).split("memory='")[1].split("'")[0]
+    assert pk.measure(tree_of(y, relu=x), median, memory=enough)["relu"]["median"].shape == (4, NODES)
+    with pytest.raises(pk.errors.ProbekitError, match="'lots' is no size"):
+        pk.measure(tree_of(y, relu=x), median, memory="lots")
+
+
+@pytest.mark.parametrize(
+    ("sites", "found"),
+    [(None, ["a.0", "a.1", "b"]), ("a.*", ["a.0", "a.1"]), (["b", "a.0"], ["a.0", "b"]), ("**", ["a.0", "a.1", "b"])],
+)
+def test_sites_are_selected_by_name(x: np.ndarray, y: np.ndarray, sites: object, found: list[str]) -> None:
+    tree = tree_of(y, **{"a.0": x, "a.1": x, "b": x})
+    assert list(pk.measure(tree, median, sites=sites).children) == found
+
+
+def test_a_site_is_selected_by_its_name_in_the_model(x: np.ndarray, y: np.ndarray) -> None:
+    tree = tree_of(y, **{"a%2Fb": x})
+    tree["a%2Fb"].attrs["site"] = "a/b"
+    assert list(pk.measure(tree, median, sites="a/b").children) == ["a%2Fb"]
+
+
+def test_an_unknown_site_is_said_with_what_is_near(x: np.ndarray, y: np.ndarray) -> None:
+    with pytest.raises(pk.errors.SiteError, match=r"'layer\.0'.*Near: 'layers\.0'"):
+        pk.measure(tree_of(y, **{"layers.0": x}), median, sites="layer.0")
+
+
+def test_metrics_are_given_by_name_class_instance_or_function(x: np.ndarray, y: np.ndarray) -> None:
+    @pk.metric
+    def spread(values: np.ndarray) -> np.ndarray:
+        return values[-1] - values[0]
+
+    result = pk.measure(tree_of(y, relu=x), ["mean", Std, Sparsity(0.5), spread])["relu"]
+    assert {"mean", "std", "sparsity", "spread"} <= set(result.data_vars)
+    np.testing.assert_array_equal(result["spread"].sel(label=1), np.ptp(x[y == 1], axis=0))
+    assert list(pk.measure(tree_of(y, relu=x), "median")["relu"].data_vars) == ["median"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ("meadian", "No metric 'meadian'.*Near: 'median'"),
+        ([], "No metric was given"),
+        (["std", Std(ddof=1)], "'std' was given twice"),
+        ([np.median], "is not a metric.*@pk.metric"),
+    ],
+)
+def test_what_is_no_metric_is_said(x: np.ndarray, y: np.ndarray, metrics: Any, message: str) -> None:
+    with pytest.raises(pk.errors.PluginError, match=f"(?s){message}"):
+        pk.measure(tree_of(y, relu=x), metrics)
+
+
+@pytest.mark.parametrize("metric", [median, Mean()])
+def test_nan_is_refused_with_site_and_nodes(x: np.ndarray, y: np.ndarray, metric: pk.metrics.Metric) -> None:
+    holed = x.copy()
+    holed[999, 7] = holed[5, 9] = holed[6, 9] = np.nan
+    with pytest.raises(
+        pk.errors.DataError, match=r"Site 'relu' holds NaN at 2 of its nodes 0 to .*, the first at node 7"
+    ):
+        pk.measure(tree_of(y, relu=holed), metric)
+
+
+def test_infinities_have_a_place_in_order_but_no_deviation(x: np.ndarray, y: np.ndarray) -> None:
+    holed = x.copy()
+    holed[y == 2, 3], holed[np.flatnonzero(y == 1)[0], 4] = np.inf, -np.inf
+    result = pk.measure(tree_of(y, relu=holed), ALL)["relu"]
+    assert result["median"].sel(label=2)[3] == result["mean"].sel(label=2)[3] == np.inf
+    assert result["median"].sel(label=1)[4] == np.median(holed[y == 1, 4])
+    assert result["overlap_pairs"].sel(label=2, label_b=0)[3] == 0
+    assert int(np.isnan(result["std"]).sum()) == 2
+
+
+def test_progress_counts_tasks_and_torch_keeps_its_threads(x: np.ndarray, y: np.ndarray) -> None:
+    seen: list[tuple[str, int | None]] = []
+
+    def progress(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        taken = list(items)
+        seen.append((description, total))
+        assert total == len(taken)
+        yield from taken
+
+    threads = torch.get_num_threads()
+    pk.measure(tree_of(y, a=x, b=x), ALL, memory="600KiB", progress=progress)
+    assert seen[0][0] == "measure"
+    assert seen[0][1] > 2
+    assert torch.get_num_threads() == threads
+
+
+def test_a_single_site_keeps_all_cores_busy(monkeypatch: pytest.MonkeyPatch, x: np.ndarray, y: np.ndarray) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    widths: list[int] = []
+
+    class Widths:
+        """Notes the blocks that it is given."""
+
+        name, version, parameters = "widths", 1, {}
+
+        def compute(self, block: Block) -> pk.metrics.Variables:
+            widths.append(block.nodes)
+            return {"widths": (("node",), np.zeros(block.nodes))}
+
+    pk.measure(tree_of(y, relu=x), Widths())
+    assert len(widths) == 2

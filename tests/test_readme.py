@@ -1,0 +1,54 @@
+"""The README does what it says."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import probekit as pk
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_quickstart_prints_what_it_says(tmp_path):
+    run = [sys.executable, "-W", "error", "-c", blocks("python")[0]]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout == blocks("text")[0]
+    assert (tmp_path / "medians.png").stat().st_size > 10_000
+
+
+def test_the_metric_of_the_readme_works(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    pk.capture(torch.nn.Identity(), (torch.arange(20.0).reshape(20, 1), torch.arange(20) % 2), "acts.zarr")
+    made = {}
+    exec(blocks("python")[1], made)
+    m = pk.measure("acts.zarr", [made["upper_decile"]])
+    assert abs(m["(root)"]["upper_decile"].sel(label=0).item() - 16.2) < 1e-6  # of 0, 2, …, 18
+
+
+def test_the_commands_of_the_readme_exist():
+    for line in "\n".join(blocks("sh")).splitlines():
+        if line.startswith("probekit "):
+            help_text = subprocess.run(
+                [sys.executable, "-c", "from probekit.cli import main; main()", line.split()[1], "--help"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert help_text.returncode == 0, line
+
+
+def test_the_table_of_metrics_is_the_registry():
+    spec = importlib.util.spec_from_file_location("readme_metrics", ROOT / "docs" / "readme_metrics.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.with_table(README) == README, "run `make readme`"
