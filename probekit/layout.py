@@ -112,9 +112,9 @@ def tile_shape(spec: SiteSpec, chunk_rows: int) -> tuple[int, ...]:
         return ()
     axis = node_axis(spec.dims)
     node_bytes = max(1, chunk_rows * spec.bytes_per_sample // max(1, spec.shape[axis]))
-    nodes = min(max(1, spec.shape[axis]), max(1, TILE_BYTES // node_bytes))
     shape = [max(1, length) for length in spec.shape]
-    shape[axis] = nodes
+    columns = math.ceil(shape[axis] / max(1, TILE_BYTES // node_bytes))
+    shape[axis] = math.ceil(shape[axis] / columns)  # even ones, so that threads have equal work
     return tuple(shape)
 
 

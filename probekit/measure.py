@@ -172,7 +172,7 @@ def _plan(sources: Sequence[Source], metrics: Sequence[Metric], memory: int) -> 
             f"One node of site {largest.name!r} with its {largest.samples} samples needs {format_size(least)}, and "
             f"memory is {format_size(memory)}. Give memory={format_size(1.01 * least)!r} or more."
         )
-    threads = max(1, min(os.cpu_count() or 1, memory // least))
+    threads = min(_cores(), memory // least)
     share = ceil(threads / len(sources)) if columns else 1
     tasks = []
     for source in sources:
@@ -180,6 +180,11 @@ def _plan(sources: Sequence[Source], metrics: Sequence[Metric], memory: int) -> 
         width = _width(source, (memory // threads - cost.fixed) // cost.node, cost.node, share)
         tasks += [Task(source.key, n, min(n + width, source.nodes)) for n in range(0, source.nodes, width)]
     return Plan(tuple(tasks), threads)
+
+
+def _cores() -> int:
+    """The cores that this process may use, which on a shared machine are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _width(source: Source, most: int, node_bytes: int, share: int) -> int:

@@ -215,7 +215,7 @@ def test_progress_counts_tasks_and_torch_keeps_its_threads(x: np.ndarray, y: np.
 
 
 def test_a_single_site_keeps_all_cores_busy(monkeypatch: pytest.MonkeyPatch, x: np.ndarray, y: np.ndarray) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     widths: list[int] = []
 
     class Widths:

@@ -114,10 +114,9 @@ def _quantiles(keys: Array, cumulative: Codes, bins: int) -> Array:
 
 def _even(edges: Array) -> Array:
     """As many edges at equal distances, between the first and the last of `edges`."""
-    share = np.linspace(0, 1, len(edges))
-    # Not first + share * (last - first), whose difference can overflow.
-    even: Array = edges[0].astype(float) * (1 - share) + edges[-1].astype(float) * share
-    return even.astype(edges.dtype)
+    first, last = edges[[0, -1]].astype(np.float64)
+    even: Array = 2 * np.linspace(first / 2, last / 2, len(edges))  # of halves, whose difference can't overflow
+    return even.clip(first, last).astype(edges.dtype)
 
 
 def _padded(rows: list[Array], dtype: np.dtype[np.generic]) -> Array:

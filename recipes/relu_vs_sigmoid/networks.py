@@ -17,10 +17,11 @@ __all__ = ["ACTIVATIONS", "Activation", "Config", "build", "calibrate_batch_norm
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation: its module, and how the weights of the layers that it follows start."""
+    """An activation: its module, how the weights of the layers that it follows start, and its usual learning rate."""
 
     module: Callable[[], nn.Module]
     initialise: Callable[[Tensor, torch.Generator], Tensor]
+    learning_rate: float
 
 
 def _he_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
@@ -31,7 +32,13 @@ def _xavier_uniform(weight: Tensor, generator: torch.Generator) -> Tensor:
     return nn.init.xavier_uniform_(weight, generator=generator)
 
 
-ACTIVATIONS = {"relu": Activation(nn.ReLU, _he_normal), "sigmoid": Activation(nn.Sigmoid, _xavier_uniform)}
+# The rates are from a search over 3e-4, 1e-3, 3e-3 and 1e-2 on digits: width 200, depths 2 and 4, with and without
+# batch norm, batches of 32, three seeds. By mean best validation accuracy 3e-3 comes first, or second to 1e-2 by less
+# than 0.3 points (one of 216 samples is 0.5); at 1e-2 sigmoid networks of 6 and 8 layers no longer train.
+ACTIVATIONS = {
+    "relu": Activation(nn.ReLU, _he_normal, learning_rate=3e-3),
+    "sigmoid": Activation(nn.Sigmoid, _xavier_uniform, learning_rate=3e-3),
+}
 
 
 @dataclass(frozen=True)

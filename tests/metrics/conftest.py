@@ -9,10 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import settings
 
 from probekit.metrics import Spec, State, StreamingMetric
 
 Array = npt.NDArray[np.generic]
+
+settings.register_profile("any speed", deadline=None)  # a busy machine is no failure
+settings.load_profile("any speed")
 
 
 @pytest.fixture(scope="session")
