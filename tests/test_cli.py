@@ -90,6 +90,7 @@ def test_tables_for_people_show_the_same(capsys, model):
         (["sites", "torchvision:resnet19"], "Near: 'resnet18'"),
         (["run", "relu-vs-sigmoid", "--dataset", "digitz"], "digits"),
         (["run", "relu-vs-sigmoid", "--seeds", "0"], "seeds is 0"),
+        (["run", "relu-vs-sigmoid", "--batch-size", "1220"], "leave a last batch of one sample"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_exit_code_1(capsys, model, arguments, message):

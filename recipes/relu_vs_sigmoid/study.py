@@ -20,7 +20,7 @@ from . import checkpoint
 from .data import Split
 from .networks import Config
 from .settings import Settings
-from .training import Trained, by_shape, train
+from .training import Trained, by_shape, check, train
 
 __all__ = ["STATES", "Study", "saturation", "study"]
 
@@ -96,7 +96,10 @@ def study(settings: Settings, split: Split, folder: Path, progress: Progress) ->
 def _trained(settings: Settings, split: Split, folder: Path, progress: Progress) -> Iterator[Trained]:
     key = asdict(settings)
     key = {name: key[name] for name in ("source", "epochs", "batch_size", "decay", "split_seed")}
-    for shape, members in by_shape(settings.members).items():
+    shapes = by_shape(settings.members)
+    for members in shapes.values():
+        check(members, split, settings.batch_size)
+    for shape, members in shapes.items():
         path = folder / "networks" / f"{shape}.pt"
         found = checkpoint.load(path, members, split, key)
         if found is None:

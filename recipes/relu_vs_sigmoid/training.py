@@ -21,7 +21,7 @@ from .data import Samples, Split
 from .networks import ACTIVATIONS, Config, build, calibrate_batch_norm
 from .stacked import StackedAdam, StackedNetwork
 
-__all__ = ["Curves", "Member", "Trained", "by_shape", "default_learning_rate", "sample_order", "train"]
+__all__ = ["Curves", "Member", "Trained", "by_shape", "check", "default_learning_rate", "sample_order", "train"]
 
 # Larger pieces spill from the cache: 4,096 rows of six networks take half as long again.
 _EVALUATION_ROWS = 512
@@ -119,7 +119,7 @@ def train(
     >>> relu.train_accuracy > 0.95, len(relu.curves.train_loss)
     (True, 5)
     """
-    _check(members, split, batch_size)
+    check(members, split, batch_size)
     start = time.perf_counter()
     # Members of one activation, and within it of one learning rate, are neighbours in the stack.
     ranks = sorted(range(len(members)), key=lambda i: (members[i].config.activation, members[i].learning_rate))
@@ -131,7 +131,8 @@ def train(
     return [results[ranks.index(i)] for i in range(len(members))]
 
 
-def _check(members: Sequence[Member], split: Split, batch_size: int) -> None:
+def check(members: Sequence[Member], split: Split, batch_size: int) -> None:
+    """Raise what `train` would raise, before any training."""
     shapes = by_shape(members)
     if len(shapes) != 1:
         raise ModelError(
