@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from probekit import errors, metrics, plot
-    from probekit.capture import capture, weights_digest
+    from probekit.capture import capture, plan, weights_digest
     from probekit.measure import measure
     from probekit.metrics import metric
     from probekit.probe import Probe
+    from probekit.reduce import Projection
     from probekit.sites import sites
     from probekit.store import info
     from probekit.store import open_store as open
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 # public name -> (module, attribute); None: the module itself
 _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Probe": ("probekit.probe", "Probe"),
+    "Projection": ("probekit.reduce", "Projection"),
     "capture": ("probekit.capture", "capture"),
     "errors": ("probekit.errors", None),
     "info": ("probekit.store", "info"),
@@ -32,6 +34,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "metric": ("probekit.metrics", "metric"),
     "metrics": ("probekit.metrics", None),
     "open": ("probekit.store", "open_store"),
+    "plan": ("probekit.capture", "plan"),
     "plot": ("probekit.plot", None),
     "sites": ("probekit.sites", "sites"),
     "weights_digest": ("probekit.capture", "weights_digest"),
@@ -39,6 +42,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 
 __all__ = [
     "Probe",
+    "Projection",
     "capture",
     "errors",
     "info",
@@ -46,6 +50,7 @@ __all__ = [
     "metric",
     "metrics",
     "open",
+    "plan",
     "plot",
     "sites",
     "weights_digest",

@@ -1,134 +1,336 @@
-"""What users hand in as data, as one stream of batches: inputs, labels, and how many rows there are."""
+"""What users hand in as data, as one stream of batches: inputs, columns of one value a sample, and the sample count."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from probekit.columns import Array, Classes, as_column
 from probekit.errors import DataError
+from probekit.streams import class_names as names_in
+from probekit.streams import count_of, fixed_rows, rows_of, shuffles, stream
 
 __all__ = ["Batch", "Batches"]
 
+LABEL, SAMPLE_ID = "label", "sample_id"
 LABEL_KEYS = ("labels", "label")
+ID_KEYS = ("sample_id", "id", "idx")
+MASK_KEY = "attention_mask"
+NOUNS = {LABEL: "labels", SAMPLE_ID: "sample ids"}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The inputs of one forward pass, how many samples they are, and the samples' label codes (int64), if any."""
+    """What one forward pass is given, and what is known of its samples.
+
+    `columns` holds one array of `rows` values by name: ``label`` (int64 codes) where the data are labelled,
+    ``sample_id`` where they carry ids, and the columns asked for (int64, float64, bool or str). `mask` is the
+    ``attention_mask`` of a dict of inputs, where there is one; it is an input as well.
+    """
 
     inputs: Any
     rows: int
-    labels: np.ndarray[Any, np.dtype[np.int64]] | None
+    columns: dict[str, Array]
+    mask: Tensor | None = None
+
+    @property
+    def labels(self) -> Array | None:
+        """The samples' class codes, where they are labelled."""
+        return self.columns.get(LABEL)
 
 
 class Batches:
-    """The batches of `data`, in order.
+    """The batches of `data`, in order; the last one may be short.
+
+    Each item is a dict, a tuple (or list), or a bare tensor or array. Labels, ids and columns are taken out of it, and
+    what is left is the model's: a dict by keyword, several items of a tuple by position. To give several positional
+    inputs beside a label, nest them: ``((x, mask), y)``. Arrays become tensors of the same dtype without a copy where
+    torch can share them; tensors are passed on as they are.
 
     Args:
-        data: a DataLoader, a Dataset (a loader is made, in order), tensors ``x`` or ``(x, y)`` of all samples, or an
-            iterable of batches: ``(x, y)``, ``x``, or dicts with their labels under ``labels`` or ``label``.
-        batch_size: samples a batch, of a Dataset or tensors.
+        data: a DataLoader (which keeps its own batch size), a torch or Hugging Face data set (read in order; the
+            latter as torch tensors unless it has a format), tensors or arrays of all samples (one, a tuple, or a dict
+            of them), or an iterable of batches.
+        batch_size: samples a batch, where the data don't come in batches.
+        labels: where the labels are. None: the second item of a pair; the key ``labels`` or ``label`` of a dict. A key
+            (str) of dicts, an index (int) into tuples, a callable ``item -> labels``, or the labels of all samples in
+            order (a sequence, array or tensor). False: there are none, and all of an item is the model's. A callable
+            or a sequence replaces the labels that the data carry. Tuples of three items or more need an index or False.
+        columns: further values a sample, by name: each a key of dicts, an index into tuples, a callable
+            ``item -> values``, the values of all samples in order, or one value for all samples. For dicts a str is
+            always a key and for tuples an int always an index: there, give one value as ``lambda item: "train"``.
+        ids: where the samples' ids are, as in `labels`. None: the first of the keys ``sample_id``, ``id``, ``idx`` that
+            holds one integer or string a sample. False: there are none.
+        keep_labels: leave labels among the inputs too, for models that compute their own loss.
+        class_names: the names of the classes 0, 1, …; by default the data set's ``classes`` or ``features``, unless
+            `labels` is a callable or a sequence.
+
+    Labels are codes from 0, or strings: those are looked up in the class names or, where there are none, numbered by
+    first appearance.
 
     Attributes:
         rows: the number of samples, None where the data can't say.
         count: the number of batches, None where the data can't say.
-        class_names: the data set's ``classes``, where it has them.
+
+    Raises:
+        DataError: something doesn't fit together. What only a batch can show is raised at that batch, by its number.
+
+    Example:
+        >>> import numpy as np
+        >>> x, animals = np.zeros((5, 3)), ["cat", "dog", "cat", "eel", "dog"]
+        >>> batches = Batches((x, animals), batch_size=2, columns={"split": "train"})
+        >>> [batch.columns["label"].tolist() for batch in batches], batches.class_names
+        ([[0, 1], [0, 2], [1]], ('cat', 'dog', 'eel'))
     """
 
-    def __init__(self, data: Any, *, batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_size: int = 256,
+        labels: Any = None,
+        columns: Mapping[str, Any] | None = None,
+        ids: Any = None,
+        keep_labels: bool = False,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; it must be at least 1.")
-        names = _class_names(data)
-        if isinstance(data, TensorDataset):
-            data = data.tensors
-        if isinstance(data, Tensor):
-            data = (data,)
-        if isinstance(data, tuple) and data and all(isinstance(part, Tensor) for part in data):
-            data = _Slices(data, batch_size)
-        elif isinstance(data, Dataset):
-            data = DataLoader(data, batch_size=batch_size)
-        if not isinstance(data, Iterable):
-            raise DataError(
-                f"{type(data).__name__} is no data. Give a DataLoader, a Dataset, a tensor, or an iterable of batches."
-            )
-        self._data = data
-        self.rows = _rows(data)
-        self.count = _length(data)
-        self.class_names = names or _class_names(getattr(data, "dataset", None))
+        self._sources = _sources(labels, ids, columns or {})
+        self._label_source = self._sources[LABEL]
+        self._keep_labels = keep_labels
+        self._data = stream(data, batch_size)
+        self.rows = rows_of(self._data)
+        self.count = count_of(self._data)
+        theirs = self._label_source.kind in ("default", "place")
+        self._classes = Classes(
+            class_names or (names_in(data, LABEL_KEYS if labels is None else labels) if theirs else None)
+        )
+        self._check_order()
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where known; grows as new string labels appear, whole after an iteration."""
+        return self._classes.names
 
     def __iter__(self) -> Iterator[Batch]:
-        labelled: bool | None = None
+        start = 0
+        kinds: dict[str, str | None] | None = None
         for index, item in enumerate(self._data):
-            batch = _batch(item, index)
-            if labelled is not None and labelled != (batch.labels is not None):
-                raise DataError(f"Batch {index} {'has no' if labelled else 'has'} labels, unlike those before it.")
-            labelled = batch.labels is not None
+            batch = self._batch(_Item(item, index), start)
+            kinds = _check_alike(batch, index, kinds)
+            start += batch.rows
             yield batch
+        for source in self._sources.values():
+            if source.kind == "all" and len(source.given) != start:
+                raise DataError(f"{source.option} holds {len(source.given)} values, and the data hold {start} samples.")
+
+    def _check_order(self) -> None:
+        """Values of all samples must be as many as the samples, and have an order to go by."""
+        for source in self._sources.values():
+            if source.kind != "all":
+                continue
+            if shuffles(self._data):
+                raise DataError(
+                    f"{source.option} holds the values of all samples in order, and the DataLoader shuffles. Give a "
+                    "loader with shuffle=False, or have the data set return the value with each sample."
+                )
+            known = fixed_rows(self._data)
+            if known not in (None, len(source.given)):
+                raise DataError(f"{source.option} holds {len(source.given)} values, and the data hold {known} samples.")
+
+    def _batch(self, item: _Item, start: int) -> Batch:
+        found = self._take(item)
+        inputs = _as_tensors(item.rest(), item.index)
+        rows = _rows(inputs, item)
+        for name, source in self._sources.items():
+            if source.kind == "all":
+                found[name] = _part(source, start, rows, item.index)
+        columns = {name: _column(name, values, rows, item.index) for name, values in found.items()}
+        if LABEL in columns:
+            columns[LABEL] = self._classes.codes(columns[LABEL], f"The labels of batch {item.index}")
+        mask = inputs.get(MASK_KEY) if isinstance(inputs, Mapping) else None
+        return Batch(inputs, rows, columns, mask if isinstance(mask, Tensor) else None)
+
+    def _take(self, item: _Item) -> dict[str, Any]:
+        """The values that the item itself holds, by column, taken out of it."""
+        found: dict[str, Any] = {}
+        for name, source in self._sources.items():
+            place = item.place(source)
+            if place is not None:
+                if source.constant and self._label_source.kind == "default":
+                    item.check_not_label(place, source.option)
+                found[name] = item.take(place, source.option, keep=name == LABEL and self._keep_labels)
+            elif source.kind == "call":
+                found[name] = source.given(item.whole)
+            elif source.kind in ("place", "value"):
+                found[name] = source.given
+        if self._sources[SAMPLE_ID].kind == "default" and (place := item.id_place()) is not None:
+            found[SAMPLE_ID] = item.take(place, "ids=")
+        if self._label_source.kind not in ("none", "place") and (place := item.label_place()) is not None:
+            theirs = item.take(place, "labels=", keep=self._keep_labels)
+            self._replace(found, theirs, item)
+        return found
+
+    def _replace(self, found: dict[str, Any], theirs: Any, item: _Item) -> None:
+        """The item's own labels, unless `labels` gives others; then they have at least to look like labels."""
+        if self._label_source.kind == "default":
+            found[LABEL] = theirs
+        elif not item.keyed and np.ndim(as_column(theirs, f"The second item of batch {item.index}")) != 1:
+            raise DataError(
+                f"Batch {item.index} is a pair, whose second item is no label a sample. If it is an input, nest the "
+                "inputs: ((x, z),); labels= then gives the labels."
+            )
 
 
-class _Slices:
-    """Batches of tensors in memory: slices, with none of the work that a loader does for each sample."""
+@dataclass(frozen=True)
+class _Source:
+    """Where the values of one column come from, and the argument that says so."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], batch_size: int) -> None:
-        lengths = [len(tensor) for tensor in tensors]
-        if len(set(lengths)) > 1:
-            raise DataError(f"The tensors hold different numbers of samples: {lengths}.")
-        self.rows = lengths[0]
-        self._tensors, self._batch_size = tensors, batch_size
-
-    def __len__(self) -> int:
-        return math.ceil(self.rows / self._batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for start in range(0, self.rows, self._batch_size):
-            yield tuple(tensor[start : start + self._batch_size] for tensor in self._tensors)
+    option: str
+    kind: Literal["default", "none", "place", "call", "all", "value"]
+    given: Any = None
+    constant: bool = False  # whether a place that an item can't have is a value instead
 
 
-def _length(data: Any) -> int | None:
+def _sources(labels: Any, ids: Any, columns: Mapping[str, Any]) -> dict[str, _Source]:
+    for name in columns:
+        if not isinstance(name, str) or not name or name in (*LABEL_KEYS, SAMPLE_ID):
+            raise DataError(f"columns has {name!r}. Name columns by strings, and give labels= and ids= as arguments.")
+    given = {LABEL: _standard("labels=", labels), SAMPLE_ID: _standard("ids=", ids)}
+    return given | {name: _source(f"columns[{name!r}]", value, constant=True) for name, value in columns.items()}
+
+
+def _standard(option: str, given: Any) -> _Source:
+    if given is None or given is False:
+        return _Source(option, "none" if given is False else "default")
+    return _source(option, given, constant=False)
+
+
+def _source(option: str, given: Any, *, constant: bool) -> _Source:
+    if isinstance(given, str | int) and not isinstance(given, bool):
+        return _Source(option, "place", given, constant)
+    if callable(given):
+        return _Source(option, "call", given)
+    values = as_column(given, f"The values of {option}")
+    if values.ndim > 1 or (values.ndim == 0 and not constant):
+        raise DataError(
+            f"{option} has shape {values.shape}. Give one value for each sample, a key, an index, or a callable."
+        )
+    return _Source(option, "all" if values.ndim else "value", values)
+
+
+class _Item:
+    """One item of the data: columns are taken out of it, and the rest is the model's."""
+
+    def __init__(self, item: Any, index: int) -> None:
+        self.whole = item
+        self.index = index
+        self.keyed = isinstance(item, Mapping)
+        self._listed = isinstance(item, tuple | list)
+        self._parts: dict[Any, Any] = dict(item) if self.keyed else dict(enumerate(item if self._listed else (item,)))
+        self._rest = dict(self._parts)
+        self._taken: set[Any] = set()
+
+    def __str__(self) -> str:
+        if self.keyed:
+            return f"a dict with the keys {', '.join(map(repr, self._parts))}"
+        size = f" of {len(self._parts)} items" if self._listed else ""
+        return f"a {type(self.whole).__name__}{size}"
+
+    def place(self, source: _Source) -> Any:
+        """The key or index that the source means; None if it doesn't mean one here."""
+        place = source.given
+        if source.kind != "place":
+            return None
+        fits = isinstance(place, str) if self.keyed else self._listed and isinstance(place, int)
+        if not fits:
+            if source.constant:
+                return None
+            raise DataError(f"{source.option}{place!r} has no place in batch {self.index}, which is {self}.")
+        return place + len(self._parts) if not self.keyed and place < 0 else place
+
+    def take(self, place: Any, option: str, *, keep: bool = False) -> Any:
+        if place not in self._parts:
+            hint = " For one value for all samples, give lambda item: value." if option.startswith("columns") else ""
+            raise DataError(f"Batch {self.index} is {self}, and {option} asks for {place!r}.{hint}")
+        if place in self._taken:
+            raise DataError(f"{option} asks for {place!r} of batch {self.index}, which another column is made of.")
+        self._taken.add(place)
+        return self._parts[place] if keep else self._rest.pop(place)
+
+    def check_not_label(self, place: Any, option: str) -> None:
+        if not self.keyed and (len(self._parts), place) == (2, 1):
+            raise DataError(
+                f"{option} asks for 1 of batch {self.index}, a pair, whose second item is the label unless labels= "
+                "says otherwise. For one value for all samples, give lambda item: value."
+            )
+
+    def label_place(self) -> Any:
+        """Where labels are by custom: the keys of a dict, the second of two items."""
+        free = [place for place in self._rest if place not in self._taken]
+        if self.keyed:
+            return next((key for key in LABEL_KEYS if key in free), None)
+        if len(free) > 2:
+            raise DataError(
+                f"Batch {self.index} is {self}, any of which may be the label. Say which with labels=INDEX (the others "
+                "are then positional inputs), take others as ids= or columns=, or say labels=False for none."
+            )
+        return free[1] if len(free) == 2 else None
+
+    def id_place(self) -> Any:
+        return next((key for key in ID_KEYS if key in self._rest and _are_ids(self._rest[key])), None)
+
+    def rest(self) -> Any:
+        """What is the model's: a dict, one value, or a tuple of several."""
+        values = tuple(self._rest.values())
+        return self._rest if self.keyed else values[0] if len(values) == 1 else values
+
+
+def _are_ids(values: Any) -> bool:
+    if isinstance(values, list | tuple):
+        return bool(values) and all(isinstance(value, str | int) for value in values)
+    if isinstance(values, Tensor):
+        return values.dim() == 1 and not values.is_floating_point()
+    return isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuU"
+
+
+def _as_tensors(value: Any, index: int) -> Any:
+    """The inputs with every array in them as a tensor."""
+    if isinstance(value, np.ndarray):
+        return _tensor(value, index)
+    if isinstance(value, Mapping):
+        return {key: _as_tensors(part, index) for key, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_as_tensors(part, index) for part in value)
+    return value
+
+
+def _tensor(array: Array, index: int) -> Tensor:
+    # torch takes no negative strides and no foreign byte order; and what is read-only a model mustn't write into.
+    if not array.flags.writeable or min(array.strides, default=0) < 0 or not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     try:
-        return len(data)
-    except TypeError:  # also from loaders of iterable data sets, which have a __len__ that can't say
-        return None
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise DataError(
+            f"Batch {index} holds an array of {array.dtype} among the inputs, which no tensor can hold. Take it out "
+            "with labels=, ids= or columns=."
+        ) from error
 
 
-def _rows(data: Any) -> int | None:
-    if isinstance(data, _Slices):
-        return data.rows
-    if isinstance(data, DataLoader) and data.batch_sampler is not None and not data.drop_last:
-        return _length(data.sampler)
-    return None
-
-
-def _class_names(dataset: Any) -> tuple[str, ...] | None:
-    names = getattr(dataset, "classes", None)
-    return None if names is None else tuple(map(str, names))
-
-
-def _batch(item: Any, index: int) -> Batch:
-    inputs, labels = _split(item)
+def _rows(inputs: Any, item: _Item) -> int:
     sizes = {len(tensor) for tensor in _tensors(inputs) if tensor.dim()}
     if not sizes:
-        raise DataError(f"Batch {index} is a {type(item).__name__} that holds no tensor to give to the model.")
+        raise DataError(f"Batch {item.index} is {item} that holds no tensor to give to the model.")
     if len(sizes) > 1:
-        raise DataError(f"The inputs of batch {index} have different numbers of samples: {sorted(sizes)}.")
-    [rows] = sizes
-    return Batch(inputs, rows, None if labels is None else _codes(labels, rows, index))
-
-
-def _split(item: Any) -> tuple[Any, Any]:
-    """Inputs and labels of one item: dicts by key, pairs by place; a longer tuple's last place is the label."""
-    if isinstance(item, Mapping):
-        key = next((key for key in LABEL_KEYS if key in item), None)
-        return {name: value for name, value in item.items() if name != key}, None if key is None else item[key]
-    if isinstance(item, tuple | list):
-        return (item[0], None) if len(item) == 1 else (item[0], item[1])
-    return item, None
+        raise DataError(f"The inputs of batch {item.index} have different numbers of samples: {sorted(sizes)}.")
+    return sizes.pop()
 
 
 def _tensors(inputs: Any) -> Iterator[Tensor]:
@@ -141,12 +343,42 @@ def _tensors(inputs: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _codes(labels: Any, rows: int, index: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    codes = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    if codes.shape != (rows,):
+def _part(source: _Source, start: int, rows: int, index: int) -> Array:
+    if start + rows > len(source.given):
         raise DataError(
-            f"Batch {index} has {rows} samples, and labels of shape {codes.shape}: give one label a sample."
+            f"{source.option} holds {len(source.given)} values, and the data hold more samples: batch {index} ends "
+            f"after {start + rows}."
         )
-    if codes.dtype.kind not in "iub" or (codes.size and codes.min() < 0):
-        raise DataError(f"The labels of batch {index} are {codes[:3]}…: give class codes, integers from 0.")
-    return codes.astype(np.int64)
+    part: Array = source.given[start : start + rows]
+    return part
+
+
+def _column(name: str, values: Any, rows: int, index: int) -> Array:
+    noun = NOUNS.get(name, f"{name!r}")
+    column = as_column(values, f"The {noun} of batch {index}")
+    if column.ndim == 0 and name not in NOUNS:
+        return np.full(rows, column)
+    if column.shape != (rows,):
+        advice = "give one label a sample, say where they are with labels=, or labels=False for none"
+        raise DataError(
+            f"Batch {index} has {rows} samples, and {noun} of shape {column.shape}: "
+            f"{advice if name == LABEL else 'give one value a sample'}."
+        )
+    return column
+
+
+def _check_alike(batch: Batch, index: int, before: dict[str, str | None] | None) -> dict[str, str | None]:
+    """The kind of each column, which every batch must share; None while all batches were empty."""
+    # An empty list says nothing about what it would hold.
+    kinds = {name: column.dtype.kind if batch.rows else None for name, column in batch.columns.items()}
+    before = kinds if before is None else before
+    for name in sorted(kinds.keys() ^ before.keys()):
+        has = "has no" if name in before else "has"
+        raise DataError(f"Batch {index} {has} {NOUNS.get(name, repr(name))}, unlike those before it.")
+    for name, kind in kinds.items():
+        if None not in (kind, before[name]) and kind != before[name]:
+            raise DataError(
+                f"Batch {index} has {NOUNS.get(name, repr(name))} of dtype {batch.columns[name].dtype}, unlike those "
+                "before it."
+            )
+    return {name: before[name] or kind for name, kind in kinds.items()}

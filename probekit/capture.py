@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor, nn
 
 import probekit
 from probekit import store
 from probekit.batches import Batch, Batches
-from probekit.errors import DataError, SiteError, StoreError
-from probekit.layout import Json, SiteSpec
+from probekit.errors import DataError, SiteError
+from probekit.layout import Json
 from probekit.names import Selector, SiteName, rules
+from probekit.plan import CapturePlan, Kept, make_plan
 from probekit.probe import Probe
 from probekit.progress import Progress, silent
-from probekit.sites import Site, evaluation, run
+from probekit.reduce import Mask, Reduction
+from probekit.sites import evaluation, run
 from probekit.sites import sites as dry_run
-from probekit.sizes import format_size, parse_size
-from probekit.writer import SLOTS, Array, Writer, check_absent
+from probekit.sizes import parse_size
+from probekit.writer import Array, Writer, check_absent
 
-__all__ = ["capture", "weights_digest"]
+__all__ = ["Loss", "capture", "plan", "weights_digest"]
 
-CHUNK_ROWS = 4096  # samples in a chunk-row where memory allows: at 200 float32 nodes a tile of 3 MB
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
-DIMS = {1: ("node",), 2: ("position", "node"), 3: ("channel", "y", "x")}
+Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
 
 
 def capture(
@@ -44,8 +44,15 @@ def capture(
     out: str | Path,
     *,
     sites: Selector = "**",
+    exclude: Selector | None = None,
+    reduce: Mapping[Any, Reduction] | Reduction | None = None,
+    batch_dim: Mapping[Any, int] | int = 0,
     dtype: str | None = None,
+    loss: Loss | None = None,
     batch_size: int = 256,
+    labels: Any = None,
+    columns: Mapping[str, Any] | None = None,
+    ids: Any = None,
     class_names: Sequence[str] | None = None,
     memory: str | int = "256MiB",
     overwrite: bool = False,
@@ -53,19 +60,28 @@ def capture(
 ) -> xr.DataTree:
     """Stream the activations of `model` on `data` into a new store at `out`; returns it opened, as `probekit.open`.
 
-    The model runs in eval mode without gradients, in the order of the data, and isn't moved; its mode is restored.
-    Samples are committed in chunk-rows: what is committed survives an error, Ctrl-C or a kill, and opens as a prefix.
+    The model runs in eval mode, without gradients unless a ``:grad`` site is asked for, in the order of the data, and
+    isn't moved; its mode is restored. Samples are committed in chunk-rows: what is committed survives an error, Ctrl-C
+    or a kill, and opens as a prefix.
 
     Args:
         model: any torch module whose selected sites have the batch as axis 0.
-        data: a DataLoader, a Dataset (read in order), tensors ``x`` or ``(x, y)`` of all samples, or an iterable of
-            batches: ``(x, y)``, ``x`` or dicts.
+        data: a DataLoader, a data set (read in order), tensors or arrays ``x`` or ``(x, y)`` of all samples, or an
+            iterable of batches: ``(x, y)``, ``x`` or dicts.
         out: a path where nothing stands yet.
-        sites: which sites to keep, as `probekit.Probe` selects them.
-        dtype: ``"float32"``, ``"float16"`` or ``"float64"`` on disk; by default as the model gives it (bfloat16 as
-            float32, which is exact).
+        sites, exclude: which sites to keep, as `probekit.Probe` selects them.
+        reduce: what to keep of an activation: ``"mean"`` or ``"max"`` over positions, ``"cls"``, ``"last"``,
+            ``"flatten"``, unit indices, a `probekit.Projection`, a callable tensor → tensor, or a list of these to
+            apply in turn; for all sites, or by selector in a dict, whose first match counts. An ``attention_mask`` in
+            the batch says which tokens are real.
+        batch_dim: the axis that is the batch, for all sites or by selector.
+        dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``; by default as the model gives it.
+            bfloat16 is written as float32, which is exact.
+        loss: for ``:grad`` sites, a callable of the model's output and the batch's labels that gives a scalar; by
+            default the cross-entropy summed over the batch, so that rows don't scale with it. No ``.grad`` is touched.
         batch_size: samples a batch, where the data don't come in batches.
-        class_names: names of the classes 0, 1, …; by default the data set's ``classes``.
+        labels, columns, ids, class_names: where the samples' labels, further columns and ids are, and what the classes
+            are called; see `probekit.batches.Batches`.
         memory: the buffer's bound, such as ``"256MiB"`` or bytes.
         overwrite: replace a store that stands at `out`.
 
@@ -85,26 +101,74 @@ def capture(
     out = Path(out)
     if not overwrite:
         check_absent(out)
-    batches = Batches(data, batch_size=batch_size)
+    batches = Batches(data, batch_size=batch_size, labels=labels, columns=columns, ids=ids, class_names=class_names)
     first, stream = _peek(batches)
-    table = dry_run(model, first.inputs, select=sites)
-    specs = [_spec(site, first.rows, dtype) for site in table]
-    chunk_rows = _chunk_rows(specs, first.rows, batches.rows, parse_size(memory))
-    _check_disk(out, specs, batches.rows)
+    made = make_plan(
+        model,
+        dry_run(model, first.inputs, select=sites, exclude=exclude),
+        first,
+        rows=batches.rows,
+        out=out,
+        reduce=reduce,
+        batch_dim=batch_dim,
+        dtype=dtype,
+        memory=parse_size(memory),
+    )
+    made.require_room(out)
     if overwrite:
         store.remove(out)
     writer = Writer(
         out,
-        specs,
-        chunk_rows=chunk_rows,
+        made.specs,
+        chunk_rows=made.chunk_rows,
         rows=batches.rows,
-        labelled=first.labels is not None,
-        class_names=class_names or batches.class_names or (),
+        columns={name: values.dtype for name, values in _columns(first, 0).items()},
         attrs=_attrs(model, sites, dtype, first.rows),
     )
     with writer, evaluation(model):
-        _stream(model, progress(stream, f"capture {out.name}", batches.count), writer, specs)
+        _stream(model, progress(stream, f"capture {out.name}", batches.count), writer, made, batches, loss)
     return store.open_store(out)
+
+
+def plan(
+    model: nn.Module,
+    data: Any,
+    *,
+    sites: Selector = "**",
+    exclude: Selector | None = None,
+    reduce: Mapping[Any, Reduction] | Reduction | None = None,
+    batch_dim: Mapping[Any, int] | int = 0,
+    dtype: str | None = None,
+    batch_size: int = 256,
+    out: str | Path = "acts.zarr",
+    memory: str | int = "256MiB",
+) -> CapturePlan:
+    """What `capture` would do with these arguments: sites, shapes, rows, bytes, tiles, buffers and free disk.
+
+    Reads one batch of the data and runs the model once on it. Prints as a table, also in a notebook.
+
+    Raises:
+        SiteError, DataError, ModelError, StoreError: as `capture`, but for a disk that is too small.
+
+    Example:
+        >>> import torch, probekit as pk
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+        >>> pk.plan(model, torch.randn(100, 4), sites="1").bytes
+        1200
+    """
+    batches = Batches(data, batch_size=batch_size, labels=None)
+    first, _ = _peek(batches)
+    return make_plan(
+        model,
+        dry_run(model, first.inputs, select=sites, exclude=exclude),
+        first,
+        rows=batches.rows,
+        out=Path(out),
+        reduce=reduce,
+        batch_dim=batch_dim,
+        dtype=dtype,
+        memory=parse_size(memory),
+    )
 
 
 def _peek(batches: Batches) -> tuple[Batch, Iterator[Batch]]:
@@ -116,120 +180,113 @@ def _peek(batches: Batches) -> tuple[Batch, Iterator[Batch]]:
     return first, chain([first], stream)
 
 
-def _stream(model: nn.Module, batches: Iterable[Batch], writer: Writer, specs: Sequence[SiteSpec]) -> None:
-    recorder = _Recorder(type(model).__name__, specs)
+def _columns(batch: Batch, start: int) -> dict[str, Array]:
+    """The columns of a batch; samples that carry no id are numbered from `start`."""
+    return {"sample_id": np.arange(start, start + batch.rows)} | batch.columns
+
+
+def _stream(
+    model: nn.Module,
+    stream: Iterable[Batch],
+    writer: Writer,
+    made: CapturePlan,
+    batches: Batches,
+    loss: Loss | None,
+) -> None:
+    recorder = _Recorder(made.model, made.kept)
+    gradients = any(kept.site.side == "grad" for kept in made.kept)
     start = 0
-    with Probe(model, [spec.name for spec in specs], record=recorder):
-        for batch in batches:
-            recorder.begin(writer.reserve(batch.rows), batch.rows)
-            run(model, batch.inputs)
+    with Probe(model, [kept.name for kept in made.kept], record=recorder) as probe:
+        for batch in stream:
+            recorder.begin(writer.reserve(batch.rows), batch)
+            with torch.enable_grad() if gradients else nullcontext():
+                output = run(model, batch.inputs)
+                if gradients:
+                    probe.backward(_loss(loss, output, batch))
             recorder.end()
-            columns = {"sample_id": np.arange(start, start + batch.rows)}
-            writer.advance(columns if batch.labels is None else columns | {"label": batch.labels})
+            writer.advance(_columns(batch, start), batches.class_names or ())
             start += batch.rows
     recorder.warn_of_overflow()
+
+
+def _loss(loss: Loss | None, output: Any, batch: Batch) -> Tensor:
+    labels = None if batch.labels is None else torch.from_numpy(batch.labels)
+    if loss is not None:
+        return loss(output, labels)
+    logits = getattr(output, "logits", output)
+    if labels is None or not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise DataError(
+            "Gradients need a loss. By default it is the cross-entropy of logits (sample, class) and the labels, and "
+            f"here the {'model gives no such logits' if labels is not None else 'data have no labels'}: pass "
+            "loss=, a callable of the output and the labels."
+        )
+    return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+
+
+@dataclass
+class _Now:
+    """The batch that is being recorded: where its rows go, and which sites haven't given theirs."""
+
+    number: int
+    spans: list[dict[str, Array]]
+    rows: int
+    mask: Mask | None
+    missing: set[str]
 
 
 class _Recorder:
     """Copies each activation, at the moment it is made, into the rows that the writer has reserved for the batch."""
 
-    def __init__(self, model: str, specs: Sequence[SiteSpec]) -> None:
+    def __init__(self, model: str, kept: Sequence[Kept]) -> None:
         self._model = model
-        parsed = {spec.name: SiteName.parse(spec.name) for spec in specs}
-        self._names = {replace(site, call=site.call or 0): name for name, site in parsed.items()}
-        self._narrow = {spec.name for spec in specs if spec.dtype == np.float16 and spec.attrs["dtype"] != "float16"}
-        self._overflows = dict.fromkeys(self._narrow, 0)
-        self._batch = -1
+        self._names = {replace(one.site, call=one.site.call or 0): one.name for one in kept}
+        self._kept = {one.name: one for one in kept}
+        self._overflows = dict.fromkeys(self._kept, 0)
+        self._now = _Now(-1, [], 0, None, set())
 
-    def begin(self, spans: list[dict[str, Array]], rows: int) -> None:
-        self._spans, self._rows = spans, rows
-        self._missing = set(self._names.values())
-        self._batch += 1
+    def begin(self, spans: list[dict[str, Array]], batch: Batch) -> None:
+        mask = None if batch.mask is None else Mask.of(batch.mask)
+        self._now = _Now(self._now.number + 1, spans, batch.rows, mask, set(self._kept))
 
     def __call__(self, site: SiteName, tensor: Tensor) -> None:
-        name = self._names.get(site)
+        now, name = self._now, self._names.get(site)
         if name is None:
-            raise SiteError(f"{site} of {self._model} ran at batch {self._batch} and not in the first batch.")
-        room = self._spans[0][name]
-        if tuple(tensor.shape) != (self._rows, *room.shape[1:]):
+            raise SiteError(f"{site} of {self._model} ran at batch {now.number} and not in the first batch.")
+        kept = self._kept[name]
+        source = kept.of(tensor, now.mask, now.rows)
+        if tuple(source.shape) != (now.rows, *kept.spec.shape):
             raise SiteError(
-                f"{name} of {self._model} gave shape {tuple(tensor.shape)} at batch {self._batch}, of {self._rows} "
-                f"samples; in the first batch each sample had shape {room.shape[1:]}."
+                f"{name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of {now.rows} "
+                f"samples; in the first batch each sample had shape {kept.spec.shape}."
             )
+        if kept.dtype != source.dtype:
+            source = self._cast(name, source, kept.dtype)
         done = 0
-        for span in self._spans:
+        for span in now.spans:
             target = torch.from_numpy(span[name])
-            source = tensor[done : done + len(target)]
-            target.copy_(source)
+            target.copy_(source[done : done + len(target)])
             done += len(target)
-            if name in self._narrow:
-                self._overflows[name] += int(target.isinf().sum() - source.isinf().sum())
-        self._missing.discard(name)
+        now.missing.discard(name)
+
+    def _cast(self, name: str, source: Tensor, dtype: torch.dtype) -> Tensor:
+        cast = source.to(dtype)
+        if torch.finfo(dtype).max < torch.finfo(source.dtype).max:
+            self._overflows[name] += int(cast.isinf().sum() - source.isinf().sum())
+        return cast
 
     def end(self) -> None:
         """Check that every site ran in the batch."""
-        if self._missing:
-            raise SiteError(f"{', '.join(sorted(self._missing))} of {self._model} didn't run at batch {self._batch}.")
+        if self._now.missing:
+            missing = ", ".join(sorted(self._now.missing))
+            raise SiteError(f"{missing} of {self._model} didn't run at batch {self._now.number}.")
 
     def warn_of_overflow(self) -> None:
         lost = {name: count for name, count in self._overflows.items() if count}
         if lost:
             warnings.warn(
-                f"Values beyond float16's 65,504 became infinite: {lost}. Capture these sites as float32.", stacklevel=4
+                f"Values too large for the dtype became infinite: {lost}. Capture these sites as float32.",
+                stacklevel=4,
             )
-
-
-def _spec(site: Site, rows: int, dtype: str | None) -> SiteSpec:
-    if not site.shape or site.shape[0] != rows:
-        raise SiteError(
-            f"Axis 0 of {site.name} ({site.type}) is not the batch: its shape is {site.shape} for {rows} samples. "
-            "Select other sites."
-        )
-    shape = site.shape[1:]
-    stored = _stored_dtype(site.dtype, dtype)
-    dims = DIMS.get(len(shape), tuple(f"axis_{axis}" for axis in range(1, len(shape) + 1)))
-    made = {"module": site.module, "type": site.type, "dtype": str(site.dtype).removeprefix("torch.")}
-    return SiteSpec(site.name, dims, shape, stored, made)
-
-
-def _stored_dtype(given: torch.dtype, asked: str | None) -> np.dtype[Any]:
-    if asked is not None and asked not in DTYPES:
-        raise StoreError(f"dtype is {asked!r}; a store keeps {', '.join(DTYPES)}, or None for what the model gives.")
-    kept = DTYPES[asked] if asked is not None and given.is_floating_point else given
-    # bfloat16, which zarr can't store, fits exactly into float32.
-    kept = torch.float32 if kept == torch.bfloat16 else kept
-    return np.dtype(torch.empty((), dtype=kept).numpy().dtype)
-
-
-def _chunk_rows(specs: Sequence[SiteSpec], batch: int, rows: int | None, memory: int) -> int:
-    """Samples in a chunk-row: whole batches, near `CHUNK_ROWS`, so that the writer's buffers fit into `memory`."""
-    sample = sum(spec.bytes_per_sample for spec in specs)
-    most = memory // max(1, SLOTS * sample) // batch  # batches
-    if most < 1:
-        raise StoreError(
-            f"One batch of {batch} samples needs {format_size(SLOTS * batch * sample)} of buffers "
-            f"({_largest(specs)}), and memory is {format_size(memory)}. Give more memory, smaller batches, or fewer "
-            "sites."
-        )
-    wanted = CHUNK_ROWS if rows is None else min(CHUNK_ROWS, rows)
-    return batch * min(most, math.ceil(wanted / batch))
-
-
-def _check_disk(out: Path, specs: Sequence[SiteSpec], rows: int | None) -> None:
-    """Raise StoreError where the samples to come, if their number is known, can't fit on the disk."""
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    needed = sum(spec.bytes_per_sample for spec in specs) * (rows or 0)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise StoreError(
-            f"{out} would take {format_size(needed)} for {rows} samples ({_largest(specs)}), and "
-            f'{folder} has {format_size(free)} free. Select fewer sites, or keep dtype="float16".'
-        )
-
-
-def _largest(specs: Sequence[SiteSpec]) -> str:
-    top = sorted(specs, key=lambda spec: spec.bytes_per_sample, reverse=True)[:3]
-    return "largest a sample: " + ", ".join(f"{spec.name} {format_size(spec.bytes_per_sample)}" for spec in top)
 
 
 def _attrs(model: nn.Module, sites: Selector, dtype: str | None, batch_size: int) -> Json:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +22,18 @@ from zarr.codecs import Crc32cCodec
 
 from probekit.errors import StoreError
 
-__all__ = ["ACTIVATION", "FORMAT", "Json", "SiteSpec", "create", "group_names", "open_for_writing", "record", "replace"]
+__all__ = [
+    "ACTIVATION",
+    "FORMAT",
+    "Json",
+    "SiteSpec",
+    "check_columns",
+    "create",
+    "group_names",
+    "open_for_writing",
+    "record",
+    "replace",
+]
 
 FORMAT = 1
 ACTIVATION = "activation"
@@ -49,13 +60,14 @@ class SiteSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def group_names(sites: Sequence[str]) -> dict[str, str]:
+def group_names(sites: Sequence[str], columns: Iterable[str] = ()) -> dict[str, str]:
     """The name of each site's group: the site's own, with what a path or a root variable could mistake encoded.
 
     Raises:
         StoreError: two names differ in case only, which some file systems can't keep apart.
     """
-    groups = {site: _encode(site) for site in sites}
+    reserved = {*ROOT_VARIABLES, *columns, "zarr.json"}
+    groups = {site: _encode(site, reserved) for site in sites}
     owner: dict[str, str] = {}
     for site, group in groups.items():
         other = owner.setdefault(group.casefold(), site)
@@ -64,9 +76,16 @@ def group_names(sites: Sequence[str]) -> dict[str, str]:
     return groups
 
 
-def _encode(site: str) -> str:
+def check_columns(columns: Iterable[str]) -> None:
+    """Raise StoreError for a column whose name can't be a variable of the root."""
+    for name in columns:
+        if not name.isidentifier() or name in (CLASS_NAME, "sample"):
+            raise StoreError(f"A column can't be called {name!r}: name it like a Python variable, such as 'split'.")
+
+
+def _encode(site: str, reserved_names: Collection[str]) -> str:
     text = re.sub(r"[/\\%\x00-\x1f\x7f]", lambda found: _percent(found[0]), site)
-    reserved = text.startswith("__") or not text.strip(".") or text in (*ROOT_VARIABLES, "zarr.json")
+    reserved = text.startswith("__") or not text.strip(".") or text in reserved_names
     text = _percent(text[0]) + text[1:] if reserved and text else text
     if len(text.encode()) <= MAX_NAME_BYTES:
         return text
@@ -79,15 +98,15 @@ def _percent(character: str) -> str:
 
 
 def create(
-    folder: Path, sites: Sequence[SiteSpec], columns: Sequence[str], *, chunk_rows: int, rows: int
+    folder: Path, sites: Sequence[SiteSpec], columns: Mapping[str, np.dtype[Any]], *, chunk_rows: int, rows: int
 ) -> dict[str, Json]:
     """Lay out the arrays of a new store in `folder`; the metadata of every node but the root, by its path."""
     root = zarr.open_group(folder, mode="w", zarr_format=3)
-    for site, group in group_names([site.name for site in sites]).items():
+    for site, group in group_names([site.name for site in sites], columns).items():
         spec = next(spec for spec in sites if spec.name == site)
         _create_site(root.create_group(group, attributes={"site": site, **spec.attrs}), spec, chunk_rows, rows)
-    for column in columns:
-        _create_array(root, column, (rows,), (chunk_rows,), np.dtype(np.int64), ("sample",))
+    for column, dtype in columns.items():
+        _create_array(root, column, (rows,), (chunk_rows,), dtype, ("sample",))
     if "label" in columns:
         root.create_array(CLASS_NAME, shape=(0,), chunks=(1024,), dtype=str, dimension_names=("label",))
     files = sorted(folder.glob("**/zarr.json"))
@@ -131,15 +150,16 @@ def _create_array(
     dtype: np.dtype[Any],
     dims: tuple[str, ...],
 ) -> None:
+    text = dtype.kind == "U"
     group.create_array(
         name,
         shape=shape,
         chunks=chunks,
-        dtype=dtype,
+        dtype=str if text else dtype,  # strings of any length, which fixed-width ones are cut to
         dimension_names=dims,
         compressors=[Crc32cCodec()],
         filters=None,
-        fill_value=np.zeros((), dtype)[()],
+        fill_value="" if text else np.zeros((), dtype)[()],
     )
 
 
@@ -157,7 +177,7 @@ def write_class_names(folder: Path, names: Sequence[str]) -> None:
 
 
 def record(
-    nodes: Mapping[str, Json], *, rows: int, columns: Sequence[str], class_names: Sequence[str], attrs: Json
+    nodes: Mapping[str, Json], *, rows: int, columns: Collection[str], class_names: Sequence[str], attrs: Json
 ) -> Json:
     """The root's metadata: `nodes` inline with their shapes at `rows` samples, and the store's attributes."""
     inline = {path: _at_length(node, rows) for path, node in nodes.items()}

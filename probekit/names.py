@@ -12,41 +12,61 @@ from torch import nn
 
 from probekit.errors import SiteError, near
 
-__all__ = ["ROOT", "Selector", "SiteName", "match_names", "module_names", "selected_modules", "selects"]
+__all__ = [
+    "ROOT",
+    "Rule",
+    "Selector",
+    "SiteName",
+    "asks_for",
+    "match_names",
+    "module_names",
+    "no_match",
+    "rules",
+    "selected_modules",
+    "selects",
+]
 
 ROOT = "(root)"  # the name of the model itself, whose qualified name is empty
 
 Rule: TypeAlias = str | re.Pattern[str] | type[nn.Module] | Callable[[str, nn.Module], bool]
 Selector: TypeAlias = Rule | Sequence[Rule]
 
-_PARTS = re.compile(r"(?P<module>.*?)(?:@(?P<call>\d+|\*))?(?P<leaf>\[.*)?", re.DOTALL)
+_END = r"(?:@(?P<call>\d+|\*))?(?:~(?P<op>[^:\[]*))?(?::(?P<side>input|grad))?(?P<leaf>\[.*)?"
+_ENDING = re.compile(_END, re.DOTALL)
+_PARTS = re.compile(rf"(?P<module>.*?){_END}", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class SiteName:
-    """The parts of a site's name: ``cell@1[hidden]`` is leaf ``[hidden]`` of the second call of module ``cell``.
+    """The parts of a site's name: ``cell@1:input[0]`` is the first input of the second call of module ``cell``.
 
-    `call` is None for a module that runs once in a forward pass; `leaf` is empty where the output is one tensor.
+    `call` is None for a module that runs once in a forward pass. `op` is an operation in the body of the module's
+    forward that is no module itself, such as ``relu_0``. `side` is ``input``, ``grad`` or empty for the output. `leaf`
+    is empty where that is one tensor.
     """
 
     module: str
     call: int | None = None
     leaf: str = ""
+    side: str = ""
+    op: str = ""
 
     def __str__(self) -> str:
-        return f"{self.module}{'' if self.call is None else f'@{self.call}'}{self.leaf}"
+        call = "" if self.call is None else f"@{self.call}"
+        return f"{self.module}{call}{self.op and f'~{self.op}'}{self.side and f':{self.side}'}{self.leaf}"
 
     @classmethod
     def parse(cls, name: str) -> SiteName:
         """The parts of `name`, as ``str()`` of a site's name gives it."""
-        module, call, leaf = _split(name)
-        return cls(module, None if call is None else int(call), leaf or "")
+        parts = _split(name)
+        call = None if parts["call"] is None else int(parts["call"])
+        return cls(parts["module"] or "", call, parts["leaf"] or "", parts["side"] or "", parts["op"] or "")
 
 
-def _split(text: str) -> tuple[str, str | None, str | None]:
+def _split(text: str) -> dict[str, str | None]:
     match = _PARTS.fullmatch(text)
     assert match is not None  # every part is optional, so every text matches
-    return match["module"], match["call"], match["leaf"]
+    return match.groupdict()
 
 
 @lru_cache(maxsize=1024)
@@ -63,19 +83,38 @@ def module_names(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def selects(rule: Rule, name: SiteName, module: nn.Module | None) -> bool:
-    """Whether `rule` picks the site `name`, an output of `module` (None where only names are known)."""
+    """Whether `rule` picks the site `name` of `module` (None where only names are known)."""
     if isinstance(rule, str):
-        base, call, leaf = _split(rule)
+        parts = _split(rule)
         return rule == str(name) or (
-            _glob(base).fullmatch(name.module) is not None
-            and (call in (None, "*") or call == str(name.call))
-            and (leaf is None or _glob(leaf).fullmatch(name.leaf) is not None)
+            _glob(parts["module"] or "").fullmatch(name.module) is not None
+            and (parts["call"] in (None, "*") or parts["call"] == str(name.call))
+            and (not name.op if parts["op"] is None else _glob(parts["op"]).fullmatch(name.op) is not None)
+            and (parts["side"] or "") == name.side
+            and (parts["leaf"] is None or _glob(parts["leaf"]).fullmatch(name.leaf) is not None)
         )
     if isinstance(rule, re.Pattern):
         return rule.fullmatch(str(name)) is not None
+    if name.side or name.op:
+        return False  # modules stand for their outputs; other sides and operations are asked for by name
     if module is None:
         raise SiteError(f"{rule!r} needs the model's modules; here sites are selected by name or regex.")
     return isinstance(module, rule) if isinstance(rule, type) else bool(rule(name.module, module))
+
+
+def asks_for(rule: Rule, part: str, modules: Iterable[str] = ()) -> bool:
+    """Whether `rule` can pick sites with a `part`: ``input`` or ``grad``, or ``op``.
+
+    A module of the model, of whose names `modules` are the list, may itself be called like ``k:input``.
+    """
+    if isinstance(rule, re.Pattern):
+        return ("~" if part == "op" else f":{part}") in rule.pattern
+    if not isinstance(rule, str):
+        return False
+    starts = sorted((name for name in modules if rule.startswith(name)), key=len, reverse=True)
+    endings = (_ENDING.fullmatch(rule[len(name) :]) for name in starts)
+    parts = next((found.groupdict() for found in endings if found), None) or _split(rule)
+    return parts["op"] is not None if part == "op" else parts["side"] == part
 
 
 def rules(selector: Selector) -> list[Rule]:
@@ -104,8 +143,10 @@ def selected_modules(model: nn.Module, selector: Selector) -> dict[str, nn.Modul
         if isinstance(rule, re.Pattern):
             found = set(modules)
         else:
-            base: Rule = _split(rule)[0] if isinstance(rule, str) and rule not in modules else rule
+            base: Rule = _split(rule)["module"] or "" if isinstance(rule, str) and rule not in modules else rule
             found = {name for name, module in modules.items() if selects(base, SiteName(name), module)}
+            if isinstance(rule, str):  # a module's own name may hold what else ends it, as in ModuleDict({"x[0]": …})
+                found |= {name for name in modules if rule.startswith(name) and rule[len(name) :][:1] in "@~:["}
         if not found:
             raise no_match(rule, modules, type(model).__name__, "probekit.sites(model, example)")
         picked |= found

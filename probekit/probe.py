@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from probekit.errors import SiteError
-from probekit.names import Rule, Selector, SiteName, no_match, rules, selected_modules, selects
+from probekit.names import (
+    Rule,
+    Selector,
+    SiteName,
+    asks_for,
+    module_names,
+    no_match,
+    rules,
+    selected_modules,
+    selects,
+)
 
-__all__ = ["Probe", "Record"]
+__all__ = ["Probe", "Record", "leaves"]
 
 Record: TypeAlias = Callable[[SiteName, Tensor], None]
+Hook: TypeAlias = Callable[..., None]
 
 
 class Probe:
@@ -26,8 +38,11 @@ class Probe:
     Args:
         model: any torch module; it is not moved, and its mode and its hooks stay as they are.
         sites: a selector: a glob (``*`` stops at a dot, ``**`` doesn't), a compiled regex, a module type, a callable
-            ``(name, module) -> bool``, or a list of these.
-        record: called with (site name, detached tensor) at the moment a module returns, in place of keeping a copy
+            ``(name, module) -> bool``, or a list of these. ``layers.0`` is what a module returns, ``layers.0:input``
+            what it is given, ``layers.0:grad`` the gradient with respect to what it returns, known after the caller's
+            ``backward()``; ``layers.0~relu_0`` is the first relu that is called in its forward and is no module.
+        exclude: a selector of sites to leave out.
+        record: called with (site name, detached tensor) at the moment a tensor is there, in place of keeping a copy
             for `take`. Here the name always carries its call. The tensor is the model's own: copy it before the
             callable returns, since an in-place operation may overwrite it.
 
@@ -37,40 +52,65 @@ class Probe:
     Example:
         >>> import torch, probekit as pk
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
-        >>> with pk.Probe(model, torch.nn.ReLU) as probe:
+        >>> with pk.Probe(model, [torch.nn.ReLU, "0:input"]) as probe:
         ...     y = model(torch.ones(2, 4))
         ...     activations = probe.take()
-        >>> torch.equal(activations["1"], y)
-        True
+        >>> torch.equal(activations["1"], y), activations["0:input"].shape
+        (True, torch.Size([2, 4]))
     """
 
-    def __init__(self, model: nn.Module, sites: Selector = "**", *, record: Record | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Selector = "**",
+        *,
+        exclude: Selector | None = None,
+        record: Record | None = None,
+    ) -> None:
         self._model = model
-        self._rules: list[Rule] = rules(sites)
-        self._modules = selected_modules(model, sites)
         self._model_name = type(model).__name__
+        self._modules = module_names(model)
+        self._rules: list[Rule] = rules(sites)
+        self._excluded: list[Rule] = [] if exclude is None else rules(exclude)
+        for selector in (self._rules, self._excluded):
+            if selector:
+                selected_modules(model, selector)  # raises for a name that picks nothing
         self._record = record or self._keep
         self._hooks = ExitStack()
+        self._attached = False
         self._depth = 0  # of the model's forward passes that are under way
-        self._calls: dict[str, int] = defaultdict(int)  # of each module, in this pass
+        self._calls: dict[tuple[str, str], int] = defaultdict(int)  # of each module and side, in this pass
+        self._most_calls: dict[str, int] = defaultdict(int)  # of each module in any pass since the last take
+        self._running: list[tuple[str, int, dict[str, int]]] = []  # modules under way: name, call, operations so far
+        self._loose = False  # whether this pass is a call of a part, not of the model
+        self._busy = False  # while the probe itself handles tensors
         self._wanted: dict[SiteName, bool] = {}
         self._pass: dict[SiteName, Tensor] = {}  # kept of the pass under way
+        self._edges: list[torch.autograd.graph.GradientEdge] = []  # of the gradient sites of this pass
         self._kept: list[dict[SiteName, Tensor]] = []  # one a pass that ended well
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:  # a failure while attaching removes what is on already
             hooks.callback(self._model.register_forward_pre_hook(self._begin, prepend=True).remove)
-            for name, module in self._modules.items():
-                hooks.callback(module.register_forward_hook(self._hook(name)).remove)
+            if self._of("op"):
+                self._follow_modules(hooks)
+            for name, module in self._selected("input"):
+                hooks.callback(module.register_forward_pre_hook(self._on_input(name), with_kwargs=True).remove)
+            for name, module in self._selected("grad"):
+                hooks.callback(module.register_forward_hook(self._on_gradient(name)).remove)
+            for name, module in self._selected(""):
+                hooks.callback(module.register_forward_hook(self._on_output(name)).remove)
             hooks.callback(self._model.register_forward_hook(self._complete).remove)
             hooks.callback(self._model.register_forward_hook(self._end, always_call=True).remove)  # also if it raises
             self._hooks = hooks.pop_all()
-        self._depth = 0
+        self._attached, self._depth = True, 0
+        self._running.clear()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._attached = False
         self._hooks.close()
 
     def take(self) -> dict[str, Tensor]:
@@ -79,22 +119,77 @@ class Probe:
         Raises:
             SiteError: nothing ran, a selector picked nothing that ran, or a module ran in some passes only.
         """
+        return {str(site): tensor for site, tensor in self.take_by_site().items()}
+
+    def take_by_site(self) -> dict[SiteName, Tensor]:
+        """`take`, by the sites' names as their parts, which no text can be mistaken for."""
         passes, self._kept = self._kept, []
         if not passes:
             raise SiteError(
                 f"Nothing of {self._model_name} ran since the last take(). Run the model inside the block; a compiled "
                 "or exported copy of it doesn't run its modules, so probe the original."
             )
-        found = {str(site): _join(tensors) for site, tensors in self._named(passes).items()}
+        named = self._named(passes)
+        self._most_calls.clear()
+        left_out = [site for site, wanted in self._wanted.items() if not wanted]
         for rule in self._rules:
-            if not any(self._picks(rule, SiteName.parse(name)) for name in found):
-                raise no_match(rule, found, f"what {self._model_name} ran", "probekit.sites(model, example)")
-        return found
+            if not any(self._picks(rule, site) for site in (*named, *left_out)):
+                ran = {str(site): None for site in named}
+                raise no_match(rule, ran, f"what {self._model_name} ran", "probekit.sites(model, example)")
+        return {site: self._join(site, tensors) for site, tensors in named.items()}
+
+    def _join(self, site: SiteName, tensors: list[Tensor]) -> Tensor:
+        try:
+            return torch.cat(tensors) if len(tensors) > 1 and tensors[0].dim() else torch.stack(tensors).squeeze(0)
+        except RuntimeError as error:
+            raise SiteError(f"What {site} of {self._model_name} gave can't be put together: {error}") from error
+
+    def backward(self, loss: Tensor) -> None:
+        """Send the gradient of `loss` back to the ``:grad`` sites of the last pass; no parameter's ``.grad`` changes.
+
+        Raises:
+            SiteError: `loss` is no scalar, or there is no site to send to.
+        """
+        if loss.dim() or not self._edges:
+            raise SiteError(
+                f"A gradient takes a scalar loss and ':grad' sites that ran; this loss has shape {tuple(loss.shape)}, "
+                f"and {len(self._edges)} such sites of {self._model_name} ran."
+            )
+        edges, self._edges = self._edges, []
+        torch.autograd.grad(loss, edges, allow_unused=True)  # the hooks on the sites' tensors record
+
+    # Which sites
+
+    def _of(self, part: str) -> list[Rule]:
+        """The rules that can pick outputs (``""``), or sites with a `part` such as ``input``."""
+        asked = {
+            other: [rule for rule in self._rules if asks_for(rule, other, self._modules)]
+            for other in ("input", "grad", "op")
+        }
+        return asked[part] if part else [rule for rule in self._rules if all(rule not in of for of in asked.values())]
+
+    def _selected(self, side: str) -> Iterable[tuple[str, nn.Module]]:
+        wanted = self._of(side)
+        return selected_modules(self._model, wanted).items() if wanted else ()
+
+    def _picks(self, rule: Rule, site: SiteName) -> bool:
+        return selects(rule, site, self._modules.get(site.module))
+
+    def _wants(self, site: SiteName) -> bool:
+        if site not in self._wanted:
+            # Whether the name will carry a call isn't known before the pass has ended.
+            forms = (site, replace(site, call=None))
+            picked, left_out = (
+                any(self._picks(rule, form) for rule in chosen for form in forms)
+                for chosen in (self._rules, self._excluded)
+            )
+            self._wanted[site] = picked and not left_out
+        return self._wanted[site]
 
     def _named(self, passes: list[dict[SiteName, Tensor]]) -> dict[SiteName, list[Tensor]]:
         """The tensors of each selected site, one a pass, under names that carry a call only where there are several."""
         recorded = dict.fromkeys(site for kept in passes for site in kept)
-        several = {site.module for site in recorded if site.call}
+        several = {module for module, calls in self._most_calls.items() if calls > 1}
         named = {}
         for site in recorded:
             name = site if site.module in several else replace(site, call=None)
@@ -108,8 +203,7 @@ class Probe:
                 named[name] = [kept[site] for kept in passes]
         return named
 
-    def _picks(self, rule: Rule, site: SiteName) -> bool:
-        return selects(rule, site, self._modules.get(site.module))
+    # Forward passes
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         if self._depth == 0:
@@ -123,38 +217,131 @@ class Probe:
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         self._depth -= 1
 
-    def _new_pass(self) -> None:
+    def _new_pass(self, *, loose: bool = False) -> None:
         self._calls.clear()
-        self._pass = {}
+        self._pass, self._edges = {}, []
+        self._loose = loose
 
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _call(self, name: str, side: str) -> int:
+        """The number of this call of a module in this pass, counted at this `side` of it."""
+        if self._depth == 0 and (not self._loose or (name, side) in self._calls):
+            # A part of the model was called by itself: a pass that ends when one of its modules comes again.
+            self._new_pass(loose=True)
+            self._kept.append(self._pass)
+        call = self._calls[name, side]
+        self._calls[name, side] = call + 1
+        self._most_calls[name] = max(self._most_calls[name], call + 1)
+        return call
+
+    # What is recorded
+
+    def _on_output(self, name: str) -> Hook:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if self._depth == 0:  # a part of the model was called by itself
-                self._new_pass()
-                self._kept.append(self._pass)
-            call = self._calls[name]
-            self._calls[name] = call + 1
-            for leaf, tensor in leaves(output):
-                site = SiteName(name, call, leaf)
-                if self._wants(site):
-                    self._record(site, tensor.detach())
+            if not _in_backward():
+                self._take_leaves(SiteName(name, self._call(name, "")), leaves(output))
 
         return hook
 
-    def _wants(self, site: SiteName) -> bool:
-        if site not in self._wanted:
-            # Whether the name will carry a call isn't known before the pass has ended.
-            forms = (site, replace(site, call=None))
-            self._wanted[site] = any(self._picks(rule, form) for rule in self._rules for form in forms)
-        return self._wanted[site]
+    def _on_input(self, name: str) -> Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
+            given: Any = args[0] if len(args) == 1 and not kwargs else dict(enumerate(args)) | kwargs
+            if not _in_backward():
+                self._take_leaves(SiteName(name, self._call(name, "input"), side="input"), leaves(given))
+
+        return hook
+
+    def _on_gradient(self, name: str) -> Hook:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if _in_backward():
+                return
+            site = SiteName(name, self._call(name, "grad"), side="grad")
+            if not torch.is_grad_enabled():
+                raise SiteError(f"{replace(site, call=None)} of {self._model_name} was asked for without gradients.")
+            for leaf, tensor in leaves(output):
+                if tensor.is_floating_point() and self._wants(replace(site, leaf=leaf)):
+                    # A hook on the tensor sees the gradient of the value as it is now, also if the value is
+                    # overwritten in place afterwards.
+                    tensor.requires_grad_().register_hook(self._on_backward(replace(site, leaf=leaf), self._pass))
+                    self._edges.append(torch.autograd.graph.get_gradient_edge(tensor))
+
+        return hook
+
+    def _on_backward(self, site: SiteName, forward: dict[SiteName, Tensor]) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            if self._attached:
+                now, self._pass = self._pass, forward
+                self._record(site, gradient.detach())
+                self._pass = now
+
+        return hook
+
+    def _take_leaves(self, site: SiteName, found: Iterable[tuple[str, Tensor]]) -> None:
+        with self._quiet():
+            for leaf, tensor in found:
+                leaf_site = replace(site, leaf=leaf) if leaf else site
+                if self._wants(leaf_site):
+                    self._record(leaf_site, tensor.detach())
 
     def _keep(self, site: SiteName, tensor: Tensor) -> None:
         # A copy now: an in-place operation later, even through .data, leaves no trace that could be checked.
         self._pass[site] = tensor.clone()
 
+    # Operations that are no module
 
-def _join(tensors: list[Tensor]) -> Tensor:
-    return torch.cat(tensors) if len(tensors) > 1 and tensors[0].dim() else torch.stack(tensors).squeeze(0)
+    def _follow_modules(self, hooks: ExitStack) -> None:
+        """From here on know which module is running, and see every operation."""
+        for name, module in self._modules.items():
+            hooks.callback(module.register_forward_pre_hook(self._enter(name)).remove)
+            hooks.callback(module.register_forward_hook(self._leave, always_call=True).remove)
+        hooks.enter_context(_Operations(self._on_operation))
+
+    def _enter(self, name: str) -> Hook:
+        def hook(module: nn.Module, args: Any) -> None:
+            if not _in_backward():
+                self._running.append((name, self._call(name, "op"), defaultdict(int)))
+
+        return hook
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._running:
+            self._running.pop()
+
+    def _on_operation(self, function: str, result: Any) -> None:
+        if self._busy or not self._running:
+            return
+        name, call, counts = self._running[-1]
+        site = SiteName(name, call, op=f"{function}_{counts[function]}")
+        counts[function] += 1
+        self._take_leaves(site, leaves(result))
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """While the probe copies and detaches, what it does is no operation of the model's."""
+        before, self._busy = self._busy, True
+        try:
+            yield
+        finally:
+            self._busy = before
+
+
+class _Operations(TorchFunctionMode):
+    """Hands over every torch function that is called and gives tensors: its name and its result."""
+
+    def __init__(self, record: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self._record_operation = record
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name != "__get__" and any(True for _ in leaves(result)):  # attributes, such as x.T, are no operations
+            self._record_operation(name.strip("_"), result)
+        return result
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass is under way, in which checkpointed modules run once more to no new purpose."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def leaves(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:

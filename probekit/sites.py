@@ -5,14 +5,16 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
 
-from probekit.errors import ModelError
-from probekit.names import Selector, SiteName, module_names
+from probekit.errors import ModelError, SiteError
+from probekit.names import Rule, Selector, SiteName, asks_for, module_names, rules, selected_modules, selects
 from probekit.probe import Probe
 
 if TYPE_CHECKING:
@@ -25,11 +27,14 @@ __all__ = ["Site", "SiteTable", "evaluation", "run", "sites"]
 class Site:
     """One place of a model: what a forward pass on the example gave there.
 
-    `shape` is the whole activation's, axis 0 the batch where the site can be captured; `calls` is how often its module
-    ran in the pass; `parameters` counts those of the module itself and below it.
+    `kind` is output, input, gradient or operation. `shape` is the whole activation's, axis 0 the batch where the site
+    can be captured; `calls` is how often its module ran in the pass; `parameters` counts those of the module itself and
+    below it.
     """
 
     name: str
+    parts: SiteName
+    kind: str
     module: str
     type: str
     calls: int
@@ -49,7 +54,7 @@ class Site:
 class SiteTable(Sequence[Site]):
     """Sites in the order in which the model ran them; prints as a table, also in a notebook."""
 
-    columns = ("site", "type", "calls", "shape", "dtype", "parameters", "bytes/sample")
+    columns = ("site", "kind", "type", "calls", "shape", "dtype", "parameters", "bytes/sample")
 
     def __init__(self, model: str, rows: Sequence[Site]) -> None:
         self.model = model
@@ -65,11 +70,12 @@ class SiteTable(Sequence[Site]):
     def names(self) -> list[str]:
         return [site.name for site in self]
 
-    def rows(self) -> list[tuple[str, str, int, str, str, int, int]]:
+    def rows(self) -> list[tuple[str, str, str, int, str, str, int, int]]:
         """The cells under `columns`, one tuple a site."""
         return [
             (
                 site.name,
+                site.kind,
                 site.type,
                 site.calls,
                 "×".join(map(str, site.shape)) or "scalar",
@@ -92,8 +98,8 @@ class SiteTable(Sequence[Site]):
         return f"<p>{html.escape(self.model)}: {len(self)} sites</p>{self.to_dataframe().to_html(index=False)}"
 
 
-def sites(model: nn.Module, example: Any, *, select: Selector = "**") -> SiteTable:
-    """Every site of `model` that `select` picks, with its type, calls, shape, dtype and bytes a sample.
+def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: Selector | None = None) -> SiteTable:
+    """Every site of `model` that `select` picks, with its kind, type, calls, shape, dtype and bytes a sample.
 
     Runs the model once on `example` in eval mode without gradients, and leaves it as it was: training flags, buffers,
     the state of the random generators, and hooks.
@@ -101,7 +107,9 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**") -> SiteTab
     Args:
         model: any torch module; not moved.
         example: one batch of inputs: a tensor, a tuple of positional or a dict of keyword arguments.
-        select: a selector, by default all sites.
+        select: a selector, by default what every module returns. ``["**", "**:input", "**~*"]`` adds what each is
+            given, and the operations in the bodies of their forwards.
+        exclude: a selector of sites to leave out.
 
     Raises:
         SiteError: the selector picks nothing.
@@ -113,30 +121,55 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**") -> SiteTab
         >>> pk.sites(model, torch.ones(2, 4)).names
         ['0', '1', '(root)']
     """
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ModelError(
+            f"{type(model).__name__} has lazy modules, whose shapes a first batch decides: a dry run would decide for "
+            "you. Run the model once first."
+        )
+    asked, left_out = rules(select), [] if exclude is None else rules(exclude)
+    if left_out:
+        selected_modules(model, left_out)  # raises for a name that picks nothing
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with evaluation(model), torch.random.fork_rng(), Probe(model, select) as probe:
+        with evaluation(model), torch.random.fork_rng(), Probe(model, list(map(_forward, asked))) as probe:
             run(model, example)
-            found = probe.take()
+            found = probe.take_by_site()
     finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
     modules = module_names(model)
-    return SiteTable(type(model).__name__, [_site(name, found, modules) for name in found])
+    rows = []
+    for site, tensor in found.items():
+        module = modules[site.module]
+        for form in (site,) if site.side or site.op else (site, replace(site, side="grad")):
+            picked, excluded = (any(selects(rule, form, module) for rule in chosen) for chosen in (asked, left_out))
+            if picked and not excluded:
+                calls = len({other.call for other in found if other.module == site.module})
+                rows.append(_site(form, module, tensor, calls))
+    return SiteTable(type(model).__name__, rows)
 
 
-def _site(name: str, found: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> Site:
-    owner = SiteName.parse(name).module
-    calls = {call.call for call in map(SiteName.parse, found) if call.module == owner}
+def _forward(rule: Rule) -> Rule:
+    """The rule for outputs that stands in for one for gradients, which have the same shape and need no loss then."""
+    if not asks_for(rule, "grad"):
+        return rule
+    if not isinstance(rule, str):
+        raise SiteError(f"{rule!r} asks for gradients; ask for them by a glob, such as 'layers.*:grad'.")
+    return rule.replace(":grad", "")
+
+
+def _site(site: SiteName, module: nn.Module, tensor: Tensor, calls: int) -> Site:
     return Site(
-        name=name,
-        module=owner,
-        type=type(modules[owner]).__name__,
-        calls=len(calls),
-        shape=tuple(found[name].shape),
-        dtype=found[name].dtype,
-        parameters=sum(parameter.numel() for parameter in modules[owner].parameters()),
+        name=str(site),
+        parts=site,
+        kind="operation" if site.op else {"": "output", "input": "input", "grad": "gradient"}[site.side],
+        module=site.module,
+        type=site.op.rpartition("_")[0] if site.op else type(module).__name__,
+        calls=calls,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+        parameters=0 if site.op else sum(parameter.numel() for parameter in module.parameters()),
     )
 
 
@@ -163,7 +196,9 @@ def run(model: nn.Module, inputs: Any) -> Any:
     try:
         if isinstance(inputs, Mapping):
             return model(**inputs)
-        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+        # A named tuple, such as a PackedSequence, is one argument.
+        several = isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields")
+        return model(*inputs) if several else model(inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"{type(model).__name__} failed on a batch of {_describe(inputs)}: {error}") from error
 
@@ -171,9 +206,12 @@ def run(model: nn.Module, inputs: Any) -> Any:
 def _to(inputs: Any, device: torch.device) -> Any:
     if isinstance(inputs, Mapping):
         return {key: _to(value, device) for key, value in inputs.items()}
+    if isinstance(inputs, Tensor | PackedSequence):
+        return inputs.to(device)  # type: ignore[arg-type]  # the stub of PackedSequence.to knows dtypes only
     if isinstance(inputs, tuple | list):
-        return tuple(_to(value, device) for value in inputs)
-    return inputs.to(device) if isinstance(inputs, Tensor) else inputs
+        moved = [_to(value, device) for value in inputs]
+        return type(inputs)(*moved) if hasattr(inputs, "_fields") else tuple(moved)
+    return inputs
 
 
 def _describe(inputs: Any) -> str:

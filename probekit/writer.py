@@ -36,11 +36,12 @@ def check_absent(path: Path) -> None:
 class _Slot:
     """The buffers of one chunk-row, by path in the store. Reused for a writer's whole life: fresh pages are slow."""
 
-    def __init__(self, sites: Mapping[str, SiteSpec], columns: Sequence[str], rows: int) -> None:
+    def __init__(self, sites: Mapping[str, SiteSpec], columns: Mapping[str, np.dtype[Any]], rows: int) -> None:
         self.arrays: dict[str, Array] = {
             path: np.empty((rows, *spec.shape), spec.dtype) for path, spec in sites.items()
         }
-        self.arrays |= {name: np.empty(rows, np.int64) for name in columns}
+        # Strings as objects: a fixed width would cut the longer ones that a later batch may bring.
+        self.arrays |= {name: np.empty(rows, object if dtype.kind == "U" else dtype) for name, dtype in columns.items()}
         self.filled = 0
 
 
@@ -52,8 +53,7 @@ class Writer:
         sites: what each sample has.
         chunk_rows: samples in a chunk-row, the unit that is committed.
         rows: the number of samples to come, where it is known.
-        labelled: whether the samples have labels.
-        class_names: the names of the classes; those beyond are named by their code.
+        columns: the dtype of each column of the samples: ``sample_id``, ``label`` where there are labels, any more.
         attrs: attributes of the root group, JSON values.
 
     It holds ``SLOTS * chunk_rows`` samples in memory. Use it as a context manager: its end commits the samples handed
@@ -70,19 +70,20 @@ class Writer:
         *,
         chunk_rows: int,
         rows: int | None,
-        labelled: bool,
-        class_names: Sequence[str] = (),
+        columns: Mapping[str, np.dtype[Any]],
         attrs: Json,
     ) -> None:
         check_absent(path)
+        layout.check_columns(columns)
         self.path = path
         self.committed = 0
         self._chunk_rows = chunk_rows
         self._expected = rows
-        self._class_names = list(class_names)
+        self._known_names: Sequence[str] = ()
+        self._class_names: list[str] = []
         self._attrs = {**attrs, "chunk_rows": chunk_rows} | ({} if rows is None else {"expected_rows": rows})
-        self._columns = ("label", "sample_id") if labelled else ("sample_id",)
-        groups = layout.group_names([spec.name for spec in sites])
+        self._columns = dict(columns)
+        groups = layout.group_names([spec.name for spec in sites], columns)
         self._paths = {f"{groups[spec.name]}/{ACTIVATION}": spec for spec in sites}
         self._failure: BaseException | None = None
         try:
@@ -116,8 +117,13 @@ class Writer:
         spans = [self._rows(first, first.filled, first.filled + head)]
         return spans if head == rows else [*spans, self._rows(self._slot(1), 0, rows - head)]
 
-    def advance(self, columns: Mapping[str, Array]) -> None:
-        """Take the reserved samples as filled; `columns` holds their ``sample_id`` and, where labelled, ``label``."""
+    def advance(self, columns: Mapping[str, Array], class_names: Sequence[str] = ()) -> None:
+        """Take the reserved samples as filled.
+
+        `columns` holds their values in each column, `class_names` the names of the classes as far as they are known;
+        classes beyond are named by their code.
+        """
+        self._known_names = class_names
         done, rows = 0, len(columns["sample_id"])
         while done < rows:
             slot = self._slot(0)
@@ -182,13 +188,14 @@ class Writer:
                 target.resize((stop, *target.shape[1:]))
             target[start:stop] = slot.arrays[name][: slot.filled]
         if "label" in self._columns:
-            self._name_classes(int(slot.arrays["label"][: slot.filled].max()) + 1)
+            self._name_classes(self._known_names, int(slot.arrays["label"][: slot.filled].max()) + 1)
         self._commit(stop, complete=False)
 
-    def _name_classes(self, count: int) -> None:
-        if count > len(self._class_names):
-            self._class_names += map(str, range(len(self._class_names), count))
-            layout.write_class_names(self.path, self._class_names)
+    def _name_classes(self, known: Sequence[str], count: int) -> None:
+        names = [*known, *map(str, range(len(known), count))]
+        if len(names) > len(self._class_names):
+            self._class_names = names
+            layout.write_class_names(self.path, names)
 
     def _commit(self, rows: int, *, complete: bool) -> None:
         layout.replace(self.path / "zarr.json", self._record(rows, complete=complete))
@@ -216,8 +223,6 @@ class Writer:
             self._nodes = layout.create(
                 folder, sites, self._columns, chunk_rows=self._chunk_rows, rows=self._expected or 0
             )
-            if "label" in self._columns:
-                layout.write_class_names(folder, self._class_names)
             layout.replace(folder / "zarr.json", self._record(0, complete=False))
             folder.rename(self.path)  # the store is there whole or not at all
         finally:

@@ -61,6 +61,16 @@ def test_a_model_is_listed_captured_described_and_measured(capsys, model, tmp_pa
     np.testing.assert_array_equal(written.sel(label=3), medians[3])
 
 
+def test_a_plan_foretells_what_a_capture_writes(capsys, model):
+    options = (model, "digits", "-s", "2", "--limit", 100)
+    code, out, _ = call(capsys, "plan", *options, "--json")
+    [row] = json.loads(out)
+    assert (code, row["site"], row["bytes"]) == (0, "2", 100 * 8 * 4)
+    assert call(capsys, "plan", *options)[0] == 0
+    call(capsys, "capture", *options[:2], "acts.zarr", *options[2:])
+    assert pk.open("acts.zarr")["2"]["activation"].nbytes == row["bytes"]
+
+
 def test_tables_for_people_show_the_same(capsys, model):
     code, out, _ = call(capsys, "sites", model, "--data", "digits")
     assert code == 0

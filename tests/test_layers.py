@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 # A part may import those above it here, and those on its own line where that makes no circle.
 LEVELS = (
     {"errors", "progress"},
-    {"layout", "names", "reduce", "sizes"},
+    {"columns", "layout", "names", "pooling", "reduce", "sizes", "streams"},
     {"batches", "load", "metrics", "probe", "results", "sites", "sources", "store", "writer"},
+    {"plan"},
     {"capture", "measure", "plot", "plugins", "testing"},
     {"report"},
     {"cli"},

@@ -55,9 +55,20 @@ app.add_typer(
 )
 
 Model = Annotated[str, typer.Argument(help="torchvision:NAME, package.module:factory, or file.py:factory.")]
-Data = Annotated[str, typer.Argument(help="digits, mnist, cifar10, or a file.npz.")]
+Data = Annotated[str, typer.Argument(help="digits, mnist, cifar10, imagefolder:DIR, or a file.npz.")]
 StorePath = Annotated[Path, typer.Argument(help="A store.")]
 Sites = Annotated[list[str] | None, typer.Option("--sites", "-s", help="A glob, such as 'layers.*'; may be repeated.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Sites to leave out, as a glob; may be repeated.")]
+Reduce = Annotated[str | None, typer.Option(help="Keep of each activation: mean, max, flatten, cls or last.")]
+Dtype = Annotated[
+    Literal["float16", "bfloat16", "float32", "float64"] | None,
+    typer.Option(help="On disk; as the model gives it by default."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples a batch.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take the first samples only.")]
+Split = Annotated[Literal["train", "test", "all"], typer.Option(help="Which samples.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where mnist and cifar10 lie.")]
+Memory = Annotated[str, typer.Option(help="The buffer's bound.")]
 Weights = Annotated[Path | None, typer.Option(help="A file with the model's state dict.")]
 Seed = Annotated[int, typer.Option(help="Seed of the model's random weights.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -82,17 +93,21 @@ def _root(
 def sites_command(
     model: Model,
     sites: Sites = None,
+    exclude: Exclude = None,
     data: Annotated[str | None, typer.Option(help="Take the example from these data.")] = None,
     shape: Annotated[str | None, typer.Option(help="Shape of one input, such as 3x224x224.")] = None,
     weights: Weights = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """List the places of a model that can be read: names, shapes, dtypes, bytes a sample."""
+    """List the places of a model that can be read: names, shapes, dtypes, bytes a sample.
+
+    Outputs of modules by default; --sites '**:input' lists their inputs, --sites '**~*' operations that are no module.
+    """
     from probekit import load
 
     net = load.model(model, weights=weights, seed=seed)
-    found = probekit.sites(net, _example(model, data, shape), select=sites or "**")
+    found = probekit.sites(net, _example(model, data, shape), select=sites or "**", exclude=exclude)
     output.table(f"{model}: {len(found)} sites", found.columns, found.rows(), as_json=json)
 
 
@@ -102,17 +117,17 @@ def capture(
     data: Data,
     out: Annotated[Path, typer.Argument(help="Where the store will stand.")],
     sites: Sites = None,
-    dtype: Annotated[
-        Literal["float16", "float32", "float64"] | None, typer.Option(help="On disk; as the model gives it by default.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first samples only.")] = None,
-    split: Annotated[Literal["train", "test", "all"], typer.Option(help="Which samples.")] = "train",
-    data_dir: Annotated[Path | None, typer.Option(help="Where mnist and cifar10 lie.")] = None,
+    exclude: Exclude = None,
+    reduce: Reduce = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = 256,
+    limit: Limit = None,
+    split: Split = "train",
+    data_dir: DataDir = None,
     device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     weights: Weights = None,
     seed: Seed = 0,
-    memory: Annotated[str, typer.Option(help="The buffer's bound.")] = "256MiB",
+    memory: Memory = "256MiB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that stands at OUT.")] = False,
 ) -> None:
     """Stream a model's activations on data into a new store."""
@@ -125,6 +140,8 @@ def capture(
         samples,
         out,
         sites=sites or "**",
+        exclude=exclude,
+        reduce=reduce,
         dtype=dtype,
         batch_size=batch_size,
         memory=memory,
@@ -132,6 +149,41 @@ def capture(
         progress=output.Bars(),
     )
     output.paragraph(f"Captured into {out}. Look at it with: probekit info {out}")
+
+
+@app.command("plan")
+def plan_command(
+    model: Model,
+    data: Data,
+    sites: Sites = None,
+    exclude: Exclude = None,
+    reduce: Reduce = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = 256,
+    limit: Limit = None,
+    split: Split = "train",
+    data_dir: DataDir = None,
+    weights: Weights = None,
+    seed: Seed = 0,
+    memory: Memory = "256MiB",
+    json: Json = False,
+) -> None:
+    """Show what a capture would write, hold in memory, and need on disk."""
+    from probekit import load
+
+    samples = load.dataset(data, split, limit=limit, data_dir=data_dir)
+    net = load.model(model, weights=weights, seed=seed)
+    made = probekit.plan(
+        net,
+        samples,
+        sites=sites or "**",
+        exclude=exclude,
+        reduce=reduce,
+        dtype=dtype,
+        batch_size=batch_size,
+        memory=memory,
+    )
+    output.table(made.summary(), made.columns, made.rows_of_cells(), as_json=json)
 
 
 @app.command("info")

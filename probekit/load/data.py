@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -18,12 +18,15 @@ from torch.utils.data import Dataset
 from probekit.errors import DataError, near
 from probekit.load.vision import torchvision_part
 
-__all__ = ["ArrayDataset", "Arrays", "Split", "arrays", "dataset"]
+__all__ = ["ArrayDataset", "Arrays", "ImageFolder", "Split", "arrays", "dataset"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Split: TypeAlias = Literal["train", "test", "all"]
 
 DATA_DIR = "~/.cache/probekit"
+FOLDER = "imagefolder:"
+SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
+SIDE = 224  # pixels, what most image models are trained on
 # name -> torchvision's class, class names
 _KNOWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "mnist": ("MNIST", tuple("0123456789")),
@@ -73,6 +76,36 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         return (x.to(torch.int64) if whole else x.to(torch.float32) / self._white), self.targets[index]
 
 
+class ImageFolder(Dataset[tuple[Tensor, int]]):
+    """The images under `root`, one folder a class, as (x, label): sorted by class, then by file name.
+
+    x is float32 RGB (3, 224, 224) with values from 0 to 1: the shorter side is resized to 224 (bilinear, antialiased),
+    and the centre is cut out. Files are decoded as they are asked for, by Pillow. `classes` are the folders' names,
+    `targets` the labels, `paths` the files relative to `root`, in order. `limit` keeps the first samples only, which
+    are those of the first classes.
+
+    Raises DataError where there is no such folder, it holds no folders of images, or a file can't be decoded.
+    """
+
+    def __init__(self, root: Path, limit: int | None = None) -> None:
+        self.root = root
+        self._transform, self._read = _image_reader()
+        found = _image_files(root)
+        self.classes: list[str] = found.classes
+        self.targets: list[int] = found.targets[:limit]
+        self.paths = [str(Path(file).relative_to(root)) for file, _ in found.samples[:limit]]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        file = self.root / self.paths[index]
+        try:
+            return self._transform(self._read(str(file))), self.targets[index]
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files that are damaged
+            raise DataError(f"{str(file)!r} can't be decoded as an image: {error}. Mend or remove it.") from error
+
+
 def arrays(name: str, data_dir: Path | None = None) -> Arrays:
     """The arrays of the data set that a name stands for.
 
@@ -99,7 +132,9 @@ def arrays(name: str, data_dir: Path | None = None) -> Arrays:
         return _known(name, (data_dir or Path(DATA_DIR)).expanduser())
     if name.endswith(".npz"):
         return _from_npz(Path(name).expanduser(), name)
-    known = ["digits", *_KNOWN]
+    if name.startswith(FOLDER):
+        raise DataError(f"{name!r} is read image by image and has no arrays. Use it as a data set: load.dataset.")
+    known = ["digits", *_KNOWN, f"{FOLDER}DIR"]
     raise DataError(
         f"{name!r} is no data set that probekit knows.{near(name, known)} "
         f"Name one of {', '.join(known)}, or a FILE.npz."
@@ -108,10 +143,11 @@ def arrays(name: str, data_dir: Path | None = None) -> Arrays:
 
 def dataset(
     name: str, split: Split = "train", *, limit: int | None = None, data_dir: Path | None = None
-) -> ArrayDataset:
+) -> ArrayDataset | ImageFolder:
     """The torch data set that a name stands for: (x, label) in order, x float32, uint8 images and digits in [0, 1].
 
-    `name` and `data_dir` are those of ``arrays``. `split` is ``"train"`` (everything, where the data come without a
+    `name` and `data_dir` are those of ``arrays``; or `name` is ``imagefolder:DIR``, a folder with one folder of images
+    a class, which gives an ``ImageFolder``. `split` is ``"train"`` (everything, where the data come without a
     split), ``"test"`` or ``"all"`` (train, then test); `limit` keeps the first samples only.
 
     Raises DataError as ``arrays`` does, and for a split that isn't there.
@@ -122,24 +158,53 @@ def dataset(
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit} leaves no samples of {name!r}. Give 1 or more, or leave it out.")
+    if name.startswith(FOLDER):
+        _check_split(name, split, has_test=False)
+        return ImageFolder(Path(name.removeprefix(FOLDER)).expanduser(), limit)
     data = arrays(name, data_dir)
     x, y = _chosen(data, split)
     return ArrayDataset(x[:limit], y[:limit], data.class_names, data.white)
 
 
 def _chosen(data: Arrays, split: Split) -> tuple[Array, npt.NDArray[np.int64]]:
-    if split not in get_args(Split):
-        raise DataError(f"There is no split {split!r}. Choose train, test or all.")
-    has_test = data.x_test is not None and data.y_test is not None
-    if split == "train" or (split == "all" and not has_test):
+    _check_split(data.name, split, has_test=data.x_test is not None)
+    if split == "train" or data.x_test is None or data.y_test is None:
         return data.x_train, data.y_train
-    if data.x_test is None or data.y_test is None:
-        raise DataError(
-            f"{data.name!r} comes without a test set. Ask for split 'train' or 'all', which has every sample."
-        )
     if split == "test":
         return data.x_test, data.y_test
     return np.concatenate([data.x_train, data.x_test]), np.concatenate([data.y_train, data.y_test])
+
+
+def _check_split(name: str, split: Split, *, has_test: bool) -> None:
+    if split not in get_args(Split):
+        raise DataError(f"There is no split {split!r}. Choose train, test or all.")
+    if split == "test" and not has_test:
+        raise DataError(f"{name!r} comes without a test set. Ask for split 'train' or 'all', which has every sample.")
+
+
+def _image_files(root: Path) -> Any:
+    """What torchvision's ImageFolder finds under `root`: its classes, targets and samples."""
+    if not root.is_dir():
+        raise DataError(f"There is no folder {str(root)!r}.")
+    inside = {entry.name for entry in root.iterdir() if entry.is_dir()}
+    if "train" in inside and inside <= SPLIT_FOLDERS:
+        raise DataError(
+            f"{str(root)!r} holds {', '.join(sorted(inside))}: splits, not classes. Name one: "
+            f"'{FOLDER}{root / 'train'}'."
+        )
+    try:
+        return torchvision_part("datasets", DataError).ImageFolder(root)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{str(root)!r} is no folder of images: {error}. It must hold one folder of images for each class."
+        ) from error
+
+
+def _image_reader() -> tuple[Callable[[Any], Tensor], Callable[[str], Any]]:
+    """What makes a tensor of an image, and what decodes a file to one, both torchvision's."""
+    transforms = torchvision_part("transforms", DataError)
+    steps = [transforms.Resize(SIDE), transforms.CenterCrop(SIDE), transforms.ToTensor()]
+    return transforms.Compose(steps), torchvision_part("datasets.folder", DataError).pil_loader
 
 
 def _digits() -> Arrays:

@@ -169,7 +169,7 @@ def test_shapes_group_what_can_train_together() -> None:
 def test_default_learning_rates_fit_digits(batch_norm: bool) -> None:
     data = load_digits()
     split = split_arrays(data.images, data.target, tuple("0123456789"))
-    configs = [Config(name, 2, 100, batch_norm) for name in ("relu", "sigmoid")]
+    configs = [Config(name, 2, 64, batch_norm) for name in ("relu", "sigmoid")]
     chosen = [Member(config, 0, default_learning_rate(config)) for config in configs]
     for result in train(chosen, split, epochs=20, batch_size=32):
         assert result.train_accuracy > 0.98

@@ -1,0 +1,222 @@
+"""Pooling an activation over its positions, of which a mask says which are real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from probekit.errors import DataError, SiteError
+
+__all__ = ["NAMED", "Constants", "Mask", "Reduced", "constant", "narrow_dtype", "sample_dims", "wide_dtype"]
+
+DIMS = {1: ("node",), 2: ("position", "node"), 3: ("channel", "y", "x")}
+
+Constants: TypeAlias = dict[tuple[object, ...], Tensor]
+
+
+def sample_dims(ndim: int) -> tuple[str, ...]:
+    """The names of the `ndim` axes of one sample: those of an activation without its axis 0.
+
+    >>> sample_dims(3)
+    ('channel', 'y', 'x')
+    """
+    return DIMS.get(ndim, tuple(f"axis_{axis}" for axis in range(1, ndim + 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """What is kept of an activation: `tensor`, whose axis 0 is the batch, or one row a token.
+
+    For rows of tokens, `sample` (row,) is the index of each row's sample in the batch, and `positions` (row,) its
+    place among that sample's real tokens, both int64 on the CPU; otherwise they are None.
+    """
+
+    tensor: Tensor
+    sample: Tensor | None = None
+    positions: Tensor | None = None
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of the tensor's axes after axis 0."""
+        return sample_dims(self.tensor.dim() - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which tokens of a batch are real: (batch, position), true where they are; padding may stand anywhere.
+
+    Made once a batch with `Mask.of`, its indices serve every site of that batch.
+    """
+
+    given: Tensor
+    _there: Constants = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, mask: Tensor | Mask) -> Mask:
+        """`mask` as a Mask.
+
+        Raises:
+            DataError: it holds anything but true and false, or 1 and 0.
+        """
+        if isinstance(mask, Mask):
+            return mask
+        if not ((mask == 0) | (mask == 1)).all():
+            raise DataError(f"This mask, of shape {tuple(mask.shape)}, isn't of 1 (a real token) and 0 (padding) only.")
+        return cls(mask.detach().cpu().bool())
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether any token is not real."""
+        return not bool(self.given.all())
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """The number of real tokens of each sample (batch,)."""
+        return self.given.sum(1)
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(batch, slot): each sample's real tokens in order, then its last one again, as indices into all tokens."""
+        order = torch.argsort((~self.given).to(torch.uint8), dim=1, stable=True)
+        slots = torch.arange(max(self.lengths.tolist(), default=1))
+        order = order.gather(1, torch.minimum(slots, self.lengths[:, None] - 1))
+        return order + torch.arange(len(order))[:, None] * self.given.shape[1]
+
+    @cached_property
+    def filled(self) -> Tensor:
+        """(batch, slot): which slots of `tokens` hold a token of their own."""
+        return torch.arange(self.tokens.shape[1]) < self.lengths[:, None]
+
+    def on(self, name: str, device: torch.device) -> Tensor:
+        """One of the tensors above, on `device`."""
+        if (name, device) not in self._there:
+            self._there[name, device] = getattr(self, name).to(device)
+        return self._there[name, device]
+
+    def check(self, tensor: Tensor) -> None:
+        """Raise SiteError unless the mask is of the tokens of `tensor`, with a real token in every sample."""
+        shape = tuple(self.given.shape)
+        if tensor.dim() != 3:
+            raise SiteError(
+                f"a mask of shape {shape} can't tell which of these positions are padding. Reduce this site with a "
+                "callable, or leave it out."
+            )
+        if shape != tensor.shape[:2]:
+            raise SiteError(
+                f"the mask has shape {shape}, and the (batch, position) of these tokens is {tuple(tensor.shape[:2])}. "
+                "Reduce this site with a callable, or leave it out."
+            )
+        if not self.lengths.all():
+            empty = int((self.lengths == 0).nonzero()[0])
+            raise SiteError(f"sample {empty} of the batch has no real token: its mask is 0 everywhere.")
+
+
+def constant(
+    made: Constants, device: torch.device, key: tuple[int | torch.dtype, ...], make: Callable[[], Tensor]
+) -> Tensor:
+    """A tensor that depends on `key` alone, made once and kept in `made` for each device."""
+    if (device, *key) not in made:
+        # Made under inference_mode it couldn't serve a later forward that has gradients.
+        with torch.inference_mode(False):
+            made[device, *key] = make().to(device)
+    return made[device, *key]
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which values of `dtype` are added up."""
+    fractional = dtype.is_floating_point or dtype.is_complex
+    return torch.promote_types(dtype, torch.float32 if fractional else torch.float64)
+
+
+def narrow_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums of values of `dtype` are kept."""
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.float64
+
+
+def _by_position(tensor: Tensor, mask: Mask | None) -> Tensor:
+    """(batch, position, node), of whatever layout and fit for the mask; of what has no positions, (batch, 1, …)."""
+    if tensor.dim() < 3:
+        return tensor.unsqueeze(1)
+    if mask is not None:
+        mask.check(tensor)
+    spread = tensor.flatten(2).transpose(1, 2) if tensor.dim() == 4 else tensor.flatten(1, -2)
+    if not spread.shape[1]:
+        raise SiteError("it has no position at all.")
+    return spread
+
+
+def _packed(tensor: Tensor, mask: Mask | None) -> tuple[Tensor, Mask | None]:
+    """(batch, slot, node), as `Mask.tokens` orders them, and the mask where slots are left over."""
+    spread = _by_position(tensor, mask)
+    if mask is None or not mask.padded or tensor.dim() < 3:
+        return spread, None
+    tokens = mask.on("tokens", tensor.device)
+    return spread.flatten(0, 1).index_select(0, tokens.flatten()).unflatten(0, tokens.shape), mask
+
+
+def _mean(tensor: Tensor, mask: Mask | None) -> Tensor:
+    packed, real = _packed(tensor, mask)
+    packed = packed.to(wide_dtype(tensor.dtype))
+    counts: Tensor | int = packed.shape[1]
+    if real is not None:
+        # Adding -0.0 changes no bit of anything; adding 0.0 changes -0.0. In place, since what is packed is a copy.
+        packed.masked_fill_(~real.on("filled", tensor.device)[:, :, None], -0.0)
+        counts = real.on("lengths", tensor.device)[:, None]
+    return (_pairwise_sum(packed) / counts).to(narrow_dtype(tensor.dtype))
+
+
+def _pairwise_sum(values: Tensor) -> Tensor:
+    """The sum over axis 1, by adding neighbours until one is left.
+
+    A value meets the same partners whatever follows the sample's end, so padding, the rest of the batch, the memory
+    layout and the device leave its bits alone; torch's own sum promises none of these.
+    """
+    while values.shape[1] > 1:
+        even, odd = values[:, 0::2], values[:, 1::2]
+        pairs, alone = even[:, : odd.shape[1]] + odd, even[:, odd.shape[1] :]
+        values = torch.cat([pairs, alone], 1) if alone.shape[1] else pairs
+    return values[:, 0]
+
+
+def _max(tensor: Tensor, mask: Mask | None) -> Tensor:
+    return _packed(tensor, mask)[0].amax(1)
+
+
+def _flatten(tensor: Tensor, mask: Mask | None) -> Tensor:
+    return tensor.flatten(1) if tensor.dim() > 1 else tensor.unsqueeze(1)
+
+
+def _check_tokens(tensor: Tensor, mask: Mask | None) -> None:
+    if tensor.dim() != 3:
+        raise SiteError("it has no tokens, which are (batch, position, node).")
+    _by_position(tensor, mask)
+
+
+def _one_token(tensor: Tensor, mask: Mask | None, *, slot: int) -> Tensor:
+    _check_tokens(tensor, mask)
+    if mask is None:
+        return tensor[:, slot]
+    return tensor.flatten(0, 1).index_select(0, mask.on("tokens", tensor.device)[:, slot])
+
+
+def _tokens(tensor: Tensor, mask: Mask | None) -> Reduced:
+    _check_tokens(tensor, mask)
+    real = Mask(torch.ones(tensor.shape[:2], dtype=torch.bool)) if mask is None else mask
+    sample, positions = real.filled.nonzero(as_tuple=True)
+    index = real.tokens[real.filled].to(tensor.device)
+    return Reduced(tensor.flatten(0, 1).index_select(0, index), sample, positions)
+
+
+NAMED: dict[str, Callable[[Tensor, Mask | None], Tensor | Reduced]] = {
+    "mean": _mean,
+    "max": _max,
+    "flatten": _flatten,
+    "cls": partial(_one_token, slot=0),
+    "last": partial(_one_token, slot=-1),
+    "tokens": _tokens,
+}
