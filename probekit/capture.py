@@ -21,14 +21,14 @@ from torch import Tensor, nn
 import probekit
 from probekit import store
 from probekit.batches import Batch, Batches
-from probekit.errors import DataError, SiteError
+from probekit.errors import DataError, ModelError, SiteError
 from probekit.layout import Json
 from probekit.names import Selector, SiteName, rules
 from probekit.plan import CapturePlan, Kept, make_plan
 from probekit.probe import Probe
 from probekit.progress import Progress, silent
 from probekit.reduce import Mask, Reduction
-from probekit.sites import evaluation, run
+from probekit.sites import SiteTable, evaluation, run
 from probekit.sites import sites as dry_run
 from probekit.sizes import parse_size
 from probekit.writer import Array, Writer, check_absent
@@ -99,13 +99,18 @@ def capture(
         >>> tree["1"]["activation"].groupby("label").mean()  # doctest: +SKIP
     """
     out = Path(out)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ModelError(
+            f"{type(model).__name__} has weights on the device 'meta', which hold no numbers. Load its weights first; "
+            "probekit.sites and probekit.plan work without them."
+        )
     if not overwrite:
         check_absent(out)
     batches = Batches(data, batch_size=batch_size, labels=labels, columns=columns, ids=ids, class_names=class_names)
     first, stream = _peek(batches)
     made = make_plan(
         model,
-        dry_run(model, first.inputs, select=sites, exclude=exclude),
+        *_dry_runs(model, first, sites, exclude),
         first,
         rows=batches.rows,
         out=out,
@@ -156,11 +161,11 @@ def plan(
         >>> pk.plan(model, torch.randn(100, 4), sites="1").bytes
         1200
     """
-    batches = Batches(data, batch_size=batch_size, labels=None)
+    batches = Batches(data, batch_size=batch_size)
     first, _ = _peek(batches)
     return make_plan(
         model,
-        dry_run(model, first.inputs, select=sites, exclude=exclude),
+        *_dry_runs(model, first, sites, exclude),
         first,
         rows=batches.rows,
         out=Path(out),
@@ -178,6 +183,34 @@ def _peek(batches: Batches) -> tuple[Batch, Iterator[Batch]]:
     if first is None or not first.rows:
         raise DataError("The data hold no samples.")
     return first, chain([first], stream)
+
+
+def _dry_runs(
+    model: nn.Module, first: Batch, sites: Selector, exclude: Selector | None
+) -> tuple[SiteTable, SiteTable | None]:
+    """The sites on the first batch, and on all of it but one sample: which axis follows the batch shows then.
+
+    An axis may be as long as the batch by chance, such as the time steps of a recurrent layer. There is no second run
+    for a single sample, nor for a model that takes batches of one size only.
+    """
+    table = dry_run(model, first.inputs, select=sites, exclude=exclude)
+    if first.rows < 2:
+        return table, None
+    try:
+        return table, dry_run(model, _shortened(first.inputs, first.rows), select=sites, exclude=exclude)
+    except ModelError:
+        return table, None
+
+
+def _shortened(inputs: Any, rows: int) -> Any:
+    """The inputs without their last sample."""
+    if isinstance(inputs, Tensor):
+        return inputs[: rows - 1] if inputs.dim() and len(inputs) == rows else inputs
+    if isinstance(inputs, Mapping):
+        return {name: _shortened(value, rows) for name, value in inputs.items()}
+    if isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields"):
+        return tuple(_shortened(value, rows) for value in inputs)
+    return inputs
 
 
 def _columns(batch: Batch, start: int) -> dict[str, Array]:

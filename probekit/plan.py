@@ -134,6 +134,7 @@ class CapturePlan:
 def make_plan(
     model: nn.Module,
     table: SiteTable,
+    shorter: SiteTable | None,
     first: Batch,
     *,
     rows: int | None,
@@ -143,7 +144,7 @@ def make_plan(
     dtype: str | None,
     memory: int,
 ) -> CapturePlan:
-    """The plan for sites that a dry run on the `first` batch found.
+    """The plan for sites that a dry run on the `first` batch found, and one on a `shorter` batch by one sample.
 
     Raises:
         SiteError: axis 0 of a site isn't the batch, a reduction doesn't fit, or a key of `reduce` picks no site.
@@ -156,6 +157,7 @@ def make_plan(
     dims = _by_site(batch_dim, 0, table, modules)
     mask = None if first.mask is None else Mask.of(first.mask)
     kept = tuple(_kept(site, reductions[site.name], dims[site.name], mask, first.rows, dtype) for site in table)
+    _check_batch_axes(kept, table, shorter)
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     chunk_rows = _chunk_rows([one.spec for one in kept], first.rows, rows, memory)
     return CapturePlan(table.model, kept, rows, first.rows, chunk_rows, shutil.disk_usage(folder).free)
@@ -212,6 +214,19 @@ def _kept(site: Site, reduction: Reduction, batch_dim: int, mask: Mask | None, r
     }
     spec = SiteSpec(site.name, sample_dims(result.dim() - 1), tuple(result.shape[1:]), _on_disk(cast), attrs)
     return Kept(spec, site.parts, batch_dim, reducer, cast)
+
+
+def _check_batch_axes(kept: Sequence[Kept], table: SiteTable, shorter: SiteTable | None) -> None:
+    """Raise SiteError for a site whose axis of the batch didn't become shorter with the batch."""
+    after = {} if shorter is None else {site.name: site.shape for site in shorter}
+    for one, site in zip(kept, table, strict=True):
+        shape, less = site.shape, after.get(site.name, ())
+        if one.reducer is None and len(less) == len(shape) and less[one.batch_dim] == shape[one.batch_dim]:
+            raise SiteError(
+                f"Axis {one.batch_dim} of {site.name} ({site.type}) is not the batch, though as long: its shape is "
+                f"{shape}, and {less} for one sample less. Say which axis is: batch_dim={{{site.name!r}: 1}}; or "
+                "select other sites."
+            )
 
 
 def _on_disk(dtype: torch.dtype) -> np.dtype[Any]:

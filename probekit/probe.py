@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import fields, is_dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -70,6 +70,11 @@ class Probe:
         self._model = model
         self._model_name = type(model).__name__
         self._modules = module_names(model)
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self._modules.values()):
+            raise SiteError(
+                f"{self._model_name} holds scripted or traced modules, which run without hooks. Probe the model that "
+                "it was made from."
+            )
         self._rules: list[Rule] = rules(sites)
         self._excluded: list[Rule] = [] if exclude is None else rules(exclude)
         for selector in (self._rules, self._excluded):
@@ -236,9 +241,14 @@ class Probe:
     # What is recorded
 
     def _on_output(self, name: str) -> Hook:
+        plain: dict[int, SiteName] = {}  # of outputs that are one tensor, by call: most sites, most of the time
+
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if not _in_backward():
-                self._take_leaves(SiteName(name, self._call(name, "")), leaves(output))
+            if _in_backward():
+                return
+            call = self._call(name, "")
+            site = plain.get(call) or plain.setdefault(call, SiteName(name, call))
+            self._take_leaves(site, leaves(output))
 
         return hook
 
@@ -276,11 +286,14 @@ class Probe:
         return hook
 
     def _take_leaves(self, site: SiteName, found: Iterable[tuple[str, Tensor]]) -> None:
-        with self._quiet():
+        before, self._busy = self._busy, True  # what the probe itself does to tensors is no operation of the model's
+        try:
             for leaf, tensor in found:
                 leaf_site = replace(site, leaf=leaf) if leaf else site
                 if self._wants(leaf_site):
                     self._record(leaf_site, tensor.detach())
+        finally:
+            self._busy = before
 
     def _keep(self, site: SiteName, tensor: Tensor) -> None:
         # A copy now: an in-place operation later, even through .data, leaves no trace that could be checked.
@@ -313,15 +326,6 @@ class Probe:
         site = SiteName(name, call, op=f"{function}_{counts[function]}")
         counts[function] += 1
         self._take_leaves(site, leaves(result))
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """While the probe copies and detaches, what it does is no operation of the model's."""
-        before, self._busy = self._busy, True
-        try:
-            yield
-        finally:
-            self._busy = before
 
 
 class _Operations(TorchFunctionMode):

@@ -232,9 +232,3 @@ def test_windows_are_no_batch_and_are_refused_by_name(make: Callable[[], nn.Modu
         pk.capture(model, x, tmp_path / "acts.zarr", sites=site)
     assert not (tmp_path / "acts.zarr").exists()
     assert pk.sites(model, x, select=site)[0].shape[0] == 4 * ROWS
-
-
-@pytest.mark.xfail(strict=True, reason="axis 0 is compared with the number of samples only, which can be a coincidence")
-def test_time_first_is_refused_also_where_there_are_as_many_steps_as_samples(tmp_path: Path) -> None:
-    with pytest.raises(SiteError, match=r"Axis 0 of \(root\)\[0\]"):
-        pk.capture(nn.LSTM(6, 3), torch.randn(4, 4, 6), tmp_path / "acts.zarr", sites="**[0]")

@@ -82,6 +82,13 @@ def test_an_axis_that_is_the_batch_can_be_named(tmp_path):
     np.testing.assert_array_equal(tree["lstm[0]"]["activation"], tree["(root)"]["activation"])
 
 
+def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_refused(tmp_path):
+    with pytest.raises(SiteError, match=r"Axis 0 of lstm\[0\] \(LSTM\) is not the batch, though as long"):
+        pk.capture(TimeFirst(), torch.randn(4, 4, 2), tmp_path / "a", sites="lstm[0]")
+    tree = pk.capture(TimeFirst(), torch.randn(4, 4, 2), tmp_path / "a", sites="lstm[0]", batch_dim=1)
+    assert tree["lstm[0]"]["activation"].shape == (4, 4, 3)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

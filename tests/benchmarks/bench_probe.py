@@ -1,7 +1,8 @@
 """What a probe alone costs, as ratios within one run: ``python tests/benchmarks/bench_probe.py``.
 
-The same forward pass with no hooks, with bare hooks that do nothing on every module, and under a probe of every module
-whose records go to a function that does nothing. Rounds are taken in turns; a ratio is the median over the rounds.
+The same forward pass with no hooks, with bare hooks that do nothing on every module, under a probe of every module
+whose records go to a function that does nothing, and under one of every operation too. Rounds are taken in turns; a
+ratio is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -68,16 +69,24 @@ def probe(model: nn.Module) -> AbstractContextManager[object]:
     return pk.Probe(model, "**", record=lambda site, tensor: None)
 
 
+def operations(model: nn.Module) -> AbstractContextManager[object]:
+    return pk.Probe(model, ["**", "**~*"], record=lambda site, tensor: None)
+
+
 CASES: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
     "forward": lambda model: nullcontext(),
     "bare": bare_hooks,
     "probe": probe,
+    "operations": operations,
 }
 
 
 def main() -> None:
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads; milliseconds a forward pass")
-    print(f"{'':24}{'sites':>9}{'forward':>9}{'hooks':>9}{'probe':>9}{'probe ÷ hooks':>15}{'µs a site call':>16}")
+    print(
+        f"{'':24}{'sites':>9}{'forward':>9}{'hooks':>9}{'probe':>9}{'with ~':>9}{'probe ÷ hooks':>15}"
+        f"{'with ~ ÷ hooks':>16}{'µs a site call':>16}"
+    )
     row("resnet18, 8 × 64²", torchvision.models.resnet18(), torch.randn(8, 3, 64, 64), rounds=31)
     row(f"GPT-2 small, 2 × {POSITIONS}", Decoder(), torch.randint(0, VOCABULARY, (2, POSITIONS)), rounds=11)
     row("MLP of 16 layers of 16", mlp(), torch.randn(1, 16), rounds=51, passes=50)
@@ -86,12 +95,15 @@ def main() -> None:
 def row(name: str, model: nn.Module, inputs: Tensor, *, rounds: int, passes: int = 1) -> None:
     seconds = timed(model.eval(), inputs, rounds, passes)
     calls = site_calls(model, inputs)
-    ratio = statistics.median(ours / theirs for ours, theirs in zip(seconds["probe"], seconds["bare"], strict=True))
+    ratios = "".join(
+        f"{statistics.median(ours / theirs for ours, theirs in zip(seconds[case], seconds['bare'], strict=True)):15.3f}"
+        for case in ("probe", "operations")
+    )
     extra = statistics.median(ours - none for ours, none in zip(seconds["probe"], seconds["forward"], strict=True))
     times = "".join(f"{1e3 * statistics.median(seconds[case]):9.3f}" for case in CASES)
     # Where a forward pass takes long, the difference of two of them says nothing about microseconds.
     each = f"{1e6 * extra / calls:16.1f}" if passes > 1 else f"{'':>16}"
-    print(f"{name:24}{calls:9}{times}{ratio:15.3f}{each}")
+    print(f"{name:24}{calls:9}{times}{ratios} {each}")
 
 
 @torch.no_grad()
