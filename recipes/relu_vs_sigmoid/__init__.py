@@ -25,7 +25,7 @@ def run(
     depths: Annotated[tuple[int, ...], "Numbers of hidden layers."] = (2, 4),
     widths: Annotated[tuple[int, ...], "Numbers of nodes in a hidden layer."] = (200,),
     seeds: Annotated[int, "Networks of each kind, which differ in initial weights and order of the samples."] = 3,
-    epochs: Annotated[int, "Epochs, all of which run; the weights that validate best are kept."] = 40,
+    epochs: Annotated[int, "Epochs, all of which run; the weights that validate best are kept."] = 30,
     batch_size: Annotated[int, "Samples a batch."] = 32,
     learning_rate: Annotated[float | None, "For all networks; by default one that suits each kind."] = None,
     data_dir: Annotated[Path | None, "Where mnist and cifar10 lie."] = None,
