@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,7 +26,9 @@ def save(path: Path, results: Sequence[Trained], key: dict[str, Any]) -> None:
     entries = [_pack(result) for result in results]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    torch.save({"key": key, "networks": entries}, partial)
+    content = io.BytesIO()  # torch.save's own errors of a full disk don't say what they are
+    torch.save({"key": key, "networks": entries}, content)
+    partial.write_bytes(content.getbuffer())
     os.replace(partial, path)
 
 
