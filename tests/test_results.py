@@ -155,7 +155,7 @@ def test_a_result_that_does_not_fit_its_dims_goes_to_its_author(
     tree: xr.DataTree, dims: tuple[str, ...], shape: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(pk.errors.PluginError, match=f"(?s)'odd'.*{message}.*author"):
-        pk.measure(tree, Column("odd", lambda block: {"odd": (dims, np.zeros(shape))}))
+        pk.measure(tree, Column("odd", lambda block: {"odd": (dims, np.zeros(shape))}), sites="layers.0")
 
 
 @pytest.mark.parametrize("returned", [np.zeros((3, 40)), None, {"odd": np.zeros((3, 40))}])
