@@ -145,7 +145,7 @@ def test_own_dims_of_two_lengths_are_named(tree: xr.DataTree) -> None:
         (
             ("label", "node"),
             (3,),
-            r"shape \(3,\) at site 'layers.0', nodes 0 to \d+; its dims ask for \(label: 3, node: \d+\)",
+            r"shape \(3,\) at site 'layers.0', nodes \d+ to \d+; its dims ask for \(label: 3, node: \d+\)",
         ),
         (("label", "node"), (3, 7), r"shape \(3, 7\)"),
         (("label",), (3,), r"must give 'odd' a dim 'node'"),
