@@ -102,9 +102,10 @@ def create(
 ) -> dict[str, Json]:
     """Lay out the arrays of a new store in `folder`; the metadata of every node but the root, by its path."""
     root = zarr.open_group(folder, mode="w", zarr_format=3)
-    for site, group in group_names([site.name for site in sites], columns).items():
-        spec = next(spec for spec in sites if spec.name == site)
-        _create_site(root.create_group(group, attributes={"site": site, **spec.attrs}), spec, chunk_rows, rows)
+    groups = group_names([spec.name for spec in sites], columns)
+    for spec in sites:
+        group = root.create_group(groups[spec.name], attributes={"site": spec.name, **spec.attrs})
+        _create_site(group, spec, chunk_rows, rows)
     for column, dtype in columns.items():
         _create_array(root, column, (rows,), (chunk_rows,), dtype, ("sample",))
     if "label" in columns:

@@ -87,7 +87,7 @@ class Writer:
         self._paths = {f"{groups[spec.name]}/{ACTIVATION}": spec for spec in sites}
         self._failure: BaseException | None = None
         try:
-            self._nodes = self._create(sites)
+            self._create(sites)
         except OSError as error:
             raise StoreError(f"{path} can't be created: {error.strerror or error}.") from error
         self._targets = {name: layout.open_for_writing(path / name) for name in (*self._paths, *self._columns)}
@@ -217,7 +217,7 @@ class Writer:
                 target.resize((self.committed, *target.shape[1:]))
         self._commit(self.committed, complete=complete)
 
-    def _create(self, sites: Sequence[SiteSpec]) -> dict[str, Json]:
+    def _create(self, sites: Sequence[SiteSpec]) -> None:
         folder = self.path.with_name(f".{self.path.name}.partial")
         try:
             self._nodes = layout.create(
@@ -227,4 +227,3 @@ class Writer:
             folder.rename(self.path)  # the store is there whole or not at all
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return self._nodes
