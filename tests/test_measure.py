@@ -229,3 +229,24 @@ def test_a_single_site_keeps_all_cores_busy(monkeypatch: pytest.MonkeyPatch, x: 
 
     pk.measure(tree_of(y, relu=x), Widths())
     assert len(widths) == 2
+
+
+def test_an_own_dim_has_the_values_that_its_metric_says(x: np.ndarray, y: np.ndarray) -> None:
+    found = pk.measure(tree_of(y, relu=x), "quantile:0.25, 0.75")["relu"]["quantile"]
+    assert found.dims == ("label", "q", "node")
+    expected = np.quantile(x[y == 1], 0.75, axis=0)
+    np.testing.assert_array_equal(found.sel(q=0.75, label=1).values, expected)
+
+
+@pytest.mark.parametrize(("kind", "type_", "near"), [("output", "Sigmoid", 0.95), ("operation", "relu", np.inf)])
+def test_a_site_of_a_bounded_module_has_its_bounds(
+    x: np.ndarray, y: np.ndarray, kind: str, type_: str, near: float
+) -> None:
+    x = np.clip(x / 2, 0, 1)
+    tree = tree_of(y, act=x)
+    tree["act"].attrs |= {"kind": kind, "type": type_}
+    expected = ((x <= np.float32(0.05)) | (x >= np.float32(near))).mean(axis=0)
+    np.testing.assert_allclose(pk.measure(tree, "saturation")["act"]["saturation_node"].values, expected)
+    tree["act"].attrs["kind"] = "gradient"
+    with pytest.raises(pk.errors.PluginError, match="nothing says between which bounds"):
+        pk.measure(tree, "saturation")

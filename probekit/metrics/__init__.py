@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+from probekit.metrics.auroc import AUROC
 from probekit.metrics.block import Block
+from probekit.metrics.extremes import Max, Min
+from probekit.metrics.gradients import GradientNorm
 from probekit.metrics.histogram import Histogram
-from probekit.metrics.moments import Mean, Std
-from probekit.metrics.order import median
+from probekit.metrics.information import Entropy, MutualInformation
+from probekit.metrics.ks import KS
+from probekit.metrics.moments import Count, Mean, Std, Var
+from probekit.metrics.order import Quantile, median
 from probekit.metrics.overlap import Overlap
 from probekit.metrics.protocol import ColumnMetric, Metric, Spec, State, StreamingMetric, Variables, metric
-from probekit.metrics.sparsity import Sparsity
+from probekit.metrics.saturation import Saturation
+from probekit.metrics.selectivity import Perplexity, Selectivity
+from probekit.metrics.separation import DPrime, Fisher, Separability
+from probekit.metrics.sparsity import AlwaysOn, Dead, Sparsity
+from probekit.metrics.wasserstein import Wasserstein
 
 __all__ = [
+    "AUROC",
+    "KS",
+    "AlwaysOn",
     "Block",
     "ColumnMetric",
+    "Count",
+    "DPrime",
+    "Dead",
+    "Entropy",
+    "Fisher",
+    "GradientNorm",
     "Histogram",
+    "Max",
     "Mean",
     "Metric",
+    "Min",
+    "MutualInformation",
     "Overlap",
+    "Perplexity",
+    "Quantile",
+    "Saturation",
+    "Selectivity",
+    "Separability",
     "Sparsity",
     "Spec",
     "State",
     "Std",
     "StreamingMetric",
+    "Var",
     "Variables",
+    "Wasserstein",
     "median",
     "metric",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ __all__ = ["Array", "Block", "Codes", "Grouping", "working_dtype"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Codes: TypeAlias = npt.NDArray[np.int64]
+Shared = TypeVar("Shared")
+
+_PIECE = 32  # nodes that a metric handles together; bounds its scratch memory
 
 
 def working_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -48,6 +51,7 @@ class Block:
 
     values: Array
     offsets: Codes
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def from_samples(cls, x: npt.ArrayLike, y: npt.ArrayLike, classes: int | None = None) -> Block:
@@ -82,10 +86,34 @@ class Block:
     def __getitem__(self, code: int) -> Array:
         return self.values[:, self.offsets[code] : self.offsets[code + 1]]
 
-    def split(self, nodes: int) -> Iterator[Block]:
-        """The same block in pieces of at most `nodes` nodes, as views."""
-        for start in range(0, self.nodes, nodes):
-            yield Block(self.values[start : start + nodes], self.offsets)
+    @property
+    def constant(self) -> npt.NDArray[np.bool_]:
+        """Whether all samples of a node are equal, (node,)."""
+        classes = [self[code] for code, count in enumerate(self.counts) if count]
+        if not classes:
+            return np.ones(self.nodes, dtype=bool)
+        lowest = np.min([values[:, 0] for values in classes], axis=0)
+        constant: npt.NDArray[np.bool_] = lowest == np.max([values[:, -1] for values in classes], axis=0)
+        return constant
+
+    def split(self, nodes: int = _PIECE) -> tuple[Block, ...]:
+        """The same block in pieces of at most `nodes` nodes, as views; the same pieces whenever it is asked."""
+        if self.nodes <= nodes:
+            return (self,)
+        starts = range(0, self.nodes, nodes)
+        return self.shared(
+            ("split", nodes), lambda: tuple(Block(self.values[at : at + nodes], self.offsets) for at in starts)
+        )
+
+    def shared(self, key: Hashable, make: Callable[[], Shared]) -> Shared:
+        """What `make` gives, which it is asked for once a `key`: how metrics share what several of them need.
+
+        It is kept as long as the block is, beside the samples, so it should be small beside them.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        made: Shared = self._made[key]
+        return made
 
 
 @dataclass(frozen=True)

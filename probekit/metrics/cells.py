@@ -10,19 +10,20 @@ coincide and the bins between them are empty.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import lcm
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.pooled import CARRIED, pooled, values_of
 
 __all__ = ["Cells", "Edges", "count_cells"]
 
 Edges: TypeAlias = Literal["mass", "width"]
 
 _ATOM = 100  # an atom holds at least one in this many samples
-_MASK = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,32 @@ class Cells:
     in_bins: Codes
     on_atoms: Codes
 
+    @property
+    def counts(self) -> Codes:
+        """The samples in all cells, (cell, class, node).
+
+        Atoms come last: their number differs between blocks, and zeros at the end of a sum change no bit of it.
+        """
+        return np.concatenate([np.moveaxis(self.in_bins, 2, 0), np.moveaxis(self.on_atoms, 2, 0)])
+
 
 def count_cells(block: Block, bins: int, kind: Edges = "mass") -> Cells:
-    """The atoms of each node, `bins` bins of equal mass or width for its other values, and the counts in both."""
-    weights = np.repeat(_weights(block.counts), block.counts)
-    cuts = [_cut(row, weights, bins, kind) for row in block.values]
-    edges = np.array([cut for cut, _ in cuts], block.values.dtype).reshape(block.nodes, bins + 1)
-    atoms = _padded([atoms for _, atoms in cuts], block.values.dtype)
+    """The atoms of each node, `bins` bins of equal mass or width for its other values, and the counts in both.
+
+    Where they lie is found once for all metrics that ask the same of the same block.
+    """
+    # Of pieces, so that metrics that take a block as a whole share with those that take it in pieces.
+    cuts = [piece.shared(("cuts", bins, kind), partial(_cuts, piece, bins, kind)) for piece in block.split()]
+    edges = np.array([edges for cut in cuts for edges, _ in cut], block.values.dtype).reshape(block.nodes, bins + 1)
+    atoms = _padded([atoms for cut in cuts for _, atoms in cut], block.values.dtype)
     in_bins, on_atoms = _count(block, edges, atoms)
     return Cells(edges, atoms, in_bins, on_atoms)
+
+
+def _cuts(block: Block, bins: int, kind: Edges) -> list[tuple[Array, Array]]:
+    """The edges and the atoms of each node."""
+    weights = np.repeat(_weights(block.counts), block.counts)
+    return [_cut(row, weights, bins, kind) for row in block.values]
 
 
 def _weights(counts: Codes) -> Codes:
@@ -56,43 +74,20 @@ def _weights(counts: Codes) -> Codes:
     common multiple of the counts allows; else they are rounded at the 32nd bit of the largest.
     """
     there = [int(count) for count in counts if count]
-    scale = min(lcm(*there), _MASK * min(there, default=1))
+    scale = min(lcm(*there), CARRIED * min(there, default=1))
     return np.array([(2 * scale + n) // (2 * n) if n else 0 for n in map(int, counts)], np.int64)
 
 
 def _cut(row: Array, weights: Codes, bins: int, kind: Edges) -> tuple[Array, Array]:
     """The edges and the atoms of one node."""
-    keys, mass = _pooled(row, weights)
+    keys, mass = pooled(row, weights)
     starts = _atoms(keys)
     for start, stop in zip(starts, np.searchsorted(keys, keys[starts], "right"), strict=True):
         mass[start:stop] = 0
     if kind == "width":
-        mass[np.isinf(_values(keys))] = 0
+        mass[np.isinf(values_of(keys))] = 0
     edges = _quantiles(keys, np.cumsum(mass), bins)
-    return (_even(edges) if kind == "width" else edges), _values(keys[starts])
-
-
-def _pooled(row: Array, weights: Codes) -> tuple[Array, Codes]:
-    """All samples of a node in ascending order: keys, which `_values` turns into values, and their weights."""
-    if row.dtype != np.float32:
-        order = np.argsort(row)
-        return row[order], weights[order]
-    # A float32's bits, as an integer of the same order, above the weight: one sort of integers, 3 times as fast.
-    packed = _ordinals((row + np.float32(0)).view(np.int32)).astype(np.int64)  # + 0 turns -0 into 0
-    packed <<= 32
-    packed |= weights
-    packed.sort()
-    return packed >> 32, packed & _MASK
-
-
-def _values(keys: Array) -> Array:
-    return _ordinals(keys.astype(np.int32)).view(np.float32) if keys.dtype == np.int64 else keys
-
-
-def _ordinals(bits: Array) -> Array:
-    """Integers in the order of the floats with these bits; applied twice, the bits again."""
-    ordinals: Array = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
-    return ordinals
+    return (_even(edges) if kind == "width" else edges), values_of(keys[starts])
 
 
 def _atoms(keys: Array) -> Codes:
@@ -107,9 +102,9 @@ def _quantiles(keys: Array, cumulative: Codes, bins: int) -> Array:
     """The edges of bins of equal mass, among sorted `keys` with the `cumulative` mass; NaN where there is none."""
     total = int(cumulative[-1]) if len(cumulative) else 0
     if total == 0:
-        return np.full(bins + 1, np.nan, _values(keys[:0]).dtype)
+        return np.full(bins + 1, np.nan, values_of(keys[:0]).dtype)
     inner = np.searchsorted(cumulative, [edge * total // bins for edge in range(bins)], side="right")
-    return _values(keys[np.append(inner, np.searchsorted(cumulative, total))])
+    return values_of(keys[np.append(inner, np.searchsorted(cumulative, total))])
 
 
 def _even(edges: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Means and standard deviations of each class, in one pass and float64."""
+"""Counts, means, variances and standard deviations of each class, in one pass and float64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor
 from probekit.errors import PluginError
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
-__all__ = ["Mean", "Std", "class_counts", "class_sums"]
+__all__ = ["ClassMoments", "Count", "Mean", "Std", "Var", "class_counts", "class_sums"]
+
+_ROWS = 128  # handled together: a larger scratch is given back to the system, and paged in again, at every update
 
 
 def class_counts(y: Tensor, classes: int) -> Tensor:
@@ -25,6 +27,72 @@ def class_sums(x: Tensor, y: Tensor, classes: int) -> Tensor:
     Other than in a product with one-hot codes, an infinity stays within its class.
     """
     return x.new_zeros((classes, x.shape[1]), dtype=torch.float64).index_add_(0, y, x.double())
+
+
+class ClassMoments(Parameters):
+    """Base of metrics of class variances: the state is `count` (class), `mean` and `m2` (class, node), Σ(x − μ_c)².
+
+    States merge as Chan, Golub and LeVeque (1983) do, so that no two large sums are subtracted. `m2` is exactly 0, and
+    `mean` exactly the value, where a class has a single value at a node; both are NaN where it has an infinity.
+    """
+
+    def init(self, spec: Spec) -> State:
+        zeros = torch.zeros(spec.classes, spec.nodes, dtype=torch.float64, device=spec.device)
+        count = torch.zeros(spec.classes, dtype=torch.int64, device=spec.device)
+        return {"count": count, "mean": zeros, "m2": zeros.clone()}
+
+    def update(self, state: State, x: Tensor, y: Tensor) -> State:
+        if not len(x):
+            return dict(state)
+        count = class_counts(y, len(state["count"]))
+        # Around a sample of the class itself: Σgap² is then at most n + 1 times M2, and little of M2 can cancel.
+        pivot = x.index_select(0, _first_of_each(y, len(count))).double()
+        sums, squares = torch.zeros_like(pivot), torch.zeros_like(pivot)
+        for rows, codes in zip(x.split(_ROWS), y.split(_ROWS), strict=True):
+            gap = pivot.index_select(0, codes).sub_(rows)
+            sums.index_add_(0, codes, gap)
+            squares.index_add_(0, codes, gap.square_())
+        share = 1 / count[:, None].clamp(min=1).double()
+        part = {"count": count, "mean": pivot - sums * share, "m2": squares - sums.square() * share}
+        return self.merge(state, part)
+
+    def merge(self, a: State, b: State) -> State:
+        count = a["count"] + b["count"]
+        here, there = a["count"][:, None].double(), b["count"][:, None].double()
+        share = there / count[:, None].clamp(min=1)
+        apart = b["mean"] - a["mean"]
+        between = torch.where((here > 0) & (there > 0), apart.square() * here * share, 0.0)
+        mean = torch.where(here > 0, torch.where(there > 0, a["mean"] + apart * share, a["mean"]), b["mean"])
+        return {"count": count, "mean": mean, "m2": a["m2"] + b["m2"] + between}
+
+
+def _first_of_each(y: Tensor, classes: int) -> Tensor:
+    """Where each class comes first among the codes `y`, (class,); the last place for a class that doesn't."""
+    places = torch.arange(len(y), device=y.device)
+    return y.new_full((classes,), len(y) - 1).scatter_reduce_(0, y, places, "amin")
+
+
+@dataclass(frozen=True)
+class Count(Parameters):
+    """Number of samples of each class at each node.
+
+    `count` (label, node), int64; 0 for a class without samples. It is the n of `mean` and `std`: std / √count is the
+    standard error of the mean.
+    """
+
+    name: ClassVar[str] = "count"
+
+    def init(self, spec: Spec) -> State:
+        return {"count": torch.zeros(spec.classes, spec.nodes, dtype=torch.int64, device=spec.device)}
+
+    def update(self, state: State, x: Tensor, y: Tensor) -> State:
+        return {"count": state["count"] + class_counts(y, len(state["count"]))[:, None]}
+
+    def merge(self, a: State, b: State) -> State:
+        return {"count": a["count"] + b["count"]}
+
+    def finalize(self, state: State) -> Variables:
+        return {"count": (("label", "node"), state["count"].cpu().numpy().copy())}
 
 
 @dataclass(frozen=True)
@@ -54,43 +122,49 @@ class Mean(Parameters):
 
 
 @dataclass(frozen=True)
-class Std(Parameters):
+class Var(ClassMoments):
+    """Variance of each class at each node.
+
+    `var` (label, node), float64, in the square of the activation's unit: Σ(x − μ_c)² / (n_c − ddof), the square of
+    `std`; exactly 0 for a constant node. NaN for a class without samples, for one of `ddof` samples, and, as numpy's,
+    where a value is infinite.
+    """
+
+    ddof: int = 0
+    name: ClassVar[str] = "var"
+
+    def __post_init__(self) -> None:
+        _require_ddof("Var", self.ddof)
+
+    def finalize(self, state: State) -> Variables:
+        return {"var": (("label", "node"), _variance(state, self.ddof).cpu().numpy())}
+
+
+@dataclass(frozen=True)
+class Std(ClassMoments):
     """Standard deviation of each class at each node.
 
     `std` (label, node), float64: √(Σ(x − μ_c)² / (n_c − ddof)), from (n, μ, M2) merged as Chan, Golub and LeVeque
-    (1983) do, so that no two large sums are subtracted; exactly 0 for a constant node of float32 values. NaN for a
-    class without samples, for one of `ddof` samples, and, as numpy's, where a value is infinite.
+    (1983) do, so that no two large sums are subtracted; exactly 0 for a constant node. NaN for a class without
+    samples, for one of `ddof` samples, and, as numpy's, where a value is infinite.
     """
 
     ddof: int = 0
     name: ClassVar[str] = "std"
 
     def __post_init__(self) -> None:
-        if self.ddof < 0:
-            raise PluginError(
-                f"Std(ddof={self.ddof}): ddof is 0 for the samples' own deviation, 1 for an unbiased one."
-            )
-
-    def init(self, spec: Spec) -> State:
-        zeros = torch.zeros(spec.classes, spec.nodes, dtype=torch.float64, device=spec.device)
-        count = torch.zeros(spec.classes, dtype=torch.int64, device=spec.device)
-        return {"count": count, "mean": zeros, "m2": zeros.clone()}
-
-    def update(self, state: State, x: Tensor, y: Tensor) -> State:
-        count, values = class_counts(y, len(state["count"])), x.double()
-        mean = class_sums(values, y, len(count)) / count[:, None].clamp(min=1)
-        deviation = values.sub(mean.index_select(0, y)).square_()
-        return self.merge(state, {"count": count, "mean": mean, "m2": class_sums(deviation, y, len(count))})
-
-    def merge(self, a: State, b: State) -> State:
-        count = a["count"] + b["count"]
-        here, there = a["count"][:, None].double(), b["count"][:, None].double()
-        share = there / count[:, None].clamp(min=1)
-        apart = b["mean"] - a["mean"]
-        between = torch.where((here > 0) & (there > 0), apart.square() * here * share, 0.0)
-        mean = torch.where(here > 0, torch.where(there > 0, a["mean"] + apart * share, a["mean"]), b["mean"])
-        return {"count": count, "mean": mean, "m2": a["m2"] + b["m2"] + between}
+        _require_ddof("Std", self.ddof)
 
     def finalize(self, state: State) -> Variables:
-        free = (state["count"][:, None] - self.ddof).clamp(min=0)
-        return {"std": (("label", "node"), (state["m2"] / free).sqrt().cpu().numpy())}
+        return {"std": (("label", "node"), _variance(state, self.ddof).sqrt().cpu().numpy())}
+
+
+def _variance(state: State, ddof: int) -> Tensor:
+    return state["m2"] / (state["count"][:, None] - ddof).clamp(min=0)
+
+
+def _require_ddof(metric: str, ddof: int) -> None:
+    if ddof < 0:
+        raise PluginError(
+            f"{metric}(ddof={ddof}): ddof is 0 for the samples' own deviation, 1 for an unbiased variance."
+        )

@@ -11,12 +11,10 @@ import numpy as np
 from probekit.errors import PluginError
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.cells import count_cells
-from probekit.metrics.protocol import Parameters, Variables
+from probekit.metrics.pairs import MOST_CLASSES, in_order
+from probekit.metrics.protocol import Parameters, Variables, in_pieces
 
 __all__ = ["Overlap"]
-
-_MOST_CLASSES = 64  # beyond, the pairs of one node alone are as large as its samples
-_NODES = 32  # handled together; bounds the scratch memory
 
 
 @dataclass(frozen=True)
@@ -57,21 +55,17 @@ class Overlap(Parameters):
             )
 
     def compute(self, block: Block) -> Variables:
-        parts = [self._compute(piece) for piece in block.split(_NODES)]
-        return {
-            name: (dims, np.concatenate([part[name][1] for part in parts], axis=-1))
-            for name, (dims, _) in parts[0].items()
-        }
+        return in_pieces(block.split(), self._compute)
 
     def _compute(self, block: Block) -> Variables:
         pairs = self._pairs(block)
-        keep = self.pairs if self.pairs is not None else block.classes <= _MOST_CLASSES
+        keep = self.pairs if self.pairs is not None else block.classes <= MOST_CLASSES
         mean, highest = pairs.summary()
         found: Variables = {
             "overlap": (("node",), mean),
             "overlap_max": (("node",), highest),
             "overlap_rest": (("label", "node"), pairs.rest()),
-            "overlap_constant": (("node",), block.values.min(axis=1) == block.values.max(axis=1)),
+            "overlap_constant": (("node",), block.constant),
         }
         if keep:
             found["overlap_pairs"] = (("label", "label_b", "node"), pairs.all())
@@ -80,11 +74,8 @@ class Overlap(Parameters):
         return found
 
     def _pairs(self, block: Block) -> _Pairs:
-        cells = count_cells(block, self.bins)
-        # Atoms last: their number differs between blocks, and zeros at the end of a sum change no bit of it.
-        counts = np.concatenate([np.moveaxis(cells.in_bins, 2, 0), np.moveaxis(cells.on_atoms, 2, 0)])
         kept = np.flatnonzero(block.counts >= self.min_count)
-        return _Pairs(counts[:, kept], block.counts[kept], kept, block.classes)
+        return _Pairs(count_cells(block, self.bins).counts[:, kept], block.counts[kept], kept, block.classes)
 
 
 def _shuffled(block: Block, seed: int) -> Block:
@@ -122,7 +113,7 @@ class _Pairs:
         total, highest = np.zeros(nodes), np.zeros(nodes)
         for index in range(number - 1):
             overlaps = self._with_later(index)
-            total += overlaps.sum(axis=0)
+            total += in_order(overlaps)
             highest = np.maximum(highest, overlaps.max(axis=0))
         return total / (number * (number - 1) / 2), highest
 
@@ -139,8 +130,8 @@ class _Pairs:
         """Each class against the class-balanced mixture of the others, (label, node)."""
         rest = np.full((self.classes, self.counts.shape[2]), np.nan)
         shares = self.counts / self.samples[:, None]
-        total = shares.sum(axis=1)
+        total = in_order(np.moveaxis(shares, 1, 0))
         for index, code in enumerate(self.kept if len(self.kept) > 1 else []):
             others = (total - shares[:, index]) / (len(self.kept) - 1)
-            rest[code] = np.minimum(shares[:, index], others).sum(axis=0).clip(0, 1)
+            rest[code] = in_order(np.minimum(shares[:, index], others)).clip(0, 1)
         return rest

@@ -11,13 +11,16 @@ A metric is pure and knows arrays only. There are two kinds.
 Both return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed
 lengths; others are the metric's own. A column metric's variables have the dim ``node``, along which the engine joins
 blocks of nodes; where blocks differ in the length of an own dim, they are padded at its end with NaN (0 in counts).
+Where the positions along an own dim have values, the metric's attribute ``coords`` says them: ``{dim: values}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import update_wrapper
+from operator import attrgetter
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -36,6 +39,7 @@ __all__ = [
     "State",
     "StreamingMetric",
     "Variables",
+    "in_pieces",
     "metric",
 ]
 
@@ -109,19 +113,44 @@ class Parameters:
         return asdict(self)  # type: ignore[call-overload, no-any-return]
 
 
+def in_pieces(pieces: Iterable[Block], compute: Callable[[Block], Variables]) -> Variables:
+    """The variables of a block, whose last dim is the node, from those that `compute` gives for its pieces."""
+    parts = [compute(piece) for piece in pieces]
+    return {
+        name: (dims, np.concatenate([part[name][1] for part in parts], axis=-1)) for name, (dims, _) in parts[0].items()
+    }
+
+
 class FunctionMetric:
-    """A column metric from a function of one class's sorted values; made by `metric`."""
+    """A column metric from a function of one class's sorted values; made by `metric`.
+
+    It is pickled by name, as functions are, so that it can go to another process that can import it.
+    """
 
     version: ClassVar[int] = 1
     parameters: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, function: Callable[[Array], Array]) -> None:
         update_wrapper(self, function)
+        self.__qualname__: str = function.__qualname__
         self.name: str = function.__name__
         self._function = function
 
     def __call__(self, values: Array) -> Array:
         return self._function(values)
+
+    def __reduce__(self) -> str:
+        try:
+            named = attrgetter(self.__qualname__)(sys.modules[self.__module__])
+        except (AttributeError, KeyError):
+            named = None
+        if named is not self:
+            raise PluginError(
+                f"The metric {self.name!r} can't be sent to another process: it goes there by name, and "
+                f"{self.__qualname__!r} of the module {self.__module__!r} isn't it. Define it at the top level of a "
+                "module, under @pk.metric and its own name."
+            )
+        return str(self.__qualname__)
 
     def compute(self, block: Block) -> Variables:
         missing = np.full(block.nodes, np.nan, block.values.dtype)

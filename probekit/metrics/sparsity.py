@@ -1,4 +1,4 @@
-"""The share of samples for which a node is inactive."""
+"""How often a node is inactive, and the nodes that always are, or never."""
 
 from __future__ import annotations
 
@@ -11,20 +11,32 @@ from torch import Tensor
 from probekit.metrics.moments import class_counts, class_sums
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
-__all__ = ["Sparsity"]
+__all__ = ["AlwaysOn", "Dead", "InactiveCounts", "Sparsity", "shares"]
+
+
+def shares(name: str, hits: Tensor, count: Tensor) -> Variables:
+    """Shares of samples, from the `hits` (class, node) among the `count` (class): by class and node, node, and site.
+
+    The variables are `name` (label, node), `name`_node (node) over all samples, and `name`_site (), the mean over the
+    nodes. NaN where there are no samples.
+    """
+    hits = hits.double()
+    node = hits.sum(0) / count.sum()
+    return {
+        name: (("label", "node"), (hits / count[:, None]).cpu().numpy()),
+        f"{name}_node": (("node",), node.cpu().numpy()),
+        f"{name}_site": ((), node.mean().cpu().numpy()),
+    }
 
 
 @dataclass(frozen=True)
-class Sparsity(Parameters):
-    """Share of samples with an activation at or below `threshold`: by class and node, node, and site.
+class InactiveCounts(Parameters):
+    """Base of metrics of how often a node is on: the state is `count` (class) and `inactive` (class, node), int64.
 
-    `sparsity` (label, node); `sparsity_node` (node), over all samples; `sparsity_site` (), the mean over the nodes,
-    which is what Table 1 of Pretorius et al. (2019) shows in per cent. In [0, 1], float64, exact; NaN for a class
-    without samples. With the default threshold 0 it tells how often a ReLU is off; for a sigmoid it is 0.
+    A node is inactive, or off, for a sample where its value is at or below `threshold`.
     """
 
     threshold: float = 0.0
-    name: ClassVar[str] = "sparsity"
 
     def init(self, spec: Spec) -> State:
         inactive = torch.zeros(spec.classes, spec.nodes, dtype=torch.int64, device=spec.device)
@@ -40,11 +52,57 @@ class Sparsity(Parameters):
     def merge(self, a: State, b: State) -> State:
         return {key: a[key] + b[key] for key in a}
 
+
+@dataclass(frozen=True)
+class Sparsity(InactiveCounts):
+    """Share of samples with an activation at or below `threshold`: by class and node, node, and site.
+
+    `sparsity` (label, node); `sparsity_node` (node), over all samples; `sparsity_site` (), the mean over the nodes,
+    which is what Table 1 of Pretorius et al. (2019) shows in per cent. In [0, 1], float64, exact; NaN for a class
+    without samples. With the default threshold 0 it tells how often a ReLU is off; for a sigmoid it is 0.
+    """
+
+    name: ClassVar[str] = "sparsity"
+
     def finalize(self, state: State) -> Variables:
-        count, inactive = state["count"], state["inactive"].double()
-        node = inactive.sum(0) / count.sum()
-        return {
-            "sparsity": (("label", "node"), (inactive / count[:, None]).cpu().numpy()),
-            "sparsity_node": (("node",), node.cpu().numpy()),
-            "sparsity_site": ((), node.mean().cpu().numpy()),
-        }
+        return shares("sparsity", state["inactive"], state["count"])
+
+
+@dataclass(frozen=True)
+class Dead(InactiveCounts):
+    """Number and share of a site's nodes that are off for every sample.
+
+    `dead` (), int64, counts the nodes whose values are all at or below `threshold`: those of `sparsity_node` 1.
+    `dead_share` (), float64 in [0, 1], is that over the site's nodes. With the default threshold 0 it is for ReLU;
+    a sigmoid is never off by it. It speaks of these samples alone: a node that is dead for the samples of one data set
+    may be on for those of another. NaN, and 0 nodes, without samples.
+    """
+
+    name: ClassVar[str] = "dead"
+
+    def finalize(self, state: State) -> Variables:
+        return _number("dead", state["inactive"].sum(0) == state["count"].sum(), state)
+
+
+@dataclass(frozen=True)
+class AlwaysOn(InactiveCounts):
+    """Number and share of a site's nodes that are on for every sample.
+
+    `always_on` (), int64, counts the nodes whose values are all above `threshold`: those of `sparsity_node` 0.
+    `always_on_share` (), float64 in [0, 1], is that over the site's nodes. A ReLU that is always on is linear on these
+    samples. With the default threshold 0 nearly all nodes of a sigmoid are. NaN, and 0 nodes, without samples.
+    """
+
+    name: ClassVar[str] = "always_on"
+
+    def finalize(self, state: State) -> Variables:
+        return _number("always_on", state["inactive"].sum(0) == 0, state)
+
+
+def _number(name: str, nodes: Tensor, state: State) -> Variables:
+    """The count and the share of the `nodes` (node), bool, that are chosen."""
+    sampled = state["count"].sum() > 0
+    return {
+        name: ((), (nodes & sampled).sum().cpu().numpy()),
+        f"{name}_share": ((), nodes.double().mean().where(sampled, torch.nan).cpu().numpy()),
+    }

@@ -1,15 +1,16 @@
-"""Means and standard deviations are numpy's, however the samples are cut into batches."""
+"""Counts, means, variances and standard deviations are numpy's, however the samples are cut into batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
 
 import probekit as pk
-from probekit.metrics import Mean, State, Std
+from probekit.metrics import Count, Mean, State, Std, Var
 
 Stream = Callable[..., State]
 
@@ -74,6 +75,46 @@ def test_infinities_are_numpys_and_stay_in_their_class(stream: Stream) -> None:
         )
 
 
-def test_a_negative_ddof_is_refused() -> None:
-    with pytest.raises(pk.errors.PluginError, match="ddof"):
-        Std(ddof=-1)
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_var_is_numpys(samples: tuple[np.ndarray, np.ndarray], stream: Stream, ddof: int) -> None:
+    x, y = samples
+    dims, found = Var(ddof).finalize(stream(Var(ddof), x, y, 3, (100, 101, 350)))["var"]
+    assert (dims, found.dtype) == (("label", "node"), np.float64)
+    expected = [np.var(x[y == c].astype(np.float64), axis=0, ddof=ddof) for c in range(3)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_count_is_that_of_the_labels(samples: tuple[np.ndarray, np.ndarray], stream: Stream) -> None:
+    x, y = samples
+    dims, found = Count().finalize(stream(Count(), x, y, 4, (7, 300)))["count"]
+    assert (dims, found.dtype) == (("label", "node"), np.int64)
+    np.testing.assert_array_equal(found, np.repeat(np.bincount(y, minlength=4)[:, None], 4, axis=1))
+
+
+def test_deviations_are_right_where_a_batch_begins_with_an_outlier_or_classes_are_far_apart(stream: Stream) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    x = rng.normal(size=(400, 2)) + np.column_stack([1e6 * y, np.zeros(400)])
+    x[0, 1] = 1e7
+    exact = [[_exact_variance(x[y == c, node]) for node in range(2)] for c in range(2)]
+    for cuts in ((), (150, 151)):
+        np.testing.assert_allclose(Var().finalize(stream(Var(), x, y, 2, cuts))["var"][1], exact, rtol=1e-9)
+
+
+def _exact_variance(values: np.ndarray) -> float:
+    exact = [Fraction(float(value)) for value in values]
+    mean = sum(exact) / len(exact)
+    return float(sum((value - mean) ** 2 for value in exact) / len(exact))
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e300, -7e-300])
+def test_a_constant_node_of_doubles_has_no_deviation_either(value: float, stream: Stream) -> None:
+    x, y = np.full((90, 1), value), np.repeat([0, 1, 0], 30)
+    state = stream(Var(), x, y, 2, (7, 31, 60))
+    np.testing.assert_array_equal(Var().finalize(state)["var"][1], [[0], [0]])
+
+
+@pytest.mark.parametrize("metric", [Var, Std])
+def test_a_negative_ddof_is_refused_by_both(metric: type) -> None:
+    with pytest.raises(pk.errors.PluginError, match=rf"{metric.__name__}\(ddof=-2\)"):
+        metric(ddof=-2)

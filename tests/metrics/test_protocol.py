@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,21 +17,53 @@ from hypothesis import strategies as st
 
 import probekit as pk
 from probekit.metrics import (
+    AUROC,
+    KS,
+    AlwaysOn,
     Block,
     ColumnMetric,
+    Count,
+    Dead,
+    DPrime,
+    Entropy,
+    Fisher,
+    GradientNorm,
     Histogram,
+    Max,
     Mean,
+    Min,
+    MutualInformation,
     Overlap,
+    Perplexity,
+    Quantile,
+    Saturation,
+    Selectivity,
+    Separability,
     Sparsity,
     State,
     Std,
     StreamingMetric,
+    Var,
+    Wasserstein,
     median,
 )
 
 Stream = Callable[..., State]
 STREAMING = [Mean(), Std(), Std(ddof=1), Sparsity()]
-COLUMN = [median, Histogram(bins=5), Histogram(bins=5, edges="width"), Overlap(bins=5, min_count=1)]
+STREAMING += [Count(), Var(), Min(), Max(), Dead(), AlwaysOn(), Saturation(bounds=(-1, 1)), Selectivity(), Perplexity()]
+STREAMING += [DPrime(), Fisher(), Separability(), GradientNorm()]
+COLUMN = [
+    median,
+    Quantile([0.1, 0.8]),
+    Histogram(bins=5),
+    Histogram(bins=5, edges="width"),
+    Overlap(bins=5, min_count=1),
+    KS(min_count=1),
+    AUROC(min_count=1),
+    Wasserstein(min_count=1),
+    MutualInformation(bins=5, min_count=1),
+    Entropy(bins=5, min_count=1),
+]
 BUILT_IN = [*STREAMING, *COLUMN]
 named = {"ids": lambda metric: f"{metric.name}-{dict(metric.parameters)}"}
 
@@ -147,12 +183,103 @@ def test_permuting_classes_or_choosing_nodes_permutes_or_chooses_results(
         np.testing.assert_array_equal(second[name][1], chosen)
 
 
+@pytest.mark.parametrize("metric", STREAMING, **named)
+@given(data=st.data())
+def test_streaming_metrics_too_permute_with_classes_and_choose_with_nodes(
+    metric: StreamingMetric, stream: Stream, data: st.DataObject
+) -> None:
+    table = np.array(data.draw(samples))
+    x, y = table[:, :2].astype(np.float32), table[:, 2]
+    order = np.array(data.draw(st.permutations(range(4))))
+    whole = metric.finalize(stream(metric, x, y, 4))
+    permuted = metric.finalize(stream(metric, x, order[y], 4))
+    second = metric.finalize(stream(metric, x[:, 1:], y, 4))
+    for name, (dims, array) in whole.items():
+        back = permuted[name][1]
+        for axis, dim in enumerate(dims):
+            back = back.take(order, axis) if dim in ("label", "label_b") else back
+        np.testing.assert_allclose(back, array, rtol=1e-12, atol=1e-12)
+        if "node" in dims:
+            np.testing.assert_array_equal(second[name][1], array.take([1], dims.index("node")))
+
+
 @pytest.mark.parametrize("metric", COLUMN, **named)
 def test_a_block_stays_as_it_is(metric: ColumnMetric) -> None:
     block = Block.from_samples(np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 3)
     kept = block.values.copy()
     metric.compute(block)
     np.testing.assert_array_equal(block.values, kept)
+
+
+def test_pieces_of_a_block_share_what_is_made_once() -> None:
+    block = Block.from_samples(np.arange(300.0).reshape(3, 100), [0, 1, 0])
+    made: list[int] = []
+    for _ in range(2):
+        for piece in block.split(40):
+            piece.shared("nodes", lambda piece=piece: made.append(piece.nodes))
+    assert made == [40, 40, 20]
+    assert block.split(100) == (block,)
+
+
+def test_metrics_that_want_the_same_cells_cut_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[int] = []
+    pooled = pk.metrics.cells.pooled
+    monkeypatch.setattr(pk.metrics.cells, "pooled", lambda *args: (cut.append(1), pooled(*args))[1])
+    block = Block.from_samples(np.random.default_rng(0).normal(size=(60, 40)), np.arange(60) % 3)
+    found = [metric.compute(block) for metric in (Overlap(), Histogram(), MutualInformation(), Entropy())]
+    assert len(cut) == block.nodes
+    Histogram(bins=8).compute(block)
+    assert len(cut) == 2 * block.nodes
+    alone = Histogram().compute(Block(block.values, block.offsets))
+    for name, (_, array) in alone.items():
+        np.testing.assert_array_equal(found[1][name][1], array)
+
+
+def test_overlap_is_the_same_in_whatever_block_a_node_stands() -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.maximum(rng.normal(size=(3000, 40)), 0), rng.integers(0, 12, 3000)
+    whole, alone = (Overlap().compute(Block.from_samples(each, y)) for each in (x, x[:, 39:]))
+    for name, (_, array) in alone.items():
+        np.testing.assert_array_equal(array, whole[name][1][..., 39:])
+
+
+def test_a_constant_node_is_one_of_equal_samples_of_all_classes() -> None:
+    x = np.array([[2.0, 1, -0.0, np.inf], [2, 1, 0, np.inf], [2, 3, 0, np.inf]])
+    np.testing.assert_array_equal(Block.from_samples(x, [0, 0, 2], 4).constant, [True, False, True, True])
+    assert Block.from_samples(x[:0], [], 2).constant.all()
+
+
+def test_a_decorated_function_goes_to_other_processes_by_name(
+    python: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_metrics.py").write_text(
+        "import probekit as pk\n@pk.metric\ndef width(values):\n    return values[-1] - values[0]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    sent = pickle.dumps(import_module("my_metrics").width).hex()
+    code = (
+        "import pickle, sys\n"
+        "metric = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+        "import my_metrics, numpy as np\n"
+        "print(metric is my_metrics.width, metric.name, metric(np.array([[1.], [4.]])))\n"
+    )
+    assert python(code, sent, paths=(tmp_path,)).stdout.strip() == "True width [3.]"
+
+
+@pytest.mark.parametrize("metric", BUILT_IN, **named)
+def test_built_in_metrics_go_to_other_processes(metric: pk.metrics.Metric) -> None:
+    assert pickle.loads(pickle.dumps(metric)) == metric
+
+
+def test_a_local_or_hidden_function_says_why_it_goes_nowhere() -> None:
+    @pk.metric
+    def local(values: np.ndarray) -> np.ndarray:
+        return values[0]
+
+    with pytest.raises(pk.errors.PluginError, match=r"'local' can't be sent.*<locals>\.local.*top level"):
+        pickle.dumps(local)
+    with pytest.raises(pk.errors.PluginError, match=r"'spread' can't be sent.*isn't it"):
+        pickle.dumps(pk.metric(spread.__wrapped__))
 
 
 def test_block_groups_and_sorts_each_class() -> None:

@@ -1,0 +1,73 @@
+"""The smallest and the largest value of each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from probekit.metrics.moments import class_counts
+from probekit.metrics.protocol import Parameters, Spec, State, Variables
+
+__all__ = ["Max", "Min", "class_minima", "no_minima"]
+
+
+def no_minima(spec: Spec) -> Tensor:
+    """The minima of no samples: infinity, (class, node), in the dtype that values of `spec` are measured in."""
+    short = spec.dtype.is_floating_point and spec.dtype != torch.float64
+    dtype = torch.float32 if short else torch.float64
+    return torch.full((spec.classes, spec.nodes), inf, dtype=dtype, device=spec.device)
+
+
+def class_minima(x: Tensor, y: Tensor, classes: int) -> Tensor:
+    """The smallest of `x` (batch, node) in each class: (class, node), infinity for a class without samples."""
+    return x.new_full((classes, x.shape[1]), inf).scatter_reduce_(0, y[:, None].expand_as(x), x, "amin")
+
+
+class _Extreme(Parameters):
+    """Base of `Min` and `Max`: the state is `count` (class) and `least` (class, node), the minima of x times `sign`."""
+
+    name: ClassVar[str]
+    sign: ClassVar[int]
+
+    def init(self, spec: Spec) -> State:
+        return {"count": torch.zeros(spec.classes, dtype=torch.int64, device=spec.device), "least": no_minima(spec)}
+
+    def update(self, state: State, x: Tensor, y: Tensor) -> State:
+        classes = len(state["count"])
+        least = class_minima(x * self.sign, y, classes)
+        return self.merge(state, {"count": class_counts(y, classes), "least": least})
+
+    def merge(self, a: State, b: State) -> State:
+        return {"count": a["count"] + b["count"], "least": torch.minimum(a["least"], b["least"])}
+
+    def finalize(self, state: State) -> Variables:
+        found = (state["least"] * self.sign).where(state["count"][:, None] > 0, torch.nan)
+        return {self.name: (("label", "node"), found.cpu().numpy())}
+
+
+@dataclass(frozen=True)
+class Min(_Extreme):
+    """Smallest value of each class at each node.
+
+    `min` (label, node), exact, in the dtype that the values are measured in: float32 for float16 and float32, else
+    float64. NaN for a class without samples. One sample decides it, an outlier as well; more samples never raise it.
+    """
+
+    name: ClassVar[str] = "min"
+    sign: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Max(_Extreme):
+    """Largest value of each class at each node.
+
+    `max` (label, node), exact, in the dtype that the values are measured in: float32 for float16 and float32, else
+    float64. NaN for a class without samples. One sample decides it, an outlier as well; more samples never lower it.
+    """
+
+    name: ClassVar[str] = "max"
+    sign: ClassVar[int] = -1

@@ -1,0 +1,67 @@
+"""What the metrics that compare classes with each other have in common."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from probekit.errors import PluginError
+from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.protocol import Variables
+
+__all__ = ["MOST_CLASSES", "check_min_count", "distances", "in_order", "keeps_pairs", "kept_classes", "pieces"]
+
+MOST_CLASSES = 64  # beyond, the pairs of one node alone are as large as its samples
+_ENTRIES = 2**20  # of a table of all pairs that is held at a time
+
+
+def check_min_count(metric: object, min_count: Any) -> None:
+    """Raises PluginError unless `min_count` is at least 1."""
+    if min_count < 1:
+        raise PluginError(f"{type(metric).__name__}(min_count={min_count!r}): min_count is at least 1.")
+
+
+def kept_classes(block: Block, min_count: int) -> Codes:
+    """The codes of the classes that have enough samples."""
+    return np.flatnonzero(block.counts >= min_count)
+
+
+def keeps_pairs(block: Block, pairs: bool | None) -> bool:
+    """Whether the results hold every pair: as the user says, else up to 64 classes."""
+    return block.classes <= MOST_CLASSES if pairs is None else pairs
+
+
+def pieces(block: Block) -> tuple[Block, ...]:
+    """The block in pieces whose tables of pairs (class, class, node) are small."""
+    return block.split(max(1, _ENTRIES // max(1, block.classes) ** 2))
+
+
+def in_order(terms: Array) -> Array:
+    """The sum along the first axis, one term after the other.
+
+    Other than ``sum``, its last bits depend neither on the lengths of the other axes nor on zeros at the end.
+    """
+    total: Array = reduce(np.add, terms, np.zeros(terms.shape[1:]))
+    return total
+
+
+def distances(name: str, table: Array, kept: Codes, pairs: bool) -> Variables:
+    """The variables of a symmetric measure of two classes from its `table` (class, class, node).
+
+    Pairs of classes that aren't among the `kept` are NaN; the mean and the largest are over those that are, both once.
+    """
+    nodes = table.shape[2]
+    first, second = np.triu_indices(len(kept), 1)
+    found = table[kept[first], kept[second]] if len(first) else np.full((1, nodes), np.nan)
+    variables: Variables = {}
+    if pairs:
+        every = np.full_like(table, np.nan)
+        among = np.ix_(kept, kept)
+        every[among] = table[among]
+        variables[name] = (("label", "label_b", "node"), every)
+    return variables | {
+        f"{name}_mean": (("node",), in_order(found) / len(found)),
+        f"{name}_max": (("node",), found.max(axis=0)),
+    }

@@ -1,0 +1,93 @@
+"""Metrics by name with their parameters, such as ``std:ddof=1`` and ``quantile:0.25,0.75``."""
+
+from __future__ import annotations
+
+import ast
+from inspect import Parameter, signature
+from typing import Any
+
+from probekit.errors import PluginError, near
+
+__all__ = ["with_parameters"]
+
+_ORDINARY = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+
+
+def with_parameters(metric: object, name: str, text: str) -> Any:
+    """The metric with parameters as `text` says, where `metric` is what is registered under `name`.
+
+    `text` is values and then ``key=value``, separated by commas; the values before any key are the first parameter's:
+    itself where there is one, a tuple of them where there are several. A value is a Python literal: a number, True,
+    None, a string in quotes, a tuple.
+
+    Raises PluginError for text that isn't this, for parameters that the metric doesn't have, and for values that it
+    refuses.
+
+    >>> from probekit.metrics import Overlap, Quantile
+    >>> with_parameters(Quantile, "quantile", "0.25,0.75")
+    Quantile(q=(0.25, 0.75))
+    >>> with_parameters(Overlap, "overlap", "16, null='permute'").parameters["null"]
+    'permute'
+    """
+    asked = f"{name}:{text}"
+    values, named = _parsed(asked, text)
+    known = _parameters(metric)
+    if not known:
+        raise PluginError(f"{asked!r} gives parameters, and the metric {name!r} has none.")
+    for key in named:
+        if key not in known:
+            raise PluginError(
+                f"{asked!r}: the metric {name!r} has no parameter {key!r}.{near(key, known)} It has {', '.join(known)}."
+            )
+    if values:
+        if known[0] in named:
+            raise PluginError(f"{asked!r} gives {known[0]!r} twice: values without a key are for it, too.")
+        named[known[0]] = values[0] if len(values) == 1 else tuple(values)
+    try:
+        return metric(**named)  # type: ignore[operator]
+    except Exception as error:  # whatever someone else's metric makes of its parameters
+        fault = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}."
+        raise PluginError(f"{asked!r} is refused. {fault}") from error
+
+
+def _parameters(metric: object) -> list[str]:
+    """The parameters that a metric class takes; none for a metric that stands already, such as a function."""
+    if not isinstance(metric, type):
+        return []
+    return [name for name, parameter in signature(metric).parameters.items() if parameter.kind in _ORDINARY]
+
+
+def _parsed(asked: str, text: str) -> tuple[list[Any], dict[str, Any]]:
+    """The values without and with a key. Only literals are read; nothing is evaluated."""
+    call = _call(text)
+    if call is None or not (call.args or call.keywords):
+        raise PluginError(
+            f"{asked!r} can't be read. After the colon come values and then key=value, separated by commas, as in "
+            "'quantile:0.25,0.75' and 'std:ddof=1'."
+        )
+    if len({keyword.arg for keyword in call.keywords}) < len(call.keywords):
+        raise PluginError(f"{asked!r} gives a parameter twice.")
+    values = [_literal(asked, node) for node in call.args]
+    return values, {str(keyword.arg): _literal(asked, keyword.value) for keyword in call.keywords}
+
+
+def _call(text: str) -> ast.Call | None:
+    """`text` as the arguments of a call; None where it isn't that alone."""
+    try:
+        call = ast.parse(f"f({text}\n)", mode="eval").body  # on a line of its own, what closes can't be commented out
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        return None
+    return None if any(keyword.arg is None for keyword in call.keywords) else call
+
+
+def _literal(asked: str, node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        written = ast.unparse(node)
+        raise PluginError(
+            f"{asked!r}: {written} is no value. Write a number, True, False, None, a tuple, or a string in quotes, "
+            f"such as {written!r}."
+        ) from None

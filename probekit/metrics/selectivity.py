@@ -1,0 +1,92 @@
+"""Which classes a node answers to, and how selectively."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from probekit.errors import PluginError
+from probekit.metrics.extremes import class_minima, no_minima
+from probekit.metrics.moments import class_counts, class_sums
+from probekit.metrics.protocol import Parameters, Spec, State, Variables
+from probekit.metrics.sparsity import InactiveCounts
+
+__all__ = ["Perplexity", "Selectivity"]
+
+_ROUNDING = 1e-12  # of the largest mean: means that are closer differ by the order of summation at most
+
+
+@dataclass(frozen=True)
+class Selectivity(Parameters):
+    """How much larger the mean of a node's preferred class is than the others': 0 not at all, 1 when they are 0.
+
+    `selectivity` (node), float64 in [0, 1]: (μ_max − μ_rest) / (μ_max + μ_rest + ε), where μ_max is the largest of the
+    class means, and μ_rest the mean of the other class means, each class weighing the same (Morcos et al. 2018). ε
+    makes it 0 for a dead node; it also lowers it for a node whose means are as small as ε.
+    `selectivity_preferred` (label, node), bool, is True for the class with the largest mean: for several where they
+    tie, for none where all classes do. Its ``.sum("node")`` counts the nodes that prefer each class.
+
+    It is for activations that are never negative (ReLU, sigmoid): at a node with a value below 0 it is NaN and no
+    class preferred. So it is with fewer than two classes that have samples, which alone count, and where a class mean
+    is infinite. It sees means only: a few large values of a class look like many small ones, and a node that is
+    selective for two classes alike looks less selective than for one.
+    """
+
+    epsilon: float = 1e-6
+    name: ClassVar[str] = "selectivity"
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0:
+            raise PluginError(
+                f"Selectivity(epsilon={self.epsilon!r}): epsilon is above 0, so that a dead node has a selectivity."
+            )
+
+    def init(self, spec: Spec) -> State:
+        count = torch.zeros(spec.classes, dtype=torch.int64, device=spec.device)
+        return {"count": count, "sum": count[:, None].double().repeat(1, spec.nodes), "min": no_minima(spec)}
+
+    def update(self, state: State, x: Tensor, y: Tensor) -> State:
+        classes = len(state["count"])
+        sums, least = class_sums(x, y, classes), class_minima(x, y, classes)
+        return self.merge(state, {"count": class_counts(y, classes), "sum": sums, "min": least})
+
+    def merge(self, a: State, b: State) -> State:
+        return {"count": a["count"] + b["count"], "sum": a["sum"] + b["sum"], "min": torch.minimum(a["min"], b["min"])}
+
+    def finalize(self, state: State) -> Variables:
+        there = state["count"] > 0
+        mean = state["sum"] / state["count"].clamp(min=1)[:, None]  # 0 for a class without samples
+        highest, preferred = mean.max(dim=0)
+        rest = mean.scatter(0, preferred[None], 0.0).sum(0) / (there.sum() - 1)
+        value = ((highest - rest) / (highest + rest + self.epsilon)).clamp(min=0)
+        value = value.where((state["min"].amin(0) >= 0) & (there.sum() > 1), torch.nan)
+        largest = mean >= highest * (1 - _ROUNDING)
+        known = value.isfinite() & (largest.sum(0) < there.sum())
+        return {
+            "selectivity": (("node",), value.cpu().numpy()),
+            "selectivity_preferred": (("label", "node"), (largest & known).cpu().numpy()),
+        }
+
+
+@dataclass(frozen=True)
+class Perplexity(InactiveCounts):
+    """Number of classes for which a node is on, each counting by its share of the samples.
+
+    `perplexity` (node), float64, from 1 (on for a single class) to the number of classes (on for all alike): the
+    exponential of the entropy of P(class | on), exp(−Σ p_c ln p_c), where p_c is the share of class c among the samples
+    for which the node is above `threshold`. NaN for a dead node, which is on for none.
+
+    The classes count by their samples: where a data set has more of one class, a node that is always on has the
+    perplexity of the data set itself, not the number of classes. It doesn't see how large the activation is, so that
+    with the default threshold 0 it is for ReLU; a sigmoid needs a threshold between its bounds.
+    """
+
+    name: ClassVar[str] = "perplexity"
+
+    def finalize(self, state: State) -> Variables:
+        on = (state["count"][:, None] - state["inactive"]).double()
+        entropy = torch.special.entr(on / on.sum(0)).sum(0)
+        return {"perplexity": (("node",), entropy.exp().cpu().numpy())}
