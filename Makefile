@@ -27,8 +27,9 @@ lint: $(VENV)/installed-test
 types: $(VENV)/installed-test
 	@$(BIN)/mypy
 
+# Torch has all its threads, as it has for users: run it where nothing else runs. make bench BENCH=--quick tries it out.
 bench: $(VENV)/installed-test
-	@set -e; for file in $(sort $(wildcard tests/benchmarks/bench_*.py)); do echo "$$file"; $(BIN)/python "$$file"; done
+	@$(BIN)/python tests/benchmarks $(BENCH)
 
 docs: $(VENV)/installed-docs
 	@$(BIN)/python -m sphinx --fail-on-warning --quiet docs docs/_build/html

@@ -1,21 +1,23 @@
-"""What a probe alone costs, as ratios within one run: ``python tests/benchmarks/bench_probe.py``.
+"""What a probe alone costs: ``python tests/benchmarks/bench_probe.py``.
 
 The same forward pass with no hooks, with bare hooks that do nothing on every module, under a probe of every module
-whose records go to a function that does nothing, and under one of every operation too. Rounds are taken in turns; a
-ratio is the median over the rounds.
+whose records go to a function that does nothing, and under one of every operation too. Then passes that keep all that
+the modules give: by hooks that keep the tensors or copies of them, and by a probe's ``take()``.
 """
 
 from __future__ import annotations
 
-import os
-import statistics
-import time
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from statistics import median
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 import torchvision
+from harness import Figure, Row, Table, Timing, alone, in_turn, ratio
 from torch import Tensor, nn
 
 import probekit as pk
@@ -58,69 +60,103 @@ def mlp() -> nn.Module:
 
 
 @contextmanager
-def bare_hooks(model: nn.Module) -> Iterator[None]:
-    with ExitStack() as hooks:
+def hooks(model: nn.Module, keep: Callable[[Tensor], object]) -> Iterator[None]:
+    """A hook on every module, which hands over what the module gives."""
+    with ExitStack() as stack:
         for module in model.modules():
-            hooks.callback(module.register_forward_hook(lambda module, args, output: None).remove)
+            hook = module.register_forward_hook(lambda module, args, output: keep(output) and None)
+            stack.callback(hook.remove)
         yield
 
 
-def probe(model: nn.Module) -> AbstractContextManager[object]:
-    return pk.Probe(model, "**", record=lambda site, tensor: None)
+class Case(NamedTuple):
+    """What is on the model meanwhile, and what is done once a pass."""
+
+    around: Callable[[], AbstractContextManager[object]]
+    step: Callable[[], object]
 
 
-def operations(model: nn.Module) -> AbstractContextManager[object]:
-    return pk.Probe(model, ["**", "**~*"], record=lambda site, tensor: None)
+def attached(model: nn.Module, inputs: Tensor) -> dict[str, Case]:
+    """Passes whose records go nowhere."""
+    forward = partial(model, inputs)
+    return {
+        FORWARD: Case(nullcontext, forward),
+        BARE: Case(lambda: hooks(model, lambda output: None), forward),
+        PROBE: Case(lambda: pk.Probe(model, "**", record=lambda site, tensor: None), forward),
+        OPERATIONS: Case(lambda: pk.Probe(model, ["**", "**~*"], record=lambda site, tensor: None), forward),
+    }
 
 
-CASES: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
-    "forward": lambda model: nullcontext(),
-    "bare": bare_hooks,
-    "probe": probe,
-    "operations": operations,
-}
+def keeping(model: nn.Module, inputs: Tensor) -> dict[str, Case]:
+    """Passes that keep what all modules give until they end."""
+    kept: list[Tensor] = []
+    probe = pk.Probe(model, "**")
+    return {
+        DETACHED: Case(
+            lambda: hooks(model, lambda output: kept.append(output.detach())), lambda: (model(inputs), kept.clear())
+        ),
+        CLONED: Case(
+            lambda: hooks(model, lambda output: kept.append(output.detach().clone())),
+            lambda: (model(inputs), kept.clear()),
+        ),
+        TAKE: Case(lambda: probe, lambda: (model(inputs), probe.take())),
+    }
 
 
-def main() -> None:
-    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads; milliseconds a forward pass")
-    print(
-        f"{'':24}{'sites':>9}{'forward':>9}{'hooks':>9}{'probe':>9}{'with ~':>9}{'probe ÷ hooks':>15}"
-        f"{'with ~ ÷ hooks':>16}{'µs a site call':>16}"
-    )
-    row("resnet18, 8 × 64²", torchvision.models.resnet18(), torch.randn(8, 3, 64, 64), rounds=31)
-    row(f"GPT-2 small, 2 × {POSITIONS}", Decoder(), torch.randint(0, VOCABULARY, (2, POSITIONS)), rounds=11)
-    row("MLP of 16 layers of 16", mlp(), torch.randn(1, 16), rounds=51, passes=50)
+FORWARD, BARE, PROBE, OPERATIONS = "forward only", "bare hooks", "probe, no-op record", "probe with operations (~)"
+DETACHED, CLONED, TAKE = "hooks keep output.detach()", "hooks keep output.detach().clone()", "probe.take()"
 
 
-def row(name: str, model: nn.Module, inputs: Tensor, *, rounds: int, passes: int = 1) -> None:
-    seconds = timed(model.eval(), inputs, rounds, passes)
+@torch.no_grad()
+def measure(options: argparse.Namespace) -> list[Table]:
+    """What a probe alone costs."""
+    few = 3 if options.quick else 1_000
+    inputs = torch.randn(8, 3, 64, 64)
+    resnet = compare("ResNet-18, 8 × 64²", torchvision.models.resnet18().eval(), inputs, rounds=min(few, 21))
+    ids = torch.randint(0, VOCABULARY, (2, POSITIONS))
+    gpt2 = compare(f"GPT-2 small, 2 × {POSITIONS}", Decoder().eval(), ids, rounds=1 if options.quick else 9, keep=False)
+    small = compare("MLP of 16 layers of 16", mlp().eval(), torch.randn(1, 16), rounds=min(few, 51), passes=50)
+    return [resnet, gpt2, small]
+
+
+def compare(name: str, model: nn.Module, inputs: Tensor, *, rounds: int, passes: int = 1, keep: bool = True) -> Table:
+    cases = attached(model, inputs) | (keeping(model, inputs) if keep else {})
+    steps = {case: partial(repeat, each.step, passes) for case, each in cases.items()}
+    times = in_turn(steps, rounds, around=lambda case: cases[case].around())
     calls = site_calls(model, inputs)
-    ratios = "".join(
-        f"{statistics.median(ours / theirs for ours, theirs in zip(seconds[case], seconds['bare'], strict=True)):15.3f}"
-        for case in ("probe", "operations")
+    table = Table(f"probe, {name}, {calls} sites{f', {passes} passes' * (passes > 1)}")
+    table.add(
+        Row.timed(FORWARD, times[FORWARD]),
+        Row.timed(BARE, times[BARE], ratio(times[BARE], times[FORWARD], FORWARD)),
+        Row.timed(PROBE, times[PROBE], *probe_figures(times, calls, passes)),
+        # The limits are for models that work; where a pass takes microseconds, what a call costs counts.
+        Row.timed(
+            OPERATIONS, times[OPERATIONS], ratio(times[OPERATIONS], times[BARE], BARE, 2 if passes == 1 else None)
+        ),
     )
-    extra = statistics.median(ours - none for ours, none in zip(seconds["probe"], seconds["forward"], strict=True))
-    times = "".join(f"{1e3 * statistics.median(seconds[case]):9.3f}" for case in CASES)
-    # Where a forward pass takes long, the difference of two of them says nothing about microseconds.
-    each = f"{1e6 * extra / calls:16.1f}" if passes > 1 else f"{'':>16}"
-    print(f"{name:24}{calls:9}{times}{ratios} {each}")
+    if keep:
+        against = ratio(times[TAKE], times[CLONED], CLONED), ratio(times[TAKE], times[DETACHED], DETACHED)
+        table.add(
+            *(Row.timed(case, times[case], ratio(times[case], times[FORWARD], FORWARD)) for case in (DETACHED, CLONED)),
+            Row.timed(TAKE, times[TAKE], *against, ratio(times[TAKE], times[FORWARD], FORWARD)),
+        )
+    return table
 
 
-@torch.no_grad()
-def timed(model: nn.Module, inputs: Tensor, rounds: int, passes: int) -> dict[str, list[float]]:
-    """Seconds a forward pass in each round of each case, after one that warms up."""
-    seconds: dict[str, list[float]] = {case: [] for case in CASES}
-    for _ in range(rounds + 1):
-        for case, around in CASES.items():
-            with around(model):
-                start = time.perf_counter()
-                for _ in range(passes):
-                    model(inputs)
-                seconds[case].append((time.perf_counter() - start) / passes)
-    return {case: each[1:] for case, each in seconds.items()}
+def probe_figures(times: Mapping[str, Timing], calls: int, passes: int) -> list[Figure]:
+    against_bare = ratio(times[PROBE], times[BARE], BARE, 1.1 if passes == 1 else None)
+    if passes == 1:  # the difference of two long passes says nothing about microseconds
+        return [against_bare]
+    pairs = zip(times[PROBE].seconds, times[FORWARD].seconds, strict=True)
+    each = median(ours - bare for ours, bare in pairs) / passes / calls
+    return [against_bare, Figure(1e6 * each, "µs a site call", 15)]
 
 
-@torch.no_grad()
+def repeat(step: Callable[[], object], passes: int) -> None:
+    for _ in range(passes):
+        step()
+
+
 def site_calls(model: nn.Module, inputs: Tensor) -> int:
     """How often a site is recorded in one forward pass."""
     seen: list[str] = []
@@ -130,4 +166,4 @@ def site_calls(model: nn.Module, inputs: Tensor) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure)

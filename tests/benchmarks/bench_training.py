@@ -1,19 +1,18 @@
 """Training networks together against one after another as plain modules: ``python tests/benchmarks/bench_training.py``.
 
 Both train the same networks on scikit-learn's digits and measure training and validation accuracy after each epoch.
-The rounds are interleaved, so that whatever else the machine does falls on all alike; the table has medians.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from statistics import median
+from itertools import product
 
 import torch
 import torch.nn.functional as F
+from harness import Row, Table, Timing, alone, in_turn, ratio
 from sklearn.datasets import load_digits
 
 from probekit.recipes.relu_vs_sigmoid.data import Split, split_arrays
@@ -46,47 +45,46 @@ def members_of(depth: int, width: int, batch_norm: bool, count: int) -> list[Mem
     return [Member(config, seed, 1e-3) for config in configs for seed in range(count // 2)]
 
 
-def compare(members: Sequence[Member], split: Split, rounds: int) -> dict[str, float]:
-    """Median seconds an epoch of all the members, by way of training."""
+def compare(members: Sequence[Member], split: Split, rounds: int) -> dict[str, Timing]:
+    """Seconds of a few epochs of all the members, by way of training."""
     ways: dict[str, Callable[[], object]] = {
         "together": partial(train, members, split, epochs=EPOCHS, batch_size=BATCH_SIZE),
         "alone, fused Adam": partial(train_alone, members, split, partial(torch.optim.Adam, fused=True)),
         "alone, foreach Adam": partial(train_alone, members, split, partial(torch.optim.Adam, foreach=True)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if split.train.x.is_cuda:
-                torch.cuda.synchronize()
-            if number:  # the first round warms up
-                seconds[name].append((time.perf_counter() - start) / EPOCHS)
-    return {name: median(values) for name, values in seconds.items()}
+    return in_turn({name: partial(finished, way, split) for name, way in ways.items()}, rounds)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--members", type=int, nargs="+", default=[6, 12], help="networks, half of each activation")
-    parser.add_argument("--depths", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--widths", type=int, nargs="+", default=[200])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
+def finished(way: Callable[[], object], split: Split) -> None:
+    way()
+    if split.train.x.is_cuda:
+        torch.cuda.synchronize()
+
+
+def measure(options: argparse.Namespace) -> list[Table]:
+    """How long networks take to train together, and one after another."""
     digits = load_digits()
     split = split_arrays(digits.images, digits.target, tuple("0123456789")).to(options.device)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, batches of {BATCH_SIZE} on {options.device}")
-    print(f"{'shape':<12}{'members':>8}  {'way':<22}{'ms an epoch':>12}{'together is':>14}")
-    for width in options.widths:
-        for depth in options.depths:
-            for batch_norm in (False, True):
-                for count in options.members:
-                    members = members_of(depth, width, batch_norm, count)
-                    medians = compare(members, split, options.rounds)
-                    for name, value in medians.items():
-                        ratio = f"{value / medians['together']:.2f} x" if name != "together" else ""
-                        print(f"{members[0].config.shape:<12}{count:>8}  {name:<22}{1e3 * value:>12.1f}{ratio:>14}")
+    title = f"training on {options.device}, {EPOCHS} epochs of digits, batches of {BATCH_SIZE}"
+    tables = []
+    depths, rounds = (options.depths[:1], 1) if options.quick else (options.depths, options.rounds)
+    for width, depth, batch_norm, count in product(options.widths, depths, (False, True), options.members):
+        members = members_of(depth, width, batch_norm, count)
+        times = compare(members, split, rounds)
+        ours = times.pop("together")
+        figures = [ratio(ours, timing, name) for name, timing in times.items()]
+        rows = [Row.timed("together", ours, *figures), *(Row.timed(name, timing) for name, timing in times.items())]
+        tables.append(Table(f"{title}: {count} networks {members[0].config.shape}", rows))
+    return tables
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--members", type=int, nargs="+", default=[6], help="networks, half of each activation")
+    parser.add_argument("--depths", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--widths", type=int, nargs="+", default=[200])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure, options)

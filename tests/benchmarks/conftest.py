@@ -1,0 +1,3 @@
+"""Benchmarks are run, not tested: ``make bench``."""
+
+collect_ignore_glob = ["*.py"]
