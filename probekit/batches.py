@@ -30,13 +30,15 @@ class Batch:
 
     `columns` holds one array of `rows` values by name: ``label`` (int64 codes) where the data are labelled,
     ``sample_id`` where they carry ids, and the columns asked for (int64, float64, bool or str). `mask` is the
-    ``attention_mask`` of a dict of inputs, where there is one; it is an input as well.
+    ``attention_mask`` of a dict of inputs, where there is one; it is an input as well. `start` is the number of its
+    first sample in the data.
     """
 
     inputs: Any
     rows: int
     columns: dict[str, Array]
     mask: Tensor | None = None
+    start: int = 0
 
     @property
     def labels(self) -> Array | None:
@@ -155,7 +157,7 @@ class Batches:
         if LABEL in columns:
             columns[LABEL] = self._classes.codes(columns[LABEL], f"The labels of batch {item.index}")
         mask = inputs.get(MASK_KEY) if isinstance(inputs, Mapping) else None
-        return Batch(inputs, rows, columns, mask if isinstance(mask, Tensor) else None)
+        return Batch(inputs, rows, columns, mask if isinstance(mask, Tensor) else None, start)
 
     def _take(self, item: _Item) -> dict[str, Any]:
         """The values that the item itself holds, by column, taken out of it."""

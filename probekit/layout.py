@@ -1,44 +1,52 @@
-"""The store's layout on disk: names of groups, tiles, the arrays' metadata, and the commit record.
+"""The store's layout: names of groups, arrays and their tiles, metadata, and the commit record.
 
 Rows become real when the root ``zarr.json`` is replaced: it carries the metadata of every array inline, with the
-committed lengths as their shapes. Readers see exactly that prefix, whenever the writer stops.
+committed lengths as their shapes. Readers see exactly that prefix, whenever the writer stops. docs/store.md has the
+specification.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
 
 from probekit.errors import StoreError
 
 __all__ = [
     "ACTIVATION",
+    "CLASS_NAME",
+    "CLASS_NAMES",
     "FORMAT",
+    "POSITION",
+    "RECORD",
+    "ROW",
+    "SAMPLE",
+    "SAMPLES",
+    "ArraySpec",
     "Json",
+    "Layout",
     "SiteSpec",
     "check_columns",
-    "create",
     "group_names",
-    "open_for_writing",
     "record",
-    "replace",
 ]
 
 FORMAT = 1
+RECORD = "zarr.json"
 ACTIVATION = "activation"
+POSITION = "position"
+SAMPLE, ROW = "sample", "row"
+SAMPLES = ""  # among the row dimensions, by the side of the sites that have one of their own
 TILE_BYTES = 4 * 2**20
 CLASS_NAME = "class_name"
+CLASS_NAMES = 1024  # in a tile of class names
 ROOT_VARIABLES = ("label", "sample_id", CLASS_NAME)  # no site's group may be called like one
 MAX_NAME_BYTES = 200
 
@@ -47,17 +55,101 @@ Json: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class SiteSpec:
-    """One site of a store: its name, the dims and the shape of one sample, the dtype on disk, attributes."""
+    """One site of a store: its name, the dims and the shape of one row, the dtype on disk, attributes.
+
+    A row is a sample or, with `tokens`, one token of a sample; then the site's rows have a length of their own.
+    """
 
     name: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    tokens: bool = False
+    compression: str | None = None
 
     @property
-    def bytes_per_sample(self) -> int:
+    def bytes_per_row(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def row_dim(self) -> str:
+        return ROW if self.tokens else SAMPLE
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store: its path, its dims, the shape of a row, the dtype and the shape of a tile, rows first."""
+
+    path: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    tile: tuple[int, ...]
+    compression: str | None = None
+
+    @property
+    def split(self) -> tuple[int, int] | None:
+        """The axis along which tiles part the nodes, and how many tiles that makes; None where a tile has them all."""
+        for axis, (length, part) in enumerate(zip(self.shape, self.tile[1:], strict=True)):
+            if length > part:
+                return axis, math.ceil(length / part)
+        return None
+
+    @property
+    def across(self) -> int:
+        """Tiles in a row of tiles."""
+        return self.split[1] if self.split else 1
+
+    def key(self, row: int, across: int) -> str:
+        """The path of the tile in the tile row `row`, `across` tiles from the first."""
+        index = [0] * len(self.shape)
+        if self.split:
+            index[self.split[0]] = across
+        return "/".join([self.path, "c", *map(str, (row, *index))])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of a store: those of its sites, and the columns of its samples at the root.
+
+    Attributes:
+        chunk_rows: samples in a tile.
+        token_rows: tokens in a tile, of the sites whose rows are tokens.
+    """
+
+    sites: tuple[SiteSpec, ...]
+    columns: Mapping[str, np.dtype[Any]]
+    chunk_rows: int
+    token_rows: int
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        return group_names([site.name for site in self.sites], self.columns)
+
+    def rows(self, site: SiteSpec) -> int:
+        """Rows in a tile of the site."""
+        return self.token_rows if site.tokens else self.chunk_rows
+
+    def activation(self, site: SiteSpec) -> ArraySpec:
+        rows = self.rows(site)
+        path = f"{self.groups[site.name]}/{ACTIVATION}"
+        tile = (rows, *tile_shape(site, rows))
+        return ArraySpec(path, (site.row_dim, *site.dims), site.shape, site.dtype, tile, site.compression)
+
+    @property
+    def sample_columns(self) -> list[ArraySpec]:
+        """The columns of the samples, at the root."""
+        return [self._column(name, dtype, SAMPLE, self.chunk_rows) for name, dtype in self.columns.items()]
+
+    def token_columns(self, site: SiteSpec) -> list[ArraySpec]:
+        """The columns of a token site's rows, in its group: its sample's columns, and its position."""
+        columns = {**self.columns, POSITION: np.dtype(np.int64)}
+        group = self.groups[site.name]
+        return [self._column(f"{group}/{name}", dtype, ROW, self.token_rows) for name, dtype in columns.items()]
+
+    def _column(self, path: str, dtype: np.dtype[Any], dim: str, rows: int) -> ArraySpec:
+        return ArraySpec(path, (dim,), (), dtype, (rows,))
 
 
 def group_names(sites: Sequence[str], columns: Iterable[str] = ()) -> dict[str, str]:
@@ -66,7 +158,7 @@ def group_names(sites: Sequence[str], columns: Iterable[str] = ()) -> dict[str, 
     Raises:
         StoreError: two names differ in case only, which some file systems can't keep apart.
     """
-    reserved = {*ROOT_VARIABLES, *columns, "zarr.json"}
+    reserved = {*ROOT_VARIABLES, *columns, RECORD}
     groups = {site: _encode(site, reserved) for site in sites}
     owner: dict[str, str] = {}
     for site, group in groups.items():
@@ -79,7 +171,7 @@ def group_names(sites: Sequence[str], columns: Iterable[str] = ()) -> dict[str, 
 def check_columns(columns: Iterable[str]) -> None:
     """Raise StoreError for a column whose name can't be a variable of the root."""
     for name in columns:
-        if not name.isidentifier() or name in (CLASS_NAME, "sample"):
+        if not name.isidentifier() or name in (CLASS_NAME, POSITION, ACTIVATION, SAMPLE, ROW):
             raise StoreError(f"A column can't be called {name!r}: name it like a Python variable, such as 'split'.")
 
 
@@ -97,41 +189,15 @@ def _percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode())
 
 
-def create(
-    folder: Path, sites: Sequence[SiteSpec], columns: Mapping[str, np.dtype[Any]], *, chunk_rows: int, rows: int
-) -> dict[str, Json]:
-    """Lay out the arrays of a new store in `folder`; the metadata of every node but the root, by its path."""
-    root = zarr.open_group(folder, mode="w", zarr_format=3)
-    groups = group_names([spec.name for spec in sites], columns)
-    for spec in sites:
-        group = root.create_group(groups[spec.name], attributes={"site": spec.name, **spec.attrs})
-        _create_site(group, spec, chunk_rows, rows)
-    for column, dtype in columns.items():
-        _create_array(root, column, (rows,), (chunk_rows,), dtype, ("sample",))
-    if "label" in columns:
-        root.create_array(CLASS_NAME, shape=(0,), chunks=(1024,), dtype=str, dimension_names=("label",))
-    files = sorted(folder.glob("**/zarr.json"))
-    return {
-        str(file.parent.relative_to(folder).as_posix()): json.loads(file.read_bytes())
-        for file in files
-        if file.parent != folder
-    }
-
-
-def _create_site(group: zarr.Group, spec: SiteSpec, chunk_rows: int, rows: int) -> None:
-    tile = (chunk_rows, *tile_shape(spec, chunk_rows))
-    _create_array(group, ACTIVATION, (rows, *spec.shape), tile, spec.dtype, ("sample", *spec.dims))
-
-
-def tile_shape(spec: SiteSpec, chunk_rows: int) -> tuple[int, ...]:
-    """The shape of a tile after its rows: as many nodes as make a few MB; other axes whole.
+def tile_shape(spec: SiteSpec, rows: int) -> tuple[int, ...]:
+    """The shape of a tile after its `rows`: as many nodes as make a few MB; other axes whole.
 
     The node is the last axis, or the channel of a feature map, as `dims` say.
     """
     if not spec.shape:
         return ()
     axis = node_axis(spec.dims)
-    node_bytes = max(1, chunk_rows * spec.bytes_per_sample // max(1, spec.shape[axis]))
+    node_bytes = max(1, rows * spec.bytes_per_row // max(1, spec.shape[axis]))
     shape = [max(1, length) for length in spec.shape]
     columns = math.ceil(shape[axis] / max(1, TILE_BYTES // node_bytes))
     shape[axis] = math.ceil(shape[axis] / columns)  # even ones, so that threads have equal work
@@ -139,69 +205,34 @@ def tile_shape(spec: SiteSpec, chunk_rows: int) -> tuple[int, ...]:
 
 
 def node_axis(dims: Sequence[str]) -> int:
-    """Which of a sample's axes counts the nodes: ``channel`` where there is one, else the last."""
+    """Which of a row's axes counts the nodes: ``channel`` where there is one, else the last."""
     return dims.index("channel") if "channel" in dims else len(dims) - 1
 
 
-def _create_array(
-    group: zarr.Group,
-    name: str,
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    dtype: np.dtype[Any],
-    dims: tuple[str, ...],
-) -> None:
-    text = dtype.kind == "U"
-    group.create_array(
-        name,
-        shape=shape,
-        chunks=chunks,
-        dtype=str if text else dtype,  # strings of any length, which fixed-width ones are cut to
-        dimension_names=dims,
-        compressors=[Crc32cCodec()],
-        filters=None,
-        fill_value="" if text else np.zeros((), dtype)[()],
-    )
-
-
-def open_for_writing(path: Path) -> zarr.Array[Any]:
-    # A tile of zeros is stored like any other, so that a missing file always means a missing tile. The setting belongs
-    # to the array as opened; open_array's own `config` applies to arrays that it creates.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_array(path, mode="r+", zarr_format=3)
-
-
-def write_class_names(folder: Path, names: Sequence[str]) -> None:
-    array = open_for_writing(folder / CLASS_NAME)
-    array.resize((len(names),))
-    array[:] = np.array(names, dtype=object)
-
-
 def record(
-    nodes: Mapping[str, Json], *, rows: int, columns: Collection[str], class_names: Sequence[str], attrs: Json
+    nodes: Mapping[str, Json],
+    *,
+    lengths: Mapping[str, int],
+    coordinates: Collection[str],
+    class_names: Sequence[str],
+    attrs: Json,
 ) -> Json:
-    """The root's metadata: `nodes` inline with their shapes at `rows` samples, and the store's attributes."""
-    inline = {path: _at_length(node, rows) for path, node in nodes.items()}
-    if "label" in columns:
-        inline[CLASS_NAME]["shape"] = [len(class_names)]
-        inline["label"]["attributes"] = {
+    """The root's metadata: `nodes` inline, arrays in `lengths` with so many rows, and the store's attributes."""
+    inline = {path: _at_length(node, lengths[path]) if path in lengths else node for path, node in nodes.items()}
+    if CLASS_NAME in inline:
+        inline[CLASS_NAME] = _at_length(inline[CLASS_NAME], len(class_names))
+        flags = {
             "flag_values": list(range(len(class_names))),
             "flag_meanings": " ".join(re.sub(r"\s+", "_", name) or "_" for name in class_names),
         }
+        inline["label"] = {**inline["label"], "attributes": flags}
     return {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {"probekit_format": FORMAT, **attrs, "rows": rows, "coordinates": " ".join(columns)},
+        "attributes": {"probekit_format": FORMAT, **attrs, "coordinates": " ".join(coordinates)},
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inline},
     }
 
 
 def _at_length(node: Json, rows: int) -> Json:
-    return {**node, "shape": [rows, *node["shape"][1:]]} if node["node_type"] == "array" else node
-
-
-def replace(path: Path, content: Json) -> None:
-    """Put `content` as JSON in the place of `path`, so that a reader sees the old or the new and nothing between."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, path)
+    return {**node, "shape": [rows, *node["shape"][1:]]}

@@ -27,6 +27,7 @@ from probekit import plugins
 from probekit.errors import DataError, PluginError, ProbekitError
 from probekit.metrics import Block, ColumnMetric, Metric, Spec, State, StreamingMetric, Variables
 from probekit.metrics.block import Array, Grouping
+from probekit.metrics.parameters import with_parameters
 from probekit.names import Selector
 from probekit.progress import Progress, silent
 from probekit.results import check, join, new_store, site_results, write
@@ -64,8 +65,9 @@ def measure(
 
     Args:
         store: the path of a store, or an open one.
-        metrics: names (``probekit metrics`` lists them), instances such as ``pk.metrics.Std(ddof=1)``, functions under
-            ``@pk.metric``; one or several.
+        metrics: names (``probekit metrics`` lists them), with parameters if need be (``"std:ddof=1"``,
+            ``"quantile:0.25,0.75"``: Python literals, those without a key for the first parameter), instances such as
+            ``pk.metrics.Std(ddof=1)``, functions under ``@pk.metric``; one or several.
         sites: a glob, a regex or a list of them; by default all sites.
         by: the column that groups the samples. For None, and by default where there are no labels, all samples are
             one group, and the results have no dim `label`.
@@ -95,7 +97,9 @@ def measure(
         sources = find_sources(tree, sites, "the tree" if isinstance(store, xr.DataTree) else str(store))
         groups = Groups.of(tree.to_dataset(inherit=False), by)
         plan = _plan(sources, chosen, parse_size(memory))
-        work = _Work(chosen, groups, groups.grouping())
+        samples = _Rows.of(groups)
+        rows = {s.key: _Rows.of(groups.of_tokens(s.site)) if s.tokens else samples for s in sources}
+        work = _Work(chosen, rows)
         results = _run(plan, {source.key: source for source in sources}, work, progress)
         results.attrs = {"probekit_version": probekit.__version__, "by": groups.by or "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
@@ -116,7 +120,7 @@ def _resolve(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
 
 
 def _metric(given: object) -> Metric:
-    found = plugins.load(plugins.METRICS, given) if isinstance(given, str) else given
+    found = _named(given) if isinstance(given, str) else given
     found = found() if isinstance(found, type) else found
     if not isinstance(found, StreamingMetric | ColumnMetric):
         raise PluginError(
@@ -124,6 +128,13 @@ def _metric(given: object) -> Metric:
             "parameters and either compute(block) or init, update, merge and finalize."
         )
     return found
+
+
+def _named(given: str) -> object:
+    """What is registered under a name, with the parameters that follow its colon, if any."""
+    name, colon, parameters = given.partition(":")
+    found: object = plugins.load(plugins.METRICS, name)
+    return with_parameters(found, name, parameters) if colon else found
 
 
 @dataclass(frozen=True)
@@ -205,12 +216,23 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What all tasks share: the metrics, and the groups of the samples."""
+class _Rows:
+    """The group of each row of a site, and where it goes when the rows are put together by group."""
 
-    metrics: Sequence[Metric]
     groups: Groups
     grouping: Grouping
+
+    @classmethod
+    def of(cls, groups: Groups) -> _Rows:
+        return cls(groups, groups.grouping())
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all tasks share: the metrics, and the rows of each site, by its group in the store."""
+
+    metrics: Sequence[Metric]
+    rows: Mapping[str, _Rows]
 
     @property
     def columns(self) -> list[ColumnMetric]:
@@ -224,22 +246,22 @@ class _Work:
     def measure(self, source: Source, start: int, stop: int) -> _Piece:
         """One task: read a column of tiles, feeding the streaming metrics; sort it; compute the column metrics."""
         with np.errstate(all="ignore"):  # what comes of infinities is the metric's to say, as it is numpy's
-            values = self.grouping.allocate(stop - start, source.dtype) if self.columns else None
+            values = self.rows[source.key].grouping.allocate(stop - start, source.dtype) if self.columns else None
             states = self._stream(source, start, stop, values)
-            return _Piece(states, {} if values is None else self._compute(values, _where(source, start, stop)))
+            return _Piece(states, {} if values is None else self._compute(source, start, stop, values))
 
     def _stream(self, source: Source, start: int, stop: int, values: Array | None) -> dict[str, State]:
         """The states of the streaming metrics after all samples, which are also put into `values`."""
-        where = _where(source, start, stop)
-        spec = Spec(stop - start, self.groups.number, _torch_dtype(source), torch.device("cpu"))
+        where, rows = _where(source, start, stop), self.rows[source.key]
+        spec = Spec(stop - start, rows.groups.number, _torch_dtype(source), torch.device("cpu"), source.bounds)
         states = {metric.name: _call(metric, where, metric.init, spec) for metric in self.streaming}
         nan = np.zeros(stop - start, dtype=bool)
         for first, x in source.read(start, stop):
             if np.isnan(x.min()):
                 nan |= np.isnan(x).any(axis=0)
             if values is not None:
-                self.grouping.place(values, first, x)
-            codes = self.groups.codes[first : first + len(x)]
+                rows.grouping.place(values, first, x)
+            codes = rows.groups.codes[first : first + len(x)]
             for batch, y in zip(_batches(x), _batches(codes), strict=True):
                 for metric in self.streaming:
                     states[metric.name] = _call(metric, where, metric.update, states[metric.name], batch, y)
@@ -247,10 +269,11 @@ class _Work:
             raise DataError(_nan_message(source, start, nan))
         return states
 
-    def _compute(self, values: Array, where: str) -> dict[str, Variables]:
-        block = Block.sort(values, self.grouping.offsets)
+    def _compute(self, source: Source, start: int, stop: int, values: Array) -> dict[str, Variables]:
+        where, rows = _where(source, start, stop), self.rows[source.key]
+        block = Block.sort(values, rows.grouping.offsets)
         return {
-            metric.name: check(metric, _call(metric, where, metric.compute, block), self.groups, block.nodes, where)
+            metric.name: check(metric, _call(metric, where, metric.compute, block), rows.groups, block.nodes, where)
             for metric in self.columns
         }
 
@@ -259,12 +282,12 @@ class _Work:
         found = {
             metric.name: join(metric, [piece.variables[metric.name] for piece in pieces]) for metric in self.columns
         }
-        where = f"at site {source.name!r}"
+        where, groups = f"at site {source.name!r}", self.rows[source.key].groups
         for metric in self.streaming:
             state = _side_by_side([piece.states[metric.name] for piece in pieces])
             variables = _call(metric, where, metric.finalize, state)
-            found[metric.name] = check(metric, variables, self.groups, source.nodes, where)
-        return site_results([(metric, found[metric.name]) for metric in self.metrics], source, self.groups)
+            found[metric.name] = check(metric, variables, groups, source.nodes, where)
+        return site_results([(metric, found[metric.name]) for metric in self.metrics], source, groups)
 
 
 def _run(plan: Plan, sources: Mapping[str, Source], work: _Work, progress: Progress) -> xr.DataTree:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import html
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +14,13 @@ from torch import Tensor, nn
 
 from probekit.batches import Batch
 from probekit.errors import SiteError, StoreError
-from probekit.layout import SiteSpec, tile_shape
+from probekit.layout import Layout, SiteSpec
 from probekit.names import Rule, SiteName, module_names, no_match, selects
-from probekit.reduce import Mask, Reducer, Reduction, plan_reduction, sample_dims
+from probekit.places import Place
+from probekit.reduce import Mask, Reduced, Reducer, Reduction, plan_reduction
 from probekit.sites import Site, SiteTable
 from probekit.sizes import format_size
+from probekit.tiles import check_compression
 from probekit.writer import SLOTS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CapturePlan", "Kept", "make_plan"]
 
-CHUNK_ROWS = 4096  # samples in a chunk-row where memory allows: at 200 float32 nodes a tile of 3 MB
+CHUNK_ROWS = 4096  # samples, or tokens, in a tile where memory allows: at 200 float32 nodes 3 MB
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -41,22 +41,28 @@ class Kept:
     batch_dim: int
     reducer: Reducer | None
     dtype: torch.dtype
+    rows_per_sample: float  # 1, or the example's tokens a sample
+
+    @property
+    def bytes_per_sample(self) -> int:
+        return math.ceil(self.spec.bytes_per_row * self.rows_per_sample)
 
     @property
     def name(self) -> str:
         return self.spec.name
 
-    def of(self, tensor: Tensor, mask: Mask | None, rows: int) -> Tensor:
+    def of(self, tensor: Tensor, mask: Mask | None, rows: int) -> Reduced:
         """What is kept of an activation, the batch of so many `rows` as axis 0."""
         moved = tensor.movedim(self.batch_dim, 0) if self.batch_dim else tensor
-        return moved if self.reducer is None else self.reducer(moved, mask, rows=rows).tensor
+        return Reduced(moved) if self.reducer is None else self.reducer(moved, mask, rows=rows)
 
 
 @dataclass(frozen=True)
 class CapturePlan:
     """A capture as it will be; prints as a table, also in a notebook.
 
-    `rows` is None where the data can't say how many samples there are, and then so is `bytes`.
+    `rows` is None where the data can't say how many samples there are, and then so is `bytes`; `free` is None where
+    the place has no bound. Of a site whose rows are tokens, the example's number of tokens a sample is taken for all.
     """
 
     model: str
@@ -64,7 +70,8 @@ class CapturePlan:
     rows: int | None
     batch_size: int
     chunk_rows: int
-    free: int
+    token_rows: int
+    free: int | None
 
     columns = ("site", "dims", "sample", "dtype", "tile", "bytes/sample", "bytes")
 
@@ -73,8 +80,12 @@ class CapturePlan:
         return [kept.spec for kept in self.kept]
 
     @property
+    def names(self) -> list[str]:
+        return [kept.name for kept in self.kept]
+
+    @property
     def bytes_per_sample(self) -> int:
-        return sum(spec.bytes_per_sample for spec in self.specs)
+        return sum(kept.bytes_per_sample for kept in self.kept)
 
     @property
     def bytes(self) -> int | None:
@@ -84,29 +95,36 @@ class CapturePlan:
     @property
     def buffer(self) -> int:
         """What the writer holds in memory."""
-        return SLOTS * self.chunk_rows * self.bytes_per_sample
+        samples, tokens = _bytes_by_kind(self.kept)
+        return SLOTS * self.chunk_rows * samples + (SLOTS + 1) * self.token_rows * tokens
+
+    def layout(self, columns: Mapping[str, np.dtype[Any]]) -> Layout:
+        """The arrays of the store, its samples having these `columns`."""
+        return Layout(tuple(self.specs), columns, self.chunk_rows, self.token_rows)
 
     def rows_of_cells(self) -> list[tuple[str, str, str, str, str, int, int | None]]:
         """The cells under `columns`, one tuple a site."""
+        layout = self.layout({})
         return [
             (
-                spec.name,
-                ", ".join(("sample", *spec.dims)),
-                "×".join(map(str, spec.shape)) or "scalar",
-                str(spec.dtype),
-                "×".join(map(str, (self.chunk_rows, *tile_shape(spec, self.chunk_rows)))),
-                spec.bytes_per_sample,
-                None if self.rows is None else self.rows * spec.bytes_per_sample,
+                kept.name,
+                ", ".join(layout.activation(kept.spec).dims),
+                "×".join(map(str, kept.spec.shape)) or "scalar",
+                str(kept.spec.dtype),
+                "×".join(map(str, layout.activation(kept.spec).tile)),
+                kept.bytes_per_sample,
+                None if self.rows is None else self.rows * kept.bytes_per_sample,
             )
-            for spec in self.specs
+            for kept in self.kept
         ]
 
     def summary(self) -> str:
         """One line: samples, bytes, buffer, free disk."""
         total = "of unknown number" if self.rows is None else f"{self.rows}"
         disk = f"{format_size(self.bytes_per_sample)} a sample" if self.bytes is None else format_size(self.bytes)
+        free = "" if self.free is None else f" ({format_size(self.free)} free)"
         return (
-            f"{self.model}: {len(self.kept)} sites, samples {total}, {disk} on disk ({format_size(self.free)} free), "
+            f"{self.model}: {len(self.kept)} sites, samples {total}, {disk} on disk{free}, "
             f"{format_size(self.buffer)} of buffers, committed every {self.chunk_rows} samples"
         )
 
@@ -121,12 +139,12 @@ class CapturePlan:
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self.summary())}</p>{self.to_dataframe().to_html(index=False)}"
 
-    def require_room(self, out: Path) -> None:
+    def require_room(self, place: Place) -> None:
         """Raise StoreError where the samples to come, if their number is known, can't fit on the disk."""
-        if self.bytes is not None and self.bytes > self.free:
+        if self.bytes is not None and self.free is not None and self.bytes > self.free:
             raise StoreError(
-                f"{out} would take {format_size(self.bytes)} for {self.rows} samples ({_largest(self.specs)}), and the "
-                f"disk has {format_size(self.free)} free. Select fewer sites, reduce them (reduce=), or keep "
+                f"{place.url} would take {format_size(self.bytes)} for {self.rows} samples ({_largest(self.kept)}), "
+                f"and the disk has {format_size(self.free)} free. Select fewer sites, reduce them (reduce=), or keep "
                 'dtype="float16".'
             )
 
@@ -135,32 +153,37 @@ def make_plan(
     model: nn.Module,
     table: SiteTable,
     shorter: SiteTable | None,
-    first: Batch,
+    example: Batch,
     *,
+    batch_size: int,
     rows: int | None,
-    out: Path,
+    free: int | None,
     reduce: Mapping[Any, Reduction] | Reduction | None,
     batch_dim: Mapping[Any, int] | int,
     dtype: str | None,
+    compression: str | None,
     memory: int,
 ) -> CapturePlan:
-    """The plan for sites that a dry run on the `first` batch found, and one on a `shorter` batch by one sample.
+    """The plan for sites that a dry run on `example` found, and one on a `shorter` batch by one sample.
 
     Raises:
         SiteError: axis 0 of a site isn't the batch, a reduction doesn't fit, or a key of `reduce` picks no site.
-        StoreError: an unknown dtype, or one batch doesn't fit in `memory`.
+        StoreError: an unknown dtype or compression, or one batch doesn't fit in `memory`.
     """
+    check_compression(compression)
     if dtype is not None and dtype not in DTYPES:
         raise StoreError(f"dtype is {dtype!r}; a store keeps {', '.join(DTYPES)}, or None for what the model gives.")
     modules = module_names(model)
     reductions = _by_site(reduce, None, table, modules)
     dims = _by_site(batch_dim, 0, table, modules)
-    mask = None if first.mask is None else Mask.of(first.mask)
-    kept = tuple(_kept(site, reductions[site.name], dims[site.name], mask, first.rows, dtype) for site in table)
+    mask = None if example.mask is None else Mask.of(example.mask)
+    kept = tuple(
+        _kept(site, reductions[site.name], dims[site.name], mask, example.rows, dtype, compression, batch_size)
+        for site in table
+    )
     _check_batch_axes(kept, table, shorter)
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    chunk_rows = _chunk_rows([one.spec for one in kept], first.rows, rows, memory)
-    return CapturePlan(table.model, kept, rows, first.rows, chunk_rows, shutil.disk_usage(folder).free)
+    chunk_rows, token_rows = _tile_rows(kept, batch_size, rows, memory)
+    return CapturePlan(table.model, kept, rows, batch_size, chunk_rows, token_rows, free)
 
 
 def _by_site(given: Any, default: Any, table: SiteTable, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
@@ -182,17 +205,21 @@ def _picks(selector: Rule, site: Site, modules: Mapping[str, nn.Module]) -> bool
     return selects(selector, site.parts, modules[site.module])
 
 
-def _kept(site: Site, reduction: Reduction, batch_dim: int, mask: Mask | None, rows: int, dtype: str | None) -> Kept:
+def _kept(
+    site: Site,
+    reduction: Reduction,
+    batch_dim: int,
+    mask: Mask | None,
+    rows: int,
+    dtype: str | None,
+    compression: str | None,
+    batch_size: int,
+) -> Kept:
     if not site.shape:
         raise SiteError(f"{site.name} ({site.type}) is one number for the whole batch, which has no samples to keep.")
     if not -len(site.shape) <= batch_dim < len(site.shape):
         raise SiteError(f"batch_dim is {batch_dim} for {site.name}, whose shape is {site.shape}.")
     reducer = None if reduction is None else plan_reduction(reduction, site=site.name)
-    if reducer is not None and reducer.by_token:
-        raise SiteError(
-            f"A store can't keep one row a token yet, as 'tokens' of {site.name} asks. Keep all positions, or one of "
-            "them: 'mean', 'max', 'cls', 'last'."
-        )
     example = torch.zeros(site.shape, dtype=site.dtype).movedim(batch_dim, 0)
     if reducer is None and len(example) != rows:
         raise SiteError(
@@ -200,7 +227,8 @@ def _kept(site: Site, reduction: Reduction, batch_dim: int, mask: Mask | None, r
             f"which axis is: batch_dim={{{site.name!r}: 1}}; or pass a callable that makes it axis 0 in reduce=; or "
             "select other sites."
         )
-    result = example if reducer is None else reducer(example, mask, rows=rows).tensor
+    reduced = Reduced(example) if reducer is None else reducer(example, mask, rows=rows)
+    result = reduced.tensor
     cast = DTYPES[dtype] if dtype is not None and result.is_floating_point() else result.dtype
     attrs = {
         "module": site.module,
@@ -208,12 +236,21 @@ def _kept(site: Site, reduction: Reduction, batch_dim: int, mask: Mask | None, r
         "type": site.type,
         "dtype": str(site.dtype).removeprefix("torch."),
         "kept_dtype": str(cast).removeprefix("torch."),
-        "original_shape": list(site.shape),
+        "original_shape": [batch_size if axis == batch_dim else length for axis, length in enumerate(site.shape)],
         "batch_dim": batch_dim,
         "reduce": "none" if reducer is None else reducer.describe(),
     }
-    spec = SiteSpec(site.name, sample_dims(result.dim() - 1), tuple(result.shape[1:]), _on_disk(cast), attrs)
-    return Kept(spec, site.parts, batch_dim, reducer, cast)
+    spec = SiteSpec(
+        site.name,
+        reduced.dims,
+        tuple(result.shape[1:]),
+        _on_disk(cast),
+        attrs,
+        tokens=reduced.sample is not None,
+        # Half of the bits of a bfloat16 in a float32 are zeros.
+        compression=compression or ("fast" if cast == torch.bfloat16 else None),
+    )
+    return Kept(spec, site.parts, batch_dim, reducer, cast, len(result) / rows)
 
 
 def _check_batch_axes(kept: Sequence[Kept], table: SiteTable, shorter: SiteTable | None) -> None:
@@ -235,20 +272,33 @@ def _on_disk(dtype: torch.dtype) -> np.dtype[Any]:
     return np.dtype(torch.empty((), dtype=dtype).numpy().dtype)
 
 
-def _chunk_rows(specs: Sequence[SiteSpec], batch: int, rows: int | None, memory: int) -> int:
-    """Samples in a chunk-row: whole batches, near `CHUNK_ROWS`, so that the writer's buffers fit into `memory`."""
-    sample = sum(spec.bytes_per_sample for spec in specs)
-    most = memory // max(1, SLOTS * sample) // batch  # batches
-    if most < 1:
+def _bytes_by_kind(kept: Sequence[Kept]) -> tuple[int, int]:
+    """The bytes of a sample at all sites whose rows are samples, and of a token at those whose rows are tokens."""
+    samples, tokens = (
+        sum(one.spec.bytes_per_row for one in kept if one.spec.tokens == of_tokens) for of_tokens in (False, True)
+    )
+    return samples, tokens
+
+
+def _tile_rows(kept: Sequence[Kept], batch: int, rows: int | None, memory: int) -> tuple[int, int]:
+    """Samples and tokens in a tile, near `CHUNK_ROWS`, so that the writer's buffers fit into `memory`.
+
+    The samples are whole batches. Sites of the two kinds share the memory; a token site has one more buffer.
+    """
+    sample, token = _bytes_by_kind(kept)
+    share = memory // 2 if sample and token else memory
+    most = share // max(1, SLOTS * sample) // batch  # batches
+    most_tokens = share // max(1, (SLOTS + 1) * token)
+    if most < 1 or most_tokens < 1:
+        least = max(SLOTS * batch * sample, (SLOTS + 1) * token) * memory // max(1, share)
         raise StoreError(
-            f"One batch of {batch} samples needs {format_size(SLOTS * batch * sample)} of buffers "
-            f"({_largest(specs)}), and memory is {format_size(memory)}. Give more memory, smaller batches, "
-            "fewer sites, or reduce=."
+            f"One batch of {batch} samples needs {format_size(least)} of buffers ({_largest(kept)}), and memory is "
+            f"{format_size(memory)}. Give more memory, smaller batches, fewer sites, or reduce=."
         )
     wanted = CHUNK_ROWS if rows is None else min(CHUNK_ROWS, rows)
-    return batch * min(most, math.ceil(wanted / batch))
+    return batch * min(most, math.ceil(wanted / batch)), min(most_tokens, CHUNK_ROWS)
 
 
-def _largest(specs: Sequence[SiteSpec]) -> str:
-    top = sorted(specs, key=lambda spec: spec.bytes_per_sample, reverse=True)[:3]
-    return "largest a sample: " + ", ".join(f"{spec.name} {format_size(spec.bytes_per_sample)}" for spec in top)
+def _largest(kept: Sequence[Kept]) -> str:
+    top = sorted(kept, key=lambda one: one.bytes_per_sample, reverse=True)[:3]
+    return "largest a sample: " + ", ".join(f"{one.name} {format_size(one.bytes_per_sample)}" for one in top)

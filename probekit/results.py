@@ -102,6 +102,7 @@ def site_results(found: Sequence[tuple[Metric, Variables]], source: Source, grou
                 )
             owners[name] = metric.name
             dataset = _with(dataset, name, _variable(dims, array, metric, source, groups), metric)
+        dataset = dataset.assign_coords(getattr(metric, "coords", {}))  # of the metric's own dims, where it says them
     if groups.labels is None:
         return dataset
     used = {dim: coordinate for dim, coordinate in CLASS_DIMS.items() if dim in dataset.sizes}

@@ -20,7 +20,7 @@ from probekit.probe import Probe
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Site", "SiteTable", "evaluation", "run", "sites"]
+__all__ = ["Site", "SiteTable", "run", "running", "sites"]
 
 
 @dataclass(frozen=True)
@@ -129,15 +129,9 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
     asked, left_out = rules(select), [] if exclude is None else rules(exclude)
     if left_out:
         selected_modules(model, left_out)  # raises for a name that picks nothing
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        with evaluation(model), torch.random.fork_rng(), Probe(model, list(map(_forward, asked))) as probe:
-            run(model, example)
-            found = probe.take_by_site()
-    finally:
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
+    with running(model), Probe(model, list(map(_forward, asked))) as probe:
+        run(model, example)
+        found = probe.take_by_site()
     modules = module_names(model)
     rows = []
     for site, tensor in found.items():
@@ -174,16 +168,26 @@ def _site(site: SiteName, module: nn.Module, tensor: Tensor, calls: int) -> Site
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, without gradients; every module's training flag is put back afterwards."""
+def running(model: nn.Module, mode: str = "eval") -> Iterator[None]:
+    """The model in ``"eval"`` or ``"train"`` mode, without gradients.
+
+    Every module's training flag, the buffers and the state of the random generators are put back afterwards.
+    """
     training = [(module, module.training) for module in model.modules()]
-    model.eval()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    # Asking a CUDA device for its state would start CUDA, so only those in use already are kept.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    model.train(mode == "train")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
             yield
     finally:
         for module, flag in training:
             module.training = flag
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in buffers:
+                    buffer.copy_(buffers[name])
 
 
 def run(model: nn.Module, inputs: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import DataError, StoreError, near
-from probekit.layout import ACTIVATION, CLASS_NAME, node_axis
+from probekit.layout import ACTIVATION, CLASS_NAME, ROW, SAMPLE, node_axis
 from probekit.metrics.block import Array, Codes, Grouping, working_dtype
 from probekit.names import Selector, match_names
 
@@ -19,6 +19,17 @@ __all__ = ["Groups", "Source", "find_sources"]
 
 _ROWS, _NODES = 4096, 128  # samples read at a time, and nodes where an array has no tiles, being in memory
 _READ_BYTES = 8 * 2**20
+_GIVES = ("output", "operation")  # the kinds of site that hold what a module or an operation gives
+_BOUNDS = {
+    "relu": (0.0, np.inf),
+    "relu6": (0.0, 6.0),
+    "sigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "softplus": (0.0, np.inf),
+    "tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,13 @@ class Groups:
         labels, codes = np.unique(values, return_inverse=True)
         return cls(by, codes.astype(np.int64), labels, tuple(map(str, labels)))
 
+    def of_tokens(self, site: xr.Dataset) -> Groups:
+        """The same groups of the rows of a token site, which has the samples' columns beside each row."""
+        if self.by is None or self.labels is None:
+            return replace(self, codes=np.zeros(site.sizes[ROW], np.int64))
+        codes = np.searchsorted(self.labels, _column(site, self.by, ROW))
+        return replace(self, codes=codes.astype(np.int64))
+
     @classmethod
     def _of_classes(cls, codes: Array, names: tuple[str, ...]) -> Groups:
         if codes.min() < 0 or codes.max() >= len(names):
@@ -67,8 +85,8 @@ class Groups:
         return cls("label", codes.astype(np.int64), np.arange(len(names)), names)
 
 
-def _column(store: xr.Dataset, name: str) -> Array:
-    columns = [str(column) for column, variable in store.variables.items() if variable.dims == ("sample",)]
+def _column(store: xr.Dataset, name: str, dim: str = SAMPLE) -> Array:
+    columns = [str(column) for column, variable in store.variables.items() if variable.dims == (dim,)]
     if name not in columns:
         raise DataError(
             f"The store has no column {name!r} to group samples by; it has {', '.join(columns) or 'none'}."
@@ -82,7 +100,7 @@ def _column(store: xr.Dataset, name: str) -> Array:
 
 @dataclass(frozen=True)
 class Source:
-    """The activations of one site, read as tiles (sample, node).
+    """The activations of one site, read as tiles (sample, node), or (token, node) where `site` has tokens for rows.
 
     `key` is the site's group in the store, `name` its name in the model. The node of a feature map is the channel, else
     the last axis; what other axes an activation has are pooled by their mean.
@@ -90,11 +108,28 @@ class Source:
 
     key: str
     name: str
-    variable: xr.Variable
-    attrs: dict[str, Any]
+    site: xr.Dataset
+
+    @property
+    def variable(self) -> xr.Variable:
+        return self.site.variables[ACTIVATION]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return {str(key): value for key, value in self.site.attrs.items()}
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the greatest value that its module or operation can give, where that is known."""
+        return _BOUNDS.get(str(self.attrs.get("type", "")).casefold()) if self.attrs.get("kind") in _GIVES else None
+
+    @property
+    def tokens(self) -> bool:
+        return self.variable.dims[0] == ROW
 
     @property
     def samples(self) -> int:
+        """Its rows."""
         return int(self.variable.shape[0])
 
     @property
@@ -163,13 +198,15 @@ def find_sources(tree: xr.DataTree, sites: Selector | None, where: str) -> list[
 
 
 def _source(key: str, name: str, child: xr.DataTree, samples: int) -> Source:
-    variable = child.to_dataset(inherit=False).variables[ACTIVATION]
-    if not variable.dims or variable.dims[0] != "sample" or variable.shape[0] != samples:
+    source = Source(key, name, child.to_dataset(inherit=False))
+    variable = source.variable
+    first = variable.dims[0] if variable.dims else None
+    if first != ROW and (first != SAMPLE or source.samples != samples):
         raise DataError(
-            f"The activations of site {name!r} have the dims {variable.dims} and the shape {variable.shape}; "
-            f"measure needs one row for each of the store's {samples} samples: dims ('sample', ...)."
+            f"The activations of site {name!r} have the dims {variable.dims} and the shape {variable.shape}; measure "
+            f"needs one row for each of the store's {samples} samples, dims ('sample', ...), or for each token, dims "
+            "('row', ...)."
         )
-    source = Source(key, name, variable, {str(key): value for key, value in child.attrs.items()})
-    if not source.nodes * source.positions:
+    if not source.nodes * source.positions or (source.tokens and not source.samples):
         raise DataError(f"The activations of site {name!r} are empty: shape {variable.shape}.")
     return source

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from probekit.errors import StoreError, near
-from probekit.layout import ACTIVATION, FORMAT, Json
+from probekit.errors import DataError, StoreError, near
+from probekit.layout import ACTIVATION, CLASS_NAME, FORMAT, RECORD, Json
+from probekit.opening import open_array, open_tree
+from probekit.places import Place, place_of
+from probekit.tiles import Array
 
-__all__ = ["SiteInfo", "StoreInfo", "info", "open_store", "read_attrs", "remove"]
+__all__ = [
+    "Columns",
+    "SiteInfo",
+    "StoreInfo",
+    "check_absent",
+    "class_names",
+    "info",
+    "open_store",
+    "read_attrs",
+    "read_record",
+    "remove",
+]
 
 
 @dataclass(frozen=True)
@@ -34,12 +48,38 @@ class SiteInfo:
 class StoreInfo:
     """What a store holds: its samples, sites, samples of each class, and how it was made (`attrs`)."""
 
-    path: Path
+    path: str
     rows: int
     complete: bool
     sites: tuple[SiteInfo, ...]
     classes: dict[str, int]
     attrs: Json
+
+
+def read_record(place: Place) -> Json:
+    """The commit record of the store at `place`: the metadata of its nodes, and how much of it counts.
+
+    Raises:
+        StoreError: there is no store, or its format is newer than this version reads.
+    """
+    try:
+        record: Json = json.loads(place.read(RECORD))
+        version = int(record["attributes"]["probekit_format"])
+        nodes = record["consolidated_metadata"]["metadata"].items()
+        sound = all(isinstance(node, dict) and "node_type" in node for _, node in nodes)
+        sound &= {"rows", "complete", "coordinates"} <= record["attributes"].keys()
+    except FileNotFoundError as error:
+        raise StoreError(_absence(place)) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(_no_record(place)) from error
+    if version > FORMAT:
+        raise StoreError(
+            f"{place.url} has store format {version}; this probekit reads up to {FORMAT}. Upgrade: "
+            "pip install -U probekit"
+        )
+    if not sound:
+        raise StoreError(_no_record(place))
+    return record
 
 
 def read_attrs(path: str | Path) -> Json:
@@ -48,34 +88,74 @@ def read_attrs(path: str | Path) -> Json:
     Raises:
         StoreError: there is no store, or its format is newer than this version reads.
     """
-    path = Path(path)
-    try:
-        attributes: Json = json.loads((path / "zarr.json").read_bytes())["attributes"]
-        version = attributes["probekit_format"]
-    except FileNotFoundError as error:
-        raise StoreError(_absence(path)) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} isn't a store of probekit's: its zarr.json is not a commit record.") from error
-    if version > FORMAT:
-        raise StoreError(
-            f"{path} has store format {version}; this probekit reads up to {FORMAT}. Upgrade: pip install -U probekit"
-        )
+    attributes: Json = read_record(place_of(path))["attributes"]
     return attributes
 
 
-def _absence(path: Path) -> str:
-    if not path.exists():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        return f"There is no store at {path}.{near(path.name, beside)}"
-    kind = "a folder without a zarr.json" if path.is_dir() else "a file"
-    return f"{path} isn't a store: it is {kind}. A store is a folder that probekit capture made."
+def _no_record(place: Place) -> str:
+    if not place.is_folder():
+        return f"{place.url} isn't a store: it is a file. A store is a folder that probekit capture made."
+    return f"{place.url} isn't a store of probekit's: its {RECORD} is not a commit record."
+
+
+def _absence(place: Place) -> str:
+    if not place.exists() and not place.is_folder():
+        return f"There is no store at {place.url}.{near(place.url.rpartition('/')[2], place.neighbours())}"
+    return f"{place.url} isn't a store: it is a folder without a {RECORD}. A store is what probekit capture makes."
+
+
+def class_names(place: Place, record: Json) -> tuple[str, ...]:
+    """The names of the classes that a record counts."""
+    node = record["consolidated_metadata"]["metadata"].get(CLASS_NAME)
+    return () if node is None else tuple(map(str, np.asarray(open_array(place.url, place.url, CLASS_NAME, node)[:])))
+
+
+class Columns:
+    """The columns of the samples that a store holds, to compare others with."""
+
+    def __init__(self, place: Place) -> None:
+        record = read_record(place)
+        nodes = record["consolidated_metadata"]["metadata"]
+        self._url = place.url
+        self._values = {
+            name: np.asarray(open_array(place.url, place.url, name, nodes[name])[:])
+            for name in record["attributes"]["coordinates"].split()
+        }
+
+    def check(self, columns: Mapping[str, Array], start: int) -> None:
+        """Raise DataError where `columns`, whose first sample is number `start`, aren't those of the store.
+
+        Samples that the store doesn't hold aren't looked at.
+        """
+        for name, values in columns.items():
+            theirs = self._values[name][start : start + len(values)]
+            ours = values[: len(theirs)]
+            same = np.array_equal(theirs, ours, equal_nan=ours.dtype.kind == "f")
+            if not same:
+                first = start + int(np.flatnonzero(theirs != ours)[0])
+                raise DataError(
+                    f"The data aren't those of {self._url}, or come in another order: {name} of sample {first} is "
+                    f"{values[first - start]} and was {self._values[name][first]}. Give the same data in the same "
+                    "order, without shuffling."
+                )
+
+
+def check_absent(place: Place) -> None:
+    """Raise StoreError where a new store can't be put at `place`."""
+    if place.exists():
+        raise StoreError(
+            f"{place.url} exists already and was left as it is. Choose another path; or pass resume=True (--resume) to "
+            "go on with a capture that was stopped, or overwrite=True (--overwrite) to replace it."
+        )
 
 
 def open_store(path: str | Path) -> xr.DataTree:
     """The store at `path`, opened lazily: one group a site, with the samples' label and sample_id attached to each.
 
     ``tree["layers.0"]["activation"]`` has dims (sample, node), and coords ``label`` and ``sample_id``; class names are
-    ``tree["class_name"]``. While a capture runs, or after one was stopped, it is the prefix that is committed.
+    ``tree["class_name"]``. A site whose rows are tokens has dims (row, node), and its own ``label``, ``sample_id`` and
+    ``position``. With dask installed, the variables are dask arrays whose chunks are the tiles. While a capture runs,
+    or after one was stopped, it is the prefix that is committed. `path` may be a URL such as ``s3://bucket/acts.zarr``.
 
     Raises:
         StoreError: there is no store at `path`, or it has a newer format.
@@ -84,22 +164,15 @@ def open_store(path: str | Path) -> xr.DataTree:
         >>> tree = pk.open("acts.zarr")  # doctest: +SKIP
         >>> tree["layers.0"]["activation"].groupby("label").mean()  # doctest: +SKIP
     """
-    attributes = read_attrs(path)
+    record = read_record(place_of(path))
+    attributes = record["attributes"]
     if not attributes["complete"]:
         expected = attributes.get("expected_rows", "an unknown number of")
         warnings.warn(
             f"{path} holds the first {attributes['rows']} of {expected} samples: its capture runs or was stopped.",
             stacklevel=2,
         )
-    raw = xr.open_datatree(path, engine="zarr", consolidated=True, chunks=None)
-    root = raw.to_dataset(inherit=False)
-    tree = xr.DataTree(root)
-    for name, group in raw.children.items():
-        dataset = group.to_dataset(inherit=False)
-        # Children inherit index coordinates only, and these are none: an index would load every value on opening.
-        shared = {column: values for column, values in root.coords.items() if set(values.dims) <= set(dataset.dims)}
-        tree[name] = xr.DataTree(dataset.assign_coords(shared))
-    return tree
+    return open_tree(path, record)
 
 
 def info(path: str | Path) -> StoreInfo:
@@ -108,8 +181,8 @@ def info(path: str | Path) -> StoreInfo:
     Raises:
         StoreError: there is no store at `path`, or it has a newer format.
     """
-    path = Path(path)
-    attributes = read_attrs(path)
+    place = place_of(path)
+    attributes = read_record(place)["attributes"]
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # `complete` says it
         tree = open_store(path)
     classes = {}
@@ -118,16 +191,16 @@ def info(path: str | Path) -> StoreInfo:
         counts = np.bincount(np.asarray(tree["label"]), minlength=len(names))
         classes = dict(zip(names, map(int, counts), strict=True))
     return StoreInfo(
-        path=path,
+        path=str(path),
         rows=attributes["rows"],
         complete=bool(attributes["complete"]),
-        sites=tuple(_site_info(path / name, group) for name, group in tree.children.items()),
+        sites=tuple(_site_info(place.used(name), group) for name, group in tree.children.items()),
         classes=classes,
         attrs=attributes,
     )
 
 
-def _site_info(folder: Path, group: xr.DataTree) -> SiteInfo:
+def _site_info(used: int, group: xr.DataTree) -> SiteInfo:
     activation = group[ACTIVATION]
     return SiteInfo(
         name=group.attrs["site"],
@@ -136,17 +209,17 @@ def _site_info(folder: Path, group: xr.DataTree) -> SiteInfo:
         shape=activation.shape,
         dtype=str(activation.dtype),
         tile=tuple(activation.encoding["chunks"]),
-        bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        bytes=used,
     )
 
 
-def remove(path: str | Path) -> None:
-    """Delete the store at `path`; nothing happens where there is nothing.
+def remove(place: Place) -> None:
+    """Delete the store at `place`; nothing happens where there is nothing.
 
     Raises:
-        StoreError: what stands there isn't a store, and is left alone.
+        StoreError: what stands there isn't a store, or is being written, and is left alone.
     """
-    path = Path(path)
-    if path.exists():
-        read_attrs(path)
-        shutil.rmtree(path)
+    if place.exists():
+        read_record(place)
+        with place.lock():
+            place.remove()

@@ -1,172 +1,304 @@
-"""Streaming into a store: chunk-rows are filled in memory, written by a thread, and committed one by one."""
+"""Streaming into a store: tiles are filled in memory, written by a thread, and committed a row of them at a time."""
 
 from __future__ import annotations
 
 import queue
-import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Self
 
 import numpy as np
 
-from probekit import layout
+from probekit.buffers import Buffers, Piece, Rows, Slot, Wait
 from probekit.errors import StoreError
-from probekit.layout import ACTIVATION, Json, SiteSpec
+from probekit.layout import POSITION, RECORD, SAMPLES, Json, Layout
+from probekit.places import Place
+from probekit.records import class_name_tiles, codecs_of, dump, record_of
+from probekit.tiles import Array
 
-__all__ = ["SLOTS", "Writer", "check_absent"]
+__all__ = ["SLOTS", "Start", "Writer"]
 
-SLOTS = 2  # one chunk-row is filled while the one before it is written
-
-Array: TypeAlias = np.ndarray[Any, Any]
-
-
-def check_absent(path: Path) -> None:
-    """Raise StoreError where a new store can't be put at `path`."""
-    if path.exists() or path.is_symlink():
-        raise StoreError(
-            f"{path} exists already and was left as it is. Choose another path, or pass overwrite=True (--overwrite) "
-            "to replace it."
-        )
+SLOTS = 2  # rows of tiles in memory: one is filled while the one before it is written
 
 
-class _Slot:
-    """The buffers of one chunk-row, by path in the store. Reused for a writer's whole life: fresh pages are slow."""
+@dataclass(frozen=True)
+class Start:
+    """Where writing begins: the committed length of each row dimension, and the classes named so far."""
 
-    def __init__(self, sites: Mapping[str, SiteSpec], columns: Mapping[str, np.dtype[Any]], rows: int) -> None:
-        self.arrays: dict[str, Array] = {
-            path: np.empty((rows, *spec.shape), spec.dtype) for path, spec in sites.items()
-        }
-        # Strings as objects: a fixed width would cut the longer ones that a later batch may bring.
-        self.arrays |= {name: np.empty(rows, object if dtype.kind == "U" else dtype) for name, dtype in columns.items()}
-        self.filled = 0
+    lengths: Mapping[str, int]
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A row of tiles to be written, once `wait` returns, and where its buffers go then."""
+
+    rows: Rows
+    slot: Slot
+    first: int
+    filled: int
+    wait: Wait
+    free: queue.SimpleQueue[Slot]
+
+
+@dataclass(frozen=True)
+class _Commit:
+    """The lengths that are true when everything before has been written, and the names of the classes."""
+
+    lengths: dict[str, int]
+    class_names: tuple[str, ...]
 
 
 class Writer:
-    """A new store that samples are appended to.
+    """A store that samples are appended to.
 
     Args:
-        path: where the store will stand; nothing may be there yet.
-        sites: what each sample has.
-        chunk_rows: samples in a chunk-row, the unit that is committed.
-        rows: the number of samples to come, where it is known.
-        columns: the dtype of each column of the samples: ``sample_id``, ``label`` where there are labels, any more.
+        place: where the store lies; `probekit.records.create` has laid it out.
+        layout: its arrays.
+        nodes: the metadata of all its nodes but the root, by their paths.
+        start: where to begin; what lies in tiles only begun is read back.
         attrs: attributes of the root group, JSON values.
+        buffers: where the memory comes from.
 
-    It holds ``SLOTS * chunk_rows`` samples in memory. Use it as a context manager: its end commits the samples handed
-    over so far, also when the block raises.
+    For each batch, call `begin`, fill what `pieces` gives for each site and what `append` gives for those whose rows
+    are tokens, and call `end`. It holds `SLOTS` rows of tiles in memory. Use it as a context manager: its end commits
+    the batches that ended, also when the block raises.
 
     Raises:
-        StoreError: the path is taken, site names clash, or the disk refuses.
+        StoreError: another writer holds the store, or the disk refuses.
     """
 
     def __init__(
-        self,
-        path: Path,
-        sites: Sequence[SiteSpec],
-        *,
-        chunk_rows: int,
-        rows: int | None,
-        columns: Mapping[str, np.dtype[Any]],
-        attrs: Json,
+        self, place: Place, layout: Layout, nodes: Mapping[str, Json], start: Start, attrs: Json, buffers: Buffers
     ) -> None:
-        check_absent(path)
-        layout.check_columns(columns)
-        self.path = path
-        self.committed = 0
-        self._chunk_rows = chunk_rows
-        self._expected = rows
-        self._known_names: Sequence[str] = ()
-        self._class_names: list[str] = []
-        self._attrs = {**attrs, "chunk_rows": chunk_rows} | ({} if rows is None else {"expected_rows": rows})
-        self._columns = dict(columns)
-        groups = layout.group_names([spec.name for spec in sites], columns)
-        self._paths = {f"{groups[spec.name]}/{ACTIVATION}": spec for spec in sites}
+        self.place = place
+        self._layout = layout
+        self._nodes = nodes
+        self._attrs = attrs
+        self._buffers = buffers
+        self._committed = dict(start.lengths)
+        self._class_names, self._written_names = start.class_names, start.class_names
+        self._paths = {site.name: layout.activation(site).path for site in layout.sites}
+        self._columns: Mapping[str, Array] = {}  # of the batch
+        self._skip = 0
+        self._spans: list[tuple[Slot, slice, int]] = []  # where its samples go, and which of them
+        self._tokens: dict[str, list[Array]] = {}  # the samples of the rows that each token site gave
+        self._rows = {
+            dim: Rows(codecs, start.lengths[dim], buffers, SLOTS) for dim, codecs in codecs_of(layout).items()
+        }
+        self._snapshots: dict[str, queue.SimpleQueue[Slot]] = {}
+        for dim, rows in self._rows.items():
+            if dim != SAMPLES:
+                self._snapshots[dim] = queue.SimpleQueue()
+                self._snapshots[dim].put(Slot(list(rows.codecs.values()), buffers))
         self._failure: BaseException | None = None
-        try:
-            self._create(sites)
-        except OSError as error:
-            raise StoreError(f"{path} can't be created: {error.strerror or error}.") from error
-        self._targets = {name: layout.open_for_writing(path / name) for name in (*self._paths, *self._columns)}
-        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        self._full: queue.SimpleQueue[_Slot | None] = queue.SimpleQueue()
-        for _ in range(SLOTS):
-            self._free.put(_Slot(self._paths, self._columns, chunk_rows))
-        self._filling: list[_Slot] = []
-        self._thread = threading.Thread(target=self._drain, name="probekit-writer", daemon=True)
-        self._thread.start()
+        self._jobs: queue.SimpleQueue[_Write | _Commit | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="probekit-writer", daemon=True)
+        self._held = ExitStack()
 
-    def reserve(self, rows: int) -> list[dict[str, Array]]:
-        """Room for the next `rows` samples: by site, an array to fill; two such mappings where a chunk-row ends inside.
+    @property
+    def committed(self) -> int:
+        """Samples that are there to stay."""
+        return self._committed[SAMPLES]
 
-        Waits for the disk only while every buffer is full.
-
-        Raises:
-            StoreError: writing has failed, or the batch is larger than a chunk-row.
-        """
-        if rows > self._chunk_rows:
-            raise StoreError(
-                f"A batch of {rows} samples is larger than a chunk-row of {self._chunk_rows}, whose size the first "
-                "batch set. Give batches of one size."
-            )
-        first = self._slot(0)
-        head = min(rows, self._chunk_rows - first.filled)
-        spans = [self._rows(first, first.filled, first.filled + head)]
-        return spans if head == rows else [*spans, self._rows(self._slot(1), 0, rows - head)]
-
-    def advance(self, columns: Mapping[str, Array], class_names: Sequence[str] = ()) -> None:
-        """Take the reserved samples as filled.
-
-        `columns` holds their values in each column, `class_names` the names of the classes as far as they are known;
-        classes beyond are named by their code.
-        """
-        self._known_names = class_names
-        done, rows = 0, len(columns["sample_id"])
-        while done < rows:
-            slot = self._slot(0)
-            stop = min(self._chunk_rows, slot.filled + rows - done)
-            count = stop - slot.filled
-            for name in self._columns:
-                slot.arrays[name][slot.filled : stop] = columns[name][done : done + count]
-            slot.filled, done = stop, done + count
-            if stop == self._chunk_rows:
-                self._full.put(self._filling.pop(0))
+    @property
+    def length(self) -> int:
+        """Samples that were handed over, with those that were there before."""
+        return self._rows[SAMPLES].length
 
     def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._pool = stack.enter_context(ThreadPoolExecutor(self.place.parallel, "probekit-write"))
+            for rows in self._rows.values():
+                if rows.filled:
+                    self._read_back(rows)
+            self._held = stack.pop_all()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._filling and self._filling[0].filled:
-            self._full.put(self._filling[0])
-        self._full.put(None)
-        self._thread.join()
-        if self._failure is None:
-            self._attempt(lambda: self._finish(complete=kind is None))
+        with self._held:
+            self._hand_over_rest()
+            self._jobs.put(None)
+            self._thread.join()
+            if self._failure is None:
+                self._attempt(lambda: self._finish(complete=kind is None))
         if kind is None:
             self._raise_failure()
 
-    def _rows(self, slot: _Slot, start: int, stop: int) -> dict[str, Array]:
-        return {spec.name: slot.arrays[path][start:stop] for path, spec in self._paths.items()}
+    # A batch
 
-    def _slot(self, index: int) -> _Slot:
-        while len(self._filling) <= index:
-            slot = self._free.get()
-            self._raise_failure()
-            slot.filled = 0
-            self._filling.append(slot)
-        return self._filling[index]
+    def begin(self, columns: Mapping[str, Array], class_names: Sequence[str] = (), *, skip: int = 0) -> None:
+        """A batch comes: its `columns`, and the names of the classes as far as they are known; others are their codes.
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
+        The first samples to `skip` are in the store already. Waits for the disk only while every buffer is full.
+
+        Raises:
+            StoreError: writing has failed, or the batch is larger than a row of tiles.
+        """
+        rows, count = self._rows[SAMPLES], len(columns["sample_id"]) - skip
+        if count > rows.in_tile:
             raise StoreError(
-                f"Writing {self.path} failed: {getattr(self._failure, 'strerror', None) or self._failure}. "
-                f"Its first {self.committed} samples are committed and can be read."
-            ) from self._failure
+                f"A batch of {count} samples is larger than a chunk-row of {rows.in_tile}, whose size the first "
+                "batch set. Give batches of one size."
+            )
+        self._columns, self._skip = columns, skip
+        self._tokens = {dim: [] for dim in self._snapshots}
+        if "label" in columns and count:
+            self._name_classes(class_names, int(columns["label"].max()) + 1)
+        head = min(count, rows.in_tile - rows.filled)
+        self._spans = [(self._hold(rows, 0), slice(rows.filled, rows.filled + head), skip)]
+        if head < count:
+            self._spans.append((self._hold(rows, 1), slice(0, count - head), skip + head))
+
+    def pieces(self, site: str) -> Iterator[Piece]:
+        """Where the batch's activation at a site goes."""
+        for slot, span, source in self._spans:
+            yield from self._rows[SAMPLES].pieces(self._paths[site], slot, span, source)
+
+    def append(self, site: str, samples: Array, positions: Array) -> Iterator[Piece]:
+        """Where the batch's tokens at a site go; `samples` and `positions` say which they are, sample by sample.
+
+        Each piece has to be filled before the next is asked for.
+        """
+        rows, path = self._rows[site], self._paths[site]
+        group = path.rpartition("/")[0]
+        done = int(np.count_nonzero(samples < self._skip))
+        self._tokens[site].append(samples[done:])
+        while done < len(samples):
+            slot = self._hold(rows, 0)
+            span = slice(rows.filled, min(rows.in_tile, rows.filled + len(samples) - done))
+            taken = slice(done, done + span.stop - span.start)
+            for name, values in self._columns.items():
+                slot.tiles[f"{group}/{name}"][0][span] = values[samples[taken]]
+            slot.tiles[f"{group}/{POSITION}"][0][span] = positions[taken]
+            yield from rows.pieces(path, slot, span, done)
+            done = taken.stop
+            self._move(rows, span.stop - span.start)
+
+    def end(self) -> None:
+        """Everything of the batch is there."""
+        rows = self._rows[SAMPLES]
+        for slot, span, source in self._spans:
+            count = span.stop - span.start
+            for name, values in self._columns.items():
+                slot.tiles[name][0][span] = values[source : source + count]
+            if self._move(rows, count):
+                self._commit({SAMPLES: rows.first, **self._token_lengths(source + count)})
+        for dim, length in self._token_lengths(len(self._columns["sample_id"])).items():
+            self._rows[dim].length = length
+        rows.length = rows.first + rows.filled
+
+    def _token_lengths(self, samples: int) -> dict[str, int]:
+        """Rows of each token site when the first so many `samples` of the batch count."""
+        return {
+            dim: self._rows[dim].length + sum(int(np.count_nonzero(each < samples)) for each in given)
+            for dim, given in self._tokens.items()
+        }
+
+    def _name_classes(self, known: Sequence[str], count: int) -> None:
+        names = (*known, *map(str, range(len(known), count)))
+        if len(names) > len(self._class_names):
+            self._class_names = names
+
+    def _hold(self, rows: Rows, index: int) -> Slot:
+        while len(rows.held) <= index:
+            slot = rows.free.get()
+            self._raise_failure()
+            rows.held.append(slot)
+        return rows.held[index]
+
+    def _move(self, rows: Rows, count: int) -> bool:
+        """Count rows as filled; a row of tiles that is full goes to the thread. Whether there was one."""
+        rows.filled += count
+        full = rows.filled == rows.in_tile
+        if full:
+            slot = rows.held.pop(0)
+            self._jobs.put(_Write(rows, slot, rows.first, rows.filled, self._buffers.fence(), rows.free))
+            rows.first, rows.filled = rows.first + rows.in_tile, 0
+        return full
+
+    def _commit(self, lengths: dict[str, int]) -> None:
+        """Commit these lengths, after the tokens that lie in tiles only begun: those are written as they are now."""
+        for dim, free in self._snapshots.items():
+            rows = self._rows[dim]
+            if lengths[dim] > rows.first:
+                self._buffers.fence()()
+                snapshot = free.get()
+                for path, tiles in rows.held[0].tiles.items():
+                    for ours, theirs in zip(snapshot.tiles[path], tiles, strict=True):
+                        ours[: rows.filled] = theirs[: rows.filled]
+                self._jobs.put(_Write(rows, snapshot, rows.first, lengths[dim] - rows.first, _no_wait, free))
+        self._jobs.put(_Commit(lengths, self._class_names))
+
+    def _hand_over_rest(self) -> None:
+        """Commit the batches that ended and lie in tiles only begun."""
+        rows = self._rows[SAMPLES]
+        if self._failure is None and rows.length > max(rows.first, self.committed):
+            slot, count = rows.held.pop(0), rows.length - rows.first
+            self._jobs.put(_Write(rows, slot, rows.first, count, self._buffers.fence(), rows.free))
+            self._commit({dim: each.length for dim, each in self._rows.items()})
+
+    # The thread
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if self._failure is None:
+                self._attempt(lambda job=job: self._do(job))  # type: ignore[misc]
+            if isinstance(job, _Write):
+                job.free.put(job.slot)
+
+    def _do(self, job: _Write | _Commit) -> None:
+        if isinstance(job, _Write):
+            self._write(job)
+        else:
+            self._write_names(job.class_names)
+            self._publish(job.lengths, complete=False)
+
+    def _write(self, job: _Write) -> None:
+        job.wait()
+        files = []
+        for path, codec in job.rows.codecs.items():
+            for across, tile in enumerate(job.slot.tiles[path]):
+                tile[job.filled :] = "" if codec.dtype == object else 0  # whatever was there before isn't written
+                files.append((codec.spec.key(job.first // job.rows.in_tile, across), codec.encode(tile)))
+        if self.place.parallel == 1:
+            for key, parts in files:
+                self.place.write(key, parts)
+        else:
+            list(self._pool.map(self.place.write, *zip(*files, strict=True)))
+
+    def _write_names(self, names: tuple[str, ...]) -> None:
+        if names != self._written_names:
+            for key, parts in class_name_tiles(names):
+                self.place.write(key, parts)
+            self._written_names = names
+
+    def _publish(self, lengths: Mapping[str, int], *, complete: bool) -> None:
+        """Replace the commit record: from now on readers see these lengths."""
+        self.place.commit(RECORD, dump(self._record(lengths, complete=complete)))
+        self._committed = dict(lengths)
+
+    def _record(self, lengths: Mapping[str, int], *, complete: bool) -> Json:
+        return record_of(
+            self._layout, self._nodes, lengths, self._written_names, {**self._attrs, "complete": int(complete)}
+        )
+
+    def _finish(self, *, complete: bool) -> None:
+        record = self._record(self._committed, complete=complete)
+        # Readers that ignore the record see each array's own metadata, which now has to agree with it.
+        for path, node in record["consolidated_metadata"]["metadata"].items():
+            if node["node_type"] == "array":
+                self.place.write(f"{path}/{RECORD}", [dump(node)])
+        self.place.commit(RECORD, dump(record))
+
+    # Failures
 
     def _attempt(self, work: Callable[[], None]) -> None:
         """Do `work`; keep what it raises for the main thread, which raises it at its next call."""
@@ -175,55 +307,28 @@ class Writer:
         except BaseException as error:
             self._failure = error
 
-    def _drain(self) -> None:
-        while (slot := self._full.get()) is not None:
-            if self._failure is None:
-                self._attempt(partial(self._write, slot))
-            self._free.put(slot)
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise StoreError(
+                f"Writing {self.place.url} failed: {getattr(self._failure, 'strerror', None) or self._failure}. "
+                f"Its first {self.committed} samples are committed and can be read; resume=True (--resume) goes on "
+                "from there."
+            ) from self._failure
 
-    def _write(self, slot: _Slot) -> None:
-        start, stop = self.committed, self.committed + slot.filled
-        for name, target in self._targets.items():
-            if target.shape[0] < stop:
-                target.resize((stop, *target.shape[1:]))
-            target[start:stop] = slot.arrays[name][: slot.filled]
-        if "label" in self._columns:
-            self._name_classes(self._known_names, int(slot.arrays["label"][: slot.filled].max()) + 1)
-        self._commit(stop, complete=False)
+    def _read_back(self, rows: Rows) -> None:
+        """Fill the first slot with the rows that lie in tiles only begun."""
+        slot = self._hold(rows, 0)
+        for path, codec in rows.codecs.items():
+            for across, tile in enumerate(slot.tiles[path]):
+                key = codec.spec.key(rows.first // rows.in_tile, across)
+                try:
+                    tile[: rows.filled] = codec.decode(self.place.read(key))[: rows.filled]
+                except (OSError, ValueError) as error:
+                    raise StoreError(
+                        f"{self.place.url} can't be gone on with: its {key} is damaged or missing ({error}). "
+                        f"`probekit verify {self.place.url} --repair` drops what isn't sound."
+                    ) from error
 
-    def _name_classes(self, known: Sequence[str], count: int) -> None:
-        names = [*known, *map(str, range(len(known), count))]
-        if len(names) > len(self._class_names):
-            self._class_names = names
-            layout.write_class_names(self.path, names)
 
-    def _commit(self, rows: int, *, complete: bool) -> None:
-        layout.replace(self.path / "zarr.json", self._record(rows, complete=complete))
-        self.committed = rows
-
-    def _record(self, rows: int, *, complete: bool) -> Json:
-        return layout.record(
-            self._nodes,
-            rows=rows,
-            columns=self._columns,
-            class_names=self._class_names,
-            attrs={**self._attrs, "complete": int(complete)},
-        )
-
-    def _finish(self, *, complete: bool) -> None:
-        # Readers that ignore the record see each array's own metadata, which now has to agree with it.
-        for target in self._targets.values():
-            if target.shape[0] != self.committed:
-                target.resize((self.committed, *target.shape[1:]))
-        self._commit(self.committed, complete=complete)
-
-    def _create(self, sites: Sequence[SiteSpec]) -> None:
-        folder = self.path.with_name(f".{self.path.name}.partial")
-        try:
-            self._nodes = layout.create(
-                folder, sites, self._columns, chunk_rows=self._chunk_rows, rows=self._expected or 0
-            )
-            layout.replace(folder / "zarr.json", self._record(0, complete=False))
-            folder.rename(self.path)  # the store is there whole or not at all
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+def _no_wait() -> None:
+    pass

@@ -15,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 import probekit as pk
+from probekit import load
 from probekit.errors import SiteError
 
 ROWS, BATCH = 3, 2  # the last batch is a partial one
@@ -194,6 +195,43 @@ def test_outputs_are_those_without_a_probe_and_the_dry_run_lists_every_site(name
     table = pk.sites(model, inputs.get("x", inputs))
     assert [(site.name, site.shape) for site in table] == [(name, tuple(t.shape)) for name, t in found.items()]
     assert found.keys() >= MODELS[name][2].keys()
+
+
+# name: the model as it is in papers, by its name, and sites to find in the table with the shape of a sample there
+BY_NAME: dict[str, dict[str, tuple[int, ...]]] = {
+    "torchvision:resnet18": {"layer4.1.relu@1": (512, 7, 7), "(root)": (1000,)},
+    "torchvision:vit_b_16": {"encoder.layers.encoder_layer_11.mlp.1": (197, 3072), "heads": (1000,)},
+    "torchvision:swin_t": {"features.5.5.mlp": (14, 14, 384), "norm": (7, 7, 768)},
+    "torchvision:convnext_tiny": {"features.5.8": (384, 14, 14), "avgpool": (768, 1, 1)},
+    "timm:vit_tiny_patch16_224": {"blocks.11.mlp.act": (197, 768), "head": (1000,)},
+    "timm:convnext_atto": {"stages.2.blocks.5": (160, 14, 14), "head.fc": (1000,)},
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_model_by_name_brings_an_example_that_its_sites_are_found_with(name: str) -> None:
+    library = name.partition(":")[0]
+    pytest.importorskip(library)
+    model = load.model(name)
+    found = {site.name: site.shape for site in pk.sites(model, load.example(model, samples=1))}
+    assert found.items() >= {site: (1, *shape) for site, shape in BY_NAME[name].items()}.items()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5", "clip", "llama"])
+def test_a_saved_model_by_folder_gives_what_it_gave_when_it_was_saved(name: str, tmp_path: Path) -> None:
+    saved, inputs = built(name)
+    saved.save_pretrained(tmp_path / name)  # type: ignore[operator]
+    model = load.model(f"hf:{tmp_path / name}").eval()
+    sites = [site for site in MODELS[name][2] if not site.startswith("(root)")]
+    expected, found = by_hand(saved, [inputs], sites), by_hand(model, [inputs], sites)
+    for site in sites:
+        np.testing.assert_array_equal(found[site], expected[site])
+    example = load.example(model)
+    assert isinstance(example, dict)
+    assert example.keys() == inputs.keys() | {"attention_mask"}
+    assert {site.name for site in pk.sites(model, example)} >= set(MODELS[name][2])
 
 
 def window_attention() -> nn.Module:

@@ -192,3 +192,79 @@ def test_capture_on_the_command_line_equals_the_library(capsys, model, tmp_path)
     with torch.no_grad():
         expected = net[:3](x).numpy()
     np.testing.assert_array_equal(pk.open("acts.zarr")["2"]["activation"].values, expected)
+
+
+def test_a_model_that_tells_its_inputs_needs_no_example(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("from torchvision.models import squeezenet1_1 as make")
+    for name in ("torchvision:squeezenet1_1", "mine.py:make"):
+        code, out, _ = call(capsys, "sites", name, "--sites", "classifier*", "--json")
+        assert (code, json.loads(out)[-1]["shape"]) == (0, "2×1000×1×1")
+    code, out, _ = call(capsys, "sites", "mine.py:make", "--sites", "features.0", "--shape", "3x64x64", "--json")
+    assert (code, json.loads(out)[0]["shape"]) == (0, "2×64×31×31")
+
+
+TOKENS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(10, 3)
+
+    def forward(self, input_ids, attention_mask):
+        return self.embed(input_ids)
+"""
+
+
+def test_inputs_by_name_are_taken_from_a_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokens.py").write_text(TOKENS)
+    ids = np.array([[5, 6, 7, 0], [8, 9, 0, 0], [1, 2, 3, 4]])
+    np.savez("tokens.npz", input_ids=ids, attention_mask=ids > 0, label=np.array(["b", "a", "b"]))
+    code, out, _ = call(capsys, "sites", "tokens.py:Net", "--data", "tokens.npz", "--json")
+    assert (code, [(row["site"], row["shape"]) for row in json.loads(out)]) == (
+        0,
+        [("embed", "2×4×3"), ("(root)", "2×4×3")],
+    )
+    code, _, err = call(
+        capsys, "capture", "tokens.py:Net", "tokens.npz", "acts.zarr", "-s", "embed", "--reduce", "last"
+    )
+    assert code == 0, err
+    torch.manual_seed(0)
+    expected = nn.Embedding(10, 3).weight.detach()[[7, 9, 4]].numpy()
+    tree = pk.open("acts.zarr")
+    np.testing.assert_array_equal(tree["embed"]["activation"].values, expected)
+    assert tree["label"].values.tolist() == [1, 0, 1]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of transformers itself
+def test_a_saved_model_of_transformers_is_listed_and_captured(capsys, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=16)
+    saved = transformers.GPT2LMHeadModel(config).eval()
+    saved.save_pretrained("gpt2")
+    ids, mask = torch.arange(24).reshape(3, 8) + 1, torch.arange(8) < torch.tensor([[8], [5], [1]])
+    np.savez("data.npz", input_ids=ids.numpy(), attention_mask=mask.long().numpy(), label=np.array([0, 1, 0]))
+
+    code, out, err = call(capsys, "sites", "hf:gpt2", "--json")
+    assert code == 0, err
+    site = "transformer.h.1.mlp.act"
+    assert {row["site"]: row["shape"] for row in json.loads(out)}[site] == "2×8×64"
+
+    code, _, err = call(capsys, "capture", "hf:gpt2", "data.npz", "acts.zarr", "--sites", site, "--reduce", "last")
+    assert code == 0, err
+    seen = []
+    saved.get_submodule(site).register_forward_hook(lambda module, args, output: seen.append(output.clone()))
+    with torch.no_grad():
+        saved(input_ids=ids, attention_mask=mask.long())
+    expected = seen[0][torch.arange(3), mask.sum(1) - 1].numpy()
+    np.testing.assert_array_equal(pk.open("acts.zarr")[site]["activation"].values, expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_model_of_timm_is_listed(capsys):
+    pytest.importorskip("timm")
+    code, out, _ = call(capsys, "sites", "timm:resnet10t", "--sites", "layer4.0", "--json")
+    assert (code, json.loads(out)[0]["shape"]) == (0, "2×512×6×6")

@@ -155,8 +155,8 @@ def test_labels_beyond_the_named_classes_are_refused() -> None:
 
 def test_a_site_with_other_rows_than_samples_is_refused() -> None:
     tree = xr.DataTree.from_dict({"/": store(label=LABELS).to_dataset(), "odd": store(X, "node").to_dataset()})
-    tree["odd"] = xr.DataTree(xr.Dataset({"activation": (("row", "node"), X)}))
-    with pytest.raises(pk.errors.DataError, match=r"'odd' have the dims \('row', 'node'\).*6 samples"):
+    tree["odd"] = xr.DataTree(xr.Dataset({"activation": (("frame", "node"), X)}))
+    with pytest.raises(pk.errors.DataError, match=r"'odd' have the dims \('frame', 'node'\).*6 samples"):
         pk.measure(tree, median)
 
 

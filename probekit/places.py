@@ -1,0 +1,261 @@
+"""Where a store's bytes lie: a folder, or a bucket of an object store. A key is a path within the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeAlias
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from probekit.errors import StoreError
+from probekit.layout import RECORD
+
+__all__ = ["Place", "place_of"]
+
+Part: TypeAlias = np.ndarray[Any, Any] | bytes
+
+LOCK = ".lock"
+
+
+class Place(Protocol):
+    """What a store needs of the place where it lies. `write` puts a file there whole, or leaves what was there."""
+
+    url: str
+    parallel: int  # files that are worth writing at a time
+
+    def exists(self) -> bool: ...
+    def is_folder(self) -> bool: ...
+    def neighbours(self) -> list[str]: ...
+    def free(self) -> int | None: ...
+    def lock(self) -> AbstractContextManager[object]: ...
+    def create(self, files: Mapping[str, bytes]) -> None: ...
+    def read(self, key: str) -> bytes: ...
+    def size(self, key: str) -> int: ...
+    def write(self, key: str, parts: Iterable[Part]) -> None: ...
+    def commit(self, key: str, content: bytes) -> None: ...
+    def make_room(self, keys: Iterable[str]) -> None: ...
+    def used(self, key: str) -> int: ...
+    def delete(self, key: str) -> None: ...
+    def remove(self) -> None: ...
+
+
+def place_of(path: str | Path, *, durable: bool = False) -> Place:
+    """The place that `path` names: a folder, or a URL such as ``s3://bucket/acts.zarr``.
+
+    Args:
+        path: the store's.
+        durable: have each file on the disk before the commit record that counts on it.
+
+    Raises:
+        StoreError: there is no package for such a URL, or `durable` is asked of a URL.
+    """
+    text = str(path)
+    if isinstance(path, Path) or "://" not in text:
+        return Folder(Path(path), durable)
+    if durable:
+        raise StoreError(f"durable=True is for folders; an object store such as {text} has what it has confirmed.")
+    return Bucket(text)
+
+
+class Folder:
+    """A folder. With `durable`, what `commit` puts there outlives a power loss, and so does all written before."""
+
+    parallel = 1
+
+    def __init__(self, path: Path, durable: bool = False) -> None:
+        self.path = path
+        self.url = str(path)
+        self._durable = durable
+        self._unsettled: set[str] = set()  # folders with entries that may not be on the disk yet
+
+    def exists(self) -> bool:
+        return self.path.exists() or self.path.is_symlink()
+
+    def is_folder(self) -> bool:
+        return self.path.is_dir()
+
+    def neighbours(self) -> list[str]:
+        """The names that lie beside the store."""
+        return [entry.name for entry in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
+
+    def free(self) -> int | None:
+        """Bytes that the place has left, None where there is no bound."""
+        return shutil.disk_usage(next(parent for parent in self.path.absolute().parents if parent.exists())).free
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store for writing; the system lets go of it when the process dies.
+
+        Raises:
+            StoreError: another process holds it.
+        """
+        file = self.path / LOCK
+        try:
+            with FileLock(file, timeout=0):
+                yield
+                file.unlink(missing_ok=True)
+        except Timeout as error:
+            raise StoreError(
+                f"{self.path} is being written by another process. Wait until it is done or stop it; what it committed "
+                "stays, and resume=True (--resume) goes on from there."
+            ) from error
+
+    def create(self, files: Mapping[str, bytes]) -> None:
+        """Put a new store there, whole or not at all."""
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        try:
+            partial.mkdir()
+            for key, content in files.items():
+                (partial / key).parent.mkdir(parents=True, exist_ok=True)
+                (partial / key).write_bytes(content)
+            partial.rename(self.path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def read(self, key: str) -> bytes:
+        return (self.path / key).read_bytes()
+
+    def size(self, key: str) -> int:
+        return (self.path / key).stat().st_size
+
+    def write(self, key: str, parts: Iterable[Part]) -> None:
+        target = os.path.join(self.path, key)
+        partial = f"{target}.partial"
+        try:
+            with self._open(partial, key) as file:
+                for part in parts:
+                    file.write(part if isinstance(part, bytes) else part.data)
+                if self._durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(partial, target)
+        except OSError:
+            with suppress(OSError):  # what is wrong has been said
+                os.unlink(partial)
+            raise
+        self._unsettled.add(os.path.dirname(target))
+
+    def commit(self, key: str, content: bytes) -> None:
+        """Write `key` after everything that was written before it is there to stay."""
+        self._settle()
+        self.write(key, [content])
+        self._settle()
+
+    def _settle(self) -> None:
+        for folder in self._unsettled if self._durable else ():
+            _sync(folder)
+        self._unsettled.clear()
+
+    def _open(self, path: str, key: str) -> IO[bytes]:
+        try:
+            return open(path, "wb")  # the caller closes it
+        except FileNotFoundError:
+            # The folders of a new row of tiles. Where the array's own is missing, someone has removed the store.
+            root = os.path.join(self.path, key.partition("/c/")[0], "c")
+            os.stat(root)
+            folder = os.path.dirname(path)
+            os.makedirs(folder, exist_ok=True)
+            while len(folder) > len(root):
+                folder = os.path.dirname(folder)
+                self._unsettled.add(folder)
+            return open(path, "wb")
+
+    def make_room(self, keys: Iterable[str]) -> None:
+        """Make the folders that tiles will be written into, below which `write` makes more."""
+        for key in keys:
+            (self.path / key).mkdir(parents=True, exist_ok=True)
+
+    def used(self, key: str) -> int:
+        """Bytes of everything under `key`."""
+        return sum(file.stat().st_size for file in (self.path / key).rglob("*") if file.is_file())
+
+    def delete(self, key: str) -> None:
+        """Remove the file or the folder `key`, where it exists."""
+        target = self.path / key
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path)
+
+
+def _sync(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Bucket:
+    """A place that fsspec knows by its URL. Each object is put there whole, and is there to stay when that is done.
+
+    There is no lock: two writers on one store are the user's to avoid.
+    """
+
+    parallel = 8  # each waits for the network most of the time
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self._files, self._root = import_module("fsspec").core.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise StoreError(
+                f"{url} can't be reached: {error}. Install what it needs, such as: pip install 'probekit[s3]'"
+            ) from error
+
+    def exists(self) -> bool:
+        return bool(self._files.exists(f"{self._root}/{RECORD}"))
+
+    def is_folder(self) -> bool:
+        return bool(self._files.isdir(self._root))
+
+    def neighbours(self) -> list[str]:
+        folder = self._root.rpartition("/")[0]
+        listed = self._files.ls(folder, detail=False) if self._files.exists(folder) else []
+        return [name.rstrip("/").rpartition("/")[2] for name in listed]
+
+    def free(self) -> int | None:
+        return None
+
+    def lock(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def create(self, files: Mapping[str, bytes]) -> None:
+        for key, content in files.items():
+            if key != RECORD:
+                self.write(key, [content])
+        self.write(RECORD, [files[RECORD]])  # last: with it the store is there
+
+    def read(self, key: str) -> bytes:
+        return bytes(self._files.cat_file(f"{self._root}/{key}"))
+
+    def size(self, key: str) -> int:
+        return int(self._files.info(f"{self._root}/{key}")["size"])
+
+    def write(self, key: str, parts: Iterable[Part]) -> None:
+        self._files.pipe_file(f"{self._root}/{key}", b"".join(bytes(part) for part in parts))
+
+    def commit(self, key: str, content: bytes) -> None:
+        self.write(key, [content])
+
+    def make_room(self, keys: Iterable[str]) -> None:
+        """Nothing: objects need no folders."""
+
+    def used(self, key: str) -> int:
+        return int(self._files.du(f"{self._root}/{key}"))
+
+    def delete(self, key: str) -> None:
+        if self._files.exists(f"{self._root}/{key}"):
+            self._files.rm(f"{self._root}/{key}", recursive=True)
+
+    def remove(self) -> None:
+        self._files.rm(self._root, recursive=True)

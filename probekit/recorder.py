@@ -1,0 +1,101 @@
+"""What a capture does with each activation: reduce it, cast it, copy it into the writer's buffers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from probekit.batches import Batch
+from probekit.copies import Copies
+from probekit.errors import SiteError
+from probekit.names import SiteName
+from probekit.plan import Kept
+from probekit.reduce import Mask, Reduced
+from probekit.writer import Writer
+
+__all__ = ["Recorder"]
+
+
+@dataclass
+class _Now:
+    """The batch that is being recorded, and which sites haven't given theirs."""
+
+    number: int
+    rows: int
+    mask: Mask | None
+    missing: set[str]
+
+
+class Recorder:
+    """Copies each activation, at the moment it is made, to where the writer wants the rows of the batch.
+
+    The `record` of a probe. Call `begin` before a batch's forward pass and `end` after it.
+
+    Raises:
+        SiteError: a site ran at one batch and not at another, more or less often, or changed its shape.
+    """
+
+    def __init__(self, model: str, kept: Sequence[Kept], writer: Writer, copies: Copies) -> None:
+        self._model = model
+        self._writer = writer
+        self._copies = copies
+        self._names = {replace(one.site, call=one.site.call or 0): one.name for one in kept}
+        self._kept = {one.name: one for one in kept}
+        self._overflows: dict[str, Tensor] = {}
+        self._now = _Now(-1, 0, None, set())
+
+    def begin(self, batch: Batch, number: int) -> None:
+        mask = None if batch.mask is None else Mask.of(batch.mask)
+        self._now = _Now(number, batch.rows, mask, set(self._kept))
+
+    def __call__(self, site: SiteName, tensor: Tensor) -> None:
+        now, name = self._now, self._names.get(site)
+        if name is None:
+            raise SiteError(f"{site} of {self._model} ran at batch {now.number} and not in the first batch.")
+        kept = self._kept[name]
+        reduced = kept.of(tensor, now.mask, now.rows)
+        source = reduced.tensor
+        if tuple(source.shape[1:]) != kept.spec.shape or (reduced.sample is None and len(source) != now.rows):
+            raise SiteError(
+                f"{name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of {now.rows} "
+                f"samples; in the first batch each {'token' if kept.spec.tokens else 'sample'} had shape "
+                f"{kept.spec.shape}."
+            )
+        if kept.dtype != source.dtype:
+            source = self._cast(name, source, kept.dtype)
+        self._copy(name, replace(reduced, tensor=source))
+        now.missing.discard(name)
+
+    def _copy(self, name: str, reduced: Reduced) -> None:
+        if reduced.sample is None or reduced.positions is None:
+            pieces = self._writer.pieces(name)
+        else:
+            pieces = self._writer.append(name, reduced.sample.numpy(), reduced.positions.numpy())
+        for piece in pieces:
+            self._copies.copy(piece.array, reduced.tensor[piece.index])
+
+    def _cast(self, name: str, source: Tensor, dtype: torch.dtype) -> Tensor:
+        cast = source.to(dtype)
+        if torch.finfo(dtype).max < torch.finfo(source.dtype).max:
+            lost = cast.isinf().sum() - source.isinf().sum()  # on the device: asking for the number would wait for it
+            self._overflows[name] = self._overflows[name] + lost if name in self._overflows else lost
+        return cast
+
+    def end(self) -> None:
+        """Check that every site ran in the batch."""
+        if self._now.missing:
+            missing = ", ".join(sorted(self._now.missing))
+            raise SiteError(f"{missing} of {self._model} didn't run at batch {self._now.number}.")
+
+    def warn_of_overflow(self) -> None:
+        lost = {name: int(count) for name, count in self._overflows.items()}
+        lost = {name: count for name, count in lost.items() if count}
+        if lost:
+            warnings.warn(
+                f"Values too large for the dtype became infinite: {lost}. Capture these sites as float32.",
+                stacklevel=4,
+            )
