@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from probekit import errors, metrics, plot
-    from probekit.capture import capture, plan, weights_digest
+    from probekit.capture import capture, plan
+    from probekit.fingerprint import weights_digest
     from probekit.measure import measure
     from probekit.metrics import metric
     from probekit.probe import Probe
@@ -37,7 +38,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "plan": ("probekit.capture", "plan"),
     "plot": ("probekit.plot", None),
     "sites": ("probekit.sites", "sites"),
-    "weights_digest": ("probekit.capture", "weights_digest"),
+    "weights_digest": ("probekit.fingerprint", "weights_digest"),
 }
 
 __all__ = [
