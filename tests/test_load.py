@@ -165,6 +165,39 @@ def test_a_torchvision_for_another_torch(cause: str, tmp_path: Path, monkeypatch
         assert f"{distribution} {importlib.metadata.version(distribution)}" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("timm:vit_tiny_patch16_224", "timm", "timm"), ("hf:gpt2", "transformers", "hf")]
+)
+def test_an_extra_that_is_not_installed(name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModelError, match=rf"`pip install --upgrade 'probekit\[{extra}\]'`") as raised:
+        load.model(name)
+    assert f"{package} can't be imported" in str(raised.value)
+    assert f"torch {importlib.metadata.version('torch')}" in str(raised.value)
+
+
+def test_a_timm_model_has_the_weights_of_its_seed() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(7)
+    expected = timm.create_model("resnet10t", pretrained=False)
+    assert same(load.model("timm:resnet10t", seed=7), expected)
+    assert not same(load.model("timm:resnet10t", seed=8), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:resnet_10t", r"no model 'resnet_10t' among its \d+.*Near: 'resnet10t'.*timm\.list_models"),
+        ("timm:resnet10t.c3_in1k", r"asks for named weights.*'timm:resnet10t' has random weights"),
+        ("timm:resnet10t@DEFAULT", r"asks for named weights.*'timm:resnet10t' has random weights"),
+    ],
+)
+def test_a_name_that_stands_for_no_timm_model(name: str, message: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ModelError, match=message):
+        load.model(name)
+
+
 # Weights
 
 

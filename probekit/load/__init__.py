@@ -1,5 +1,5 @@
-"""Models and data sets by name: ``torchvision:resnet18``, ``study.py:make_model``, ``digits``, ``mine.npz``,
-``imagefolder:DIR``.
+"""Models and data sets by name: ``torchvision:resnet18``, ``timm:NAME``, ``hf:NAME_OR_FOLDER``,
+``study.py:make_model``; ``digits``, ``mine.npz``, ``imagefolder:DIR``.
 
 A name never runs code that the user didn't name. Nothing is unpickled but torchvision's own CIFAR-10 files, whose
 checksums torchvision verifies first.
@@ -8,6 +8,8 @@ checksums torchvision verifies first.
 from __future__ import annotations
 
 from probekit.load.data import ArrayDataset, Arrays, ImageFolder, Split, arrays, dataset
+from probekit.load.examples import example
+from probekit.load.keywords import KeywordDataset
 from probekit.load.models import model
 
-__all__ = ["ArrayDataset", "Arrays", "ImageFolder", "Split", "arrays", "dataset", "model"]
+__all__ = ["ArrayDataset", "Arrays", "ImageFolder", "KeywordDataset", "Split", "arrays", "dataset", "example", "model"]

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from probekit.errors import DataError, near
-from probekit.load.vision import torchvision_part
+from probekit.load.keywords import KeywordDataset, holds_keywords
+from probekit.load.packages import torchvision_part
 
 __all__ = ["ArrayDataset", "Arrays", "ImageFolder", "Split", "arrays", "dataset"]
 
@@ -131,7 +132,8 @@ def arrays(name: str, data_dir: Path | None = None) -> Arrays:
     if name in _KNOWN:
         return _known(name, (data_dir or Path(DATA_DIR)).expanduser())
     if name.endswith(".npz"):
-        return _from_npz(Path(name).expanduser(), name)
+        path = Path(name).expanduser()
+        return _from_npz(_read_npz(path), path, name)
     if name.startswith(FOLDER):
         raise DataError(f"{name!r} is read image by image and has no arrays. Use it as a data set: load.dataset.")
     known = ["digits", *_KNOWN, f"{FOLDER}DIR"]
@@ -143,11 +145,19 @@ def arrays(name: str, data_dir: Path | None = None) -> Arrays:
 
 def dataset(
     name: str, split: Split = "train", *, limit: int | None = None, data_dir: Path | None = None
-) -> ArrayDataset | ImageFolder:
+) -> ArrayDataset | ImageFolder | KeywordDataset:
     """The torch data set that a name stands for: (x, label) in order, x float32, uint8 images and digits in [0, 1].
 
-    `name` and `data_dir` are those of ``arrays``; or `name` is ``imagefolder:DIR``, a folder with one folder of images
-    a class, which gives an ``ImageFolder``. `split` is ``"train"`` (everything, where the data come without a
+    `name` and `data_dir` are those of ``arrays``; or `name` is
+
+    - ``imagefolder:DIR``, a folder with one folder of images a class, which gives an ``ImageFolder``;
+    - a ``file.npz`` of keyword inputs, which gives a ``KeywordDataset`` of dicts: arrays that are named as the
+      arguments of the model's forward, such as ``input_ids``, ``attention_mask`` or ``pixel_values``, with a row for
+      each sample; ``label`` (or ``labels``), whole numbers from 0 up or strings; and, if wanted, ``sample_id`` and
+      ``class_names``. Integers become int64 and floats float32; such a file has no split. One with ``x`` or
+      ``x_train`` is what ``arrays`` says.
+
+    `split` is ``"train"`` (everything, where the data come without a
     split), ``"test"`` or ``"all"`` (train, then test); `limit` keeps the first samples only.
 
     Raises DataError as ``arrays`` does, and for a split that isn't there.
@@ -161,7 +171,15 @@ def dataset(
     if name.startswith(FOLDER):
         _check_split(name, split, has_test=False)
         return ImageFolder(Path(name.removeprefix(FOLDER)).expanduser(), limit)
-    data = arrays(name, data_dir)
+    if name.endswith(".npz"):
+        path = Path(name).expanduser()
+        found = _read_npz(path)
+        if holds_keywords(found):
+            _check_split(name, split, has_test=False)
+            return KeywordDataset(name, found, limit)
+        data = _from_npz(found, path, name)
+    else:
+        data = arrays(name, data_dir)
     x, y = _chosen(data, split)
     return ArrayDataset(x[:limit], y[:limit], data.class_names, data.white)
 
@@ -220,7 +238,7 @@ def _known(name: str, data_dir: Path) -> Arrays:
     class_name, class_names = _KNOWN[name]
     file = data_dir / f"{name}.npz"
     if file.is_file():
-        return _from_npz(file, name, class_names)
+        return _from_npz(_read_npz(file), file, name, class_names)
     make = getattr(torchvision_part("datasets", DataError), class_name)
     try:
         train, test = make(data_dir, train=True), make(data_dir, train=False)
@@ -240,8 +258,7 @@ def _known(name: str, data_dir: Path) -> Arrays:
     return _checked(name, found, class_names)
 
 
-def _from_npz(path: Path, name: str, class_names: tuple[str, ...] = ()) -> Arrays:
-    found = _read_npz(path)
+def _from_npz(found: Mapping[str, Array], path: Path, name: str, class_names: tuple[str, ...] = ()) -> Arrays:
     if "x" in found and "y" in found and "x_train" not in found:
         found = {**found, "x_train": found["x"], "y_train": found["y"]}
     if "x_train" not in found or "y_train" not in found:

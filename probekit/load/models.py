@@ -8,7 +8,6 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
@@ -17,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from probekit.errors import ModelError, near
-from probekit.load.vision import torchvision_part
+from probekit.load.hugging_face import hugging_face
+from probekit.load.packages import extra, installed, torchvision_part
 
 __all__ = ["model"]
 
-_FORMS = "torchvision:NAME, package.module:factory or file.py:factory"
+_FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, package.module:factory or file.py:factory"
 
 
 def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module:
@@ -29,7 +29,11 @@ def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module
 
     `name` is one of
 
-    - ``torchvision:resnet18``: one of torchvision's models with random weights;
+    - ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``: one of torchvision's or timm's models with random
+      weights;
+    - ``hf:FOLDER`` (what ``save_pretrained`` wrote) or ``hf:openai-community/gpt2`` (a name on the Hugging Face Hub):
+      the saved model with its weights, of the class that its config names. ``@random`` after it gives random weights
+      instead, and after a model type too: ``hf:gpt2@random`` reads no file. Code that comes with a model is never run;
     - ``package.module:factory`` or ``folder/file.py:factory``: what the function or class `factory` returns when it is
       called with nothing (or the model of that name). This runs the module or file. A file sees the modules beside it,
       as it does under ``python file.py``.
@@ -37,15 +41,17 @@ def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module
     `weights` is a file with a state dict: ``.safetensors``, or anything else as ``torch.load(weights_only=True)`` reads
     it. torch's global generators are left as they were.
 
-    Raises ModelError when the name stands for no model, the factory fails, or the weights don't fit the model.
+    Raises ModelError when the name stands for no model, the package that has it can't be imported, the factory fails,
+    or the weights don't fit the model.
 
     >>> type(model("torchvision:resnet18")).__name__
     'ResNet'
     """
     source, _, what = name.rpartition(":")
+    library, _, named = name.partition(":")
     with _seeded(seed):
-        if source == "torchvision":
-            made = _from_torchvision(what)
+        if library in _LIBRARIES:
+            made = _LIBRARIES[library](named)
         elif source.endswith(".py"):
             made = _from_file(Path(source).expanduser(), what)
         elif source and all(part.isidentifier() for part in source.split(".")):
@@ -77,7 +83,7 @@ def _from_torchvision(name: str) -> nn.Module:
     known = models.list_models()
     if name not in known:
         raise ModelError(
-            f"torchvision {version('torchvision')} has no model {name!r} among its {len(known)}.{near(name, known)} "
+            f"torchvision {installed('torchvision')} has no model {name!r} among its {len(known)}.{near(name, known)} "
             f"List them with torchvision.models.list_models()."
         )
     # Detection and segmentation models would download a backbone's weights unless told not to.
@@ -85,6 +91,32 @@ def _from_torchvision(name: str) -> nn.Module:
     made = models.get_model(name, **{key: None for key in parameters if key.startswith("weights")})
     assert isinstance(made, nn.Module)  # torchvision is untyped
     return made
+
+
+def _from_timm(name: str) -> nn.Module:
+    timm = extra("timm")
+    plain = name.partition("@")[0].partition(".")[0]
+    if name != plain and timm.is_model(plain):
+        raise ModelError(
+            f"'timm:{name}' asks for named weights, which probekit can't load: 'timm:{plain}' has random weights, and "
+            "a file with a state dict can be loaded into it (weights=, --weights)."
+        )
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise ModelError(
+            f"timm {installed('timm')} has no model {name!r} among its {len(known)}.{near(name, known)} "
+            "List them with timm.list_models()."
+        )
+    made = timm.create_model(name, pretrained=False)
+    assert isinstance(made, nn.Module)  # timm's create_model is untyped here
+    return made
+
+
+_LIBRARIES: dict[str, Callable[[str], nn.Module]] = {
+    "torchvision": _from_torchvision,
+    "timm": _from_timm,
+    "hf": hugging_face,
+}
 
 
 def _from_module(source: str, factory: str) -> nn.Module:

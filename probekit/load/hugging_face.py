@@ -1,0 +1,150 @@
+"""Models of transformers: saved ones from a folder or the Hugging Face Hub, and architectures with random weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from torch import nn
+
+from probekit.errors import ModelError, near
+from probekit.load.packages import extra, installed
+
+__all__ = ["hugging_face"]
+
+RANDOM = "random"
+
+
+def hugging_face(name: str) -> nn.Module:
+    """The model that `name` stands for after ``hf:``; what is random is drawn from torch's global generator.
+
+    ``FOLDER`` or ``NAME_ON_THE_HUB`` gives the saved model with its weights, ``…@random`` what its config describes
+    with random weights; ``MODEL_TYPE@random``, one of transformers' types, needs no file and no network.
+
+    Raises ModelError for what isn't there, can't be read, or would run code that comes with a model.
+    """
+    transformers = extra("transformers")
+    place, random = _place(name)
+    try:
+        if random and place in transformers.CONFIG_MAPPING and not Path(place).is_dir():
+            return _module(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(place)))
+        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        _refuse_kernels(config, place)
+        made = _class(transformers, config)
+        if not random:
+            return _with_weights(made or transformers.AutoModel, place, config)
+        return _module(made._from_config(config) if made else transformers.AutoModel.from_config(config))
+    except ModelError:
+        raise
+    except Exception as error:  # transformers has no kind of its own: OSError, ValueError, RuntimeError, KeyError, …
+        raise ModelError(_failure(transformers, error, name, place, random=random)) from error
+
+
+def _place(name: str) -> tuple[str, bool]:
+    """The folder, name on the Hub or model type; and whether random weights are asked for."""
+    whole = Path(name).expanduser()
+    place, at, weights = (name, "", "") if whole.is_dir() else name.rpartition("@") if "@" in name else (name, "", "")
+    if at and weights != RANDOM:
+        raise ModelError(
+            f"'hf:{name}' asks for weights {weights!r}. 'hf:{place}' has those it was saved with, "
+            f"'hf:{place}@{RANDOM}' random ones."
+        )
+    folder = Path(place).expanduser()
+    if place and folder.is_dir():
+        _check_folder(folder, random=bool(at))
+        return str(folder), bool(at)
+    if not place or place.startswith(("/", ".", "~")):
+        raise ModelError(f"There is no folder {place!r} to load 'hf:{name}' from.")
+    return place, bool(at)
+
+
+def _check_folder(folder: Path, *, random: bool) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"The folder {str(folder)!r} has no config.json, which model.save_pretrained({str(folder)!r}) writes."
+        )
+    if not random and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ModelError(
+            f"The folder {str(folder)!r} has a config.json and no weights (model.safetensors). "
+            f"'hf:{folder}@{RANDOM}' is that model with random ones."
+        )
+
+
+def _refuse_kernels(config: Any, place: str) -> None:
+    """A config may name attention kernels, which transformers would fetch from the Hub and run."""
+    for part in _parts(config):
+        kernel = getattr(part, "_attn_implementation", None)
+        if isinstance(kernel, str) and "/" in kernel:
+            raise ModelError(
+                f"The config of 'hf:{place}' asks for the attention kernel {kernel!r}, code that probekit doesn't "
+                "fetch and run for a model's name. Load the model in a function of your own: file.py:factory."
+            )
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    yield config
+    for name in getattr(config, "sub_configs", {}):
+        if (part := getattr(config, name, None)) is not None:
+            yield from _parts(part)
+
+
+def _class(transformers: Any, config: Any) -> Any:
+    """The class that the config says the weights were saved from, None where it doesn't or transformers lacks it."""
+    for name in config.architectures or ():
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    return None
+
+
+def _with_weights(made: Any, place: str, config: Any) -> nn.Module:
+    # A .bin file is read by torch.load(weights_only=True). Tensors of another shape would be an error that names none.
+    model, told = made.from_pretrained(
+        place,
+        config=config,
+        trust_remote_code=False,
+        weights_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    if reshaped := told["mismatched_keys"]:
+        key, saved, wanted = min(reshaped)
+        raise ModelError(
+            f"The weights of 'hf:{place}' don't fit its config: {len(reshaped)} of another shape ({key!r} is "
+            f"{tuple(saved)}, not {tuple(wanted)}). Save both together with model.save_pretrained."
+        )
+    if missing := sorted(told["missing_keys"]):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        warnings.warn(
+            f"The weights of 'hf:{place}' lack {', '.join(map(repr, missing[:3]))}{more} of {type(model).__name__}; "
+            "they are random.",
+            stacklevel=4,
+        )
+    return _module(model)
+
+
+def _module(made: object) -> nn.Module:
+    assert isinstance(made, nn.Module)  # transformers' classes are untyped here
+    return made
+
+
+def _failure(transformers: Any, error: Exception, name: str, place: str, *, random: bool) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"'hf:{name}' is a model with code of its own, which probekit doesn't run for a model's name. Read that "
+            "code, and load the model in a function of your own, which says trust_remote_code=True: file.py:factory."
+        )
+    if isinstance(error, UnpicklingError):
+        return (
+            f"The weights of 'hf:{name}' are no plain tensors: torch.load(weights_only=True) refuses them, and "
+            "probekit never unpickles what may run code. Save the model with model.save_pretrained, as safetensors."
+        )
+    types = transformers.CONFIG_MAPPING
+    hint = f" 'hf:{place}@{RANDOM}' is that type of model with random weights." if place in types else ""
+    return (
+        f"'hf:{name}' can't be loaded by transformers {installed('transformers')}: {type(error).__name__}: "
+        f"{' '.join(str(error).split())}{near(place, types) if random else hint}"
+    )

@@ -1,0 +1,44 @@
+"""Packages that are imported only where a name asks for them, and what to do when one can't be."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from probekit.errors import ModelError, ProbekitError
+
+__all__ = ["extra", "installed", "torchvision_part"]
+
+EXTRAS = {"timm": "timm", "transformers": "hf"}  # package -> the extra of probekit that installs it
+
+
+def torchvision_part(submodule: str, kind: type[ProbekitError]) -> ModuleType:
+    """A submodule of torchvision; where it can't be imported, an error with the versions found and what mends it."""
+    try:
+        return importlib.import_module(f"torchvision.{submodule}")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: operator torchvision::nms does not exist
+        raise kind(
+            f"torchvision can't be imported: {type(error).__name__}: {error}. Found torchvision "
+            f"{installed('torchvision')} and torch {installed('torch')}, which must be built for each other. Mend "
+            f"both with `pip install --upgrade --force-reinstall torch torchvision`."
+        ) from error
+
+
+def extra(package: str) -> ModuleType:
+    """A package of one of probekit's extras; where it can't be imported, an error with what installs it."""
+    try:
+        return importlib.import_module(package)
+    except (ImportError, RuntimeError) as error:  # transformers turns what its own imports raise into RuntimeErrors
+        raise ModelError(
+            f"{package} can't be imported: {type(error).__name__}: {error}. Found {package} {installed(package)} and "
+            f"torch {installed('torch')}. Install it with `pip install --upgrade 'probekit[{EXTRAS[package]}]'`."
+        ) from error
+
+
+def installed(distribution: str) -> str:
+    """The version that is installed, or that none is."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "(not installed)"
