@@ -13,21 +13,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probekit import errors, metrics, plot
     from probekit.capture import capture, plan
+    from probekit.chunks import ChunkSampler
     from probekit.fingerprint import weights_digest
     from probekit.measure import measure
     from probekit.metrics import metric
     from probekit.probe import Probe
     from probekit.reduce import Projection
+    from probekit.rows import as_dataset
     from probekit.sites import sites
     from probekit.store import info
     from probekit.store import open_store as open
+    from probekit.verify import verify
 
 __version__ = "0.1.0"
 
 # public name -> (module, attribute); None: the module itself
 _PUBLIC: dict[str, tuple[str, str | None]] = {
+    "ChunkSampler": ("probekit.chunks", "ChunkSampler"),
     "Probe": ("probekit.probe", "Probe"),
     "Projection": ("probekit.reduce", "Projection"),
+    "as_dataset": ("probekit.rows", "as_dataset"),
     "capture": ("probekit.capture", "capture"),
     "errors": ("probekit.errors", None),
     "info": ("probekit.store", "info"),
@@ -38,12 +43,15 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "plan": ("probekit.capture", "plan"),
     "plot": ("probekit.plot", None),
     "sites": ("probekit.sites", "sites"),
+    "verify": ("probekit.verify", "verify"),
     "weights_digest": ("probekit.fingerprint", "weights_digest"),
 }
 
 __all__ = [
+    "ChunkSampler",
     "Probe",
     "Projection",
+    "as_dataset",
     "capture",
     "errors",
     "info",
@@ -54,6 +62,7 @@ __all__ = [
     "plan",
     "plot",
     "sites",
+    "verify",
     "weights_digest",
 ]
 

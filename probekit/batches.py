@@ -12,8 +12,8 @@ from torch import Tensor
 
 from probekit.columns import Array, Classes, as_column
 from probekit.errors import DataError
+from probekit.streams import chunks_of, count_of, fixed_rows, rows_of, shuffles, stream
 from probekit.streams import class_names as names_in
-from probekit.streams import count_of, fixed_rows, rows_of, shuffles, stream
 
 __all__ = ["Batch", "Batches"]
 
@@ -76,7 +76,9 @@ class Batches:
     first appearance.
 
     Attributes:
-        rows: the number of samples, None where the data can't say.
+        rows: the number of samples, of all processes together where several share the data; None where the data can't
+            say.
+        chunks: the sampler that says which of the samples are this process's, where there is one.
         count: the number of batches, None where the data can't say.
 
     Raises:
@@ -107,7 +109,9 @@ class Batches:
         self._label_source = self._sources[LABEL]
         self._keep_labels = keep_labels
         self._data = stream(data, batch_size)
-        self.rows = rows_of(self._data)
+        self.chunks = chunks_of(self._data)
+        self._batch_rows = getattr(self._data, "batch_size", None) or 1
+        self.rows = rows_of(self._data) if self.chunks is None else self.chunks.total
         self.count = count_of(self._data)
         theirs = self._label_source.kind in ("default", "place")
         self._classes = Classes(
@@ -120,16 +124,27 @@ class Batches:
         """The names of the classes, where known; grows as new string labels appear, whole after an iteration."""
         return self._classes.names
 
+    def begin_with(self, names: Sequence[str]) -> None:
+        """Have string labels that appear follow these names; without effect where the names are known."""
+        self._classes.begin_with(names)
+
+    @property
+    def names_grow(self) -> bool:
+        """Whether classes are numbered in the order in which their names appear."""
+        return self._classes.grow
+
     def __iter__(self) -> Iterator[Batch]:
+        starts = None if self.chunks is None else self.chunks.starts(self._batch_rows)
         start = 0
         kinds: dict[str, str | None] | None = None
         for index, item in enumerate(self._data):
+            start = start if starts is None else next(starts)
             batch = self._batch(_Item(item, index), start)
             kinds = _check_alike(batch, index, kinds)
             start += batch.rows
             yield batch
         for source in self._sources.values():
-            if source.kind == "all" and len(source.given) != start:
+            if source.kind == "all" and starts is None and len(source.given) != start:
                 raise DataError(f"{source.option} holds {len(source.given)} values, and the data hold {start} samples.")
 
     def _check_order(self) -> None:

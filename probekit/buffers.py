@@ -69,9 +69,9 @@ class Rows:
         length: rows of the batches that ended.
     """
 
-    def __init__(self, codecs: Sequence[TileCodec], length: int, buffers: Buffers, slots: int) -> None:
+    def __init__(self, codecs: Sequence[TileCodec], in_tile: int, length: int, buffers: Buffers, slots: int) -> None:
         self.codecs = {codec.spec.path: codec for codec in codecs}
-        self.in_tile = codecs[0].spec.tile[0]
+        self.in_tile = in_tile
         self.first = length - length % self.in_tile
         self.filled = length % self.in_tile
         self.length = length

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 
-import probekit
 from probekit import store
 from probekit.batches import Batch, Batches
-from probekit.copies import Copies, copies_for
+from probekit.chunks import ChunkSampler
+from probekit.copies import copies_for
 from probekit.errors import DataError, ModelError
-from probekit.fingerprint import check_same, inputs_digest, weights_digest
-from probekit.layout import Json
-from probekit.names import Selector, rules
+from probekit.layout import MARKERS
+from probekit.names import Selector, module_names
 from probekit.places import Place, place_of
-from probekit.plan import CapturePlan, make_plan
-from probekit.probe import Probe
+from probekit.plan import CapturePlan
 from probekit.progress import Progress, silent
-from probekit.recorder import Recorder
-from probekit.records import codecs_of, create, lengths_of, nodes_of
+from probekit.ranks import Group, done_chunks
 from probekit.reduce import Reduction
-from probekit.sites import SiteTable, run, running
-from probekit.sites import sites as dry_run
-from probekit.sizes import parse_size
-from probekit.tiles import Array
-from probekit.writer import Start, Writer
+from probekit.request import Request
+from probekit.session import Loss, Session
 
-__all__ = ["Loss", "capture", "plan"]
-
-Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
+__all__ = ["capture", "plan"]
 
 MODES = ("eval", "train")
-DRY_ROWS = 3  # samples of a dry run
 
 
 def capture(
@@ -66,6 +53,7 @@ def capture(
     class_names: Sequence[str] | None = None,
     memory: str | int = "256MiB",
     resume: bool = False,
+    append: Literal["samples", "sites"] | None = None,
     overwrite: bool = False,
     durable: bool = False,
     progress: Progress = silent,
@@ -79,8 +67,9 @@ def capture(
 
     Args:
         model: any torch module whose selected sites have the batch as axis 0.
-        data: a DataLoader, a data set (read in order), tensors or arrays ``x`` or ``(x, y)`` of all samples, or an
-            iterable of batches: ``(x, y)``, ``x`` or dicts.
+        data: a DataLoader (with a `probekit.ChunkSampler` where several processes capture together), a data set (read
+            in order), tensors or arrays ``x`` or ``(x, y)`` of all samples, or an iterable of batches: ``(x, y)``,
+            ``x`` or dicts.
         out: a path where nothing stands yet, or a URL such as ``s3://bucket/acts.zarr``, which needs the extra for it.
         sites, exclude: which sites to keep, as `probekit.Probe` selects them.
         reduce: what to keep of an activation: ``"mean"`` or ``"max"`` over positions, ``"cls"``, ``"last"``,
@@ -102,6 +91,8 @@ def capture(
         memory: the buffer's bound, such as ``"256MiB"`` or bytes.
         resume: go on with the store that stands at `out`, if there is one, from its last committed sample. The data
             must come in the same order; the batches that are there already are read and compared, not run.
+        append: add to the complete store at `out`: ``"samples"``, which follow those that are there, of the same sites;
+            or ``"sites"``, of the same samples, which appear when they are whole.
         overwrite: replace a store that stands at `out`.
         durable: have every file on the disk (fsync) before a commit counts on it, so that it outlives a power loss.
 
@@ -119,6 +110,7 @@ def capture(
         >>> tree = pk.capture(model, (x, y), "acts.zarr", sites="1")  # doctest: +SKIP
         >>> tree["1"]["activation"].groupby("label").mean()  # doctest: +SKIP
     """
+    module_names(model)  # raises for what has no modules that run
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ModelError(
             f"{type(model).__name__} has weights on the device 'meta', which hold no numbers. Load its weights first; "
@@ -127,8 +119,8 @@ def capture(
     if mode not in MODES:
         raise ModelError(f"mode is {mode!r}; it is {' or '.join(map(repr, MODES))}.")
     place = place_of(out, durable=durable)
-    if not overwrite and not resume:
-        store.check_absent(place)
+    how = _How(resume, append, overwrite)
+    how.check(place)
     batches = Batches(
         data,
         batch_size=batch_size,
@@ -138,22 +130,12 @@ def capture(
         keep_labels=keep_labels,
         class_names=class_names,
     )
-    first, stream = _peek(batches)
-    options = _Options(sites, exclude, reduce, batch_dim, dtype, compression, memory, mode)
-    job = _Job(model, options, loss, batches, first, options.plan(model, first, batches.rows, place.free()))
-    if overwrite:
-        store.remove(place)
-    copies = copies_for(model)
-    with ExitStack() as held:
-        if resume and place.exists():
-            held.enter_context(place.lock())  # nothing may change between the look at it and the writing
-            writer = job.resumed(place, copies)
-        else:
-            writer = job.new(place, copies)
-            held.enter_context(place.lock())
-        if writer is not None:
-            stream = progress(stream, f"capture {place.url.rpartition('/')[2]}", batches.count)
-            job.run(stream, held.enter_context(writer), copies)
+    request = Request(sites, exclude, reduce, batch_dim, dtype, compression, memory, mode)
+    job = _Job(model, request, loss, batches, place, how, progress)
+    if batches.chunks is None:
+        job.run()
+    else:
+        job.run_with_others(batches.chunks)
     return store.open_store(out)
 
 
@@ -186,8 +168,113 @@ def plan(
     """
     batches = Batches(data, batch_size=batch_size)
     first, _ = _peek(batches)
-    options = _Options(sites, exclude, reduce, batch_dim, dtype, compression, memory, "eval")
+    options = Request(sites, exclude, reduce, batch_dim, dtype, compression, memory, "eval")
     return options.plan(model, first, batches.rows, place_of(out).free())
+
+
+@dataclass(frozen=True)
+class _How:
+    """What is done about a store that stands there already."""
+
+    resume: bool
+    append: Literal["samples", "sites"] | None
+    overwrite: bool
+
+    def check(self, place: Place) -> None:
+        if self.append not in (None, "samples", "sites"):
+            raise DataError(f"append is {self.append!r}; it is 'samples' or 'sites'.")
+        if self.overwrite and (self.resume or self.append):
+            raise DataError(
+                "overwrite=True replaces the store that resume or append would go on with. Give one of them."
+            )
+        if self.append:
+            store.read_record(place)
+        elif not self.overwrite and not self.resume:
+            store.check_absent(place)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call of `capture`."""
+
+    model: nn.Module
+    request: Request
+    loss: Loss | None
+    batches: Batches
+    place: Place
+    how: _How
+    progress: Progress
+
+    def run(self) -> None:
+        if self.place.exists() and not self.how.overwrite:
+            self.batches.begin_with(store.class_names(self.place, store.read_record(self.place)))
+        first, stream = _peek(self.batches)
+        session = self._session(first)
+        if self.how.overwrite:
+            store.remove(self.place)
+        with ExitStack() as held:
+            new = not self.place.exists()
+            if not new:
+                held.enter_context(self.place.lock())  # nothing may change between the look at it and the writing
+            writer = self._writer(session, new)
+            if new:
+                held.enter_context(self.place.lock())
+            if writer is not None:
+                session.run(self._shown(stream), held.enter_context(writer))
+
+    def run_with_others(self, sampler: ChunkSampler) -> None:
+        """Capture this process's chunk-rows of a store that several may write."""
+        group = Group(sampler)
+        if self.how.append:
+            raise DataError("append= takes data in order, and no ChunkSampler. Give a loader without one.")
+        first = next(iter(self.batches), None)
+        session = None if first is None else self._session(first)
+        with ExitStack() as held:
+            if group.by_first(lambda: self._lay_out(session, held)) == "complete":
+                return
+            record = store.read_record(self.place)["attributes"]
+            sampler.done = done_chunks(self.place, record["rows"], sampler)
+            writer = None if session is None else session.ranked(sampler)
+            group.by_all(lambda: self._run_own(session, writer))
+            group.by_first(lambda: writer.close() if writer is not None else None)
+
+    def _lay_out(self, session: Session | None, held: ExitStack) -> str:
+        """In the first process, which always has a chunk-row: have a store to write into, and hold it."""
+        if session is None:
+            raise DataError("The data hold no samples.")
+        session.require_alike()
+        if self.how.overwrite:
+            store.remove(self.place)
+        new = not self.place.exists()
+        writer = self._writer(session, new)
+        held.enter_context(self.place.lock())
+        if writer is None:
+            return "complete"
+        self.place.make_room([MARKERS])
+        return "to be written"
+
+    def _run_own(self, session: Session | None, writer: Any) -> None:
+        if session is not None and writer is not None:
+            with writer:
+                session.run(self._shown(iter(self.batches)), writer)
+
+    def _session(self, first: Batch) -> Session:
+        made = self.request.plan(self.model, first, self.batches.rows, self.place.free())
+        if self.batches.chunks is not None:
+            made = made.in_chunks_of(self.batches.chunks.chunk_rows, self.request.bytes)
+        return Session(
+            self.model, self.request, self.loss, self.batches, first, made, self.place, copies_for(self.model)
+        )
+
+    def _writer(self, session: Session, new: bool) -> Any:
+        if new:
+            return session.new()
+        if self.how.resume:
+            return session.resumed()
+        return session.longer() if self.how.append == "samples" else session.wider()
+
+    def _shown(self, stream: Iterable[Batch]) -> Iterable[Batch]:
+        return self.progress(stream, f"capture {self.place.url.rpartition('/')[2]}", self.batches.count)
 
 
 def _peek(batches: Batches) -> tuple[Batch, Iterator[Batch]]:
@@ -197,200 +284,3 @@ def _peek(batches: Batches) -> tuple[Batch, Iterator[Batch]]:
     if first is None or not first.rows:
         raise DataError("The data hold no samples.")
     return first, chain([first], stream)
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What is captured of a model, and how."""
-
-    sites: Selector
-    exclude: Selector | None
-    reduce: Mapping[Any, Reduction] | Reduction | None
-    batch_dim: Mapping[Any, int] | int
-    dtype: str | None
-    compression: str | None
-    memory: str | int
-    mode: str
-
-    def plan(self, model: nn.Module, first: Batch, rows: int | None, free: int | None) -> CapturePlan:
-        """The plan for data that begin with the batch `first`."""
-        example, table = self._dry_run(model, first)
-        return make_plan(
-            model,
-            table,
-            self._shorter(model, example),
-            example,
-            batch_size=first.rows,
-            rows=rows,
-            free=free,
-            reduce=self.reduce,
-            batch_dim=self.batch_dim,
-            dtype=self.dtype,
-            compression=self.compression,
-            memory=parse_size(self.memory),
-        )
-
-    def _dry_run(self, model: nn.Module, first: Batch) -> tuple[Batch, SiteTable]:
-        """A dry run on a few samples, which cost little, or on the whole batch where the model takes no fewer."""
-        few = _head(first, DRY_ROWS)
-        if few is not None:
-            try:
-                return few, self._sites(model, few)
-            except ModelError:
-                pass  # the whole batch says what is wrong, if it isn't the size
-        return first, self._sites(model, first)
-
-    def _shorter(self, model: nn.Module, example: Batch) -> SiteTable | None:
-        """The sites on one sample less than the example: which axis follows the batch shows then.
-
-        An axis may be as long as the batch by chance, such as the time steps of a recurrent layer. There is no second
-        run for a single sample, nor for a model that takes batches of one size only.
-        """
-        less = _head(example, example.rows - 1)
-        if less is None:
-            return None
-        try:
-            return self._sites(model, less)
-        except ModelError:
-            return None
-
-    def _sites(self, model: nn.Module, batch: Batch) -> SiteTable:
-        return dry_run(model, batch.inputs, select=self.sites, exclude=self.exclude)
-
-
-def _head(batch: Batch, rows: int) -> Batch | None:
-    """The first samples of a batch; None where it has no more, or its inputs can't be cut."""
-    inputs = _cut(batch.inputs, batch.rows, rows)
-    if not 0 < rows < batch.rows or inputs is None:
-        return None
-    mask = None if batch.mask is None else batch.mask[:rows]
-    return replace(batch, inputs=inputs, rows=rows, mask=mask, columns={n: v[:rows] for n, v in batch.columns.items()})
-
-
-def _cut(inputs: Any, rows: int, wanted: int) -> Any:
-    """The first samples of all tensors in `inputs`; None for what isn't made of tensors."""
-    if isinstance(inputs, Tensor):
-        return inputs[:wanted] if inputs.dim() and len(inputs) == rows else inputs
-    if isinstance(inputs, Mapping):
-        parts = {name: _cut(value, rows, wanted) for name, value in inputs.items()}
-        return None if any(part is None and inputs[name] is not None for name, part in parts.items()) else parts
-    if isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields"):
-        several = [_cut(value, rows, wanted) for value in inputs]
-        return None if any(part is None for part in several) else tuple(several)
-    return inputs if isinstance(inputs, str | int | float | bool) else None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One capture: a model, what is kept of it, and the data."""
-
-    model: nn.Module
-    options: _Options
-    loss: Loss | None
-    batches: Batches
-    first: Batch
-    plan: CapturePlan
-
-    def new(self, place: Place, copies: Copies) -> Writer:
-        """The writer of a new store."""
-        self.plan.require_room(place)
-        layout, attrs = self.plan.layout(self._dtypes), self._attrs()
-        nodes = create(place, layout, attrs, self.batches.rows or 0)
-        start = Start(dict.fromkeys(codecs_of(layout), 0))
-        return Writer(place, layout, nodes, start, attrs, copies)
-
-    def resumed(self, place: Place, copies: Copies) -> Writer | None:
-        """The writer that goes on with the store that is there; None where that is complete.
-
-        Raises:
-            StoreError: the store was made otherwise.
-        """
-        record = store.read_record(place)
-        theirs = record["attributes"]
-        plan = replace(self.plan, chunk_rows=theirs["chunk_rows"], token_rows=theirs["token_rows"])
-        layout = plan.layout(self._dtypes)
-        nodes = nodes_of(layout, self.batches.rows or 0)
-        check_same(place.url, record, self._attrs(), nodes)
-        if theirs["complete"]:
-            return None
-        start = Start(lengths_of(layout, record), store.class_names(place, record))
-        return Writer(place, layout, nodes, start, {**self._attrs(), "created": theirs["created"]}, copies)
-
-    def run(self, stream: Iterable[Batch], writer: Writer, copies: Copies) -> None:
-        """Run the model on every batch that isn't committed yet."""
-        done = writer.committed
-        seen = store.Columns(writer.place) if done else None
-        start = 0
-        recorder = Recorder(self.plan.model, self.plan.kept, writer, copies)
-        with running(self.model, self.options.mode), Probe(self.model, self.plan.names, record=recorder) as probe:
-            for number, batch in enumerate(stream):
-                columns = _columns(batch)
-                start = batch.start + batch.rows
-                if seen is not None and batch.start < done:
-                    seen.check(columns, batch.start)
-                if start <= done and batch.rows:
-                    continue
-                recorder.begin(batch, number)
-                writer.begin(columns, self.batches.class_names or (), skip=max(0, done - batch.start))
-                self._forward(batch, probe)
-                recorder.end()
-                writer.end()
-        if start < done:
-            raise DataError(f"The data hold {start} samples, and {writer.place.url} has {done} of them already.")
-        recorder.warn_of_overflow()
-
-    def _forward(self, batch: Batch, probe: Probe) -> None:
-        if self.options.mode == "train":
-            torch.manual_seed(batch.start)  # so that what dropout draws doesn't depend on where a capture was stopped
-        with torch.enable_grad() if self._gradients else nullcontext():
-            output = run(self.model, batch.inputs)
-            if self._gradients:
-                probe.backward(_loss(self.loss, output, batch))
-
-    @property
-    def _gradients(self) -> bool:
-        return any(kept.site.side == "grad" for kept in self.plan.kept)
-
-    @property
-    def _dtypes(self) -> dict[str, np.dtype[Any]]:
-        return {name: values.dtype for name, values in _columns(self.first).items()}
-
-    def _attrs(self) -> Json:
-        """How the store was made: what `probekit info` shows, and what a resumed capture has to agree with."""
-        attrs = {
-            "probekit_version": probekit.__version__,
-            "torch_version": str(torch.__version__),
-            "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
-            "weights": weights_digest(self.model),
-            "inputs": inputs_digest(self.first.inputs),
-            "sites": [str(rule) for rule in rules(self.options.sites)],
-            "dtype": self.options.dtype or "as given",
-            "mode": self.options.mode,
-            "batch_size": self.first.rows,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        if self.batches.rows is not None:
-            attrs["expected_rows"] = self.batches.rows
-        if self._gradients:
-            loss = F.cross_entropy if self.loss is None else self.loss
-            attrs["loss"] = getattr(loss, "__qualname__", type(loss).__qualname__)
-        return attrs
-
-
-def _columns(batch: Batch) -> dict[str, Array]:
-    """The columns of a batch; samples that carry no id are numbered."""
-    return {"sample_id": np.arange(batch.start, batch.start + batch.rows)} | batch.columns
-
-
-def _loss(loss: Loss | None, output: Any, batch: Batch) -> Tensor:
-    labels = None if batch.labels is None else torch.from_numpy(batch.labels)
-    if loss is not None:
-        return loss(output, labels)
-    logits = getattr(output, "logits", output)
-    if labels is None or not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise DataError(
-            "Gradients need a loss. By default it is the cross-entropy of logits (sample, class) and the labels, and "
-            f"here the {'model gives no such logits' if labels is not None else 'data have no labels'}: pass "
-            "loss=, a callable of the output and the labels."
-        )
-    return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")

@@ -69,6 +69,17 @@ class Classes:
         """The names of the classes 0, 1, …; None where none are known."""
         return tuple(self._names) if self._known or self._names else None
 
+    def begin_with(self, names: Sequence[str]) -> None:
+        """Have names that appear follow these; without effect where the names are known."""
+        if not self._known:
+            self._names = list(names)
+            self._codes = {name: code for code, name in reversed(list(enumerate(self._names)))}
+
+    @property
+    def grow(self) -> bool:
+        """Whether the names are those of string labels as they appear."""
+        return not self._known and bool(self._names)
+
     def codes(self, labels: Array, what: str) -> np.ndarray[Any, np.dtype[np.int64]]:
         """int64 codes of `labels`, a column.
 

@@ -10,13 +10,14 @@ import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from probekit.errors import StoreError
 from probekit.layout import ACTIVATION, Json
 
 __all__ = ["check_same", "inputs_digest", "weights_digest"]
 
-# The attributes of the root that have to agree, and what they are called in an error.
+# The attributes of the root that have to agree where both are known, and what they are called in an error.
 _AGREE = {
     "model": "the model's class",
     "weights": "the model's weights (their digest)",
@@ -33,6 +34,7 @@ def weights_digest(model: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor):
+            tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor  # of a sharded one, this process's
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(_bytes(tensor).data)
     return digest.hexdigest()
@@ -60,8 +62,10 @@ def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return flat
 
 
-def check_same(url: str, record: Json, attrs: Json, nodes: Mapping[str, Json], *, ignore: tuple[str, ...] = ()) -> None:
-    """Raise StoreError where `attrs` and `nodes` aren't those of a store's `record`, saying what differs.
+def check_same(
+    url: str, record: Json, attrs: Json, nodes: Mapping[str, Json] | None, *, ignore: tuple[str, ...] = ()
+) -> None:
+    """Raise StoreError where `attrs`, and `nodes` if given, aren't those of a store's `record`, saying what differs.
 
     `ignore` names attributes that may differ.
     """
@@ -69,9 +73,10 @@ def check_same(url: str, record: Json, attrs: Json, nodes: Mapping[str, Json], *
     found = [
         f"{noun} was {theirs.get(key)!r} and is {attrs.get(key)!r}"
         for key, noun in _AGREE.items()
-        if key not in ignore and theirs.get(key) != attrs.get(key)
+        if key not in ignore and theirs.get(key) != attrs.get(key) and None not in (theirs.get(key), attrs.get(key))
     ]
-    found += _differing_nodes(record["consolidated_metadata"]["metadata"], nodes)
+    if nodes is not None:
+        found += _differing_nodes(record["consolidated_metadata"]["metadata"], nodes)
     if found:
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise StoreError(

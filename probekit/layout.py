@@ -24,6 +24,7 @@ __all__ = [
     "CLASS_NAME",
     "CLASS_NAMES",
     "FORMAT",
+    "MARKERS",
     "POSITION",
     "RECORD",
     "ROW",
@@ -45,6 +46,7 @@ POSITION = "position"
 SAMPLE, ROW = "sample", "row"
 SAMPLES = ""  # among the row dimensions, by the side of the sites that have one of their own
 TILE_BYTES = 4 * 2**20
+MARKERS = ".done"  # the folder where each of several processes marks the chunk-rows that it has written
 CLASS_NAME = "class_name"
 CLASS_NAMES = 1024  # in a tile of class names
 ROOT_VARIABLES = ("label", "sample_id", CLASS_NAME)  # no site's group may be called like one
@@ -116,12 +118,14 @@ class Layout:
     Attributes:
         chunk_rows: samples in a tile.
         token_rows: tokens in a tile, of the sites whose rows are tokens.
+        new_columns: whether the samples' columns are arrays of this layout; else they are there already.
     """
 
     sites: tuple[SiteSpec, ...]
     columns: Mapping[str, np.dtype[Any]]
     chunk_rows: int
     token_rows: int
+    new_columns: bool = True
 
     @cached_property
     def groups(self) -> dict[str, str]:
@@ -137,10 +141,15 @@ class Layout:
         tile = (rows, *tile_shape(site, rows))
         return ArraySpec(path, (site.row_dim, *site.dims), site.shape, site.dtype, tile, site.compression)
 
-    @property
-    def sample_columns(self) -> list[ArraySpec]:
-        """The columns of the samples, at the root."""
-        return [self._column(name, dtype, SAMPLE, self.chunk_rows) for name, dtype in self.columns.items()]
+    def in_tile(self, dim: str) -> int:
+        """Rows in a tile of a row dimension."""
+        return self.chunk_rows if dim == SAMPLES else self.token_rows
+
+    @cached_property
+    def sample_columns(self) -> dict[str, ArraySpec]:
+        """The columns of the samples, at the root, by name."""
+        columns = self.columns if self.new_columns else {}
+        return {name: self._column(name, dtype, SAMPLE, self.chunk_rows) for name, dtype in columns.items()}
 
     def token_columns(self, site: SiteSpec) -> list[ArraySpec]:
         """The columns of a token site's rows, in its group: its sample's columns, and its position."""

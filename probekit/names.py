@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from torch import nn
+from torch.fx import GraphModule
 
 from probekit.errors import SiteError, near
 
@@ -78,8 +79,28 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 def module_names(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module of `model` by its qualified name, a shared one once; the model itself is ``(root)``."""
+    """Every module of `model` by its qualified name, a shared one once; the model itself is ``(root)``.
+
+    Raises:
+        SiteError: `model` is no module, or its modules don't run when it does.
+    """
+    if not isinstance(model, nn.Module):
+        raise SiteError(
+            f"{type(model).__name__} is no torch.nn.Module. Give the model itself; of an exported program, the model "
+            "that it was made from, or torch.export.unflatten(program)."
+        )
+    if isinstance(model, GraphModule) and _runs_no_module(model):
+        raise SiteError(
+            f"{type(model).__name__} is an exported program, which runs without its modules. Probe the model that it "
+            "was made from, or torch.export.unflatten(program)."
+        )
     return {name or ROOT: module for name, module in model.named_modules()}
+
+
+def _runs_no_module(model: GraphModule) -> bool:
+    called = {node.target for node in model.graph.nodes if node.op == "call_module"}
+    owners = {name for name, module in model.named_modules() if name and any(True for _ in module.parameters(False))}
+    return bool(owners) and owners.isdisjoint(called)
 
 
 def selects(rule: Rule, name: SiteName, module: nn.Module | None) -> bool:

@@ -4,33 +4,73 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import pickle
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
 import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
-from zarr.abc.store import Store
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import FsspecStore, LocalStore, StorePath
+from zarr.storage import FsspecStore, LocalStore, StorePath, WrapperStore
 
 from probekit.errors import StoreError
 from probekit.layout import ACTIVATION, Json
+from probekit.reading import PlainTiles, is_plain
 from probekit.tiles import Array
 
-__all__ = ["open_array", "open_tree"]
+__all__ = ["as_stored", "open_tree", "read_array"]
 
-_MAX_TILE_BYTES = 2**31  # what reading one value may take; a writer's tiles are far below
+_STORED = "probekit_stored"  # in a variable's encoding: the name of its dask array, and what that reads from
+_FRAME_BYTES = 2**16  # what codecs add to a tile at the most
+_TEXT_BYTES = 2**28  # of a tile of strings
+
+
+class _Tiles(WrapperStore[Store]):
+    """A store of which a tile that is missing is an error, where zarr gives zeros, and none is read beyond its size.
+
+    Args:
+        store: the store as zarr knows it.
+        most: bytes that a tile can have; None for what lies on other machines, which send what they have.
+    """
+
+    def __init__(self, store: Store, most: int | None = None) -> None:
+        super().__init__(store)
+        self._most = most
+
+    def _with_store(self, store: Store) -> _Tiles:
+        return _Tiles(store, self._most)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if byte_range is None and self._most is not None:
+            byte_range = RangeByteRequest(0, self._most)
+        try:
+            found = await self._store.get(key, prototype, byte_range)
+        except OSError:
+            raise
+        except Exception as error:  # the clients of object stores have kinds of their own
+            raise ConnectionError(f"{key} can't be reached: {type(error).__name__}: {error}") from error
+        if found is None:
+            raise FileNotFoundError(f"{key} is missing")
+        return found
 
 
 class _Stored(BackendArray):
     """One array of a store, read when it is indexed."""
 
-    def __init__(self, array: zarr.Array[Any]) -> None:
+    def __init__(self, array: zarr.Array[Any], url: str, plain: PlainTiles | None = None) -> None:
         self.array = array
+        self.plain = plain  # where it can be read without zarr
+        self.url = url
+        self._process = os.getpid()
         self.shape = array.shape
         self.dtype = np.dtype(array.dtype)
 
@@ -38,9 +78,24 @@ class _Stored(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.VECTORIZED, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> Array:
-        if any(isinstance(part, np.ndarray) for part in key):
-            return np.asarray(self.array.vindex[key] if _pointwise(key) else self.array.oindex[key])
-        return np.asarray(self.array[key])
+        try:
+            if self.plain is not None and all(_is_span(part) for part in key):
+                return self.plain.read(key)
+            if self._process != os.getpid():  # forked, and what talked to an object store stayed behind
+                self.array, self._process = pickle.loads(pickle.dumps(self.array)), os.getpid()
+            if any(isinstance(part, np.ndarray) for part in key):
+                return np.asarray(self.array.vindex[key] if _pointwise(key) else self.array.oindex[key])
+            return np.asarray(self.array[key])
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: blosc's
+            fault = str(error).rstrip(".")
+            raise StoreError(
+                f"{self.array.path} of {self.url} can't be read: {fault}. `probekit verify {self.url}` names all "
+                "that is damaged or missing."
+            ) from error
+
+
+def _is_span(part: Any) -> bool:
+    return part.step in (None, 1) if isinstance(part, slice) else not isinstance(part, np.ndarray)
 
 
 def _pointwise(key: tuple[Any, ...]) -> bool:
@@ -60,17 +115,15 @@ def open_tree(url: str | Path, record: Json) -> xr.DataTree:
     sites: dict[str, dict[str, xr.Variable]] = {}
     attrs: dict[str, Json] = {}
     for path, node in record["consolidated_metadata"]["metadata"].items():
-        group, name = _parts(str(url), path)
-        if node.get("node_type") == "group":
-            attrs[path], sites[path] = node.get("attributes", {}), sites.get(path, {})
+        group, _, name = path.rpartition("/")
+        if node["node_type"] == "group":
+            attrs[path], sites[path] = node["attributes"], sites.get(path, {})
         else:
             variables = sites.setdefault(group, {}) if group else root
             variables[name] = _variable(store, str(url), path, node)
-    columns = {name: root[name] for name in record["attributes"]["coordinates"].split() if name in root}
+    columns = {name: root[name] for name in record["attributes"]["coordinates"].split()}
     others = {name: variable for name, variable in root.items() if name not in columns}
-    children = {
-        group: xr.DataTree(_site(variables, columns, attrs.get(group, {}))) for group, variables in sites.items()
-    }
+    children = {group: xr.DataTree(_site(variables, columns, attrs[group])) for group, variables in sites.items()}
     return xr.DataTree(xr.Dataset(others, columns, record["attributes"]), children)
 
 
@@ -84,38 +137,71 @@ def _site(variables: Mapping[str, xr.Variable], columns: Mapping[str, xr.Variabl
 
 
 def _variable(store: Store, url: str, path: str, node: Json) -> xr.Variable:
-    array = open_array(store, url, path, node)
+    array = _open_array(store, url, path, node)
     dims = tuple(node["dimension_names"])
-    lazy = indexing.LazilyIndexedArray(_Stored(array))
+    lazy = indexing.LazilyIndexedArray(_Stored(array, url, _plain(store, path, node)))
     tiles = dict(zip(dims, array.chunks, strict=True))
     encoding = {"chunks": array.chunks, "preferred_chunks": tiles}
-    if any(dim == path.rpartition("/")[2] for dim in dims):
-        raise StoreError(f"{url} has {path!r} of dims {dims}, which no writer of a store makes; it wasn't opened.")
     variable = xr.Variable(dims, lazy, node.get("attributes", {}), encoding, fastpath=True)
-    return variable.chunk(tiles) if importlib.util.find_spec("dask") else variable
+    if path.rpartition("/")[2] != ACTIVATION or not _has_dask():
+        return variable  # groupby takes no columns of dask's
+    chunked = variable.chunk(tiles, name=f"{path}-{uuid4().hex}")  # dask's own name is a digest, which takes long
+    chunked.encoding[_STORED] = (chunked.data.name, lazy)
+    return chunked
 
 
-def open_array(store: Store | str | Path, url: str, path: str, node: Json) -> zarr.Array[Any]:
+@lru_cache(maxsize=1)
+def _has_dask() -> bool:
+    return importlib.util.find_spec("dask") is not None
+
+
+def _plain(store: Store, path: str, node: Json) -> PlainTiles | None:
+    if not isinstance(store, LocalStore) or not is_plain(node):
+        return None
+    tile = tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
+    return PlainTiles(str(store.root / path), tuple(node["shape"]), tile, np.dtype(node["data_type"]))
+
+
+def as_stored(variable: xr.Variable) -> xr.Variable:
+    """The variable without dask, read from the store itself, where it is as `open_tree` gave it; else what it is.
+
+    Who reads tile after tile on threads of his own has nothing of dask's.
+    """
+    name, lazy = variable.encoding.get(_STORED, (None, None))
+    if variable.chunks is None or variable.data.name != name:
+        return variable
+    return xr.Variable(variable.dims, lazy, variable.attrs, variable.encoding, fastpath=True)
+
+
+def read_array(url: str, path: str, node: Json, rows: slice = slice(None)) -> Array:
+    """The values of the array at `path`, all or those in `rows`, as a record's `node` describes it.
+
+    Raises:
+        StoreError: a tile is missing or damaged.
+    """
+    array = _Stored(_open_array(_store(url), url, path, node), url)
+    return array._read((rows, *[slice(None)] * (len(array.shape) - 1)))
+
+
+def _open_array(store: Store, url: str, path: str, node: Json) -> zarr.Array[Any]:
     """The array at `path` as a record's `node` describes it, whatever its own metadata say meanwhile."""
-    store = store if isinstance(store, Store) else _store(store)
     try:
-        tile = node["chunk_grid"]["configuration"]["chunk_shape"]
-        array = zarr.Array(zarr.AsyncArray(ArrayV3Metadata.from_dict(node), StorePath(store, path)))
-        if len(node["dimension_names"]) != array.ndim or math.prod(tile) * array.dtype.itemsize > _MAX_TILE_BYTES:
-            raise ValueError(f"dims {node['dimension_names']}, tiles {tile}")
-    except (KeyError, TypeError, ValueError) as error:
+        metadata = ArrayV3Metadata.from_dict(node)
+        array = zarr.Array(zarr.AsyncArray(metadata, StorePath(_Tiles(store, _most(store, node)), path)))
+    except Exception as error:  # whatever zarr and its codecs make of what they didn't expect
         raise StoreError(f"{url} has {path!r} with metadata that no writer of a store makes: {error}.") from error
     return array
+
+
+def _most(store: Store, node: Json) -> int | None:
+    if not isinstance(store, LocalStore):
+        return None
+    if node["data_type"] == "string":
+        return _TEXT_BYTES
+    tile = node["chunk_grid"]["configuration"]["chunk_shape"]
+    return int(math.prod(tile) * np.dtype(node["data_type"]).itemsize) + _FRAME_BYTES
 
 
 def _store(url: str | Path) -> Store:
     text = str(url)
     return FsspecStore.from_url(text, read_only=True) if "://" in text else LocalStore(text, read_only=True)
-
-
-def _parts(url: str, path: str) -> tuple[str, str]:
-    """The group, "" for the root, and the name of a node."""
-    parts = path.split("/")
-    if len(parts) > 2 or any(not part.strip(".") or set(part) & set("\\\0") for part in parts):
-        raise StoreError(f"{url} has a node {path!r}, which no writer of a store makes; it wasn't opened.")
-    return ("", parts[0]) if len(parts) == 1 else (parts[0], parts[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +42,7 @@ class Place(Protocol):
     def commit(self, key: str, content: bytes) -> None: ...
     def make_room(self, keys: Iterable[str]) -> None: ...
     def used(self, key: str) -> int: ...
+    def names(self, key: str) -> list[str]: ...
     def delete(self, key: str) -> None: ...
     def remove(self) -> None: ...
 
@@ -93,24 +95,47 @@ class Folder:
         """Hold the store for writing; the system lets go of it when the process dies.
 
         Raises:
-            StoreError: another process holds it.
+            StoreError: another process holds it, it can't be written, or it leads elsewhere.
         """
+        self._refuse_links()
         file = self.path / LOCK
         try:
             with FileLock(file, timeout=0):
-                yield
-                file.unlink(missing_ok=True)
+                try:
+                    yield
+                finally:
+                    file.unlink(missing_ok=True)
         except Timeout as error:
             raise StoreError(
                 f"{self.path} is being written by another process. Wait until it is done or stop it; what it committed "
                 "stays, and resume=True (--resume) goes on from there."
             ) from error
+        except OSError as error:
+            if error.filename != str(file):
+                raise
+            raise StoreError(f"{self.path} can't be written: {error.strerror}.") from error
+
+    def _refuse_links(self) -> None:
+        """Raise StoreError where a folder of tiles leads out of the store: what is written there would land elsewhere.
+
+        Tiles lie in ``group/array/c``; below that the writer makes folders of its own.
+        """
+        folders = [self.path]
+        for _ in range(3):
+            entries = [entry for folder in folders for entry in os.scandir(folder)]
+            for entry in entries:
+                if entry.is_symlink():
+                    raise StoreError(
+                        f"{entry.path} is a link, which no writer of a store makes, so nothing is written to "
+                        f"{self.path}. Put what it leads to in its place."
+                    )
+            folders = [Path(entry.path) for entry in entries if entry.name != "c" and entry.is_dir()]
 
     def create(self, files: Mapping[str, bytes]) -> None:
         """Put a new store there, whole or not at all."""
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
-            partial.mkdir()
+            partial.mkdir(parents=True)
             for key, content in files.items():
                 (partial / key).parent.mkdir(parents=True, exist_ok=True)
                 (partial / key).write_bytes(content)
@@ -154,7 +179,7 @@ class Folder:
 
     def _open(self, path: str, key: str) -> IO[bytes]:
         try:
-            return open(path, "wb")  # the caller closes it
+            return open(path, "wb", opener=_opener)  # the caller closes it
         except FileNotFoundError:
             # The folders of a new row of tiles. Where the array's own is missing, someone has removed the store.
             root = os.path.join(self.path, key.partition("/c/")[0], "c")
@@ -164,7 +189,7 @@ class Folder:
             while len(folder) > len(root):
                 folder = os.path.dirname(folder)
                 self._unsettled.add(folder)
-            return open(path, "wb")
+            return open(path, "wb", opener=_opener)
 
     def make_room(self, keys: Iterable[str]) -> None:
         """Make the folders that tiles will be written into, below which `write` makes more."""
@@ -173,7 +198,17 @@ class Folder:
 
     def used(self, key: str) -> int:
         """Bytes of everything under `key`."""
-        return sum(file.stat().st_size for file in (self.path / key).rglob("*") if file.is_file())
+        found = 0
+        for folder, _, files in os.walk(self.path / key):
+            for file in files:
+                with suppress(FileNotFoundError):  # a writer renames what it has written
+                    found += os.lstat(os.path.join(folder, file)).st_size
+        return found
+
+    def names(self, key: str) -> list[str]:
+        """The names of the files in the folder `key`, none where there is no such folder."""
+        folder = self.path / key
+        return [file.name for file in folder.iterdir() if file.suffix != ".partial"] if folder.is_dir() else []
 
     def delete(self, key: str) -> None:
         """Remove the file or the folder `key`, where it exists."""
@@ -187,6 +222,11 @@ class Folder:
         shutil.rmtree(self.path)
 
 
+def _opener(path: str, flags: int) -> int:
+    """Open a file to write it, unless it is a link, which a store of unknown origin may hold."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def _sync(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -196,9 +236,15 @@ def _sync(folder: str) -> None:
 
 
 class Bucket:
-    """A place that fsspec knows by its URL. Each object is put there whole, and is there to stay when that is done.
+    """A place that fsspec knows by its URL, such as ``s3://bucket/acts.zarr``.
 
-    There is no lock: two writers on one store are the user's to avoid.
+    What holds: an object is put there whole or not at all, and replaced whole; it is there to stay, for every reader,
+    when that is done. So rows are committed as in a folder: a stopped or killed capture leaves a whole prefix, and is
+    gone on with to the same bits.
+
+    What doesn't: there is no lock, so two writers on one store, which ruin it, are the user's to avoid. A new store
+    appears with its record, the last of its objects; a store that is removed is gone with its record, the first, and
+    what a kill in the middle leaves of the others takes room until it is removed by hand or written over.
     """
 
     parallel = 8  # each waits for the network most of the time
@@ -212,15 +258,31 @@ class Bucket:
                 f"{url} can't be reached: {error}. Install what it needs, such as: pip install 'probekit[s3]'"
             ) from error
 
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turn what its client raises, of kinds of its own, into StoreError; but for what isn't there."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{self.url} can't be reached: {type(error).__name__}: {error}") from error
+
     def exists(self) -> bool:
-        return bool(self._files.exists(f"{self._root}/{RECORD}"))
+        try:
+            self.size(RECORD)
+        except FileNotFoundError:
+            return False
+        return True
 
     def is_folder(self) -> bool:
-        return bool(self._files.isdir(self._root))
+        with self._reached():
+            return bool(self._files.isdir(self._root))
 
     def neighbours(self) -> list[str]:
         folder = self._root.rpartition("/")[0]
-        listed = self._files.ls(folder, detail=False) if self._files.exists(folder) else []
+        with self._reached():
+            listed = self._files.ls(folder, detail=False) if self._files.exists(folder) else []
         return [name.rstrip("/").rpartition("/")[2] for name in listed]
 
     def free(self) -> int | None:
@@ -230,19 +292,22 @@ class Bucket:
         return nullcontext()
 
     def create(self, files: Mapping[str, bytes]) -> None:
-        for key, content in files.items():
-            if key != RECORD:
-                self.write(key, [content])
+        with ThreadPoolExecutor(self.parallel, "probekit-create") as pool:
+            list(pool.map(lambda key: self.write(key, [files[key]]), files.keys() - {RECORD}))
         self.write(RECORD, [files[RECORD]])  # last: with it the store is there
 
     def read(self, key: str) -> bytes:
-        return bytes(self._files.cat_file(f"{self._root}/{key}"))
+        with self._reached():
+            return bytes(self._files.cat_file(f"{self._root}/{key}"))
 
     def size(self, key: str) -> int:
-        return int(self._files.info(f"{self._root}/{key}")["size"])
+        with self._reached():
+            return int(self._files.info(f"{self._root}/{key}")["size"])
 
     def write(self, key: str, parts: Iterable[Part]) -> None:
-        self._files.pipe_file(f"{self._root}/{key}", b"".join(bytes(part) for part in parts))
+        with self._reached():
+            whole = b"".join(part if isinstance(part, bytes) else part.data for part in parts)
+            self._files.pipe_file(f"{self._root}/{key}", whole)
 
     def commit(self, key: str, content: bytes) -> None:
         self.write(key, [content])
@@ -251,11 +316,21 @@ class Bucket:
         """Nothing: objects need no folders."""
 
     def used(self, key: str) -> int:
-        return int(self._files.du(f"{self._root}/{key}"))
+        with self._reached():
+            return int(self._files.du(f"{self._root}/{key}"))
+
+    def names(self, key: str) -> list[str]:
+        folder = f"{self._root}/{key}"
+        listed = self._files.ls(folder, detail=False) if self._files.isdir(folder) else []
+        return [name.rpartition("/")[2] for name in listed]
 
     def delete(self, key: str) -> None:
-        if self._files.exists(f"{self._root}/{key}"):
-            self._files.rm(f"{self._root}/{key}", recursive=True)
+        """Remove the object or all objects under `key`, where there are any."""
+        with self._reached():
+            found = self._files.find(f"{self._root}/{key}".rstrip("/"))
+            if found:  # one by one: a recursive removal could take the bucket too
+                self._files.rm(found)
 
     def remove(self) -> None:
-        self._files.rm(self._root, recursive=True)
+        self.delete(RECORD)  # first: without it there is no store
+        self.delete("")

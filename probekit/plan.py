@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,6 +97,27 @@ class CapturePlan:
         """What the writer holds in memory."""
         samples, tokens = _bytes_by_kind(self.kept)
         return SLOTS * self.chunk_rows * samples + (SLOTS + 1) * self.token_rows * tokens
+
+    def in_chunks_of(self, rows: int, memory: int) -> CapturePlan:
+        """The same in chunk-rows of so many samples.
+
+        Raises:
+            StoreError: they aren't whole batches, their buffers don't fit in `memory`, or a site has tokens for rows.
+        """
+        made = replace(self, chunk_rows=rows)
+        tokens = [kept.name for kept in self.kept if kept.spec.tokens]
+        if tokens:
+            raise StoreError(
+                f"{tokens[0]} has a row for each token, and where such a row belongs shows only when all before it are "
+                "there. Capture it in one process, without a ChunkSampler."
+            )
+        if rows % self.batch_size or made.buffer > memory:
+            raise StoreError(
+                f"The ChunkSampler's chunk_rows is {rows}, which must be a multiple of the batch size, "
+                f"{self.batch_size}, and takes {format_size(made.buffer)} of buffers ({_largest(self.kept)}), where "
+                f"memory is {format_size(memory)}."
+            )
+        return made
 
     def layout(self, columns: Mapping[str, np.dtype[Any]]) -> Layout:
         """The arrays of the store, its samples having these `columns`."""

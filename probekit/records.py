@@ -21,7 +21,7 @@ _CLASS_NAMES = ArraySpec(CLASS_NAME, ("label",), (), np.dtype(np.str_), (CLASS_N
 def codecs_of(store: Layout) -> dict[str, list[TileCodec]]:
     """The arrays that grow together, by row dimension: `SAMPLES`, and the name of each site whose rows are tokens."""
     samples = [store.activation(site) for site in store.sites if not site.tokens]
-    found = {SAMPLES: [*samples, *store.sample_columns]}
+    found = {SAMPLES: [*samples, *store.sample_columns.values()]}
     for site in store.sites:
         if site.tokens:
             found[site.name] = [store.activation(site), *store.token_columns(site)]
@@ -41,7 +41,7 @@ def nodes_of(store: Layout, rows: int) -> dict[str, Json]:
     for dim, codecs in codecs_of(store).items():
         for codec in codecs:
             nodes[codec.spec.path] = codec.metadata(rows if dim == SAMPLES else 0)
-    if "label" in store.columns:
+    if "label" in store.sample_columns:
         nodes[CLASS_NAME] = TileCodec(_CLASS_NAMES).metadata(0)
     return nodes
 
@@ -84,7 +84,6 @@ def create(place: Place, store: Layout, attrs: Json, rows: int) -> dict[str, Jso
     record = record_of(store, nodes, dict.fromkeys(codecs_of(store), 0), (), {**attrs, "complete": 0})
     try:
         place.create({**{f"{path}/{RECORD}": dump(node) for path, node in nodes.items()}, RECORD: dump(record)})
-        place.make_room(f"{path}/c" for path, node in nodes.items() if node["node_type"] == "array")
     except OSError as error:
         raise StoreError(f"{place.url} can't be created: {error.strerror or error}.") from error
     return nodes

@@ -121,6 +121,7 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
         >>> pk.sites(model, torch.ones(2, 4)).names
         ['0', '1', '(root)']
     """
+    modules = module_names(model)
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ModelError(
             f"{type(model).__name__} has lazy modules, whose shapes a first batch decides: a dry run would decide for "
@@ -132,7 +133,6 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
     with running(model), Probe(model, list(map(_forward, asked))) as probe:
         run(model, example)
         found = probe.take_by_site()
-    modules = module_names(model)
     rows = []
     for site, tensor in found.items():
         module = modules[site.module]

@@ -14,6 +14,7 @@ from probekit.errors import DataError, StoreError, near
 from probekit.layout import ACTIVATION, CLASS_NAME, ROW, SAMPLE, node_axis
 from probekit.metrics.block import Array, Codes, Grouping, working_dtype
 from probekit.names import Selector, match_names
+from probekit.opening import as_stored
 
 __all__ = ["Groups", "Source", "find_sources"]
 
@@ -112,7 +113,7 @@ class Source:
 
     @property
     def variable(self) -> xr.Variable:
-        return self.site.variables[ACTIVATION]
+        return as_stored(self.site.variables[ACTIVATION])
 
     @property
     def attrs(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ import xarray as xr
 
 from probekit.errors import DataError, StoreError, near
 from probekit.layout import ACTIVATION, CLASS_NAME, FORMAT, RECORD, Json
-from probekit.opening import open_array, open_tree
+from probekit.opening import open_tree, read_array
 from probekit.places import Place, place_of
 from probekit.tiles import Array
+from probekit.validation import check_record
 
 __all__ = [
     "Columns",
@@ -29,6 +31,9 @@ __all__ = [
     "read_record",
     "remove",
 ]
+
+
+MAX_RECORD_BYTES = 2**25  # some 20,000 sites
 
 
 @dataclass(frozen=True)
@@ -60,25 +65,24 @@ def read_record(place: Place) -> Json:
     """The commit record of the store at `place`: the metadata of its nodes, and how much of it counts.
 
     Raises:
-        StoreError: there is no store, or its format is newer than this version reads.
+        StoreError: there is no store, its format is newer than this version reads, or no writer of stores made it.
     """
     try:
+        if place.size(RECORD) > MAX_RECORD_BYTES:
+            raise ValueError(f"it is larger than {MAX_RECORD_BYTES} bytes")
         record: Json = json.loads(place.read(RECORD))
         version = int(record["attributes"]["probekit_format"])
-        nodes = record["consolidated_metadata"]["metadata"].items()
-        sound = all(isinstance(node, dict) and "node_type" in node for _, node in nodes)
-        sound &= {"rows", "complete", "coordinates"} <= record["attributes"].keys()
+        if version == FORMAT:
+            check_record(record)
     except FileNotFoundError as error:
         raise StoreError(_absence(place)) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(_no_record(place)) from error
-    if version > FORMAT:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(_no_record(place, error)) from error
+    if version != FORMAT:
         raise StoreError(
             f"{place.url} has store format {version}; this probekit reads up to {FORMAT}. Upgrade: "
             "pip install -U probekit"
         )
-    if not sound:
-        raise StoreError(_no_record(place))
     return record
 
 
@@ -92,10 +96,14 @@ def read_attrs(path: str | Path) -> Json:
     return attributes
 
 
-def _no_record(place: Place) -> str:
+def _no_record(place: Place, error: Exception) -> str:
     if not place.is_folder():
         return f"{place.url} isn't a store: it is a file. A store is a folder that probekit capture made."
-    return f"{place.url} isn't a store of probekit's: its {RECORD} is not a commit record."
+    reason = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+    return (
+        f"{place.url} isn't a store of probekit's, or is damaged: its {RECORD} is not a commit record ({reason}). "
+        "What isn't a store can't be opened; of a damaged one, put its record back from a copy, or capture it again."
+    )
 
 
 def _absence(place: Place) -> str:
@@ -107,7 +115,7 @@ def _absence(place: Place) -> str:
 def class_names(place: Place, record: Json) -> tuple[str, ...]:
     """The names of the classes that a record counts."""
     node = record["consolidated_metadata"]["metadata"].get(CLASS_NAME)
-    return () if node is None else tuple(map(str, np.asarray(open_array(place.url, place.url, CLASS_NAME, node)[:])))
+    return () if node is None else tuple(map(str, read_array(place.url, CLASS_NAME, node)))
 
 
 class Columns:
@@ -117,9 +125,9 @@ class Columns:
         record = read_record(place)
         nodes = record["consolidated_metadata"]["metadata"]
         self._url = place.url
+        self.rows = int(record["attributes"]["rows"])
         self._values = {
-            name: np.asarray(open_array(place.url, place.url, name, nodes[name])[:])
-            for name in record["attributes"]["coordinates"].split()
+            name: read_array(place.url, name, nodes[name]) for name in record["attributes"]["coordinates"].split()
         }
 
     def check(self, columns: Mapping[str, Array], start: int) -> None:
@@ -127,6 +135,9 @@ class Columns:
 
         Samples that the store doesn't hold aren't looked at.
         """
+        if columns.keys() != self._values.keys():
+            given, there = (", ".join(sorted(names)) for names in (columns, self._values))
+            raise DataError(f"The data have the columns {given}, and {self._url} has {there}.")
         for name, values in columns.items():
             theirs = self._values[name][start : start + len(values)]
             ours = values[: len(theirs)]
@@ -182,22 +193,35 @@ def info(path: str | Path) -> StoreInfo:
         StoreError: there is no store at `path`, or it has a newer format.
     """
     place = place_of(path)
-    attributes = read_record(place)["attributes"]
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # `complete` says it
-        tree = open_store(path)
-    classes = {}
-    if "label" in tree.coords:
-        names = [str(name) for name in np.asarray(tree["class_name"])]
-        counts = np.bincount(np.asarray(tree["label"]), minlength=len(names))
-        classes = dict(zip(names, map(int, counts), strict=True))
+    record = read_record(place)
+    attributes, tree = record["attributes"], open_tree(path, record)
     return StoreInfo(
         path=str(path),
         rows=attributes["rows"],
         complete=bool(attributes["complete"]),
         sites=tuple(_site_info(place.used(name), group) for name, group in tree.children.items()),
-        classes=classes,
+        classes=_classes(place, record, tree),
         attrs=attributes,
     )
+
+
+def _classes(place: Place, record: Json, tree: xr.DataTree) -> dict[str, int]:
+    """The number of samples of each class; nothing where the samples have no labels."""
+    names = class_names(place, record)
+    counts = np.zeros(len(names), np.int64)
+    rows, step = tree.sizes["sample"], record["attributes"]["chunk_rows"]
+    for start in range(0, rows if names else 0, step):
+        labels = np.asarray(tree["label"].isel(sample=slice(start, start + step)))
+        if labels.min() < 0 or labels.max() >= len(names):
+            raise StoreError(
+                f"{place.url} has labels from {labels.min()} to {labels.max()} among its samples {start} to "
+                f"{start + len(labels) - 1}, and the names of {len(names)} classes, which no writer of a store makes."
+            )
+        counts += np.bincount(labels, minlength=len(names))
+    found: Counter[str] = Counter()
+    for name, count in zip(names, counts.tolist(), strict=True):  # a name may stand for two classes
+        found[name] += count
+    return dict(found)
 
 
 def _site_info(used: int, group: xr.DataTree) -> SiteInfo:

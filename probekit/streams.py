@@ -18,9 +18,10 @@ from torch.utils.data import (
     default_collate,
 )
 
+from probekit.chunks import ChunkSampler
 from probekit.errors import DataError
 
-__all__ = ["class_names", "count_of", "fixed_rows", "rows_of", "shuffles", "stream"]
+__all__ = ["chunks_of", "class_names", "count_of", "fixed_rows", "rows_of", "shuffles", "stream"]
 
 # What is in memory, of all samples: a tensor or array, or several of them and lists.
 Whole: TypeAlias = Tensor | np.ndarray[Any, Any] | tuple[Any, ...] | Mapping[str, Any]
@@ -64,6 +65,9 @@ def rows_of(data: Iterable[Any]) -> int | None:
 
 def fixed_rows(data: Iterable[Any]) -> int | None:
     """`rows_of`, but None where a loader's own collate_fn may make more or fewer rows of the samples."""
+    chunks = chunks_of(data)
+    if chunks is not None:
+        return chunks.total
     own = isinstance(data, DataLoader) and data.collate_fn not in (_collate, default_collate)
     return None if own else rows_of(data)
 
@@ -74,6 +78,12 @@ def count_of(data: Any) -> int | None:
         return len(data)
     except TypeError:  # also from loaders of iterable data sets, which have a __len__ that can't say
         return None
+
+
+def chunks_of(data: Iterable[Any]) -> ChunkSampler | None:
+    """The sampler of a loader whose data several processes share."""
+    sampler = getattr(data.batch_sampler, "sampler", data.sampler) if isinstance(data, DataLoader) else None
+    return sampler if isinstance(sampler, ChunkSampler) else None
 
 
 def shuffles(data: Iterable[Any]) -> bool:

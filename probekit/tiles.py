@@ -87,7 +87,7 @@ class TileCodec:
 
 def is_sound(data: bytes) -> bool:
     """Whether the checksum at the end of a tile is that of its bytes."""
-    body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+    body, checksum = np.frombuffer(data, np.uint8)[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]  # without a copy
     return len(data) > CHECKSUM_BYTES and google_crc32c.value(body) == int.from_bytes(checksum, "little")
 
 

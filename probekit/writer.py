@@ -15,12 +15,12 @@ import numpy as np
 
 from probekit.buffers import Buffers, Piece, Rows, Slot, Wait
 from probekit.errors import StoreError
-from probekit.layout import POSITION, RECORD, SAMPLES, Json, Layout
+from probekit.layout import MARKERS, POSITION, RECORD, SAMPLES, Json, Layout
 from probekit.places import Place
 from probekit.records import class_name_tiles, codecs_of, dump, record_of
 from probekit.tiles import Array
 
-__all__ = ["SLOTS", "Start", "Writer"]
+__all__ = ["SLOTS", "Commit", "Start", "Writer"]
 
 SLOTS = 2  # rows of tiles in memory: one is filled while the one before it is written
 
@@ -46,7 +46,7 @@ class _Write:
 
 
 @dataclass(frozen=True)
-class _Commit:
+class Commit:
     """The lengths that are true when everything before has been written, and the names of the classes."""
 
     lengths: dict[str, int]
@@ -78,17 +78,18 @@ class Writer:
         self.place = place
         self._layout = layout
         self._nodes = nodes
-        self._attrs = attrs
+        self.attrs = attrs
         self._buffers = buffers
         self._committed = dict(start.lengths)
         self._class_names, self._written_names = start.class_names, start.class_names
         self._paths = {site.name: layout.activation(site).path for site in layout.sites}
         self._columns: Mapping[str, Array] = {}  # of the batch
-        self._skip = 0
+        self._skip = 0  # its first samples that are in the store already
         self._spans: list[tuple[Slot, slice, int]] = []  # where its samples go, and which of them
         self._tokens: dict[str, list[Array]] = {}  # the samples of the rows that each token site gave
         self._rows = {
-            dim: Rows(codecs, start.lengths[dim], buffers, SLOTS) for dim, codecs in codecs_of(layout).items()
+            dim: Rows(codecs, layout.in_tile(dim), start.lengths[dim], buffers, SLOTS)
+            for dim, codecs in codecs_of(layout).items()
         }
         self._snapshots: dict[str, queue.SimpleQueue[Slot]] = {}
         for dim, rows in self._rows.items():
@@ -96,8 +97,10 @@ class Writer:
                 self._snapshots[dim] = queue.SimpleQueue()
                 self._snapshots[dim].put(Slot(list(rows.codecs.values()), buffers))
         self._failure: BaseException | None = None
-        self._jobs: queue.SimpleQueue[_Write | _Commit | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Write | Commit | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="probekit-writer", daemon=True)
+        self._ended = threading.Event()  # the thread; its own join, once interrupted, takes it for ended
+        self._torn = False  # within a change that Ctrl-C may cut in two; then what isn't handed over doesn't count
         self._held = ExitStack()
 
     @property
@@ -106,43 +109,73 @@ class Writer:
         return self._committed[SAMPLES]
 
     @property
-    def length(self) -> int:
-        """Samples that were handed over, with those that were there before."""
-        return self._rows[SAMPLES].length
+    def offset(self) -> int:
+        """The number in the store of the data's first sample."""
+        return int(self.attrs["start"])
+
+    @property
+    def compares(self) -> bool:
+        """Whether samples of the data are in the store already."""
+        return self.committed > self.offset
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            self._make_room()
             self._pool = stack.enter_context(ThreadPoolExecutor(self.place.parallel, "probekit-write"))
             for rows in self._rows.values():
                 if rows.filled:
                     self._read_back(rows)
+            stack.callback(self._end_thread)
+            self._thread.start()
             self._held = stack.pop_all()
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._held:
-            self._hand_over_rest()
-            self._jobs.put(None)
-            self._thread.join()
+            if not self._torn:
+                self._hand_over_rest(complete=kind is None)
+            self._end_thread()
             if self._failure is None:
                 self._attempt(lambda: self._finish(complete=kind is None))
         if kind is None:
             self._raise_failure()
 
+    def _make_room(self) -> None:
+        """Make the folders of the tiles, which a writer that was killed at its beginning may not have made."""
+        try:
+            self.place.make_room(f"{path}/c" for path, node in self._nodes.items() if node["node_type"] == "array")
+        except OSError as error:
+            raise StoreError(f"{self.place.url} can't be written: {error.strerror or error}.") from error
+
+    def _end_thread(self) -> None:
+        """Have the thread do what it was given and end; also if Ctrl-C comes meanwhile, since then the lock goes."""
+        self._jobs.put(None)
+        if self._thread.ident is None:
+            return
+        try:
+            self._ended.wait()
+        finally:
+            self._ended.wait()
+            self._thread.join()
+
     # A batch
 
-    def begin(self, columns: Mapping[str, Array], class_names: Sequence[str] = (), *, skip: int = 0) -> None:
+    def begin(self, columns: Mapping[str, Array], class_names: Sequence[str] = (), *, at: int) -> None:
         """A batch comes: its `columns`, and the names of the classes as far as they are known; others are their codes.
 
-        The first samples to `skip` are in the store already. Waits for the disk only while every buffer is full.
+        `at` is the place of its first sample in the store; what is there already is left out. Waits for the disk only
+        while every buffer is full.
 
         Raises:
             StoreError: writing has failed, or the batch is larger than a row of tiles.
         """
-        rows, count = self._rows[SAMPLES], len(columns["sample_id"]) - skip
+        rows = self._rows[SAMPLES]
+        if not rows.filled:
+            rows.first = max(rows.first, at - at % rows.in_tile)  # of another chunk-row, where several processes write
+        skip = rows.first + rows.filled - at
+        count = len(columns["sample_id"]) - skip
         if count > rows.in_tile:
             raise StoreError(
                 f"A batch of {count} samples is larger than a chunk-row of {rows.in_tile}, whose size the first "
@@ -180,20 +213,24 @@ class Writer:
             slot.tiles[f"{group}/{POSITION}"][0][span] = positions[taken]
             yield from rows.pieces(path, slot, span, done)
             done = taken.stop
+            self._torn = True
             self._move(rows, span.stop - span.start)
+            self._torn = False
 
     def end(self) -> None:
         """Everything of the batch is there."""
+        self._torn = True
         rows = self._rows[SAMPLES]
         for slot, span, source in self._spans:
             count = span.stop - span.start
-            for name, values in self._columns.items():
-                slot.tiles[name][0][span] = values[source : source + count]
+            for name in self._layout.sample_columns:
+                slot.tiles[name][0][span] = self._columns[name][source : source + count]
             if self._move(rows, count):
-                self._commit({SAMPLES: rows.first, **self._token_lengths(source + count)})
+                self._commit_at({SAMPLES: rows.first, **self._token_lengths(source + count)})
         for dim, length in self._token_lengths(len(self._columns["sample_id"])).items():
             self._rows[dim].length = length
         rows.length = rows.first + rows.filled
+        self._torn = False
 
     def _token_lengths(self, samples: int) -> dict[str, int]:
         """Rows of each token site when the first so many `samples` of the batch count."""
@@ -224,7 +261,7 @@ class Writer:
             rows.first, rows.filled = rows.first + rows.in_tile, 0
         return full
 
-    def _commit(self, lengths: dict[str, int]) -> None:
+    def _commit_at(self, lengths: dict[str, int]) -> None:
         """Commit these lengths, after the tokens that lie in tiles only begun: those are written as they are now."""
         for dim, free in self._snapshots.items():
             rows = self._rows[dim]
@@ -235,15 +272,15 @@ class Writer:
                     for ours, theirs in zip(snapshot.tiles[path], tiles, strict=True):
                         ours[: rows.filled] = theirs[: rows.filled]
                 self._jobs.put(_Write(rows, snapshot, rows.first, lengths[dim] - rows.first, _no_wait, free))
-        self._jobs.put(_Commit(lengths, self._class_names))
+        self._jobs.put(Commit(lengths, self._class_names))
 
-    def _hand_over_rest(self) -> None:
-        """Commit the batches that ended and lie in tiles only begun."""
+    def _hand_over_rest(self, *, complete: bool) -> None:
+        """Commit the batches that ended and lie in tiles only begun; `complete` says whether all are there."""
         rows = self._rows[SAMPLES]
-        if self._failure is None and rows.length > max(rows.first, self.committed):
+        if self._failure is None and rows.length > rows.first and rows.length != self.committed:
             slot, count = rows.held.pop(0), rows.length - rows.first
             self._jobs.put(_Write(rows, slot, rows.first, count, self._buffers.fence(), rows.free))
-            self._commit({dim: each.length for dim, each in self._rows.items()})
+            self._commit_at({dim: each.length for dim, each in self._rows.items()})
 
     # The thread
 
@@ -253,13 +290,18 @@ class Writer:
                 self._attempt(lambda job=job: self._do(job))  # type: ignore[misc]
             if isinstance(job, _Write):
                 job.free.put(job.slot)
+        self._ended.set()
 
-    def _do(self, job: _Write | _Commit) -> None:
+    def _do(self, job: _Write | Commit) -> None:
         if isinstance(job, _Write):
             self._write(job)
         else:
-            self._write_names(job.class_names)
-            self._publish(job.lengths, complete=False)
+            self._settle(job)
+
+    def _settle(self, commit: Commit) -> None:
+        self._write_names(commit.class_names)
+        self._publish(commit.lengths)
+        self._committed = dict(commit.lengths)
 
     def _write(self, job: _Write) -> None:
         job.wait()
@@ -280,18 +322,20 @@ class Writer:
                 self.place.write(key, parts)
             self._written_names = names
 
-    def _publish(self, lengths: Mapping[str, int], *, complete: bool) -> None:
+    def _publish(self, lengths: Mapping[str, int]) -> None:
         """Replace the commit record: from now on readers see these lengths."""
-        self.place.commit(RECORD, dump(self._record(lengths, complete=complete)))
-        self._committed = dict(lengths)
+        self.place.commit(RECORD, dump(self._record(lengths, complete=False)))
 
     def _record(self, lengths: Mapping[str, int], *, complete: bool) -> Json:
-        return record_of(
-            self._layout, self._nodes, lengths, self._written_names, {**self._attrs, "complete": int(complete)}
-        )
+        attrs = {**self.attrs, "complete": int(complete)}
+        return record_of(self._layout, self._nodes, lengths, self._written_names, attrs)
 
     def _finish(self, *, complete: bool) -> None:
-        record = self._record(self._committed, complete=complete)
+        self._close(self._record(self._committed, complete=complete))
+        if complete:
+            self.place.delete(MARKERS)
+
+    def _close(self, record: Json) -> None:
         # Readers that ignore the record see each array's own metadata, which now has to agree with it.
         for path, node in record["consolidated_metadata"]["metadata"].items():
             if node["node_type"] == "array":
@@ -308,6 +352,8 @@ class Writer:
             self._failure = error
 
     def _raise_failure(self) -> None:
+        if isinstance(self._failure, KeyboardInterrupt):
+            raise self._failure
         if self._failure is not None:
             raise StoreError(
                 f"Writing {self.place.url} failed: {getattr(self._failure, 'strerror', None) or self._failure}. "

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +82,60 @@ def test_tables_for_people_show_the_same(capsys, model):
     assert code == 0
     assert "100 samples, complete" in out
     assert "batch_size" in out
+
+
+def test_info_shows_sizes_shapes_classes_and_how_it_was_made(capsys, model):
+    call(capsys, "capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 100, "--compression", "small")
+    code, out, _ = call(capsys, "info", "acts.zarr")
+    found = pk.info("acts.zarr")
+    assert code == 0
+    for text in ("100×8", "sample, node", "ReLU", f"{found.sites[0].bytes / 1024:.4g} KiB", found.attrs["weights"]):
+        assert text in out
+    rows = [line.replace("│", " ").split() for line in out.splitlines()]
+    for name, count in found.classes.items():
+        assert [name, str(count)] in rows
+
+
+def test_many_classes_are_summed_up(capsys, tmp_path):
+    pk.capture(nn.Identity(), (torch.zeros(100, 2), torch.arange(100) % 25), tmp_path / "a.zarr")
+    _, out, _ = call(capsys, "info", tmp_path / "a.zarr")
+    rows = [line.replace("│", " ").split() for line in out.splitlines()]
+    assert ["19", "4"] in rows
+    assert ["5", "more", "20"] in rows
+
+
+def test_a_damaged_store_is_verified_repaired_and_made_whole_again(capsys, model, tmp_path):
+    options = (model, "digits", "acts.zarr", "-s", "2", "--limit", 100, "--batch-size", 10, "--memory", "640")
+    assert call(capsys, "capture", *options, "--durable")[0] == 0
+    whole = pk.open("acts.zarr").load()
+    code, out, _ = call(capsys, "verify", "acts.zarr")
+    assert (code, "all sound" in out) == (0, True)
+    next((tmp_path / "acts.zarr/2/activation/c/4").iterdir()).unlink()
+
+    code, out, err = call(capsys, "verify", "acts.zarr")
+    assert code == 1
+    assert ["2", "40–49", "missing", "2/activation"] in [line.replace("│", " ").split() for line in out.splitlines()]
+    assert "probekit verify acts.zarr --repair" in err
+    code, out, _ = call(capsys, "verify", "acts.zarr", "--json")
+    [damage] = json.loads(out)["damages"]
+    assert (code, damage["name"], damage["start"], damage["stop"], damage["what"]) == (1, "2", 40, 50, "missing")
+
+    code, out, _ = call(capsys, "verify", "acts.zarr", "--repair")
+    assert (code, "40 samples kept" in out) == (0, True)
+    assert call(capsys, "verify", "acts.zarr")[0] == 0
+    assert call(capsys, "capture", *options, "--resume")[0] == 0
+    xr.testing.assert_identical(pk.open("acts.zarr").load()["2"].to_dataset(), whole["2"].to_dataset())
+    assert call(capsys, "verify", "none.zarr")[0] == 1
+
+
+def test_the_options_of_a_capture_reach_it(capsys, model):
+    options = (model, "digits", "-s", "2", "--limit", 20, "--compression", "fast")
+    assert call(capsys, "capture", *options[:2], "acts.zarr", *options[2:], "--mode", "train")[0] == 0
+    found = pk.info("acts.zarr")
+    assert found.attrs["mode"] == "train"
+    record = json.loads(Path("acts.zarr/zarr.json").read_text())["consolidated_metadata"]["metadata"]
+    assert "blosc" in [codec["name"] for codec in record["2/activation"]["codecs"]]
+    assert call(capsys, "plan", *options, "--json")[0] == 0
 
 
 @pytest.mark.parametrize(

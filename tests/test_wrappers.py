@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 import probekit as pk
 from probekit.errors import ModelError, SiteError
@@ -42,14 +43,41 @@ def test_data_parallel_gives_what_its_module_gives():
     assert same(outputs(nn.DataParallel(model), "module."), model)
 
 
-def test_distributed_data_parallel_gives_what_its_module_gives(tmp_path):
+@pytest.fixture
+def alone(tmp_path):
+    """A group of one process."""
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        model = make()
-        assert same(outputs(nn.parallel.DistributedDataParallel(model), "module."), model)
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fully_sharded_models_give_what_their_modules_give(tmp_path, alone):
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    for name, wrapped, prefix in (
+        ("in_place", torch.distributed.fsdp.fully_shard(make(), mesh=mesh), ""),
+        ("wrapper", FullyShardedDataParallel(make(), device_id=torch.device("cpu")), "_fsdp_wrapped_module."),
+    ):
+        found = outputs(wrapped, prefix)
+        assert all(torch.equal(found[str(n)], make()[: n + 1](X)) for n in range(3))
+        tree = pk.capture(wrapped, X, tmp_path / name, sites=f"{prefix}0")
+        assert torch.equal(torch.from_numpy(tree[f"{prefix}0"]["activation"].values), make()[0](X))
+
+
+def test_distributed_data_parallel_gives_what_its_module_gives(alone):
+    model = make()
+    assert same(outputs(nn.parallel.DistributedDataParallel(model), "module."), model)
+
+
+def test_exported_programs_are_refused_with_what_to_do():
+    program = torch.export.export(make().eval(), (X,))
+    for exported in (program, program.module()):
+        for use in (pk.Probe, lambda model: pk.sites(model, X)):
+            with pytest.raises(SiteError, match=r"made from, or torch.export.unflatten\(program\)"):
+                use(exported)
+    assert same(outputs(torch.export.unflatten(program)), make())
+    assert same(outputs(torch.fx.symbolic_trace(make())), make())
 
 
 @pytest.mark.filterwarnings("ignore")

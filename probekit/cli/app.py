@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -12,11 +13,12 @@ import probekit
 from probekit import plugins
 from probekit.cli import output
 from probekit.cli.recipes import RecipeGroup
-from probekit.errors import ProbekitError
+from probekit.errors import ModelError, ProbekitError
 
 if TYPE_CHECKING:
     import torch
     import xarray as xr
+    from torch import nn
 
 
 class Root(TyperGroup):
@@ -54,15 +56,34 @@ app.add_typer(
     help="Run a recipe: a whole study. `probekit recipes` lists them, `probekit run NAME --help` its options.",
 )
 
-Model = Annotated[str, typer.Argument(help="torchvision:NAME, package.module:factory, or file.py:factory.")]
-Data = Annotated[str, typer.Argument(help="digits, mnist, cifar10, imagefolder:DIR, or a file.npz.")]
-StorePath = Annotated[Path, typer.Argument(help="A store.")]
+SHOWN_CLASSES = 20
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="torchvision:NAME or timm:NAME (random weights), hf:FOLDER or hf:NAME (the saved weights, or random ones "
+        "with @random after it, as in hf:gpt2@random), package.module:factory, or file.py:factory."
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="digits, mnist, cifar10, imagefolder:DIR, or a file.npz: with x and y (or x_train, y_train, x_test, "
+        "y_test), or with the model's inputs by name, such as input_ids and attention_mask, and label."
+    ),
+]
+StorePath = Annotated[str, typer.Argument(help="A store: a folder, or a URL such as s3://bucket/acts.zarr.")]
 Sites = Annotated[list[str] | None, typer.Option("--sites", "-s", help="A glob, such as 'layers.*'; may be repeated.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Sites to leave out, as a glob; may be repeated.")]
-Reduce = Annotated[str | None, typer.Option(help="Keep of each activation: mean, max, flatten, cls or last.")]
+Reduce = Annotated[
+    str | None, typer.Option(help="Keep of each activation: mean, max, flatten, cls, last, or tokens (a row for each).")
+]
 Dtype = Annotated[
     Literal["float16", "bfloat16", "float32", "float64"] | None,
     typer.Option(help="On disk; as the model gives it by default."),
+]
+Compression = Annotated[
+    Literal["fast", "small"] | None, typer.Option(help="Of the tiles: lz4 or zstd; none by default, which is fastest.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples a batch.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first samples only.")]
@@ -94,20 +115,23 @@ def sites_command(
     model: Model,
     sites: Sites = None,
     exclude: Exclude = None,
-    data: Annotated[str | None, typer.Option(help="Take the example from these data.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Shape of one input, such as 3x224x224.")] = None,
+    data: Annotated[str | None, typer.Option(help="Take the example from these data, named as for capture.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Shape of one input, such as 3x224x224, of zeros.")] = None,
     weights: Weights = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """List the places of a model that can be read: names, shapes, dtypes, bytes a sample.
 
+    The model is run once on an example: of the data or shape given, else one made up from what a model of torchvision,
+    timm or transformers tells of itself.
+
     Outputs of modules by default; --sites '**:input' lists their inputs, --sites '**~*' operations that are no module.
     """
     from probekit import load
 
     net = load.model(model, weights=weights, seed=seed)
-    found = probekit.sites(net, _example(model, data, shape), select=sites or "**", exclude=exclude)
+    found = probekit.sites(net, _example(net, data, shape), select=sites or "**", exclude=exclude)
     output.table(f"{model}: {len(found)} sites", found.columns, found.rows(), as_json=json)
 
 
@@ -115,11 +139,13 @@ def sites_command(
 def capture(
     model: Model,
     data: Data,
-    out: Annotated[Path, typer.Argument(help="Where the store will stand.")],
+    out: Annotated[str, typer.Argument(help="Where the store will stand: a path, or a URL.")],
     sites: Sites = None,
     exclude: Exclude = None,
     reduce: Reduce = None,
     dtype: Dtype = None,
+    compression: Compression = None,
+    mode: Annotated[Literal["eval", "train"], typer.Option(help="The mode that the model runs in.")] = "eval",
     batch_size: BatchSize = 256,
     limit: Limit = None,
     split: Split = "train",
@@ -128,7 +154,17 @@ def capture(
     weights: Weights = None,
     seed: Seed = 0,
     memory: Memory = "256MiB",
+    append: Annotated[
+        Literal["samples", "sites"] | None,
+        typer.Option(help="Add to the complete store at OUT: more samples, or more sites of its samples."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a capture into OUT that was stopped, if there is one.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that stands at OUT.")] = False,
+    durable: Annotated[
+        bool, typer.Option("--durable", help="Have every file on the disk before a commit counts on it.")
+    ] = False,
 ) -> None:
     """Stream a model's activations on data into a new store."""
     from probekit import load
@@ -143,9 +179,14 @@ def capture(
         exclude=exclude,
         reduce=reduce,
         dtype=dtype,
+        compression=compression,
+        mode=mode,
         batch_size=batch_size,
         memory=memory,
+        append=append,
+        resume=resume,
         overwrite=overwrite,
+        durable=durable,
         progress=output.Bars(),
     )
     output.paragraph(f"Captured into {out}. Look at it with: probekit info {out}")
@@ -159,6 +200,7 @@ def plan_command(
     exclude: Exclude = None,
     reduce: Reduce = None,
     dtype: Dtype = None,
+    compression: Compression = None,
     batch_size: BatchSize = 256,
     limit: Limit = None,
     split: Split = "train",
@@ -180,6 +222,7 @@ def plan_command(
         exclude=exclude,
         reduce=reduce,
         dtype=dtype,
+        compression=compression,
         batch_size=batch_size,
         memory=memory,
     )
@@ -191,6 +234,7 @@ def info_command(path: StorePath, json: Json = False) -> None:
     """Show what a store holds and how it was made."""
     from dataclasses import asdict
 
+    from probekit.sizes import format_size
     from probekit.store import info
 
     found = info(path)
@@ -198,12 +242,47 @@ def info_command(path: StorePath, json: Json = False) -> None:
         output.pairs("", asdict(found), as_json=True)
         return
     state = "complete" if found.complete else f"of {found.attrs.get('expected_rows', '?')}: not complete"
-    columns = ("site", "type", "dims", "shape", "dtype", "tile", "bytes on disk")
-    rows = [(s.name, s.type, s.dims, s.shape, s.dtype, s.tile, s.bytes) for s in found.sites]
-    output.table(f"{path}: {found.rows} samples, {state}", columns, rows, as_json=False)
+    size = format_size(sum(site.bytes for site in found.sites))
+    columns = ("site", "type", "dims", "shape", "dtype", "tile", "on disk")
+    rows = [
+        (s.name, s.type, s.dims, _times(s.shape), s.dtype, _times(s.tile), format_size(s.bytes)) for s in found.sites
+    ]
+    output.table(f"{path}: {found.rows} samples, {state}, {size}", columns, rows, as_json=False)
     if found.classes:
-        output.table("Samples of each class", tuple(found.classes), [tuple(found.classes.values())], as_json=False)
+        counts = list(found.classes.items())
+        more = len(counts) - SHOWN_CLASSES
+        rest = [(f"{more} more", sum(count for _, count in counts[SHOWN_CLASSES:]))] if more > 0 else []
+        output.table("Samples of each class", ("class", "samples"), counts[:SHOWN_CLASSES] + rest, as_json=False)
     output.pairs("How it was made", found.attrs, as_json=False)
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+@app.command("verify")
+def verify_command(
+    path: StorePath,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop what isn't sound; capture --resume makes it again.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check that all of a store is there and is what was written; exit code 1 where damage is left.
+
+    Reads every tile once and compares its length and its checksum. A store that is being written is checked as far as
+    it is committed.
+    """
+    from dataclasses import asdict
+
+    found = probekit.verify(path, repair=repair, progress=output.Bars())
+    if json:
+        output.pairs("", asdict(found), as_json=True)
+    else:
+        output.table(found.summary(), found.columns_of_cells, found.rows_of_cells(), as_json=False)
+    if not found and found.kept is None:
+        output.paragraph(f"Drop what isn't sound with: probekit verify {path} --repair")
+        raise typer.Exit(1)
 
 
 @app.command("measure")
@@ -248,19 +327,26 @@ def _kind(metric: object) -> str:
     return "streaming" if hasattr(metric, "update") else "column"
 
 
-def _example(model: str, data: str | None, shape: str | None) -> torch.Tensor:
-    import torch
-
+def _example(model: nn.Module, data: str | None, shape: str | None) -> Any:
     from probekit import load
+    from probekit.batches import Batches
 
     if data is not None:
-        samples = load.dataset(data, limit=2)
-        return torch.stack([samples[index][0] for index in range(len(samples))])
-    if shape is None and not model.startswith("torchvision:"):
-        raise typer.BadParameter("say what an input is: --shape 3x32x32 or --data digits.")
+        return next(iter(Batches(load.dataset(data, limit=2)))).inputs
+    if shape is not None:
+        return _zeros(shape)
     try:
-        return torch.zeros(2, *map(int, (shape or "3x224x224").split("x")))
-    except ValueError as error:
+        return load.example(model)
+    except ModelError as error:
+        raise typer.BadParameter(f"{error} Say it: --shape 3x32x32 or --data digits.") from error
+
+
+def _zeros(shape: str) -> torch.Tensor:
+    import torch
+
+    try:
+        return torch.zeros(2, *map(int, shape.split("x")))
+    except (ValueError, RuntimeError) as error:  # RuntimeError: a negative length
         raise typer.BadParameter(f"--shape {shape!r} is not a shape such as 3x224x224.") from error
 
 

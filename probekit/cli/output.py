@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from rich.text import Text
 
 T = TypeVar("T")
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 out = Console()
 err = Console(stderr=True)
 
@@ -24,7 +27,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     if as_json:
         print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
         return
-    drawn = Table(title=Text(title), title_justify="left", header_style="bold")
+    drawn = Table(header_style="bold")
     body = [[_cell(value) for value in row] for row in rows]
     for index, column in enumerate(columns):
         numeric = all(_is_number(row[index]) for row in body)
@@ -32,13 +35,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for row in body:
         drawn.add_row(*map(Text, row))
     # A piped table isn't cut to the width of a terminal that isn't there.
-    (out if out.is_terminal else Console(width=10_000)).print(drawn)
+    shown = out if out.is_terminal else Console(width=10_000)
+    if title:
+        shown.print(Text(_cell(title), style="italic"), soft_wrap=True)
+    if body:
+        shown.print(drawn)
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)  # a store of unknown origin may hold a terminal's commands
 
 
 def _is_number(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from harness import Figure, Row, Table, alone, fresh, in_turn, ratio
 from torch import nn
+from torch.utils.data import DataLoader
 
 import probekit as pk
 
@@ -29,7 +30,7 @@ OPENERS: dict[str, Callable[[Path], object]] = {
 
 def measure(options: argparse.Namespace) -> list[Table]:
     """What opening a store and reading from it cost."""
-    return [opening(options.quick), one_node(options.quick)]
+    return [opening(options.quick), one_node(options.quick), rows(options.quick)]
 
 
 def opening(quick: bool) -> Table:
@@ -86,6 +87,38 @@ def one_node(quick: bool) -> Table:
     ]
     title = f"reading from the page cache, {samples:,} samples × {NODES:,} nodes, {activation.nbytes / 1e6:.0f} MB"
     return Table(title, rows)
+
+
+def rows(quick: bool) -> Table:
+    """All rows of a site in batches of 512, and the plain reads of the files that they lie in."""
+    samples = 8_192 if quick else 60_000
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "acts.zarr"
+        data = (torch.randn(samples, 64), torch.arange(samples) % 10)
+        site = pk.capture(nn.Sequential(nn.Linear(64, 800)), data, path, sites="0")["0"]
+        tiles = [file for file in (path / "0/activation/c").rglob("*") if file.is_file()]
+        buffer = bytearray(max(file.stat().st_size for file in tiles))
+        cases: dict[str, Callable[[], object]] = {
+            "read() of the files": lambda: [_read_into(file, buffer) for file in tiles],
+            "as_dataset(site).loader(512)": lambda: _exhaust(pk.as_dataset(site).loader(512)),
+            "the same, shuffle=True": lambda: _exhaust(pk.as_dataset(site).loader(512, shuffle=True)),
+            "DataLoader(as_dataset(site), 512)": lambda: _exhaust(DataLoader(pk.as_dataset(site), 512)),
+        }
+        times = in_turn(cases, 2 if quick else 5)
+    plain = times["read() of the files"]
+    lines = [Row.timed(name, timing, ratio(timing, plain, "read()")) for name, timing in list(times.items())[1:]]
+    title = f"all rows in batches of 512, {samples:,} samples × 800 nodes, {site['activation'].nbytes / 1e6:.0f} MB"
+    return Table(f"{title}, from the page cache", [Row.timed("read() of the files", plain), *lines])
+
+
+def _read_into(file: Path, buffer: bytearray) -> None:
+    with file.open("rb") as opened:
+        opened.readinto(buffer)
+
+
+def _exhaust(batches: Iterable[object]) -> None:
+    for _ in batches:
+        pass
 
 
 def bytes_read(work: Callable[[], object]) -> int:

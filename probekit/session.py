@@ -1,0 +1,233 @@
+"""One capture as it runs: a model and its data, and the store that they go into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import probekit
+from probekit import store
+from probekit.additions import SiteWriter
+from probekit.batches import Batch, Batches
+from probekit.chunks import ChunkSampler
+from probekit.copies import Copies
+from probekit.errors import DataError, StoreError
+from probekit.fingerprint import check_same, inputs_digest, weights_digest
+from probekit.layout import SAMPLES, Json, Layout
+from probekit.names import rules
+from probekit.places import Place
+from probekit.plan import CapturePlan
+from probekit.probe import Probe
+from probekit.ranks import RankWriter
+from probekit.recorder import Recorder
+from probekit.records import codecs_of, create, lengths_of, nodes_of
+from probekit.request import Request
+from probekit.sites import run, running
+from probekit.tiles import Array
+from probekit.writer import Start, Writer
+
+__all__ = ["Loss", "Session"]
+
+Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model, what is kept of it, and its data, of which `first` is the first batch.
+
+    `new`, `resumed`, `longer` and `wider` give the writer of a store; `run` fills it.
+    """
+
+    model: nn.Module
+    request: Request
+    loss: Loss | None
+    batches: Batches
+    first: Batch
+    plan: CapturePlan
+    place: Place
+    copies: Copies
+
+    def new(self) -> Writer:
+        """The writer of a store that isn't there yet."""
+        self.plan.require_room(self.place)
+        layout, attrs = self.plan.layout(self._dtypes), self._attrs(0)
+        nodes = create(self.place, layout, attrs, self.batches.rows or 0)
+        start = Start(dict.fromkeys(codecs_of(layout), 0))
+        return Writer(self.place, layout, nodes, start, attrs, self.copies)
+
+    def resumed(self) -> Writer | None:
+        """The writer that goes on with a store that isn't complete; None where it is.
+
+        Raises:
+            StoreError: the store was made otherwise.
+        """
+        record = store.read_record(self.place)
+        theirs = record["attributes"]
+        layout, attrs = self._laid_out(theirs), self._attrs(theirs["start"])
+        nodes = nodes_of(layout, attrs.get("expected_rows", 0))
+        check_same(self.place.url, record, attrs, nodes)
+        return None if theirs["complete"] else self._writer(record, layout, nodes, attrs)
+
+    def longer(self) -> Writer:
+        """The writer that puts the samples after those of a complete store.
+
+        Raises:
+            StoreError: the store isn't complete, or was made otherwise.
+        """
+        record = store.read_record(self.place)
+        theirs = record["attributes"]
+        self._require_complete(theirs)
+        layout, attrs = self._laid_out(theirs), self._attrs(theirs["rows"])
+        if self.batches.rows == self.first.rows < theirs["batch_size"]:  # all of the data are less than a batch
+            attrs["batch_size"] = theirs["batch_size"]
+        nodes = nodes_of(layout, attrs.get("expected_rows", 0))
+        check_same(self.place.url, record, attrs, nodes, ignore=("inputs", "expected_rows"))
+        return self._writer(record, layout, nodes, attrs)
+
+    def wider(self) -> SiteWriter:
+        """The writer that adds sites to a complete store, of the same samples.
+
+        Raises:
+            StoreError: the store isn't complete, was made otherwise, or has one of the sites.
+        """
+        record = store.read_record(self.place)
+        theirs = record["attributes"]
+        self._require_complete(theirs)
+        layout = replace(self._laid_out(theirs), new_columns=False)
+        nodes = nodes_of(layout, theirs["rows"])
+        there = [site for site, group in layout.groups.items() if group in record["consolidated_metadata"]["metadata"]]
+        if there:
+            raise StoreError(f"{self.place.url} has {', '.join(map(repr, there))} already. Select other sites.")
+        ours = self._attrs(0)
+        ignore = ("inputs",) if theirs["start"] else ()  # of a store made in parts, those of its last part are known
+        check_same(self.place.url, record, ours, None, ignore=ignore)
+        self.plan.require_room(self.place)
+        start = Start(dict.fromkeys(codecs_of(layout), 0), store.class_names(self.place, record))
+        attrs = {**theirs, "sites": [*theirs["sites"], *ours["sites"]]}
+        return SiteWriter(self.place, layout, nodes, start, attrs, self.copies, record)
+
+    def require_alike(self) -> None:
+        """Raise DataError where several processes would give the classes different codes."""
+        if self.batches.names_grow:
+            raise DataError(
+                "The labels are strings, which each process would number in its own order. Give class_names=, all of "
+                "them in order."
+            )
+
+    def ranked(self, sampler: ChunkSampler) -> RankWriter:
+        """The writer of this process's chunk-rows."""
+        record = store.read_record(self.place)
+        layout = self._laid_out(record["attributes"])
+        nodes = nodes_of(layout, sampler.total)
+        start = Start({SAMPLES: 0}, store.class_names(self.place, record))
+        return RankWriter(self.place, layout, nodes, start, record["attributes"], self.copies, sampler)
+
+    def _laid_out(self, theirs: Json) -> Layout:
+        """The arrays, in tiles as long as those that are there."""
+        plan = replace(self.plan, chunk_rows=theirs["chunk_rows"], token_rows=theirs["token_rows"])
+        return plan.layout(self._dtypes)
+
+    def _writer(self, record: Json, layout: Layout, nodes: dict[str, Json], attrs: Json) -> Writer:
+        start = Start(lengths_of(layout, record), store.class_names(self.place, record))
+        attrs = {**attrs, "created": record["attributes"]["created"]}
+        return Writer(self.place, layout, nodes, start, attrs, self.copies)
+
+    def _require_complete(self, theirs: Json) -> None:
+        if not theirs["complete"]:
+            raise StoreError(
+                f"{self.place.url} isn't complete, so nothing can be added to it. Finish it first: the same capture "
+                "with resume=True (--resume)."
+            )
+
+    def run(self, stream: Iterable[Batch], writer: Writer) -> None:
+        """Run the model on every batch that isn't in the store yet, and compare the others' columns with it."""
+        done, offset = writer.committed, writer.offset
+        seen = store.Columns(self.place) if writer.compares else None
+        end = offset
+        recorder = Recorder(self.plan.model, self.plan.kept, writer, self.copies)
+        with running(self.model, self.request.mode), Probe(self.model, self.plan.names, record=recorder) as probe:
+            for number, batch in enumerate(stream):
+                batch = replace(batch, start=offset + batch.start)
+                columns, end = _columns(batch), batch.start + batch.rows
+                if seen is not None:
+                    seen.check(columns, batch.start)
+                if end <= done and batch.rows:
+                    continue
+                recorder.begin(batch, number)
+                writer.begin(columns, self.batches.class_names or (), at=batch.start)
+                self._forward(batch, probe)
+                recorder.end()
+                writer.end()
+        if seen is not None and end < seen.rows:
+            raise DataError(
+                f"The data hold {end - offset} samples, and {self.place.url} has {seen.rows - offset} of them already."
+            )
+        recorder.warn_of_overflow()
+
+    def _forward(self, batch: Batch, probe: Probe) -> None:
+        if self.request.mode == "train":
+            torch.manual_seed(batch.start)  # so that what dropout draws doesn't depend on where a capture was stopped
+        with torch.enable_grad() if self._gradients else nullcontext():
+            output = run(self.model, batch.inputs)
+            if self._gradients:
+                probe.backward(_loss(self.loss, output, batch))
+
+    @property
+    def _gradients(self) -> bool:
+        return any(kept.site.side == "grad" for kept in self.plan.kept)
+
+    @property
+    def _dtypes(self) -> dict[str, np.dtype[Any]]:
+        return {name: values.dtype for name, values in _columns(self.first).items()}
+
+    def _attrs(self, start: int) -> Json:
+        """How the store is made: what `probekit info` shows, and what a later capture into it has to agree with.
+
+        `start` is the number of the data's first sample in the store.
+        """
+        attrs = {
+            "probekit_version": probekit.__version__,
+            "torch_version": str(torch.__version__),
+            "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
+            "weights": weights_digest(self.model),
+            "inputs": inputs_digest(self.first.inputs),
+            "sites": [str(rule) for rule in rules(self.request.sites)],
+            "dtype": self.request.dtype or "as given",
+            "mode": self.request.mode,
+            "batch_size": self.first.rows,
+            "start": start,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        if self.batches.rows is not None:
+            attrs["expected_rows"] = start + self.batches.rows
+        if self._gradients:
+            loss = F.cross_entropy if self.loss is None else self.loss
+            attrs["loss"] = getattr(loss, "__qualname__", type(loss).__qualname__)
+        return attrs
+
+
+def _columns(batch: Batch) -> dict[str, Array]:
+    """The columns of a batch; samples that carry no id are numbered."""
+    return {"sample_id": np.arange(batch.start, batch.start + batch.rows)} | batch.columns
+
+
+def _loss(loss: Loss | None, output: Any, batch: Batch) -> Tensor:
+    labels = None if batch.labels is None else torch.from_numpy(batch.labels)
+    if loss is not None:
+        return loss(output, labels)
+    logits = getattr(output, "logits", output)
+    if labels is None or not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise DataError(
+            "Gradients need a loss. By default it is the cross-entropy of logits (sample, class) and the labels, and "
+            f"here the {'model gives no such logits' if labels is not None else 'data have no labels'}: pass "
+            "loss=, a callable of the output and the labels."
+        )
+    return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")

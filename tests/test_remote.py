@@ -1,0 +1,234 @@
+"""Stores that lie in an object store: in memory, and in one that speaks S3, on loopback, where its packages are."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import probekit as pk
+from probekit.errors import StoreError
+
+fsspec = pytest.importorskip("fsspec")
+
+X, Y = torch.randn(95, 6, generator=torch.Generator().manual_seed(0)), torch.arange(95) % 4
+SMALL = 2 * 20 * 20 * 4 * 2  # a few batches in a chunk-row
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server of S3, at the address that the environment says, as users say it."""
+    pytest.importorskip("s3fs")
+    moto = pytest.importorskip("moto.server")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    server = moto.ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server.start()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(tmp_path_factory.getbasetemp() / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path_factory.getbasetemp() / "credentials"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(server, tmp_path):
+    return f"s3://bucket/{tmp_path.name}"
+
+
+@pytest.fixture(params=["memory", "s3"])
+def folder(request, tmp_path):
+    return f"memory://{tmp_path.name}" if request.param == "memory" else request.getfixturevalue("s3")
+
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 20), nn.ReLU())
+
+
+def batches(stop=None, then=KeyboardInterrupt):
+    for start in range(0, 95, 5):
+        if start == stop:
+            raise then
+        yield X[start : start + 5], Y[start : start + 5]
+
+
+def capture(url, data=None, **options):
+    return pk.capture(mlp(), batches() if data is None else data, url, memory=SMALL, **options)
+
+
+def objects(url):
+    """Every object of a store, but for the time of its making."""
+    files, root = fsspec.core.url_to_fs(url)
+    found = {name.removeprefix(root): files.cat_file(name) for name in files.find(root)}
+    return {
+        name: text.partition(b'"created": "')[0] if name.endswith("zarr.json") else text for name, text in found.items()
+    }
+
+
+def expected():
+    with torch.no_grad():
+        return torch.cat([mlp()(part) for part in X.split(5)])
+
+
+def test_a_capture_is_opened_measured_and_described(folder, tmp_path):
+    url = f"{folder}/acts.zarr"
+    capture(url)
+    site = pk.open(url)["1"]
+    np.testing.assert_array_equal(site["activation"].values, expected())
+    np.testing.assert_array_equal(site["activation"][17:40, 3].values, expected()[17:40, 3])
+    np.testing.assert_array_equal(site["label"].values, Y)
+    capture(tmp_path / "here.zarr")
+    here = pk.measure(tmp_path / "here.zarr", ["median", "std"])
+    np.testing.assert_array_equal(pk.measure(url, ["median", "std"])["1"]["median"], here["1"]["median"])
+    found, local = pk.info(url), pk.info(tmp_path / "here.zarr")
+    assert (found.rows, found.complete, found.classes) == (95, True, local.classes)
+    assert [site.bytes for site in found.sites] == [site.bytes for site in local.sites]
+    assert len(objects(url)) == len([file for file in (tmp_path / "here.zarr").rglob("*") if file.is_file()])
+
+
+def test_rows_are_read_from_there(folder):
+    site = capture(f"{folder}/acts.zarr")["1"]
+    np.testing.assert_array_equal(torch.cat([x for x, _ in pk.as_dataset(site).loader(16)]), expected())
+
+
+def test_what_was_stopped_is_a_prefix_and_goes_on_to_the_same_bits(folder):
+    capture(f"{folder}/whole.zarr")
+    url = f"{folder}/parts.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        capture(url, batches(50))
+    with pytest.warns(UserWarning, match="the first 50 of"):
+        np.testing.assert_array_equal(pk.open(url)["1"]["activation"].values, expected()[:50])
+    capture(url, resume=True)
+    assert objects(url) == objects(f"{folder}/whole.zarr")
+
+
+def test_a_store_that_is_there_is_refused_or_replaced(folder):
+    url = f"{folder}/acts.zarr"
+    capture(url)
+    capture(f"{folder}/other.zarr")
+    before = objects(url)
+    with pytest.raises(StoreError, match=r"acts.zarr exists already and was left as it is"):
+        capture(url)
+    assert objects(url) == before
+    pk.capture(nn.ReLU(), X, url, overwrite=True)
+    assert pk.open(url)["(root)"]["activation"].shape == (95, 6)
+    assert not [name for name in objects(url) if name.startswith("/1/")]
+    assert objects(f"{folder}/other.zarr") == before
+
+
+def test_what_is_not_there_is_said(folder):
+    capture(f"{folder}/acts.zarr")
+    with pytest.raises(StoreError, match=r"There is no store at .*/act.zarr\. Near: 'acts.zarr'"):
+        pk.open(f"{folder}/act.zarr")
+    with pytest.raises(StoreError, match="durable=True is for folders"):
+        capture(f"{folder}/acts.zarr", durable=True)
+
+
+def test_a_missing_package_and_an_unknown_place_are_named():
+    with pytest.raises(StoreError, match=r"zz://bucket/a.zarr can't be reached: .*zz"):
+        pk.open("zz://bucket/a.zarr")
+
+
+def test_a_store_can_fill_a_bucket_and_replacing_it_leaves_the_bucket(s3):
+    files, _ = fsspec.core.url_to_fs(s3)
+    files.mkdir("whole")
+    capture("s3://whole")
+    capture("s3://whole", overwrite=True)
+    np.testing.assert_array_equal(pk.open("s3://whole")["1"]["activation"].values, expected())
+
+
+def test_a_missing_bucket(s3):
+    for action in (lambda: capture("s3://nowhere-at-all/a.zarr"), lambda: pk.open("s3://nowhere-at-all/a.zarr")):
+        with pytest.raises(
+            StoreError,
+            match=r"s3://nowhere-at-all/a.zarr.*(bucket does not exist|There is no store)|There is no store at s3://nowhere",
+        ):
+            action()
+
+
+@pytest.mark.parametrize(
+    "action", ["pk.open(sys.argv[1])", "pk.capture(torch.nn.ReLU(), torch.ones(2, 2), sys.argv[1])"]
+)
+def test_no_credentials(s3, action):
+    environment = {name: value for name, value in os.environ.items() if "_KEY" not in name}
+    command = [sys.executable, "-c", f"import sys, torch, probekit as pk; {action}", f"{s3}/a.zarr"]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    assert re.search(r"StoreError: s3://bucket/.*/a.zarr can't be reached: .*credentials", done.stderr), done.stderr
+
+
+def test_a_server_that_dies_is_named_and_what_was_committed_is_there_after(s3, server):
+    url = f"{s3}/a.zarr"
+
+    def dying():
+        for number, batch in enumerate(batches()):
+            if number == 12:
+                server.stop()
+            yield batch
+
+    try:
+        with pytest.raises(StoreError, match=r"a\.zarr.*can't be reached: .*Its first \d+ samples are committed"):
+            capture(url, dying())
+        with pytest.raises(StoreError, match="can't be reached"):
+            pk.open(url)
+    finally:
+        server.start()
+    with warnings.catch_warnings(action="ignore"):
+        found = pk.open(url)["1"]["activation"].values
+    assert len(found) > 0
+    np.testing.assert_array_equal(found, expected()[: len(found)])
+    capture(url, resume=True)
+    np.testing.assert_array_equal(pk.open(url)["1"]["activation"].values, expected())
+
+
+KILLED = """
+import os, signal, sys, torch, probekit as pk
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(6, 20), nn.ReLU())
+x, y = torch.randn(95, 6, generator=torch.Generator().manual_seed(0)), torch.arange(95) % 4
+def batches():
+    for start in range(0, 95, 5):
+        if start == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield x[start : start + 5], y[start : start + 5]
+pk.capture(model, batches(), sys.argv[1], memory=int(sys.argv[3]), resume=True)
+"""
+
+
+def test_a_killed_capture_goes_on_to_the_same_bits(s3):
+    capture(f"{s3}/whole.zarr")
+    for stop, status in ((50, -signal.SIGKILL), (85, -signal.SIGKILL), (-1, 0)):
+        command = [sys.executable, "-c", KILLED, f"{s3}/parts.zarr", str(stop), str(SMALL)]
+        assert subprocess.run(command, check=False, env=dict(os.environ)).returncode == status
+        with warnings.catch_warnings(action="ignore"):
+            found = pk.open(f"{s3}/parts.zarr")["1"]["activation"].values
+        np.testing.assert_array_equal(found, expected()[: len(found)])
+    assert objects(f"{s3}/parts.zarr") == objects(f"{s3}/whole.zarr")
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_read_from_there(s3, start):
+    rows = pk.as_dataset(capture(f"{s3}/acts.zarr")["1"])
+    rows[0]
+    loader = rows.loader(16, num_workers=1, multiprocessing_context=start, timeout=60)
+    np.testing.assert_array_equal(torch.cat([x for x, _ in loader]), expected())
