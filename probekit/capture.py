@@ -16,7 +16,7 @@ from probekit import store
 from probekit.batches import Batch, Batches
 from probekit.chunks import ChunkSampler
 from probekit.copies import copies_for
-from probekit.errors import DataError, ModelError
+from probekit.errors import DataError, ModelError, StoreError
 from probekit.layout import MARKERS
 from probekit.names import Selector, module_names
 from probekit.places import Place, place_of
@@ -26,6 +26,7 @@ from probekit.ranks import Group, done_chunks
 from probekit.reduce import Reduction
 from probekit.request import Request
 from probekit.session import Loss, Session
+from probekit.writer import Writer
 
 __all__ = ["capture", "plan"]
 
@@ -187,6 +188,8 @@ class _How:
             raise DataError(
                 "overwrite=True replaces the store that resume or append would go on with. Give one of them."
             )
+        if self.resume and self.append:
+            raise DataError("resume=True goes on with what was appended, too, given the same data. Give one of them.")
         if self.append:
             store.read_record(place)
         elif not self.overwrite and not self.resume:
@@ -250,10 +253,13 @@ class _Job:
         held.enter_context(self.place.lock())
         if writer is None:
             return "complete"
+        rows, theirs = session.plan.chunk_rows, store.read_record(self.place)["attributes"]["chunk_rows"]
+        if rows != theirs:
+            raise StoreError(f"{self.place.url} has chunk-rows of {theirs} samples, and the ChunkSampler of {rows}.")
         self.place.make_room([MARKERS])
         return "to be written"
 
-    def _run_own(self, session: Session | None, writer: Any) -> None:
+    def _run_own(self, session: Session | None, writer: Writer | None) -> None:
         if session is not None and writer is not None:
             with writer:
                 session.run(self._shown(iter(self.batches)), writer)
@@ -266,7 +272,7 @@ class _Job:
             self.model, self.request, self.loss, self.batches, first, made, self.place, copies_for(self.model)
         )
 
-    def _writer(self, session: Session, new: bool) -> Any:
+    def _writer(self, session: Session, new: bool) -> Writer | None:
         if new:
             return session.new()
         if self.how.resume:

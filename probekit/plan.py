@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["CapturePlan", "Kept", "make_plan"]
 
 CHUNK_ROWS = 4096  # samples, or tokens, in a tile where memory allows: at 200 float32 nodes 3 MB
+CHUNK_BYTES = 32 * 2**20  # of all sites in a chunk-row: what is left to be written when the model is done
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -316,7 +317,7 @@ def _tile_rows(kept: Sequence[Kept], batch: int, rows: int | None, memory: int) 
             f"One batch of {batch} samples needs {format_size(least)} of buffers ({_largest(kept)}), and memory is "
             f"{format_size(memory)}. Give more memory, smaller batches, fewer sites, or reduce=."
         )
-    wanted = CHUNK_ROWS if rows is None else min(CHUNK_ROWS, rows)
+    wanted = min(CHUNK_ROWS, max(1, CHUNK_BYTES // max(1, sample)), CHUNK_ROWS if rows is None else rows)
     return batch * min(most, math.ceil(wanted / batch)), min(most_tokens, CHUNK_ROWS)
 
 

@@ -165,7 +165,7 @@ def open_store(path: str | Path) -> xr.DataTree:
 
     ``tree["layers.0"]["activation"]`` has dims (sample, node), and coords ``label`` and ``sample_id``; class names are
     ``tree["class_name"]``. A site whose rows are tokens has dims (row, node), and its own ``label``, ``sample_id`` and
-    ``position``. With dask installed, the variables are dask arrays whose chunks are the tiles. While a capture runs,
+    ``position``. With dask installed, the activations are dask arrays whose chunks are the tiles. While a capture runs,
     or after one was stopped, it is the prefix that is committed. `path` may be a URL such as ``s3://bucket/acts.zarr``.
 
     Raises:

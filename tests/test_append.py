@@ -123,6 +123,7 @@ def test_sites_that_were_not_finished_leave_the_store_as_it_was(tmp_path):
     [
         ({"append": "rows"}, DataError, "append is 'rows'; it is 'samples' or 'sites'"),
         ({"append": "samples", "overwrite": True}, DataError, "Give one of them"),
+        ({"append": "samples", "resume": True}, DataError, "Give one of them"),
         ({"append": "samples"}, StoreError, "There is no store at"),
     ],
 )

@@ -120,6 +120,13 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the rank below the number of processes"):
         loader(rank=2, world=2)
     assert list(tmp_path.iterdir()) == []
+    failing = nn.Sequential(nn.Linear(6, 3), nn.ReLU())
+    failing[0].register_forward_hook(lambda *given: 1 / 0 if given[1][0][0, 0] else None)
+    batches = [(torch.full((5, 6), value), torch.zeros(5, dtype=torch.long)) for value in (0.0, 0.0, 0.0, 1.0)]
+    with pytest.raises(ZeroDivisionError):
+        pk.capture(failing, batches, tmp_path / "b")
+    with pytest.raises(StoreError, match="has chunk-rows of 4100 samples, and the ChunkSampler of 10"):
+        pk.capture(failing, loader(chunk_rows=10), tmp_path / "b", resume=True)
     pk.capture(nn.Linear(6, 3), loader(chunk_rows=10), tmp_path / "a")
     with pytest.raises(DataError, match="append= takes data in order"):
         pk.capture(nn.Linear(6, 3), loader(chunk_rows=10), tmp_path / "a", append="samples")
