@@ -81,7 +81,7 @@ def check_same(
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise StoreError(
             f"{url} was made otherwise, so it can't be gone on with: {'; '.join(found[:5])}{more}. Capture with the "
-            "same, into another path, or with overwrite=True (--overwrite)."
+            "same, or into another path."
         )
 
 

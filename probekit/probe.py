@@ -291,6 +291,12 @@ class Probe:
             for leaf, tensor in found:
                 leaf_site = replace(site, leaf=leaf) if leaf else site
                 if self._wants(leaf_site):
+                    if tensor.is_nested:
+                        named = f"{replace(leaf_site, call=None)} of {self._model_name}"
+                        raise SiteError(
+                            f"{named} gave a nested tensor, which torch's fast path of transformer layers makes. Turn "
+                            "it off: torch.backends.mha.set_fastpath_enabled(False)."
+                        )
                     self._record(leaf_site, tensor.detach())
         finally:
             self._busy = before

@@ -171,17 +171,21 @@ def _site(site: SiteName, module: nn.Module, tensor: Tensor, calls: int) -> Site
 def running(model: nn.Module, mode: str = "eval") -> Iterator[None]:
     """The model in ``"eval"`` or ``"train"`` mode, without gradients.
 
-    Every module's training flag, the buffers and the state of the random generators are put back afterwards.
+    Every module's training flag, the buffers and the state of the random generators are put back afterwards. torch's
+    fast path of transformer layers is off meanwhile: it runs none of their modules, and hands on nested tensors.
     """
     training = [(module, module.training) for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     # Asking a CUDA device for its state would start CUDA, so only those in use already are kept.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     model.train(mode == "train")
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, flag in training:
             module.training = flag
         with torch.no_grad():

@@ -291,3 +291,35 @@ def test_a_killed_capture_leaves_a_prefix_of_whole_rows(tmp_path, delay):
     assert len(values) % 10 == 0
     np.testing.assert_array_equal(values, np.repeat(np.arange(float(len(values)))[:, None], 64, axis=1))
     np.testing.assert_array_equal(tree["label"].values, np.tile(np.arange(10) % 3, len(values) // 10))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_transformer_layers_are_captured_without_their_fast_path(tmp_path):
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+
+        def forward(self, x, attention_mask):
+            return self.layers(x, src_key_padding_mask=attention_mask == 0)
+
+    torch.manual_seed(0)
+    model = Encoder()
+    x, mask = torch.randn(12, 5, 8), (torch.arange(5) < torch.arange(12)[:, None] % 4 + 1).long()
+    data = {"x": x, "attention_mask": mask}
+    site = "layers.layers.0.linear1"
+    assert site in pk.sites(model, data).names
+    tree = pk.capture(model, data, tmp_path / "a", sites=[site, "layers.layers.1"], reduce="tokens", batch_size=4)
+    assert torch.backends.mha.get_fastpath_enabled()
+    kept = []
+    hook = model.get_submodule(site).register_forward_hook(lambda module, args, output: kept.append(output.detach()))
+    model.train()(x, mask)  # in train mode there is no fast path, and dropout comes after the first linear layer
+    hook.remove()
+    assert tree[site]["activation"].shape == (int(mask.sum()), 16)
+    assert tree["layers.layers.1"]["activation"].shape == (int(mask.sum()), 8)
+    with (
+        torch.no_grad(),
+        pk.Probe(model.eval()),
+        pytest.raises(SiteError, match=r"nested tensor.*set_fastpath_enabled\(False\)"),
+    ):
+        model(x, mask)

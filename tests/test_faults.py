@@ -197,6 +197,8 @@ def test_a_tile_truncated_under_the_writer_is_found_and_made_again(tmp_path, who
     check_after(out, whole, model)
 
 
+# A file that is being opened just then is closed by the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_at_any_moment(tmp_path, whole):
     def interrupt(number, frame):
         raise KeyboardInterrupt

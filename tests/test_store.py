@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import shutil
 import time
@@ -171,3 +172,46 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="can't be created"):
         pk.capture(nn.Identity(), torch.zeros(2, 2), tmp_path / "file" / "a.zarr")
+
+
+@pytest.mark.parametrize("compression", ["fast", "small"])
+def test_a_compressed_store_is_smaller_and_holds_the_same(tmp_path, compression):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 400), nn.ReLU())
+    data = torch.randn(300, 6), torch.arange(300) % 3
+    plain = pk.capture(model, data, tmp_path / "plain", batch_size=50)
+    tree = pk.capture(model, data, tmp_path / "small", batch_size=50, compression=compression)
+    ours = xr.open_datatree(tmp_path / "small", engine="zarr")
+    for site in ("0", "1"):
+        np.testing.assert_array_equal(tree[site]["activation"].values, plain[site]["activation"].values)
+        np.testing.assert_array_equal(ours[site]["activation"].values, plain[site]["activation"].values)
+    sizes = [next(one.bytes for one in info(tmp_path / name).sites if one.name == "1") for name in ("plain", "small")]
+    assert sizes[1] < 0.95 * sizes[0]
+
+
+def test_a_durable_capture_has_everything_on_the_disk_before_a_record_counts_on_it(tmp_path, monkeypatch):
+    synced, entries, records = set(), set(), []
+    fsync, replace = os.fsync, os.replace
+
+    def name(descriptor):
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+
+    def logged_fsync(descriptor):
+        synced.add(name(descriptor))
+        entries.difference_update({entry for entry in entries if os.path.dirname(entry) == name(descriptor)})
+        fsync(descriptor)
+
+    def logged_replace(source, target):
+        assert str(source) in synced, f"{source} is renamed before it is on the disk"
+        if str(target) == str(tmp_path / "a.zarr/zarr.json"):
+            assert not entries, f"the record counts on {entries}, whose folders aren't on the disk"
+            records.append(str(target))
+        entries.add(str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", logged_fsync)
+    monkeypatch.setattr(os, "replace", logged_replace)
+    data = torch.zeros(95, 6), torch.arange(95) % 3
+    pk.capture(nn.ReLU(), data, tmp_path / "a.zarr", batch_size=10, memory=2 * 20 * 6 * 4, durable=True)
+    assert len(records) == 6  # five rows of tiles, and the end
+    assert not entries

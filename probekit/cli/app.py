@@ -34,8 +34,8 @@ class Root(TyperGroup):
             fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
         except KeyboardInterrupt:
             fail(
-                "Stopped. What was finished is kept: a store opens with the samples it committed, and a recipe run "
-                "again goes on from there."
+                "Stopped. What was finished is kept: a store opens with the samples it committed, and the same capture "
+                "with --resume goes on from there, as does a recipe that is run again."
             )
 
 
