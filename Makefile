@@ -28,7 +28,7 @@ types: $(VENV)/installed-test
 	@$(BIN)/mypy
 
 # Torch has all its threads, as it has for users: run it where nothing else runs. make bench BENCH=--quick tries it out.
-bench: $(VENV)/installed-test
+bench: $(VENV)/installed-bench
 	@$(BIN)/python tests/benchmarks $(BENCH)
 
 docs: $(VENV)/installed-docs
@@ -60,6 +60,11 @@ $(VENV)/installed-test: pyproject.toml constraints.txt $(VENV)/uv
 	@echo "installing probekit and what its tests need into $(VENV)"
 	@$(INSTALL) '.[test]'
 	@touch $(VENV)/installed $@
+
+$(VENV)/installed-bench: pyproject.toml constraints.txt $(VENV)/uv
+	@echo "installing probekit, what its benchmarks need, and other libraries beside it, into $(VENV)"
+	@$(INSTALL) '.[test,bench]'
+	@touch $(VENV)/installed $(VENV)/installed-test $@
 
 $(VENV)/installed-docs: pyproject.toml constraints.txt $(VENV)/uv
 	@echo "installing probekit and what its docs need into $(VENV)"

@@ -103,6 +103,10 @@ class Rows(Dataset[Any]):
     def __len__(self) -> int:
         return int(self._activation.shape[0])
 
+    def __repr__(self) -> str:
+        labels = "no labels" if self._target is None else "labels"
+        return f"Rows({len(self)} of shape {self._activation.shape[1:]}, {self._activation.dtype}, {labels})"
+
     def __getitem__(self, index: SupportsIndex | Index) -> Any:
         if not isinstance(index, SupportsIndex) or (isinstance(index, Tensor) and index.dim()):
             return self._batch(index)

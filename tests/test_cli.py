@@ -123,7 +123,9 @@ def test_a_damaged_store_is_verified_repaired_and_made_whole_again(capsys, model
     code, out, _ = call(capsys, "verify", "acts.zarr", "--repair")
     assert (code, "40 samples kept" in out) == (0, True)
     assert call(capsys, "verify", "acts.zarr")[0] == 0
-    assert call(capsys, "capture", *options, "--resume")[0] == 0
+    for done in ("Captured into acts.zarr", "acts.zarr was complete already"):
+        code, out, err = call(capsys, "capture", *options, "--resume")
+        assert (code, done in out + err) == (0, True)
     xr.testing.assert_identical(pk.open("acts.zarr").load()["2"].to_dataset(), whole["2"].to_dataset())
     assert call(capsys, "verify", "none.zarr")[0] == 1
 

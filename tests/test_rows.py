@@ -42,6 +42,7 @@ def sorted_rows(values, labels):
 def test_rows_are_those_of_the_arrays(site):
     rows, values, labels = pk.as_dataset(site), site["activation"].values, site["label"].values
     assert len(rows) == ROWS
+    assert repr(rows).startswith(f"Rows({ROWS} of shape (")
     assert site["activation"].encoding["chunks"][0] < 30  # several rows of tiles
     for index in (0, 57, ROWS - 1, -1):
         row, label = rows[index]

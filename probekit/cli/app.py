@@ -168,9 +168,13 @@ def capture(
 ) -> None:
     """Stream a model's activations on data into a new store."""
     from probekit import load
+    from probekit.places import place_of
+    from probekit.store import read_record
 
     samples = load.dataset(data, split, limit=limit, data_dir=data_dir)
     net = load.model(model, weights=weights, seed=seed).to(_device(device))
+    place = place_of(out)
+    complete = resume and place.exists() and bool(read_record(place)["attributes"]["complete"])
     probekit.capture(
         net,
         samples,
@@ -189,7 +193,8 @@ def capture(
         durable=durable,
         progress=output.Bars(),
     )
-    output.paragraph(f"Captured into {out}. Look at it with: probekit info {out}")
+    done = f"{out} was complete already" if complete else f"Captured into {out}"
+    output.paragraph(f"{done}. Look at it with: probekit info {out}")
 
 
 @app.command("plan")
