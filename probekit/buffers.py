@@ -11,7 +11,7 @@ import numpy as np
 
 from probekit.tiles import Array, TileCodec
 
-__all__ = ["Buffers", "Memory", "Piece", "Rows", "Slot", "Wait"]
+__all__ = ["Buffers", "Memory", "Piece", "Rows", "Slot", "Wait", "no_wait"]
 
 Wait: TypeAlias = Callable[[], None]
 
@@ -32,10 +32,10 @@ class Memory:
         return np.zeros(shape, dtype)
 
     def fence(self) -> Wait:
-        return _no_wait
+        return no_wait
 
 
-def _no_wait() -> None:
+def no_wait() -> None:
     pass
 
 

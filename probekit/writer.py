@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from probekit.buffers import Buffers, Piece, Rows, Slot, Wait
+from probekit.buffers import Buffers, Piece, Rows, Slot, Wait, no_wait
 from probekit.errors import StoreError
 from probekit.layout import MARKERS, POSITION, RECORD, SAMPLES, Json, Layout
 from probekit.places import Place
@@ -271,7 +272,7 @@ class Writer:
                 for path, tiles in rows.held[0].tiles.items():
                     for ours, theirs in zip(snapshot.tiles[path], tiles, strict=True):
                         ours[: rows.filled] = theirs[: rows.filled]
-                self._jobs.put(_Write(rows, snapshot, rows.first, lengths[dim] - rows.first, _no_wait, free))
+                self._jobs.put(_Write(rows, snapshot, rows.first, lengths[dim] - rows.first, no_wait, free))
         self._jobs.put(Commit(lengths, self._class_names))
 
     def _hand_over_rest(self, *, complete: bool) -> None:
@@ -287,7 +288,7 @@ class Writer:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             if self._failure is None:
-                self._attempt(lambda job=job: self._do(job))  # type: ignore[misc]
+                self._attempt(partial(self._do, job))
             if isinstance(job, _Write):
                 job.free.put(job.slot)
         self._ended.set()
@@ -374,7 +375,3 @@ class Writer:
                         f"{self.place.url} can't be gone on with: its {key} is damaged or missing ({error}). "
                         f"`probekit verify {self.place.url} --repair` drops what isn't sound."
                     ) from error
-
-
-def _no_wait() -> None:
-    pass
