@@ -1,8 +1,6 @@
 import os
-import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -260,37 +258,6 @@ def test_loaders_with_forked_workers_work_though_zarr_runs_a_thread(tmp_path):
     for name in ("a.zarr", "b.zarr"):  # by the second time zarr's event loop has started
         tree = pk.capture(model, loader, tmp_path / name, sites="1")
     np.testing.assert_array_equal(tree["1"]["activation"].values, by_hand(model, x, 10)["1"])
-
-
-KILLED = """
-import sys, time, torch, probekit as pk
-from torch import nn
-def batches():
-    for start in range(0, 2000, 10):
-        x = torch.arange(start, start + 10.0)[:, None].expand(10, 64)
-        time.sleep(0.002)
-        yield x, torch.arange(10) % 3
-print("go", flush=True)
-pk.capture(nn.Identity(), batches(), sys.argv[1], memory=10 * 2 * 64 * 4)
-"""
-
-
-@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3])
-def test_a_killed_capture_leaves_a_prefix_of_whole_rows(tmp_path, delay):
-    out = tmp_path / "a.zarr"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(out)], stdout=subprocess.PIPE)
-    while not out.exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    with pytest.warns(UserWarning, match="its capture runs or was stopped"):
-        tree = pk.open(out)
-    values = tree["(root)"]["activation"].values
-    assert len(values) % 10 == 0
-    np.testing.assert_array_equal(values, np.repeat(np.arange(float(len(values)))[:, None], 64, axis=1))
-    np.testing.assert_array_equal(tree["label"].values, np.tile(np.arange(10) % 3, len(values) // 10))
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

@@ -60,7 +60,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files(folder / "a")
 
 
-@pytest.mark.parametrize("processes", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
 def test_the_store_is_the_same_for_any_number_of_processes(
     tmp_path: Path, alone: dict[str, bytes], processes: int
 ) -> None:
@@ -72,8 +72,8 @@ def test_the_store_is_the_same_for_any_number_of_processes(
 @pytest.mark.parametrize(
     ("processes", "dies", "then"),
     [
-        (2, "0-80-killed", 1),
         (3, "1-70-killed", 2),
+        pytest.param(2, "0-80-killed", 1, marks=pytest.mark.slow),
         pytest.param(3, "1-70-fails", 1, marks=pytest.mark.slow),
         pytest.param(4, "3-70-killed", 3, marks=pytest.mark.slow),
         pytest.param(1, "0-50-killed", 4, marks=pytest.mark.slow),

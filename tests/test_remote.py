@@ -215,6 +215,7 @@ pk.capture(model, batches(), sys.argv[1], memory=int(sys.argv[3]), resume=True)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_capture_goes_on_to_the_same_bits(s3):
     capture(f"{s3}/whole.zarr")
     for stop, status in ((50, -signal.SIGKILL), (85, -signal.SIGKILL), (-1, 0)):
