@@ -130,7 +130,7 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
     asked, left_out = rules(select), [] if exclude is None else rules(exclude)
     if left_out:
         selected_modules(model, left_out)  # raises for a name that picks nothing
-    with running(model), Probe(model, list(map(_forward, asked))) as probe:
+    with running(model), _every_module_runs(), Probe(model, list(map(_forward, asked))) as probe:
         run(model, example)
         found = probe.take_by_site()
     rows = []
@@ -168,24 +168,31 @@ def _site(site: SiteName, module: nn.Module, tensor: Tensor, calls: int) -> Site
 
 
 @contextmanager
+def _every_module_runs() -> Iterator[None]:
+    """Without torch's fast path of transformer layers, which runs none of their modules and gives nested tensors."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
 def running(model: nn.Module, mode: str = "eval") -> Iterator[None]:
     """The model in ``"eval"`` or ``"train"`` mode, without gradients.
 
-    Every module's training flag, the buffers and the state of the random generators are put back afterwards. torch's
-    fast path of transformer layers is off meanwhile: it runs none of their modules, and hands on nested tensors.
+    Every module's training flag, the buffers and the state of the random generators are put back afterwards.
     """
     training = [(module, module.training) for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     # Asking a CUDA device for its state would start CUDA, so only those in use already are kept.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     model.train(mode == "train")
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for module, flag in training:
             module.training = flag
         with torch.no_grad():
