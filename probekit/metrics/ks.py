@@ -19,7 +19,7 @@ __all__ = ["KS"]
 class KS(Parameters):
     """Largest difference between the distribution functions of two classes at a node: 0 alike, 1 apart.
 
-    ks(a, b) = sup_v |F_a(v) − F_b(v)|, the two-sample statistic of Kolmogorov (1933) and Smirnov (1939), with
+    ``sup_v |F_a(v) − F_b(v)|``, the two-sample statistic of Kolmogorov (1933) and Smirnov (1939), with
     F_c(v) the share of the samples of class c that are at most v. Exact, ties and infinities included; float64 in
     [0, 1], without unit:
 

@@ -19,7 +19,7 @@ __all__ = ["Wasserstein"]
 class Wasserstein(Parameters):
     """Mean distance that samples of one class must move to lie as another's at a node: 0 alike.
 
-    wasserstein(a, b) = ∫ |F_a(v) − F_b(v)| dv = ∫ |Q_a(u) − Q_b(u)| du, with the distribution functions F and their
+    ``∫ |F_a(v) − F_b(v)| dv = ∫ |Q_a(u) − Q_b(u)| du``, with the distribution functions F and their
     inverses Q, the quantiles: the first Wasserstein distance (Vallender 1973). Exact; float64, at least 0, in units of
     the activation:
 
