@@ -19,8 +19,8 @@ class GradientNorm(Parameters):
     """Size of the gradients at a ``:grad`` site, by node and for the site: how much of the loss reaches it.
 
     With g the gradient of a sample's loss with respect to what the site gave (capture's default, a loss summed over the
-    batch, makes each row that): `gradient_norm` (node) is the mean of ``|g|`` over the samples. `gradient_norm_site` () is
-    √(Σ mean g²), over the nodes: the root mean square over samples of the Euclidean norm ‖g‖ of all nodes. It is never
+    batch, makes each row that): `gradient_norm` (node) is the mean of ``|g|`` over the samples. `gradient_norm_site` ()
+    is √(Σ mean g²), over the nodes: the root mean square over samples of the Euclidean norm ‖g‖ of all nodes. It is never
     below the mean of ‖g‖, and equal where all samples have the same norm; unlike that mean it adds up over nodes, which
     are measured in blocks. Float64, ≥ 0, in units of loss per unit of activation; NaN without samples.
 

@@ -23,8 +23,8 @@ _ENTRIES = 2**20  # of the table of all pairs that are made at a time
 class DPrime(ClassMoments):
     """Distance between the means of two classes at a node, in standard deviations: d′.
 
-    ``|μ_a − μ_b| / √((σ_a² + σ_b²) / 2)``, with σ² the mean square deviation (ddof 0): for two classes of n samples each
-    that is Cohen's d times √(n / (n − 1)). Float64, from 0 (equal means) to infinity (no spread in either class):
+    ``|μ_a − μ_b| / √((σ_a² + σ_b²) / 2)``, with σ² the mean square deviation (ddof 0): for two classes of n samples
+    each that is Cohen's d times √(n / (n − 1)). Float64, from 0 (equal means) to infinity (no spread in either class):
 
     - `dprime` (label, label_b, node): symmetric, 0 on the diagonal; kept up to 64 classes, or as `pairs` says;
     - `dprime_mean` and `dprime_max` (node): the mean and the largest over the pairs of classes;
