@@ -20,9 +20,9 @@ class GradientNorm(Parameters):
 
     With g the gradient of a sample's loss with respect to what the site gave (capture's default, a loss summed over the
     batch, makes each row that): `gradient_norm` (node) is the mean of ``|g|`` over the samples. `gradient_norm_site` ()
-    is √(Σ mean g²), over the nodes: the root mean square over samples of the Euclidean norm ‖g‖ of all nodes. It is never
-    below the mean of ‖g‖, and equal where all samples have the same norm; unlike that mean it adds up over nodes, which
-    are measured in blocks. Float64, ≥ 0, in units of loss per unit of activation; NaN without samples.
+    is √(Σ mean g²), over the nodes: the root mean square over samples of the Euclidean norm ‖g‖ of all nodes. It is
+    never below the mean of ‖g‖, and equal where all samples have the same norm; unlike that mean it adds up over nodes,
+    which are measured in blocks. Float64, ≥ 0, in units of loss per unit of activation; NaN without samples.
 
     At a site that isn't ``:grad`` it gives the size of the activations. Compared over the depth of a network it shows
     gradients that vanish or explode, but sites of different width or scale aren't comparable by it alone. Where maps
