@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Self
 
 from probekit.buffers import Buffers
@@ -24,17 +23,8 @@ class SiteWriter(Writer):
     offset = 0
     compares = True
 
-    def __init__(
-        self,
-        place: Place,
-        layout: Layout,
-        nodes: Mapping[str, Json],
-        start: Start,
-        attrs: Json,
-        buffers: Buffers,
-        record: Json,
-    ) -> None:
-        super().__init__(place, layout, nodes, start, attrs, buffers)
+    def __init__(self, place: Place, layout: Layout, start: Start, buffers: Buffers, record: Json) -> None:
+        super().__init__(place, layout, start, buffers)
         self._before = record
 
     def __enter__(self) -> Self:

@@ -7,7 +7,7 @@ chunk-rows that have markers, so that readers see whole rows only, whoever is ah
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from probekit.buffers import Buffers
 from probekit.chunks import ChunkSampler
 from probekit.errors import ProbekitError, StoreError
-from probekit.layout import MARKERS, SAMPLES, Json, Layout
+from probekit.layout import MARKERS, SAMPLES, Layout
 from probekit.places import Place
 from probekit.records import dump
 from probekit.writer import Commit, Start, Writer
@@ -92,19 +92,10 @@ class RankWriter(Writer):
     offset = 0
     compares = False
 
-    def __init__(
-        self,
-        place: Place,
-        layout: Layout,
-        nodes: Mapping[str, Json],
-        start: Start,
-        attrs: Json,
-        buffers: Buffers,
-        sampler: ChunkSampler,
-    ) -> None:
-        super().__init__(place, layout, nodes, start, attrs, buffers)
+    def __init__(self, place: Place, layout: Layout, start: Start, buffers: Buffers, sampler: ChunkSampler) -> None:
+        super().__init__(place, layout, start, buffers)
         self._sampler = sampler
-        self._published = int(attrs["rows"])
+        self._published = int(start.attrs["rows"])
 
     def _hand_over_rest(self, *, complete: bool) -> None:
         if complete:  # then what is left is the data set's last chunk-row, which may be short

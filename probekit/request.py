@@ -61,12 +61,10 @@ class Request:
     def _dry_run(self, model: nn.Module, first: Batch) -> tuple[Batch, SiteTable]:
         """A dry run on a few samples, which cost little, or on the whole batch where the model takes no fewer."""
         few = _head(first, DRY_ROWS)
-        if few is not None:
-            try:
-                return few, self._sites(model, few)
-            except ModelError:
-                pass  # the whole batch says what is wrong, if it isn't the size
-        return first, self._sites(model, first)
+        table = self._tried(model, few)
+        if few is None or table is None:
+            return first, self._sites(model, first)
+        return few, table
 
     def _shorter(self, model: nn.Module, example: Batch) -> SiteTable | None:
         """The sites on one sample less than the example: which axis follows the batch shows then.
@@ -74,11 +72,12 @@ class Request:
         An axis may be as long as the batch by chance, such as the time steps of a recurrent layer. There is no second
         run for a single sample, nor for a model that takes batches of one size only.
         """
-        less = _head(example, example.rows - 1)
-        if less is None:
-            return None
+        return self._tried(model, _head(example, example.rows - 1))
+
+    def _tried(self, model: nn.Module, batch: Batch | None) -> SiteTable | None:
+        """The sites on a batch; None where there is none, or the model doesn't take so few samples."""
         try:
-            return self._sites(model, less)
+            return None if batch is None else self._sites(model, batch)
         except ModelError:
             return None
 

@@ -60,8 +60,8 @@ class Session:
         self.plan.require_room(self.place)
         layout, attrs = self.plan.layout(self._dtypes), self._attrs(0)
         nodes = create(self.place, layout, attrs, self.batches.rows or 0)
-        start = Start(dict.fromkeys(codecs_of(layout), 0))
-        return Writer(self.place, layout, nodes, start, attrs, self.copies)
+        start = Start(nodes, attrs, dict.fromkeys(codecs_of(layout), 0))
+        return Writer(self.place, layout, start, self.copies)
 
     def resumed(self) -> Writer | None:
         """The writer that goes on with a store that isn't complete; None where it is.
@@ -110,9 +110,10 @@ class Session:
         ignore = ("inputs",) if theirs["start"] else ()  # of a store made in parts, those of its last part are known
         check_same(self.place.url, record, ours, None, ignore=ignore)
         self.plan.require_room(self.place)
-        start = Start(dict.fromkeys(codecs_of(layout), 0), store.class_names(self.place, record))
         attrs = {**theirs, "sites": [*theirs["sites"], *ours["sites"]]}
-        return SiteWriter(self.place, layout, nodes, start, attrs, self.copies, record)
+        lengths = dict.fromkeys(codecs_of(layout), 0)
+        start = Start(nodes, attrs, lengths, store.class_names(self.place, record))
+        return SiteWriter(self.place, layout, start, self.copies, record)
 
     def require_alike(self) -> None:
         """Raise DataError where several processes would give the classes different codes."""
@@ -127,8 +128,8 @@ class Session:
         record = store.read_record(self.place)
         layout = self._laid_out(record["attributes"])
         nodes = nodes_of(layout, sampler.total)
-        start = Start({SAMPLES: 0}, store.class_names(self.place, record))
-        return RankWriter(self.place, layout, nodes, start, record["attributes"], self.copies, sampler)
+        start = Start(nodes, record["attributes"], {SAMPLES: 0}, store.class_names(self.place, record))
+        return RankWriter(self.place, layout, start, self.copies, sampler)
 
     def _laid_out(self, theirs: Json) -> Layout:
         """The arrays, in tiles as long as those that are there."""
@@ -136,9 +137,9 @@ class Session:
         return plan.layout(self._dtypes)
 
     def _writer(self, record: Json, layout: Layout, nodes: dict[str, Json], attrs: Json) -> Writer:
-        start = Start(lengths_of(layout, record), store.class_names(self.place, record))
         attrs = {**attrs, "created": record["attributes"]["created"]}
-        return Writer(self.place, layout, nodes, start, attrs, self.copies)
+        start = Start(nodes, attrs, lengths_of(layout, record), store.class_names(self.place, record))
+        return Writer(self.place, layout, start, self.copies)
 
     def _require_complete(self, theirs: Json) -> None:
         if not theirs["complete"]:

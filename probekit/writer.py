@@ -28,8 +28,17 @@ SLOTS = 2  # rows of tiles in memory: one is filled while the one before it is w
 
 @dataclass(frozen=True)
 class Start:
-    """Where writing begins: the committed length of each row dimension, and the classes named so far."""
+    """Where writing begins.
 
+    Attributes:
+        nodes: the metadata of all of the store's nodes but the root, by their paths.
+        attrs: attributes of the root group, JSON values.
+        lengths: the committed length of each row dimension; what lies in tiles only begun is read back.
+        class_names: of the classes named so far.
+    """
+
+    nodes: Mapping[str, Json]
+    attrs: Json
     lengths: Mapping[str, int]
     class_names: tuple[str, ...] = ()
 
@@ -60,9 +69,7 @@ class Writer:
     Args:
         place: where the store lies; `probekit.records.create` has laid it out.
         layout: its arrays.
-        nodes: the metadata of all its nodes but the root, by their paths.
-        start: where to begin; what lies in tiles only begun is read back.
-        attrs: attributes of the root group, JSON values.
+        start: where to begin.
         buffers: where the memory comes from.
 
     For each batch, call `begin`, fill what `pieces` gives for each site and what `append` gives for those whose rows
@@ -73,13 +80,11 @@ class Writer:
         StoreError: another writer holds the store, or the disk refuses.
     """
 
-    def __init__(
-        self, place: Place, layout: Layout, nodes: Mapping[str, Json], start: Start, attrs: Json, buffers: Buffers
-    ) -> None:
+    def __init__(self, place: Place, layout: Layout, start: Start, buffers: Buffers) -> None:
         self.place = place
         self._layout = layout
-        self._nodes = nodes
-        self.attrs = attrs
+        self._nodes = start.nodes
+        self.attrs = start.attrs
         self._buffers = buffers
         self._committed = dict(start.lengths)
         self._class_names, self._written_names = start.class_names, start.class_names
