@@ -12,7 +12,17 @@ from probekit.metrics.ks import KS
 from probekit.metrics.moments import Count, Mean, Std, Var
 from probekit.metrics.order import Quantile, median
 from probekit.metrics.overlap import Overlap
-from probekit.metrics.protocol import ColumnMetric, Metric, Spec, State, StreamingMetric, Variables, metric
+from probekit.metrics.protocol import (
+    ColumnMetric,
+    Metric,
+    SampleMetric,
+    Samples,
+    Spec,
+    State,
+    StreamingMetric,
+    Variables,
+    metric,
+)
 from probekit.metrics.saturation import Saturation
 from probekit.metrics.selectivity import Perplexity, Selectivity
 from probekit.metrics.separation import DPrime, Fisher, Separability
@@ -40,6 +50,8 @@ __all__ = [
     "Overlap",
     "Perplexity",
     "Quantile",
+    "SampleMetric",
+    "Samples",
     "Saturation",
     "Selectivity",
     "Separability",

@@ -36,6 +36,8 @@ class ClassMoments(Parameters):
     `mean` exactly the value, where a class has a single value at a node; both are NaN where it has an infinity.
     """
 
+    state_key: ClassVar[str] = "class moments"
+
     def init(self, spec: Spec) -> State:
         zeros = torch.zeros(spec.classes, spec.nodes, dtype=torch.float64, device=spec.device)
         count = torch.zeros(spec.classes, dtype=torch.int64, device=spec.device)

@@ -1,23 +1,33 @@
 """The metric protocol: what the engine hands to a metric, and what it takes back.
 
-A metric is pure and knows arrays only. There are two kinds.
+A metric is pure and knows arrays only. There are three kinds.
 
-- A *streaming* metric adds up over batches: `init`, `update`, `merge`, `finalize`. Its state is a flat dict of tensors
-  with the leading axes (class,) or (class, node, ...), so that the engine can put blocks of nodes, or classes seen
-  later, side by side without knowing the metric. `update` and `merge` return a new state and change none of their
-  arguments.
+- A *streaming* metric adds up over batches: `init`, `update`, `merge`, `finalize`. `update` and `merge` return a new
+  state, a flat dict of tensors, and change none of their arguments; states merge in any order to the same. Its class
+  says what it sees in its attribute `scope`:
+
+  - ``"node"``, the default: blocks of nodes of a site. Its state's tensors have the leading axes (class,) or (class,
+    node, ...), so that blocks can be put side by side without knowing the metric.
+  - ``"site"``: whole rows, all nodes of a site. Where an axis of its state follows the classes, it is the first.
+  - ``"sites"``: the rows of all sites of a measurement at once. `init` takes a list of specs and `update` a list of
+    batches, one a site; the dims ``site`` and ``site_b`` of its variables are the sites, in this order.
+
 - A *column* metric needs every sample of a node at once: ``compute(block)``.
+- A *sample* metric goes over the whole rows of a site itself, as often as it must: ``compute_samples(samples)``.
 
-Both return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed
+All return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed
 lengths; others are the metric's own. A column metric's variables have the dim ``node``, along which the engine joins
 blocks of nodes; where blocks differ in the length of an own dim, they are padded at its end with NaN (0 in counts).
 Where the positions along an own dim have values, the metric's attribute ``coords`` says them: ``{dim: values}``.
+
+Streaming metrics whose attribute `state_key` is equal have the same `init`, `update` and `merge`: asked for together,
+they have one state between them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import update_wrapper
 from operator import attrgetter
@@ -28,13 +38,15 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
-from probekit.metrics.block import Array, Block
+from probekit.metrics.block import Array, Block, Codes
 
 __all__ = [
     "ColumnMetric",
     "FunctionMetric",
     "Metric",
     "Parameters",
+    "SampleMetric",
+    "Samples",
     "Spec",
     "State",
     "StreamingMetric",
@@ -101,6 +113,42 @@ class ColumnMetric(Metric, Protocol):
 
     def compute(self, block: Block) -> Variables:
         """The variables of the block's nodes; `block` is shared between metrics and must not be changed."""
+
+
+class Samples(Protocol):
+    """The rows of a site, to be read again and again in the same order."""
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+
+    @property
+    def nodes(self) -> int: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def codes(self) -> Codes:
+        """The class of each row, (row,)."""
+
+    @property
+    def rows(self) -> Codes:
+        """The number of each row in the store, (row,), ascending."""
+
+    def batches(self) -> Iterator[tuple[Array, Codes]]:
+        """All rows in order, as (batch, node), float32 or float64, with their classes (batch,)."""
+
+    def take(self, places: Codes) -> Array:
+        """The rows (row, node) at the given places, ascending from 0; the caller sees to it that they fit in memory."""
+
+
+@runtime_checkable
+class SampleMetric(Metric, Protocol):
+    """A metric that needs whole rows more than once, or many of them at once."""
+
+    def compute_samples(self, samples: Samples) -> Variables:
+        """The variables of the site."""
 
 
 class Parameters:

@@ -38,6 +38,10 @@ class InactiveCounts(Parameters):
 
     threshold: float = 0.0
 
+    @property
+    def state_key(self) -> tuple[str, float]:
+        return "inactive counts", self.threshold
+
     def init(self, spec: Spec) -> State:
         inactive = torch.zeros(spec.classes, spec.nodes, dtype=torch.int64, device=spec.device)
         return {"count": torch.zeros(spec.classes, dtype=torch.int64, device=spec.device), "inactive": inactive}
