@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,22 +19,23 @@ from zarr.errors import ZarrUserWarning
 from probekit.errors import DataError, PluginError, StoreError
 from probekit.metrics import Metric, Variables
 from probekit.metrics.block import Array
-from probekit.sources import Groups, Source
 
-__all__ = ["check", "join", "new_store", "site_results", "write"]
+__all__ = ["Labels", "as_store_errors", "check", "dataset_of", "join", "require_absent", "write"]
 
 CLASS_DIMS = {"label": "class_name", "label_b": "class_name_b"}  # dim -> coordinate that names the classes along it
 
 
-def check(metric: Metric, returned: Any, groups: Groups, nodes: int, where: str) -> Variables:
-    """The variables that a metric `returned`, once each has a length for each dim, the right one for classes and nodes.
+def check(metric: Metric, returned: Any, labels: Labels, where: str, **lengths: int) -> Variables:
+    """The variables that a metric `returned`, once each has a length for each dim, the right one for classes.
+
+    `lengths` are those of other dims that are known, such as ``node=200``.
 
     Raises:
         PluginError: addressed to the metric's author.
         DataError: the metric compares classes, and there are none.
     """
     variables = _variables(metric, returned, where)
-    lengths = {"label": groups.number, "label_b": groups.number, "node": nodes}
+    lengths |= {"label": labels.number, "label_b": labels.number}
     for name, (dims, array) in variables.items():
         shape = array.shape
         if len(dims) != len(shape) or any(lengths.get(dim, n) != n for dim, n in zip(dims, shape, strict=True)):
@@ -42,7 +44,7 @@ def check(metric: Metric, returned: Any, groups: Groups, nodes: int, where: str)
                 f"The metric {metric.name!r} gave {name!r} the dims {dims} and the shape {shape} {where}; "
                 f"its dims ask for ({expected}). This is for the metric's author to mend."
             )
-        if "label_b" in dims and groups.labels is None:
+        if "label_b" in dims and labels.values is None:
             raise DataError(
                 f"The metric {metric.name!r} compares classes, and the samples are not grouped: "
                 "the store has no labels, or by=None was given. Group by one of its columns."
@@ -87,12 +89,26 @@ def _padded(array: Array, lengths: Array, along: int) -> Array:
     return np.pad(array, missing, constant_values=np.nan if array.dtype.kind == "f" else 0)
 
 
-def site_results(found: Sequence[tuple[Metric, Variables]], source: Source, groups: Groups) -> xr.Dataset:
-    """The measured variables of one site, with the classes as coordinates.
+@dataclass(frozen=True)
+class Labels:
+    """What the classes along ``label`` are called; `values` is None where the samples weren't grouped."""
+
+    values: Array | None
+    names: tuple[str, ...]
+
+    @property
+    def number(self) -> int:
+        return len(self.names)
+
+
+def dataset_of(
+    found: Sequence[tuple[Metric, Variables]], labels: Labels, about: Callable[[Metric], Mapping[str, Any]]
+) -> xr.Dataset:
+    """The measured variables of one site, with the classes as coordinates; `about` gives attributes of a metric's.
 
     Raises PluginError where two metrics give variables of one name, or own dims of one name and different lengths.
     """
-    dataset, owners = xr.Dataset(attrs=_site_attrs(source)), dict[str, str]()
+    dataset, owners = xr.Dataset(), dict[str, str]()
     for metric, variables in found:
         for name, (dims, array) in variables.items():
             if name in owners:
@@ -101,14 +117,14 @@ def site_results(found: Sequence[tuple[Metric, Variables]], source: Source, grou
                     "Measure them in separate calls."
                 )
             owners[name] = metric.name
-            dataset = _with(dataset, name, _variable(dims, array, metric, source, groups), metric)
+            dataset = _with(dataset, name, _variable(dims, array, metric, labels, about(metric)), metric)
         dataset = dataset.assign_coords(getattr(metric, "coords", {}))  # of the metric's own dims, where it says them
-    if groups.labels is None:
+    if labels.values is None:
         return dataset
     used = {dim: coordinate for dim, coordinate in CLASS_DIMS.items() if dim in dataset.sizes}
-    names = np.array(groups.names, dtype=object)
+    names = np.array(labels.names, dtype=object)
     return dataset.assign_coords(
-        dict.fromkeys(used, groups.labels) | {coordinate: (dim, names) for dim, coordinate in used.items()}
+        dict.fromkeys(used, labels.values) | {coordinate: (dim, names) for dim, coordinate in used.items()}
     )
 
 
@@ -122,59 +138,45 @@ def _with(dataset: xr.Dataset, name: str, variable: xr.Variable, metric: Metric)
     return dataset.assign({name: variable})
 
 
-def _variable(dims: tuple[str, ...], array: Array, metric: Metric, source: Source, groups: Groups) -> xr.Variable:
-    if groups.labels is None and "label" in dims:
+def _variable(
+    dims: tuple[str, ...], array: Array, metric: Metric, labels: Labels, about: Mapping[str, Any]
+) -> xr.Variable:
+    if labels.values is None and "label" in dims:
         array, dims = array.take(0, dims.index("label")), tuple(dim for dim in dims if dim != "label")
     attrs = {
         "metric": metric.name,
         "version": metric.version,
         "parameters": json.dumps(dict(metric.parameters), default=repr),
-        "n": source.samples,
-        "dtype": str(source.variable.dtype),
-        "approximate": 0,
+        **about,
     }
     return xr.Variable(dims, array, attrs)
 
 
-def _site_attrs(source: Source) -> dict[str, object]:
-    pooled = {"positions": f"mean of {source.positions}"} if source.positions > 1 else {}
-    return source.attrs | {"site": source.name} | pooled
+def require_absent(out: Path) -> None:
+    """Raise StoreError if something stands at `out`."""
+    if out.exists():
+        raise StoreError(f"{out} exists already, and measure never replaces anything. Remove it, or give another path.")
 
 
-@contextmanager
-def new_store(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, which takes its place at the end, or goes away with an error.
+def write(results: xr.DataTree, out: Path) -> None:
+    """Write `results` as a zarr store, readable by ``xarray.open_datatree``, which appears whole or not at all.
 
     Raises:
-        StoreError: something stands at `out`, or its folder can't be written to.
+        StoreError: something stands at `out`, or it can't be written.
     """
     partial = out.with_name(f".{out.name}.{uuid4().hex[:8]}.partial")
-    _require_absent(out)
-    with _as_store_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
     try:
-        yield partial
-        _require_absent(out)
-        with _as_store_errors(out):
+        with as_store_errors(out), warnings.catch_warnings(action="ignore", category=ZarrUserWarning):
+            results.to_zarr(partial, mode="w", zarr_format=3, consolidated=True)
+            require_absent(out)
             partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write(results: xr.DataTree, folder: Path) -> None:
-    """Write `results` as a zarr store into the empty `folder`, readable by ``xarray.open_datatree``."""
-    with _as_store_errors(folder), warnings.catch_warnings(action="ignore", category=ZarrUserWarning):
-        results.to_zarr(folder, mode="w", zarr_format=3, consolidated=True)
-
-
-def _require_absent(out: Path) -> None:
-    if out.exists():
-        raise StoreError(f"{out} exists already, and measure never replaces anything. Remove it, or give another path.")
-
-
 @contextmanager
-def _as_store_errors(path: Path) -> Iterator[None]:
+def as_store_errors(path: Path) -> Iterator[None]:
+    """What the system says of a disk that is full or refuses, as a StoreError that names `path`."""
     try:
         yield
     except OSError as error:

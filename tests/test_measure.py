@@ -124,7 +124,7 @@ def test_memory_bounds_what_is_held(stored: Callable[..., xr.DataTree]) -> None:
 def test_what_does_not_fit_is_refused_with_numbers_that_are_enough(x: np.ndarray, y: np.ndarray) -> None:
     with pytest.raises(
         pk.errors.ProbekitError,
-        match=r"One node of site 'relu' with its 1000 samples needs [\d.]+ KiB, and memory is 9\.766 KiB",
+        match=r"One node of site 'relu' with its 1000 observations needs [\d.]+ KiB, and memory is 9\.766 KiB",
     ) as found:
         pk.measure(tree_of(y, relu=x), median, memory=10_000)
     enough = str(found.value).split("memory='")[1].split("'")[0]

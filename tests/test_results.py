@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import probekit as pk
@@ -114,17 +115,99 @@ def test_a_place_that_cannot_be_written_is_found_before_measuring(tree: xr.DataT
         pk.measure(tree, never, out=tmp_path / "file" / "m.zarr")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_a_measurement_that_is_stopped_leaves_nothing(
-    tree: xr.DataTree, tmp_path: Path, error: type[BaseException]
-) -> None:
+def stopping(error: type[BaseException]) -> Any:
+    """A progress that raises `error` after the first task."""
+
     def stop(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
         yield next(iter(items))
         raise error
 
+    return stop
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_measurement_of_an_open_tree_that_is_stopped_leaves_nothing(
+    tree: xr.DataTree, tmp_path: Path, error: type[BaseException]
+) -> None:
     with pytest.raises(error):
-        pk.measure(tree, median, out=tmp_path / "m.zarr", progress=stop)
+        pk.measure(tree, median, out=tmp_path / "m.zarr", progress=stopping(error))
     assert list(tmp_path.iterdir()) == []
+
+
+class Counted(Column):
+    """A column metric that keeps count of the nodes that it was given."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, version: int = 1) -> None:
+        super().__init__("counted", self.count)
+        self.version = version
+
+    def count(self, block: Block) -> Variables:
+        self.seen.append(block.nodes)
+        return {"counted": (("node",), block.values[:, -1])}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Three sites of 8 nodes."""
+    return captured(tmp_path / "acts.zarr")
+
+
+def captured(path: Path, **options: Any) -> Path:
+    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)))
+    pk.capture(model, (torch.randn(50, 8), torch.arange(50) % 2), path, sites=["0", "1", "2"], **options)
+    return path
+
+
+def stopped(store: Path, metrics: Any) -> Path:
+    """A measurement that is stopped after its first task; the path where it would have written."""
+    with pytest.raises(KeyboardInterrupt):
+        pk.measure(store, metrics, out=store.parent / "m.zarr", progress=stopping(KeyboardInterrupt))
+    assert not (store.parent / "m.zarr").exists()
+    return store.parent / "m.zarr"
+
+
+def test_a_measurement_that_was_stopped_goes_on(store: Path) -> None:
+    Counted.seen.clear()
+    metrics = [Counted(), "std", "overlap"]
+    out = stopped(store, metrics)
+    done = len(Counted.seen)
+    found = pk.measure(store, metrics, out=out)
+    # The task in progress when the first measurement stopped may have ended after it.
+    assert 1 <= done <= 3
+    assert len(Counted.seen) <= 2 + done
+    assert {path.name for path in out.parent.iterdir()} == {"acts.zarr", "m.zarr"}
+    xr.testing.assert_identical(found, pk.measure(store, metrics))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options"),
+    [([Counted(version=2)], {}), ([Counted()], {"by": None}), ([Counted()], {"where": {"label": 1}})],
+)
+def test_another_measurement_has_nothing_of_one_that_was_stopped(store: Path, metrics: Any, options: Any) -> None:
+    out = stopped(store, [Counted()])
+    Counted.seen.clear()
+    found = pk.measure(store, metrics, out=out, **options)
+    assert len(Counted.seen) == 3
+    xr.testing.assert_identical(found, pk.measure(store, metrics, **options))
+
+
+def test_the_store_that_was_captured_again_is_measured_anew(store: Path) -> None:
+    out = stopped(store, [Counted()])
+    Counted.seen.clear()
+    captured(store, overwrite=True)
+    pk.measure(store, [Counted()], out=out)
+    assert len(Counted.seen) == 3
+
+
+def test_two_measurements_into_one_place_are_refused(store: Path) -> None:
+    def second(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        with pytest.raises(pk.errors.StoreError, match="Another process is measuring into"):
+            pk.measure(store, "mean", out=store.parent / "m.zarr")
+        yield from items
+
+    pk.measure(store, "mean", out=store.parent / "m.zarr", progress=second)
 
 
 def test_two_metrics_of_one_variable_are_both_named(tree: xr.DataTree) -> None:

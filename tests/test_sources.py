@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,3 +166,90 @@ def test_a_site_with_other_rows_than_samples_is_refused() -> None:
 def test_nothing_to_measure_is_said(shape: tuple[int, int]) -> None:
     with pytest.raises(pk.errors.DataError, match=r"no samples|empty: shape \(6, 0\)"):
         pk.measure(store(np.ones(shape), label=LABELS[: shape[0]]), median)
+
+
+@pytest.mark.parametrize(
+    ("positions", "pool"),
+    [("max", lambda x: x.max((2, 3))), ("each", lambda x: x.transpose(0, 2, 3, 1).reshape(-1, 3))],
+)
+def test_positions_are_pooled_or_observed_as_asked(positions: str, pool: Callable[[np.ndarray], np.ndarray]) -> None:
+    x = np.random.default_rng(0).normal(size=(6, 3, 5, 2)).astype(np.float32)
+    result = pk.measure(store(x, "channel", "y", "x", label=LABELS), ["median", "std"], positions=positions)["site"]
+    values, of_two = pool(x), np.repeat(LABELS == 2, 10 if positions == "each" else 1)
+    np.testing.assert_array_equal(result["median"].sel(label=2), np.median(values[of_two], axis=0))
+    np.testing.assert_allclose(result["std"].sel(label=2), values[of_two].astype(float).std(0), rtol=1e-6)
+    assert result["median"].attrs["n"] == len(values)
+    assert result.attrs["positions"] == f"{positions} of 10"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"label": 0, "fold": ["a", "c"]},
+        np.array([1, 0, 0, 0, 1, 0], bool),
+        xr.DataArray(np.array([1, 0, 0, 0, 1, 0], bool), dims="sample"),
+    ],
+)
+def test_only_what_is_asked_for_is_measured(where: Any) -> None:
+    tree = store(label=LABELS, fold=np.array(list("abcbab"), dtype=object))
+    result = pk.measure(tree, ["median", "mean", "count"], where=where)["site"]
+    chosen = [0, 2, 4] if isinstance(where, dict) else [0, 4]
+    np.testing.assert_array_equal(result["median"].sel(label=0), np.median(X[chosen], axis=0))
+    np.testing.assert_allclose(result["mean"].sel(label=0), X[chosen].mean(0, dtype=float), rtol=1e-12)
+    assert result["count"].sum("label").values.tolist() == [len(chosen)] * 4
+    assert result["median"].attrs["n"] == len(chosen)
+    assert np.isnan(result["median"].sel(label=2)).all(), "a class that isn't measured is missing, not gone"
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"label": 7}, "selects none of the 6 samples"),
+        ({"lable": 0}, r"no column 'lable'.*Near: 'label'"),
+        ([True, False], r"mask of 6 bools, one a sample.*shape \(2,\)"),
+        (np.arange(6), "it is int64 of shape"),
+    ],
+)
+def test_a_choice_of_samples_that_makes_no_sense_is_refused(where: Any, message: str) -> None:
+    with pytest.raises(pk.errors.DataError, match=message):
+        pk.measure(store(label=LABELS), "mean", where=where)
+
+
+def test_samples_are_grouped_by_whether_the_model_was_right() -> None:
+    tree = store(label=LABELS, prediction=np.array([0, 2, 1, 2, 0, 2]))
+    result = pk.measure(tree, "median", by="correct")["site"]["median"]
+    right = np.array([1, 1, 0, 1, 1, 0], bool)
+    assert result["class_name"].values.tolist() == ["False", "True"]
+    np.testing.assert_array_equal(result.sel(label=True), np.median(X[right], axis=0))
+    np.testing.assert_array_equal(result.sel(label=False), np.median(X[~right], axis=0))
+    only = pk.measure(tree, "median", where={"correct": False})["site"]["median"]
+    np.testing.assert_array_equal(only.sel(label=0), np.median(X[[2, 5]], axis=0))
+
+
+def test_samples_with_a_nan_are_left_out_where_that_is_asked_for() -> None:
+    broken = X.copy()
+    broken[1, 2] = broken[4, 0] = np.nan
+    tree = store(broken, label=LABELS)
+    tree["whole"] = xr.Dataset({"activation": (("sample", "node"), X)})
+    with pytest.raises(pk.errors.DataError, match=r"'site' holds NaN at 2 of its nodes.*nan='omit'"):
+        pk.measure(tree, "mean")
+    metrics = ["median", "mean", "sparsity", "overlap"]
+    result = pk.measure(tree, metrics, nan="omit")
+    kept = np.array([0, 2, 3, 5])
+    alone = pk.measure(store(X[kept], label=LABELS[kept]), metrics)["site"]
+    for name in alone.data_vars:
+        np.testing.assert_array_equal(result["site"][name], alone[name])
+    assert result["site"]["median"].attrs["omitted"] == 2
+    assert result["whole"]["median"].attrs["n"] == 6
+    assert "omitted" not in result["whole"]["median"].attrs
+
+
+def test_a_site_of_nan_alone_is_refused() -> None:
+    with pytest.raises(pk.errors.DataError, match="Site 'site': all 6 observations hold a NaN"):
+        pk.measure(store(np.full_like(X, np.nan), label=LABELS), "mean", nan="omit")
+
+
+@pytest.mark.parametrize("option", [{"nan": "ignore"}, {"positions": "median"}])
+def test_a_policy_that_there_is_not_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(pk.errors.DataError, match=r"it is '.*' or '.*'"):
+        pk.measure(store(label=LABELS), "mean", **option)

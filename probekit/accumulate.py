@@ -1,0 +1,96 @@
+"""Streaming metrics over batches: one state for those that share it, on the device where the batches are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from probekit.errors import PluginError, ProbekitError
+from probekit.metrics import Metric, Spec, State, StreamingMetric, Variables
+
+__all__ = ["BATCH", "Accumulator", "call", "finalized", "leaders", "scope_of", "side_by_side"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BATCH = 512  # observations in an update, whose temporaries then stay in the cache
+
+
+def scope_of(metric: Metric) -> str:
+    """What a streaming metric sees at once: ``"node"`` (blocks of nodes), ``"site"`` or ``"sites"``."""
+    return str(getattr(metric, "scope", "node"))
+
+
+def leaders(metrics: Sequence[StreamingMetric]) -> dict[str, StreamingMetric]:
+    """For each metric, by its name, the first of those that share its state: that one keeps it."""
+    first: dict[Hashable, StreamingMetric] = {}
+    return {m.name: first.setdefault(getattr(m, "state_key", None) or m.name, m) for m in metrics}
+
+
+class Accumulator:
+    """The states of streaming metrics over the batches of one site, or of several for metrics of that scope.
+
+    Args:
+        metrics: of one scope.
+        spec: what their states are for; a list of specs, one a site, for those of several sites.
+        where: what is measured, for errors.
+    """
+
+    def __init__(self, metrics: Sequence[StreamingMetric], spec: Any, where: str) -> None:
+        self._leaders = {metric.name: metric for metric in leaders(metrics).values()}
+        self._spec, self._where = spec, where
+        self.states = {name: call(metric, where, metric.init, spec) for name, metric in self._leaders.items()}
+
+    def update(self, x: Any, y: Tensor) -> None:
+        """Add a batch: `x` (observation, node), or a list of such, with the class codes `y` (observation)."""
+        for name, metric in self._leaders.items():
+            self.states[name] = call(metric, self._where, metric.update, self.states[name], x, y)
+
+    def grow(self, classes: int) -> None:
+        """Make room for classes that have appeared: their rows of every state are those of no samples."""
+        self._spec = _with_classes(self._spec, classes)
+        for name, metric in self._leaders.items():
+            empty, state = call(metric, self._where, metric.init, self._spec), self.states[name]
+            self.states[name] = {key: _longer(state[key], empty[key]) for key in state}
+
+
+def _with_classes(spec: Any, classes: int) -> Any:
+    if isinstance(spec, Spec):
+        return replace(spec, classes=classes)
+    return [replace(one, classes=classes) for one in spec]
+
+
+def _longer(state: Tensor, empty: Tensor) -> Tensor:
+    if state.shape == empty.shape:
+        return state
+    return torch.cat([state, empty[len(state) :]])
+
+
+def finalized(
+    metrics: Sequence[StreamingMetric], states: Mapping[str, State], where: str
+) -> Iterator[tuple[StreamingMetric, Variables]]:
+    """Each metric with its variables."""
+    keepers = leaders(metrics)
+    for metric in metrics:
+        yield metric, call(metric, where, metric.finalize, states[keepers[metric.name].name])
+
+
+def side_by_side(states: Sequence[State]) -> State:
+    """The state of all nodes from those of blocks of nodes; what has the axis (class,) alone is the same in each."""
+    return {
+        key: torch.cat([state[key] for state in states], dim=1) if first.ndim > 1 else first
+        for key, first in states[0].items()
+    }
+
+
+def call(metric: Metric, where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """What a method of the metric returns; PluginError that says which metric failed and where, when it raises."""
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        fault = str(error) if isinstance(error, ProbekitError) else f"{type(error).__name__}: {error}"
+        raise PluginError(f"The metric {metric.name!r} failed {where}: {fault.rstrip('.')}.") from error

@@ -1,0 +1,125 @@
+"""How a measurement is cut into tasks, so that all of them together hold no more than a bound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from probekit.accumulate import BATCH
+from probekit.errors import ProbekitError
+from probekit.groups import Rows
+from probekit.sizes import format_size
+from probekit.sources import Source
+from probekit.tasks import Kinds, Task
+
+__all__ = ["Plan", "plan_of"]
+
+_COLUMN_BYTES = 32 * 2**20  # of a task where tiles and memory leave the choice: a few seconds at most, and cached
+_SPLIT_NODES = 32  # a tile isn't read twice for fewer nodes than this
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tasks of a measurement, and how many of them run at a time."""
+
+    tasks: tuple[Task, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Bytes that a task at one site holds: `fixed`, and `node` more for each of its nodes."""
+
+    fixed: int
+    node: int
+
+    @property
+    def least(self) -> int:
+        return self.fixed + self.node
+
+    @classmethod
+    def of_block(cls, source: Source, rows: Rows, columns: bool) -> _Cost:
+        height, width = source.tile
+        stored = height * source.positions * source.variable.dtype.itemsize
+        # Tiles as they are decoded, read and upcast, and what streaming metrics make of a batch in float64.
+        fixed, node = stored * width, 2 * stored + 8 * height * source.each + 40 * BATCH
+        if not columns:
+            return cls(fixed, node)
+        # The block, as much again as scratch of the metrics, and the observations of one node.
+        return cls(fixed + 64 * rows.number, node + 2 * rows.number * source.dtype.itemsize)
+
+    @classmethod
+    def of_rows(cls, source: Source, rows: Rows) -> _Cost:
+        """Of whole rows: all nodes at once."""
+        block = cls.of_block(source, rows, columns=False)
+        return cls(block.fixed + source.nodes * block.node, 0)
+
+
+def plan_of(kinds: Kinds, sources: Mapping[str, Source], rows: Mapping[str, Rows], memory: int) -> Plan:
+    """The tasks, within `memory`.
+
+    Raises:
+        ProbekitError: a task of the least size doesn't fit.
+    """
+    whole = bool(kinds.streaming("site") or kinds.samples or kinds.streaming("sites"))
+    blocks = bool(kinds.columns) or (bool(kinds.streaming("node")) and not kinds.streaming("site"))
+    costs = {key: _Cost.of_block(source, rows[key], bool(kinds.columns)) for key, source in sources.items()}
+    least = _least(kinds, sources, rows, costs if blocks else {}, whole, memory)
+    threads = min(_cores(), memory // least)
+    share = ceil(threads / len(sources)) if kinds.columns else 1
+    tasks = [task for key in sources for task in _of_whole_rows(kinds, key)]
+    for key, source in sources.items() if blocks else ():
+        cost = costs[key]
+        width = _width(source, (memory // threads - cost.fixed) // cost.node, cost.node, share)
+        tasks += [Task("block", key, at, min(at + width, source.nodes)) for at in range(0, source.nodes, width)]
+    if kinds.streaming("sites"):
+        tasks.append(Task("sites"))
+    return Plan(tuple(tasks), threads)
+
+
+def _of_whole_rows(kinds: Kinds, key: str) -> Sequence[Task]:
+    site = [Task("site", key)] if kinds.streaming("site") else []
+    return [*site, *(Task("samples", key, metric=metric.name) for metric in kinds.samples)]
+
+
+def _least(
+    kinds: Kinds,
+    sources: Mapping[str, Source],
+    rows: Mapping[str, Rows],
+    costs: Mapping[str, _Cost],
+    whole: bool,
+    memory: int,
+) -> int:
+    """What the largest of the smallest possible tasks holds; ProbekitError where `memory` is less."""
+    needs = [
+        (cost.least, f"One node of site {sources[key].name!r} with its {rows[key].number} observations")
+        for key, cost in costs.items()
+    ]
+    if whole:
+        of_rows = {key: _Cost.of_rows(source, rows[key]).least for key, source in sources.items()}
+        needs += [(cost, f"A tile of whole rows of site {sources[key].name!r}") for key, cost in of_rows.items()]
+        if kinds.streaming("sites"):
+            needs.append((sum(of_rows.values()), f"A tile of whole rows of all {len(sources)} sites"))
+    least, what = max(needs)
+    if least > memory:
+        raise ProbekitError(
+            f"{what} needs {format_size(least)}, and memory is {format_size(memory)}. "
+            f"Give memory={format_size(1.01 * least)!r} or more."
+        )
+    return least
+
+
+def _cores() -> int:
+    """The cores that this process may use, which on a shared machine are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _width(source: Source, most: int, node_bytes: int, share: int) -> int:
+    """Nodes of a task: whole tiles if `most` nodes fit, split only where `share` threads would have no task."""
+    tile = source.tile[1]
+    wanted = min(most, max(tile, _COLUMN_BYTES // node_bytes), source.nodes)
+    if ceil(source.nodes / wanted) < share:
+        wanted = min(wanted, max(_SPLIT_NODES, ceil(source.nodes / share)))
+    return wanted - wanted % tile if wanted > tile else wanted
