@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from probekit.capture import capture, plan
     from probekit.chunks import ChunkSampler
     from probekit.fingerprint import weights_digest
+    from probekit.live import measure_live
     from probekit.measure import measure
     from probekit.metrics import metric
     from probekit.probe import Probe
@@ -37,6 +38,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "errors": ("probekit.errors", None),
     "info": ("probekit.store", "info"),
     "measure": ("probekit.measure", "measure"),
+    "measure_live": ("probekit.live", "measure_live"),
     "metric": ("probekit.metrics", "metric"),
     "metrics": ("probekit.metrics", None),
     "open": ("probekit.store", "open_store"),
@@ -56,6 +58,7 @@ __all__ = [
     "errors",
     "info",
     "measure",
+    "measure_live",
     "metric",
     "metrics",
     "open",

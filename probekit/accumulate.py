@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,14 +20,26 @@ R = TypeVar("R")
 BATCH = 512  # observations in an update, whose temporaries then stay in the cache
 
 
+class Adding(Protocol):
+    """What keeps a state over batches: a streaming metric, but for what is made of the state in the end."""
+
+    @property
+    def name(self) -> str: ...
+    def init(self, spec: Any) -> State: ...
+    def update(self, state: State, x: Any, y: Tensor) -> State: ...
+
+
+A = TypeVar("A", bound=Adding)
+
+
 def scope_of(metric: Metric) -> str:
     """What a streaming metric sees at once: ``"node"`` (blocks of nodes), ``"site"`` or ``"sites"``."""
     return str(getattr(metric, "scope", "node"))
 
 
-def leaders(metrics: Sequence[StreamingMetric]) -> dict[str, StreamingMetric]:
+def leaders(metrics: Sequence[A]) -> dict[str, A]:
     """For each metric, by its name, the first of those that share its state: that one keeps it."""
-    first: dict[Hashable, StreamingMetric] = {}
+    first: dict[Hashable, A] = {}
     return {m.name: first.setdefault(getattr(m, "state_key", None) or m.name, m) for m in metrics}
 
 
@@ -40,9 +52,10 @@ class Accumulator:
         where: what is measured, for errors.
     """
 
-    def __init__(self, metrics: Sequence[StreamingMetric], spec: Any, where: str) -> None:
+    def __init__(self, metrics: Sequence[Adding], spec: Any, where: str) -> None:
         self._leaders = {metric.name: metric for metric in leaders(metrics).values()}
         self._spec, self._where = spec, where
+        self._classes = (spec if isinstance(spec, Spec) else spec[0]).classes
         self.states = {name: call(metric, where, metric.init, spec) for name, metric in self._leaders.items()}
 
     def update(self, x: Any, y: Tensor) -> None:
@@ -52,6 +65,9 @@ class Accumulator:
 
     def grow(self, classes: int) -> None:
         """Make room for classes that have appeared: their rows of every state are those of no samples."""
+        if classes == self._classes:
+            return
+        self._classes = classes
         self._spec = _with_classes(self._spec, classes)
         for name, metric in self._leaders.items():
             empty, state = call(metric, self._where, metric.init, self._spec), self.states[name]
@@ -87,7 +103,7 @@ def side_by_side(states: Sequence[State]) -> State:
     }
 
 
-def call(metric: Metric, where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """What a method of the metric returns; PluginError that says which metric failed and where, when it raises."""
     try:
         return function(*args, **kwargs)

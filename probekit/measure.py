@@ -23,14 +23,14 @@ from probekit.parts import Parts, key_of
 from probekit.places import place_of
 from probekit.planning import Plan, plan_of
 from probekit.progress import Progress, silent
-from probekit.results import check, dataset_of, join, write
+from probekit.results import check, dataset_of, join, sites_results, write
 from probekit.schedule import on_threads
 from probekit.sizes import parse_size
 from probekit.sources import POSITIONS, Source, find_sources
 from probekit.store import open_store, read_record
 from probekit.tasks import Kinds, Piece, Task, Work, at_site
 
-__all__ = ["measure", "resolved"]
+__all__ = ["NAN", "check_choice", "measure", "resolved"]
 
 NAN = ("raise", "omit")
 _CARRIED = ("model", "weights", "mode", "created")  # attributes of a store that its results keep
@@ -92,8 +92,8 @@ def measure(
         array([0.5, 3. ])
     """
     chosen = resolved(metrics)
-    _check_choice("nan", nan, NAN)
-    _check_choice("positions", positions, POSITIONS)
+    check_choice("nan", nan, NAN)
+    check_choice("positions", positions, POSITIONS)
     with ExitStack() as stack:
         parts = None
         if out is not None:
@@ -148,7 +148,8 @@ def _named(given: str) -> object:
     return with_parameters(found, name, parameters) if colon else found
 
 
-def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Raise DataError where the option `name` has a value that there isn't."""
     if value not in known:
         raise DataError(f"{name} is {value!r}; it is {', '.join(map(repr, known[:-1]))} or {known[-1]!r}.")
 
@@ -216,7 +217,7 @@ def _results(work: Work, pieces: Sequence[tuple[Task, Piece]]) -> xr.DataTree:
 
 def _of_site(work: Work, key: str, pieces: Sequence[tuple[Task, Piece]]) -> xr.Dataset:
     source, rows, kinds = work.sources[key], work.rows[key], work.kinds
-    blocks = [piece for task, piece in pieces if task.kind == "block"]
+    blocks = [piece for task, piece in pieces if task.kind in ("block", "select")]
     whole = [piece for task, piece in pieces if task.kind == "site"]
     found: dict[str, Variables] = {}
     for _, piece in pieces:
@@ -245,12 +246,5 @@ def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
 def _of_sites(work: Work, piece: Piece) -> xr.Dataset:
     """What compares the sites, in the order of `work`."""
     assert work.common is not None
-    names, labels = [source.name for source in work.sources.values()], work.common.labels
-    lengths = {"site": len(names), "site_b": len(names)}
-    found = [
-        (metric, check(metric, variables, labels, "over the sites", **lengths))
-        for metric, variables in finalized(work.kinds.streaming("sites"), piece.states, "over the sites")
-    ]
-    about = {"n": work.common.number, "approximate": 0}
-    made = dataset_of(found, labels, lambda _: about)
-    return made.assign_coords({dim: names for dim in lengths if dim in made.sizes})
+    names, about = [source.name for source in work.sources.values()], {"n": work.common.number, "approximate": 0}
+    return sites_results(work.kinds.streaming("sites"), piece.states, names, work.common.labels, about)

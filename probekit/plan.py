@@ -85,6 +85,11 @@ class CapturePlan:
         return [kept.name for kept in self.kept]
 
     @property
+    def gradients(self) -> bool:
+        """Whether a site is a gradient, which takes a backward pass."""
+        return any(kept.site.side == "grad" for kept in self.kept)
+
+    @property
     def bytes_per_sample(self) -> int:
         return sum(kept.bytes_per_sample for kept in self.kept)
 

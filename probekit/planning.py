@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from probekit.accumulate import BATCH
 from probekit.errors import ProbekitError
 from probekit.groups import Rows
+from probekit.metrics.order import OrderMetric
+from probekit.selection import Selection
 from probekit.sizes import format_size
 from probekit.sources import Source
-from probekit.tasks import Kinds, Task
+from probekit.tasks import Kinds, Task, selection_of
 
 __all__ = ["Plan", "plan_of"]
 
@@ -51,6 +53,13 @@ class _Cost:
         return cls(fixed + 64 * rows.number, node + 2 * rows.number * source.dtype.itemsize)
 
     @classmethod
+    def of_selection(cls, source: Source, rows: Rows, selection: Selection) -> _Cost:
+        """Of columns that are read several times rather than held."""
+        stream = cls.of_block(source, rows, columns=False)
+        batch = Selection.batch_bytes(source.tile[0] * source.each, 1)
+        return cls(stream.fixed, stream.node + batch + selection.node_bytes)
+
+    @classmethod
     def of_rows(cls, source: Source, rows: Rows) -> _Cost:
         """Of whole rows: all nodes at once."""
         block = cls.of_block(source, rows, columns=False)
@@ -58,7 +67,7 @@ class _Cost:
 
 
 def plan_of(kinds: Kinds, sources: Mapping[str, Source], rows: Mapping[str, Rows], memory: int) -> Plan:
-    """The tasks, within `memory`.
+    """The tasks, within `memory`; columns of which not one fits are read several times.
 
     Raises:
         ProbekitError: a task of the least size doesn't fit.
@@ -66,17 +75,33 @@ def plan_of(kinds: Kinds, sources: Mapping[str, Source], rows: Mapping[str, Rows
     whole = bool(kinds.streaming("site") or kinds.samples or kinds.streaming("sites"))
     blocks = bool(kinds.columns) or (bool(kinds.streaming("node")) and not kinds.streaming("site"))
     costs = {key: _Cost.of_block(source, rows[key], bool(kinds.columns)) for key, source in sources.items()}
+    selected = _selected(kinds, sources, rows, costs, memory)
+    costs |= {key: _Cost.of_selection(sources[key], rows[key], selection) for key, selection in selected.items()}
     least = _least(kinds, sources, rows, costs if blocks else {}, whole, memory)
     threads = min(_cores(), memory // least)
     share = ceil(threads / len(sources)) if kinds.columns else 1
     tasks = [task for key in sources for task in _of_whole_rows(kinds, key)]
     for key, source in sources.items() if blocks else ():
-        cost = costs[key]
+        cost, one = costs[key], Task("block", key)
+        if key in selected:
+            one = Task("select", key, memory=selected[key].node_bytes)
         width = _width(source, (memory // threads - cost.fixed) // cost.node, cost.node, share)
-        tasks += [Task("block", key, at, min(at + width, source.nodes)) for at in range(0, source.nodes, width)]
+        tasks += [replace(one, start=at, stop=min(at + width, source.nodes)) for at in range(0, source.nodes, width)]
     if kinds.streaming("sites"):
         tasks.append(Task("sites"))
     return Plan(tuple(tasks), threads)
+
+
+def _selected(
+    kinds: Kinds, sources: Mapping[str, Source], rows: Mapping[str, Rows], costs: Mapping[str, _Cost], memory: int
+) -> dict[str, Selection]:
+    """By site, how its order statistics are found where not one of its columns fits, and no metric needs more."""
+    orders = [metric for metric in kinds.columns if isinstance(metric, OrderMetric)]
+    if not orders or len(orders) < len(kinds.columns):
+        return {}
+    large = [key for key, cost in costs.items() if cost.least > memory]
+    # Four such nodes at a time at least, so that more passes aren't needed for want of a little memory.
+    return {key: selection_of(orders, sources[key], rows[key], memory // 8) for key in large}
 
 
 def _of_whole_rows(kinds: Kinds, key: str) -> Sequence[Task]:
@@ -106,9 +131,17 @@ def _least(
     if least > memory:
         raise ProbekitError(
             f"{what} needs {format_size(least)}, and memory is {format_size(memory)}. "
-            f"Give memory={format_size(1.01 * least)!r} or more."
+            f"Give memory={format_size(1.01 * least)!r} or more{_instead(kinds)}."
         )
     return least
+
+
+def _instead(kinds: Kinds) -> str:
+    """What else would do, where a metric needs all samples of a node at a time."""
+    others = [metric.name for metric in kinds.columns if not isinstance(metric, OrderMetric)]
+    if not others:
+        return ""
+    return f", or measure without {', '.join(others)}: medians and quantiles can be found in several passes"
 
 
 def _cores() -> int:

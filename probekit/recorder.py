@@ -1,10 +1,11 @@
-"""What a capture does with each activation: reduce it, cast it, copy it into the writer's buffers."""
+"""What is done with each activation as the model makes it: reduced, cast, and handed on."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from probekit.plan import Kept
 from probekit.reduce import Mask, Reduced
 from probekit.writer import Writer
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "Sink", "into"]
+
+Sink: TypeAlias = Callable[[str, Reduced], None]
 
 
 @dataclass
@@ -31,7 +34,7 @@ class _Now:
 
 
 class Recorder:
-    """Copies each activation, at the moment it is made, to where the writer wants the rows of the batch.
+    """Hands each activation, at the moment it is made, to `sink`, with the name of its site.
 
     The `record` of a probe. Call `begin` before a batch's forward pass and `end` after it.
 
@@ -39,10 +42,9 @@ class Recorder:
         SiteError: a site ran at one batch and not at another, more or less often, or changed its shape.
     """
 
-    def __init__(self, model: str, kept: Sequence[Kept], writer: Writer, copies: Copies) -> None:
+    def __init__(self, model: str, kept: Sequence[Kept], sink: Sink) -> None:
         self._model = model
-        self._writer = writer
-        self._copies = copies
+        self._sink = sink
         self._names = {replace(one.site, call=one.site.call or 0): one.name for one in kept}
         self._kept = {one.name: one for one in kept}
         self._overflows: dict[str, Tensor] = {}
@@ -67,16 +69,8 @@ class Recorder:
             )
         if kept.dtype != source.dtype:
             source = self._cast(name, source, kept.dtype)
-        self._copy(name, replace(reduced, tensor=source))
+        self._sink(name, replace(reduced, tensor=source))
         now.missing.discard(name)
-
-    def _copy(self, name: str, reduced: Reduced) -> None:
-        if reduced.sample is None or reduced.positions is None:
-            pieces = self._writer.pieces(name)
-        else:
-            pieces = self._writer.append(name, reduced.sample.numpy(), reduced.positions.numpy())
-        for piece in pieces:
-            self._copies.copy(piece.array, reduced.tensor[piece.index])
 
     def _cast(self, name: str, source: Tensor, dtype: torch.dtype) -> Tensor:
         cast = source.to(dtype)
@@ -99,3 +93,17 @@ class Recorder:
                 f"Values too large for the dtype became infinite: {lost}. Capture these sites as float32.",
                 stacklevel=4,
             )
+
+
+def into(writer: Writer, copies: Copies) -> Sink:
+    """A sink that copies the rows of the batch to where the writer wants them."""
+
+    def copy(name: str, reduced: Reduced) -> None:
+        if reduced.sample is None or reduced.positions is None:
+            pieces = writer.pieces(name)
+        else:
+            pieces = writer.append(name, reduced.sample.numpy(), reduced.positions.numpy())
+        for piece in pieces:
+            copies.copy(piece.array, reduced.tensor[piece.index])
+
+    return copy

@@ -16,11 +16,12 @@ import numpy as np
 import xarray as xr
 from zarr.errors import ZarrUserWarning
 
+from probekit.accumulate import finalized
 from probekit.errors import DataError, PluginError, StoreError
-from probekit.metrics import Metric, Variables
+from probekit.metrics import Metric, State, StreamingMetric, Variables
 from probekit.metrics.block import Array
 
-__all__ = ["Labels", "as_store_errors", "check", "dataset_of", "join", "require_absent", "write"]
+__all__ = ["Labels", "as_store_errors", "check", "dataset_of", "join", "require_absent", "sites_results", "write"]
 
 CLASS_DIMS = {"label": "class_name", "label_b": "class_name_b"}  # dim -> coordinate that names the classes along it
 
@@ -126,6 +127,24 @@ def dataset_of(
     return dataset.assign_coords(
         dict.fromkeys(used, labels.values) | {coordinate: (dim, names) for dim, coordinate in used.items()}
     )
+
+
+def sites_results(
+    metrics: Sequence[StreamingMetric],
+    states: Mapping[str, State],
+    names: Sequence[str],
+    labels: Labels,
+    about: Mapping[str, Any],
+) -> xr.Dataset:
+    """What compares the sites, with their names as coordinates."""
+    where, lengths = "over the sites", {"site": len(names), "site_b": len(names)}
+    found = [
+        (metric, check(metric, variables, labels, where, **lengths))
+        for metric, variables in finalized(metrics, states, where)
+    ]
+    made = dataset_of(found, labels, lambda _: about)
+    coordinate = np.array(names, dtype=object)  # as which strings are stored in any length
+    return made.assign_coords({dim: coordinate for dim in lengths if dim in made.sizes})
 
 
 def _with(dataset: xr.Dataset, name: str, variable: xr.Variable, metric: Metric) -> xr.Dataset:

@@ -17,7 +17,7 @@ from probekit.metrics.block import Array, working_dtype
 from probekit.names import Selector, match_names
 from probekit.opening import as_stored
 
-__all__ = ["POSITIONS", "Source", "find_sources", "observations"]
+__all__ = ["POSITIONS", "Source", "bounds_of", "find_sources"]
 
 POSITIONS = ("mean", "max", "each")  # what becomes of the positions of a feature map
 
@@ -34,6 +34,11 @@ _BOUNDS = {
     "tanh": (-1.0, 1.0),
     "softsign": (-1.0, 1.0),
 }
+
+
+def bounds_of(type: str, kind: str) -> tuple[float, float] | None:
+    """The least and the greatest value that a site of such a `type` and `kind` can give, where that is known."""
+    return _BOUNDS.get(type.casefold()) if kind in _GIVES else None
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Source:
     @property
     def bounds(self) -> tuple[float, float] | None:
         """The least and the greatest value that its module or operation can give, where that is known."""
-        return _BOUNDS.get(str(self.attrs.get("type", "")).casefold()) if self.attrs.get("kind") in _GIVES else None
+        return bounds_of(str(self.attrs.get("type", "")), str(self.attrs.get("kind", "")))
 
     @property
     def tokens(self) -> bool:
@@ -121,7 +126,7 @@ class Source:
         index = tuple(rows if n == 0 else nodes if n == axis else slice(None) for n in range(self.variable.ndim))
         values = np.moveaxis(self.variable[index].values, axis, 1)
         if values.ndim > 2:
-            values = observations(values.reshape(*values.shape[:2], -1), self.pooling)
+            values = _observations(values.reshape(*values.shape[:2], -1), self.pooling)
         return np.require(values, self.dtype, "W")
 
     def with_nan(self) -> npt.NDArray[np.bool_]:
@@ -134,7 +139,7 @@ class Source:
         return found
 
 
-def observations(values: Array, pooling: str) -> Array:
+def _observations(values: Array, pooling: str) -> Array:
     """The observations (observation, node) that values (row, node, position) stand for."""
     if pooling == "each":
         return values.transpose(0, 2, 1).reshape(-1, values.shape[1])

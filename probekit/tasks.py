@@ -18,7 +18,9 @@ from probekit.errors import DataError
 from probekit.groups import Rows
 from probekit.metrics import Block, ColumnMetric, Metric, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics.block import Array, Codes
+from probekit.metrics.order import OrderMetric
 from probekit.results import check
+from probekit.selection import Selection
 from probekit.sources import Source
 
 __all__ = ["Kinds", "Piece", "Task", "Work", "at_site"]
@@ -29,16 +31,19 @@ class Task:
     """A part of a measurement.
 
     - ``block``: streaming metrics of nodes and column metrics, over the nodes `start` to `stop` of a site;
+    - ``select``: the same, but for columns that don't fit in memory: they are read several times, and a node takes
+      `memory` bytes;
     - ``site``: streaming metrics over whole rows of a site, those of nodes with them;
     - ``samples``: one sample metric, `metric`, over a site;
     - ``sites``: streaming metrics over the rows of all sites, and `site` is empty.
     """
 
-    kind: Literal["block", "site", "samples", "sites"]
+    kind: Literal["block", "select", "site", "samples", "sites"]
     site: str = ""
     start: int = 0
     stop: int = 0
     metric: str = ""
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,31 @@ class Piece:
 
 @dataclass(frozen=True)
 class Kinds:
-    """The metrics of a measurement by what they see. One that can do both streaming and columns is exact by columns."""
+    """The metrics of a measurement by what they are given.
+
+    One that can add up over batches, too, is given all samples, since it is exact, or gives more, by these; but not
+    where samples come once (`live`).
+    """
 
     metrics: Sequence[Metric]
+    live: bool = False
 
     @property
     def columns(self) -> list[ColumnMetric]:
-        return [metric for metric in self.metrics if isinstance(metric, ColumnMetric)]
+        return [metric for metric in self.metrics if isinstance(metric, ColumnMetric) and not self._adds_up(metric)]
 
     @property
     def samples(self) -> list[SampleMetric]:
-        return [metric for metric in self.metrics if isinstance(metric, SampleMetric)]
+        return [metric for metric in self.metrics if isinstance(metric, SampleMetric) and not self._adds_up(metric)]
 
     def streaming(self, *scopes: str) -> list[StreamingMetric]:
-        others = (ColumnMetric, SampleMetric)
-        streaming = [m for m in self.metrics if isinstance(m, StreamingMetric) and not isinstance(m, others)]
+        streaming = [m for m in self.metrics if isinstance(m, StreamingMetric) and self._adds_up(m)]
         return [metric for metric in streaming if scope_of(metric) in scopes]
+
+    def _adds_up(self, metric: Metric) -> bool:
+        return isinstance(metric, StreamingMetric) and (
+            self.live or not isinstance(metric, ColumnMetric | SampleMetric)
+        )
 
 
 @dataclass(frozen=True)
@@ -97,14 +111,19 @@ class Work:
             if task.kind == "site":
                 streaming = self.kinds.streaming("node", "site")
                 return Piece(_stream(streaming, source, rows, 0, source.nodes, None))
+            if task.kind == "select":
+                return self._select(source, rows, task)
             return self._block(source, rows, task.start, task.stop)
+
+    @property
+    def _of_nodes(self) -> list[StreamingMetric]:
+        """Streaming metrics of blocks of nodes. Where others see whole rows, these go with them."""
+        return [] if self.kinds.streaming("site") else self.kinds.streaming("node")
 
     def _block(self, source: Source, rows: Rows, start: int, stop: int) -> Piece:
         columns = self.kinds.columns
         values = rows.grouping.allocate(stop - start, source.dtype) if columns else None
-        # Where metrics see whole rows, those of nodes go with them.
-        streaming = [] if self.kinds.streaming("site") else self.kinds.streaming("node")
-        states = _stream(streaming, source, rows, start, stop, values)
+        states = _stream(self._of_nodes, source, rows, start, stop, values)
         if values is None:
             return Piece(states)
         block, where = Block.sort(values, rows.grouping.offsets), at_site(source, start, stop)
@@ -112,6 +131,20 @@ class Work:
             m.name: check(m, call(m, where, m.compute, block), rows.labels, where, node=block.nodes) for m in columns
         }
         return Piece(states, found)
+
+    def _select(self, source: Source, rows: Rows, task: Task) -> Piece:
+        start, stop, where = task.start, task.stop, at_site(source, task.start, task.stop)
+        orders = [metric for metric in self.kinds.columns if isinstance(metric, OrderMetric)]
+        states = _stream(self._of_nodes, source, rows, start, stop, None) if self._of_nodes else {}
+
+        def read() -> Iterator[tuple[Codes, Array]]:
+            return ((codes, x) for _, x, codes in _without_nan(source, rows, start, stop))
+
+        found = selection_of(orders, source, rows, task.memory).select(read, stop - start)
+        variables = {metric.name: call(metric, where, found.compute, metric) for metric in orders}
+        return Piece(
+            states, {m.name: check(m, variables[m.name], rows.labels, where, node=stop - start) for m in orders}
+        )
 
     def _sites(self) -> Piece:
         """Whole rows of all sites, which are read side by side."""
@@ -123,6 +156,12 @@ class Work:
         for parts in zip(*streams, strict=True):
             found.update([x for _, x, _ in parts], torch.from_numpy(parts[0][2]))
         return Piece(found.states)
+
+
+def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Rows, memory: int) -> Selection:
+    """How the order statistics that the metrics need are found, in `memory` bytes a node if that is enough."""
+    stored = source.variable.dtype if source.pooling == "each" or source.positions == 1 else source.dtype
+    return Selection.of(metrics, np.bincount(rows.codes, minlength=rows.labels.number), stored, memory)
 
 
 def _samples(metric: SampleMetric, source: Source, rows: Rows) -> Piece:

@@ -256,3 +256,14 @@ def test_a_metric_that_fails_is_named_with_its_site(tree: xr.DataTree) -> None:
     ) as found:
         pk.measure(tree, Column("unlucky", fail), sites="relu")
     assert isinstance(found.value.__cause__, ZeroDivisionError)
+
+
+def test_what_compares_sites_is_written_at_the_root(store: Path) -> None:
+    found = pk.measure(store, ["cka", "rsa", "effective_rank", "linear_probe", "mean"], out=store.parent / "m.zarr")
+    opened = xr.open_datatree(store.parent / "m.zarr", engine="zarr")
+    xr.testing.assert_identical(opened.load(), found)
+    assert found["site"].values.tolist() == ["0", "1", "2"]
+    values = [xr.open_datatree(store, engine="zarr")[site]["activation"].values for site in ("0", "1")]
+    x, y = (value.astype(float) - value.mean(0, dtype=float) for value in values)
+    expected = ((x.T @ y) ** 2).sum() / np.sqrt(((x.T @ x) ** 2).sum() * ((y.T @ y) ** 2).sum())
+    assert found["cka"].sel(site="0", site_b="1").item() == pytest.approx(expected, rel=1e-6)

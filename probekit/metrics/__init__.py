@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from probekit.metrics.auroc import AUROC
 from probekit.metrics.block import Block
+from probekit.metrics.collapse import NeuralCollapse
 from probekit.metrics.extremes import Max, Min
 from probekit.metrics.gradients import GradientNorm
 from probekit.metrics.histogram import Histogram
 from probekit.metrics.information import Entropy, MutualInformation
 from probekit.metrics.ks import KS
 from probekit.metrics.moments import Count, Mean, Std, Var
-from probekit.metrics.order import Quantile, median
+from probekit.metrics.order import OrderMetric, Quantile, median
 from probekit.metrics.overlap import Overlap
+from probekit.metrics.probes import LinearProbe
 from probekit.metrics.protocol import (
     ColumnMetric,
     Metric,
@@ -26,28 +28,39 @@ from probekit.metrics.protocol import (
 from probekit.metrics.saturation import Saturation
 from probekit.metrics.selectivity import Perplexity, Selectivity
 from probekit.metrics.separation import DPrime, Fisher, Separability
+from probekit.metrics.silhouette import Silhouette
+from probekit.metrics.similarity import CKA, RSA
 from probekit.metrics.sparsity import AlwaysOn, Dead, Sparsity
+from probekit.metrics.spectrum import EffectiveRank, ParticipationRatio
+from probekit.metrics.top import TopSamples
 from probekit.metrics.wasserstein import Wasserstein
 
 __all__ = [
     "AUROC",
+    "CKA",
     "KS",
+    "RSA",
     "AlwaysOn",
     "Block",
     "ColumnMetric",
     "Count",
     "DPrime",
     "Dead",
+    "EffectiveRank",
     "Entropy",
     "Fisher",
     "GradientNorm",
     "Histogram",
+    "LinearProbe",
     "Max",
     "Mean",
     "Metric",
     "Min",
     "MutualInformation",
+    "NeuralCollapse",
+    "OrderMetric",
     "Overlap",
+    "ParticipationRatio",
     "Perplexity",
     "Quantile",
     "SampleMetric",
@@ -55,11 +68,13 @@ __all__ = [
     "Saturation",
     "Selectivity",
     "Separability",
+    "Silhouette",
     "Sparsity",
     "Spec",
     "State",
     "Std",
     "StreamingMetric",
+    "TopSamples",
     "Var",
     "Variables",
     "Wasserstein",

@@ -1,21 +1,52 @@
-"""Order statistics, read off the sorted values."""
+"""Order statistics, read off the sorted values.
+
+A metric that takes but a few order statistics of a class says which, so that they can be found without sorting, and
+without holding all samples at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from probekit.errors import PluginError
-from probekit.metrics.block import Array, Block
-from probekit.metrics.protocol import Parameters, Variables, metric
+from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.protocol import ColumnMetric, FunctionMetric, Parameters, Variables
 
-__all__ = ["Quantile", "median"]
+__all__ = ["OrderMetric", "Quantile", "median"]
 
 
-@metric
+@runtime_checkable
+class OrderMetric(ColumnMetric, Protocol):
+    """A column metric that needs a few order statistics of each class, and nothing else of its samples."""
+
+    def ranks(self, number: int) -> Sequence[int]:
+        """Which of the `number` sorted samples of a class, at least 1: ascending, from 0, each once."""
+
+    def from_ranks(self, counts: Codes, values: Sequence[Array]) -> Variables:
+        """What `compute` gives of a block, in every bit.
+
+        `counts` (class) are the samples of each class, `values` its order statistics at the ranks that it asks for:
+        (rank, node), and (0, node) for a class without samples.
+        """
+
+
+class _Middle(FunctionMetric):
+    """A function whose value for a class is its value for the one or two samples in the middle alone."""
+
+    def ranks(self, number: int) -> Sequence[int]:
+        return range((number - 1) // 2, number // 2 + 1)
+
+    def from_ranks(self, counts: Codes, values: Sequence[Array]) -> Variables:
+        missing = np.full(values[0].shape[1], np.nan, values[0].dtype)
+        rows = [self(middle) if count else missing for count, middle in zip(counts, values, strict=True)]
+        return {self.name: (("label", "node"), np.stack(rows))}
+
+
+@_Middle
 def median(values: Array) -> Array:
     """Median of each class at each node: the middle value, or the midpoint of the two in the middle.
 
@@ -58,21 +89,33 @@ class Quantile(Parameters):
         return {"q": np.array(self.q)}
 
     def compute(self, block: Block) -> Variables:
-        at = self.coords["q"]
-        found = np.full((block.classes, len(at), block.nodes), np.nan)
-        for code, count in enumerate(block.counts):
+        ranks = [self.ranks(count) if count else [] for count in block.counts]
+        return self.from_ranks(block.counts, [block[code][:, of_class].T for code, of_class in enumerate(ranks)])
+
+    def ranks(self, number: int) -> Sequence[int]:
+        below = self._positions(number).astype(np.int64)
+        ranks: list[int] = np.union1d(below, np.minimum(below + 1, number - 1)).tolist()
+        return ranks
+
+    def from_ranks(self, counts: Codes, values: Sequence[Array]) -> Variables:
+        found = np.full((len(counts), len(self.coords["q"]), values[0].shape[1]), np.nan)
+        for code, count in enumerate(counts):
             if count:
-                found[code] = _quantiles(block[code].T, at)
+                found[code] = self._between(int(count), values[code])
         return {"quantile": (("label", "q", "node"), found)}
 
+    def _positions(self, number: int) -> Array:
+        """Where the quantiles lie among `number` samples, (q,)."""
+        positions: Array = (number - 1) * self.coords["q"]
+        return positions
 
-def _quantiles(values: Array, at: Array) -> Array:
-    """Quantiles (q, node) of `values` (sample, node), which are sorted, with numpy's own arithmetic."""
-    last = len(values) - 1
-    position = last * at
-    below = np.floor(position).astype(np.int64)
-    low, high = values[below], values[np.minimum(below + 1, last)]
-    share = (position - below)[:, None]
-    step = high - low
-    quantiles: Array = np.where(share < 0.5, low + step * share, high - step * (1 - share))
-    return quantiles
+    def _between(self, number: int, values: Array) -> Array:
+        """Quantiles (q, node) from the order statistics of `ranks` (rank, node), with numpy's own arithmetic."""
+        positions, ranks = self._positions(number), np.array(self.ranks(number))
+        below = np.floor(positions)
+        low = values[np.searchsorted(ranks, below)]
+        high = values[np.searchsorted(ranks, np.minimum(below + 1, number - 1))]
+        share = (positions - below)[:, None]
+        step = high - low
+        quantiles: Array = np.where(share < 0.5, low + step * share, high - step * (1 - share))
+        return quantiles

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from probekit.metrics.block import Array
+from probekit.metrics.means import class_moments, own_mean_share
 from probekit.metrics.moments import ClassMoments
 from probekit.metrics.pairs import MOST_CLASSES, distances
-from probekit.metrics.protocol import State, Variables
+from probekit.metrics.protocol import Samples, State, Variables
 
 __all__ = ["DPrime", "Fisher", "Separability"]
 
@@ -88,17 +89,27 @@ class Fisher(ClassMoments):
 class Separability(ClassMoments):
     """Between-class over within-class scatter of a whole site: how far apart its classes lie.
 
-    `separability` (), float64, from 0 to infinity: tr S_B / tr S_W, that is the sum over the nodes of
-    Σ n_c (μ_c − μ)², over the sum of Σ_c Σ (x − μ_c)²; 0 where both are 0. `separability_calinski_harabasz` () is that
-    times (n − C) / (C − 1), with C the classes that have samples (Caliński and Harabasz 1974), which makes up for the
-    number of classes and grows with that of samples. NaN with fewer than two classes, and where a value is infinite.
+    - `separability` (), float64, from 0 to infinity: tr S_B / tr S_W, that is the sum over the nodes of
+      Σ n_c (μ_c − μ)², over the sum of Σ_c Σ (x − μ_c)²; 0 where both are 0;
+    - `separability_calinski_harabasz` (), float64: that times (n − C) / (C − 1), with C the classes that have samples
+      (Caliński and Harabasz 1974), which makes up for the number of classes and grows with that of samples;
+    - `separability_nearest_mean` (), float64 in [0, 1]: the share of samples whose nearest class mean, by Euclidean
+      distance, is that of their own class; of equally near ones the first counts. As the means are of the same samples,
+      it flatters, the more the fewer samples a class has. It takes a second pass over a store, and isn't there when a
+      model is measured as it runs.
 
-    Neither changes when the nodes are rotated or all scaled alike, but nodes with large values outweigh the others.
-    They see distances of means only, not whether classes can be told apart along some direction of little variance,
-    as a linear probe does.
+    NaN with fewer than two classes, and where a value is infinite.
+
+    None of them changes when the nodes are rotated or all scaled alike, but nodes with large values outweigh the
+    others. They see distances of means only, not whether classes can be told apart along some direction of little
+    variance, as a linear probe does.
     """
 
     name: ClassVar[str] = "separability"
+
+    def compute_samples(self, samples: Samples) -> Variables:
+        state = class_moments(samples)
+        return self.finalize(state) | {"separability_nearest_mean": ((), np.asarray(own_mean_share(samples, state)))}
 
     def finalize(self, state: State) -> Variables:
         number, between, within = _number(state), *(squares.sum() for squares in _squares(state))

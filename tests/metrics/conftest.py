@@ -1,17 +1,19 @@
-"""What the metrics' tests share: running a streaming metric over batches."""
+"""What the metrics' tests share: running a streaming metric over batches, and an array as the samples of a site."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import xarray as xr
 from hypothesis import settings
 
-from probekit.metrics import Spec, State, StreamingMetric
+from probekit.metrics import Samples, Spec, State, StreamingMetric
 
 Array = npt.NDArray[np.generic]
 
@@ -32,3 +34,56 @@ def stream() -> Callable[..., State]:
         return state
 
     return run
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The samples of an array, as a sample metric reads them: in batches of `batch`, which it must not change."""
+
+    x: Array
+    codes: npt.NDArray[np.int64]
+    classes: int
+    rows: npt.NDArray[np.int64]
+    batch: int
+
+    @property
+    def number(self) -> int:
+        return len(self.x)
+
+    @property
+    def nodes(self) -> int:
+        return self.x.shape[1]
+
+    def batches(self) -> Iterator[tuple[Array, npt.NDArray[np.int64]]]:
+        for start in range(0, len(self.x), self.batch):
+            yield self.x[start : start + self.batch], self.codes[start : start + self.batch]
+
+    def take(self, places: npt.NDArray[np.int64]) -> Array:
+        assert (np.diff(places) > 0).all()
+        return self.x[places]
+
+
+@pytest.fixture(scope="session")
+def samples_of() -> Callable[..., Samples]:
+    """The samples (x, y) of a site, all rows of its store unless `rows` says which."""
+
+    def make(x: Array, y: Array, classes: int, rows: Array | None = None, batch: int = 100) -> Samples:
+        numbers = np.arange(len(x)) if rows is None else np.array(rows, dtype=np.int64)
+        values, codes = np.array(x), np.array(y, dtype=np.int64)
+        for array in (values, codes, numbers):
+            array.setflags(write=False)
+        return Rows(values, codes, classes, numbers, batch)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tree_of() -> Callable[..., xr.DataTree]:
+    """A store in memory with the given sites, {name: x (sample, node)}, and labels."""
+
+    def make(sites: dict[str, Array], y: Array) -> xr.DataTree:
+        root = xr.Dataset(coords={"label": ("sample", y)})
+        groups = {name: xr.Dataset({"activation": (("sample", "node"), x)}) for name, x in sites.items()}
+        return xr.DataTree.from_dict({"/": root, **groups})
+
+    return make

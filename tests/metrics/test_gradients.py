@@ -28,9 +28,14 @@ def test_it_is_that_of_the_gradient_that_autograd_sends_to_a_site(stream: Stream
     weights = model[2].weight.detach().double().numpy()
     exact = (softmax(logits.detach().double().numpy(), axis=1) - np.eye(3)[y]) @ weights
     np.testing.assert_allclose(found["gradient_norm"][1], np.abs(exact).mean(0), rtol=1e-5)
-    norms = np.linalg.norm(exact, axis=1)
-    np.testing.assert_allclose(found["gradient_norm_site"][1], np.sqrt((norms**2).mean()), rtol=1e-5)
-    assert found["gradient_norm_site"][1] > norms.mean()
+    np.testing.assert_allclose(found["gradient_norm_site"][1], np.linalg.norm(exact, axis=1).mean(), rtol=1e-5)
+
+
+def test_the_norm_of_one_node_is_its_size(stream: Stream) -> None:
+    gradient = np.random.default_rng(0).normal(size=(70, 1)).astype(np.float32)
+    found = GradientNorm().finalize(stream(GradientNorm(), gradient, np.arange(70) % 4, 5, (20,)))
+    np.testing.assert_allclose(found["gradient_norm_site"][1], found["gradient_norm"][1][0], rtol=1e-14)
+    np.testing.assert_allclose(found["gradient_norm_site"][1], np.abs(gradient.astype(np.float64)).mean(), rtol=1e-14)
 
 
 def test_where_all_samples_have_one_norm_the_site_has_it(stream: Stream) -> None:
@@ -45,6 +50,8 @@ def test_gradients_that_vanish_are_0_and_exploding_ones_infinite(stream: Stream)
     found = GradientNorm().finalize(stream(GradientNorm(), gradient, np.array([0, 2]), 3))
     np.testing.assert_array_equal(found["gradient_norm"][1], [0, np.inf, 1e200])
     assert found["gradient_norm_site"][1] == np.inf
+    vanished = GradientNorm().finalize(stream(GradientNorm(), np.zeros((9, 2)), np.zeros(9), 1))
+    assert vanished["gradient_norm_site"][1] == 0
 
 
 def test_it_has_no_number_without_samples(stream: Stream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 import probekit as pk
 from probekit.metrics import Block, Quantile, median
+from probekit.metrics.order import OrderMetric
 
 samples = st.sampled_from([np.float32, np.float64]).flatmap(
     lambda dtype: hnp.arrays(
@@ -54,6 +56,34 @@ def test_a_quantile_is_one_number_or_several() -> None:
     np.testing.assert_array_equal(Quantile([0.9, 0.1]).coords["q"], [0.9, 0.1])
     block = Block.from_samples(np.arange(11)[:, None], np.zeros(11))
     np.testing.assert_array_equal(Quantile([1, 0, 0.55]).compute(block)["quantile"][1].ravel(), [10, 0, 5.5])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's own, between infinities
+@pytest.mark.parametrize("metric", [median, Quantile(), Quantile([0.9, 0.0, 1 / 3])], ids=["median", "quartiles", "q"])
+@given(samples)
+def test_a_few_order_statistics_are_enough(metric: OrderMetric, x: np.ndarray) -> None:
+    y = np.arange(len(x)) % 3
+    counts = np.bincount(y, minlength=4)
+    ranks = [list(metric.ranks(int(count))) if count else [] for count in counts]
+    assert all(of_class == sorted(set(of_class)) for of_class in ranks)
+    values = [np.sort(x[y == code], axis=0)[of_class] for code, of_class in enumerate(ranks)]
+    ((name, (dims, found)),) = metric.from_ranks(counts, values).items()
+    expected_dims, expected = metric.compute(Block.from_samples(x, y, 4))[name]
+    assert (dims, found.dtype) == (expected_dims, expected.dtype)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_which_order_statistics_are_needed() -> None:
+    assert [list(median.ranks(number)) for number in (1, 2, 5, 6)] == [[0], [0, 1], [2], [2, 3]]
+    assert list(Quantile([0, 0.25, 1]).ranks(11)) == [0, 1, 2, 3, 10]
+    assert isinstance(median, OrderMetric)
+    assert isinstance(Quantile(), OrderMetric)
+
+
+def test_the_median_is_a_function_and_goes_to_other_processes_by_name() -> None:
+    np.testing.assert_array_equal(median(np.array([[1.0, 5], [2, 6], [4, 9]])), [2, 6])
+    assert median.name == "median"
+    assert pickle.loads(pickle.dumps(median)) is median
 
 
 @pytest.mark.parametrize("q", [-0.1, [0.5, 1.1], [], "median", [[0.1]], math.nan, [0.5, 0.5], None, True])

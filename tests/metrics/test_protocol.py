@@ -18,31 +18,40 @@ from hypothesis import strategies as st
 import probekit as pk
 from probekit.metrics import (
     AUROC,
+    CKA,
     KS,
+    RSA,
     AlwaysOn,
     Block,
     ColumnMetric,
     Count,
     Dead,
     DPrime,
+    EffectiveRank,
     Entropy,
     Fisher,
     GradientNorm,
     Histogram,
+    LinearProbe,
     Max,
     Mean,
     Min,
     MutualInformation,
+    NeuralCollapse,
     Overlap,
+    ParticipationRatio,
     Perplexity,
     Quantile,
+    SampleMetric,
     Saturation,
     Selectivity,
     Separability,
+    Silhouette,
     Sparsity,
     State,
     Std,
     StreamingMetric,
+    TopSamples,
     Var,
     Wasserstein,
     median,
@@ -51,7 +60,8 @@ from probekit.metrics import (
 Stream = Callable[..., State]
 STREAMING = [Mean(), Std(), Std(ddof=1), Sparsity()]
 STREAMING += [Count(), Var(), Min(), Max(), Dead(), AlwaysOn(), Saturation(bounds=(-1, 1)), Selectivity(), Perplexity()]
-STREAMING += [DPrime(), Fisher(), Separability(), GradientNorm()]
+STREAMING += [DPrime(), Fisher(), Separability()]
+OF_SITES = [GradientNorm(), EffectiveRank(), ParticipationRatio()]  # their states are of whole sites
 COLUMN = [
     median,
     Quantile([0.1, 0.8]),
@@ -64,7 +74,8 @@ COLUMN = [
     MutualInformation(bins=5, min_count=1),
     Entropy(bins=5, min_count=1),
 ]
-BUILT_IN = [*STREAMING, *COLUMN]
+SAMPLE = [LinearProbe(), Silhouette(), NeuralCollapse(), TopSamples()]
+BUILT_IN = [*STREAMING, *OF_SITES, *COLUMN, *SAMPLE, CKA(), RSA()]
 named = {"ids": lambda metric: f"{metric.name}-{dict(metric.parameters)}"}
 
 
@@ -102,7 +113,7 @@ def test_a_function_of_the_wrong_shape_is_told_what_was_expected() -> None:
 
 @pytest.mark.parametrize("metric", BUILT_IN, **named)
 def test_built_in_metrics_say_what_they_are(metric: pk.metrics.Metric) -> None:
-    assert isinstance(metric, StreamingMetric) != isinstance(metric, ColumnMetric)
+    assert isinstance(metric, StreamingMetric | SampleMetric) != isinstance(metric, ColumnMetric)
     assert metric.version >= 1
     assert all(isinstance(key, str) for key in metric.parameters)
     summary = (inspect.getdoc(metric) or "").splitlines()[0]
@@ -118,7 +129,7 @@ def test_parameters_are_the_fields() -> None:
 samples = st.lists(st.tuples(st.integers(-4, 4), st.integers(-2, 2), st.integers(0, 3)), min_size=1, max_size=40)
 
 
-@pytest.mark.parametrize("metric", STREAMING, **named)
+@pytest.mark.parametrize("metric", [*STREAMING, *OF_SITES], **named)
 @given(rows=samples, cuts=st.lists(st.integers(0, 40), max_size=4), swap=st.booleans())
 def test_any_split_and_any_merge_order_give_the_same(
     metric: StreamingMetric, stream: Stream, rows: list[tuple[int, int, int]], cuts: list[int], swap: bool
@@ -136,7 +147,7 @@ def test_any_split_and_any_merge_order_give_the_same(
             np.testing.assert_allclose(other[name][1], array, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("metric", STREAMING, **named)
+@pytest.mark.parametrize("metric", [*STREAMING, *OF_SITES], **named)
 def test_update_merge_and_finalize_change_nothing_they_are_given(metric: StreamingMetric, stream: Stream) -> None:
     x = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
     state = stream(metric, x.numpy(), np.array([0, 1]), 2)
@@ -183,7 +194,7 @@ def test_permuting_classes_or_choosing_nodes_permutes_or_chooses_results(
         np.testing.assert_array_equal(second[name][1], chosen)
 
 
-@pytest.mark.parametrize("metric", STREAMING, **named)
+@pytest.mark.parametrize("metric", [*STREAMING, *OF_SITES], **named)
 @given(data=st.data())
 def test_streaming_metrics_too_permute_with_classes_and_choose_with_nodes(
     metric: StreamingMetric, stream: Stream, data: st.DataObject

@@ -7,12 +7,16 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import xarray as xr
 from sklearn.feature_selection import f_classif
 from sklearn.metrics import calinski_harabasz_score
+from sklearn.neighbors import NearestCentroid
 
-from probekit.metrics import DPrime, Fisher, Separability, State, StreamingMetric
+import probekit as pk
+from probekit.metrics import DPrime, Fisher, Samples, Separability, State, StreamingMetric
 
 Stream = Callable[..., State]
+SamplesOf = Callable[..., Samples]
 CUTS = (100, 101, 350)
 
 
@@ -48,6 +52,47 @@ def test_separability_is_calinskis_score_and_the_ratio_of_traces(
     total = np.trace(np.cov(x.T, ddof=0)) * len(x)
     np.testing.assert_allclose(found["separability"], (total - within) / within, rtol=1e-10)
     assert all(array.shape == () for array in found.values())
+
+
+def test_separability_of_a_store_has_the_accuracy_of_nearest_means(
+    samples: tuple[np.ndarray, np.ndarray], stream: Stream, samples_of: SamplesOf
+) -> None:
+    x, y = samples
+    x = x[:, [0, 1, 3, 4, 5]]  # node 2 is constant where it is rounded, of which scikit-learn warns
+    found = Separability().compute_samples(samples_of(x, np.array([0, 2, 3, 5])[y], 7))
+    assert {name: dims for name, (dims, _) in found.items()} == {
+        "separability": (),
+        "separability_calinski_harabasz": (),
+        "separability_nearest_mean": (),
+    }
+    x = x.astype(np.float64)
+    np.testing.assert_allclose(found["separability_nearest_mean"][1], NearestCentroid().fit(x, y).score(x, y))
+    for name, array in variables(Separability(), stream(Separability(), x, y, 4)).items():
+        np.testing.assert_allclose(found[name][1], array, rtol=1e-12)
+
+
+def test_of_a_store_separability_has_all_three_beside_metrics_of_the_same_state(
+    samples: tuple[np.ndarray, np.ndarray], samples_of: SamplesOf, tree_of: Callable[..., xr.DataTree]
+) -> None:
+    x, y = samples
+    m = pk.measure(tree_of({"relu": x}, y), [Separability(), Fisher(), "std"])["relu"]
+    for name, (_, array) in Separability().compute_samples(samples_of(x, y, 4)).items():
+        np.testing.assert_allclose(m[name], array, rtol=1e-12)
+    assert {"fisher", "std"} <= set(m.data_vars)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(np.inf, np.nan), (-np.inf, np.nan), (0.1, 0.5)])
+def test_nearest_means_of_infinite_and_of_constant_nodes(samples_of: SamplesOf, value: float, expected: float) -> None:
+    x, y = np.full((40, 2), 0.1), np.arange(40) % 2  # of equally near means the first counts
+    x[7, 1] = value
+    found = Separability().compute_samples(samples_of(x, y, 3))
+    np.testing.assert_array_equal(found["separability_nearest_mean"][1], expected)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_one_class_is_nearest_to_nothing_else(samples_of: SamplesOf, rows: int) -> None:
+    found = Separability().compute_samples(samples_of(np.arange(2.0 * rows).reshape(rows, 2), np.ones(rows), 3))
+    assert np.isnan([array for _, array in found.values()]).all()
 
 
 def cohens_d(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,100 @@
+"""How far the classes of a site have collapsed to the corners of a simplex."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.metrics.means import class_moments, nearest, tensors
+from probekit.metrics.protocol import Parameters, Samples, Variables
+
+__all__ = ["NeuralCollapse"]
+
+
+@dataclass(frozen=True)
+class NeuralCollapse(Parameters):
+    """How far the classes have collapsed: NC1, NC2 and NC4 of neural collapse.
+
+    In a classifier trained until its loss is nearly 0, the samples of a class come to lie on their mean, and the class
+    means on the corners of a simplex around their centre (Papyan, Han and Donoho 2020). With μ_c the class means, μ
+    their mean, and C the classes that have samples, all () and float64:
+
+    - `neural_collapse_nc1`: Tr(Σ_W Σ_B⁺) / C, with Σ_W the mean over the classes of their covariances, and Σ_B⁺ the
+      pseudo-inverse of the mean of (μ_c − μ)(μ_c − μ)ᵀ: the variance within the classes in the directions in which
+      their means differ, beside that of the means. From 0 (collapsed) to infinity (all means equal);
+    - `neural_collapse_nc2_norms`: the standard deviation of ‖μ_c − μ‖ over the classes, divided by its mean. 0 where
+      the means are equally far from their centre;
+    - `neural_collapse_nc2_cosines`: the mean over the pairs of classes of ``|cos(μ_a − μ, μ_b − μ) + 1/(C − 1)|``,
+      from 0 (a simplex) to 2. 0 needs at least C − 1 nodes;
+    - `neural_collapse_nc4`: the share of samples, in [0, 1], whose nearest class mean is that of their own class, 1
+      once collapsed; of equally near ones the first counts.
+
+    Papyan's NC4 is the share of samples for which the network decides as the nearest class mean does. Of the network
+    only the activations are known here, so that it is their own class instead: the same where the network gets all
+    samples right, as at the end of training it does those that it was trained on. Grouped by a column of the network's
+    predictions (``by="prediction"``), it compares these with the nearest mean of the samples that were predicted alike.
+
+    Each class weighs the same but in NC4, where each sample does; for classes of one size this is Papyan's definition.
+    NC3 needs the last layer's weights and isn't here. NaN with fewer than two classes, at constant nodes, and where a
+    value is infinite or so large that its square is; NC2 of two classes is 0 whatever they are, and `nc2_cosines` NaN
+    where a class mean lies on the centre. Directions in which the means differ by less than rounding are left out.
+
+    It is meant for the layer before the last, on the samples that the network was trained on. It reads them twice and
+    needs memory for the class means alone.
+
+    >>> import numpy as np, xarray as xr, probekit as pk
+    >>> root = xr.Dataset(coords={"label": ("sample", [0, 1, 2, 0, 1, 2])})
+    >>> relu = xr.Dataset({"activation": (("sample", "node"), np.eye(3)[[0, 1, 2, 0, 1, 2]])})
+    >>> tree = xr.DataTree.from_dict({"/": root, "relu": relu})
+    >>> m = pk.measure(tree, pk.metrics.NeuralCollapse())["relu"]
+    >>> m["neural_collapse_nc1"].item(), m["neural_collapse_nc4"].item()
+    (0.0, 1.0)
+    """
+
+    name: ClassVar[str] = "neural_collapse"
+
+    def compute_samples(self, samples: Samples) -> Variables:
+        state = class_moments(samples)
+        there = state["count"].nonzero().flatten()
+        means = state["mean"][there]
+        centred = means - means[:1]  # all exactly 0 where all are equal
+        centred = centred - centred.mean(0)
+        spread = centred.square().sum() + state["m2"].sum()
+        found = [np.nan] * 4
+        if len(there) > 1 and spread.isfinite() and spread > 0:
+            within, agreeing = _second_pass(samples, state["mean"], there, _whitening(centred))
+            found = [within if centred.any() else np.inf, *_simplex(centred), agreeing]
+        names = ("nc1", "nc2_norms", "nc2_cosines", "nc4")
+        return {f"neural_collapse_{name}": ((), np.asarray(value)) for name, value in zip(names, found, strict=True)}
+
+
+def _whitening(centred: Tensor) -> Tensor:
+    """W (node, direction) with W Wᵀ = Σ_B⁺, from the class means less their mean (class, node)."""
+    _, deviations, directions = torch.linalg.svd(centred / len(centred) ** 0.5, full_matrices=False)
+    least = deviations[0] * max(centred.shape) * torch.finfo(centred.dtype).eps
+    kept = deviations > least
+    whitening: Tensor = directions[kept].T / deviations[kept]
+    return whitening
+
+
+def _second_pass(samples: Samples, means: Tensor, there: Tensor, whitening: Tensor) -> tuple[float, float]:
+    """Tr(Σ_W Σ_B⁺) / C, and the share of samples whose nearest class mean is their own's."""
+    squares, hits = means.new_zeros(len(means)), 0
+    for x, y in tensors(samples):
+        squares.index_add_(0, y, ((x.double() - means[y]) @ whitening).square().sum(1))
+        hits += int((there[nearest(x, means[there])] == y).sum())
+    counts = torch.from_numpy(np.bincount(samples.codes, minlength=len(means)))
+    return float((squares / counts)[there].mean()) / len(there), hits / samples.number
+
+
+def _simplex(centred: Tensor) -> tuple[float, float]:
+    """Both NC2, from the class means less their mean (class, node)."""
+    classes, norms = len(centred), torch.linalg.vector_norm(centred, dim=1)
+    unit = centred / norms[:, None]
+    first, second = torch.triu_indices(classes, classes, 1)
+    deviations = ((unit @ unit.T)[first, second] + 1 / (classes - 1)).abs()
+    return float(norms.std(correction=0) / norms.mean()), float(deviations.mean())

@@ -1,0 +1,168 @@
+"""Whether classes can be read off a site along straight lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from probekit.errors import PluginError
+from probekit.metrics.block import Array
+from probekit.metrics.protocol import Parameters, Samples, Variables
+from probekit.metrics.sampling import draws
+from probekit.metrics.scatter import no_scatter, with_rows
+
+__all__ = ["LinearProbe"]
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LinearProbe(Parameters):
+    """Accuracy of a linear classifier of the classes on held-out samples, beside chance.
+
+    A classifier is trained on the values of all nodes of a site, and asked for the classes of samples that it was not
+    trained on (Alain and Bengio 2017):
+
+    - `linear_probe` (), float64 in [0, 1]: the share of held-out samples that it gets right;
+    - `linear_probe_chance` (), float64 in [0, 1]: what one gets right who always says the class that most of the
+      training samples have;
+    - `linear_probe_held_out` (), int64: the number n of held-out samples; the accuracy's standard error is
+      √(p (1 − p) / n).
+
+    ``method="ridge"`` regresses one 0-or-1 target a class on the nodes by least squares, and says the class with the
+    largest; it reads the samples twice and takes memory for the square of nodes and classes together, in float64.
+    ``method="logistic"`` is scikit-learn's LogisticRegression (lbfgs, 1,000 steps at most; it warns where they aren't
+    enough); it holds all training samples in memory twice, as they are stored and in float64.
+
+    `alpha` is the regularisation: with the nodes divided by one number, which makes their mean variance 1, the methods
+    minimise mean squared error + α‖W‖² and mean cross-entropy + ½α‖W‖², with intercepts free. So sites of different
+    scale are treated alike. A sample is held out with probability `held_out`, by chance that depends on `seed` and on
+    its row in the store alone: the same samples at every site, also when fewer are measured.
+
+    Accuracy and chance are NaN with fewer than two classes among the training samples, and without held-out ones; the
+    accuracy is also where a value is infinite or so large that its square is. A held-out sample of a class that was not
+    trained on counts as wrong.
+
+    High accuracy says that the classes can be read off the site, not that the network does so, and wide sites make it
+    easier: with more nodes than training samples nearly anything can be separated in training, and here only the
+    held-out samples tell. Where rows are tokens, those of one sample may stand on both sides of the split, which
+    flatters the accuracy.
+
+    >>> import numpy as np, xarray as xr, probekit as pk
+    >>> root = xr.Dataset(coords={"label": ("sample", np.arange(100) % 2)})
+    >>> relu = xr.Dataset({"activation": (("sample", "node"), np.eye(2)[np.arange(100) % 2])})
+    >>> m = pk.measure(xr.DataTree.from_dict({"/": root, "relu": relu}), pk.metrics.LinearProbe())["relu"]
+    >>> m["linear_probe"].item(), m["linear_probe_held_out"].item()
+    (1.0, 24)
+    """
+
+    method: str = "ridge"
+    alpha: float = 1e-3
+    held_out: float = 0.25
+    seed: int = 0
+    name: ClassVar[str] = "linear_probe"
+
+    def __post_init__(self) -> None:
+        if self.method not in _METHODS or not self.alpha > 0 or not 0 < self.held_out < 1:
+            raise PluginError(
+                f"LinearProbe(method={self.method!r}, alpha={self.alpha!r}, held_out={self.held_out!r}): method is "
+                "'ridge' or 'logistic', alpha above 0, and held_out a share between 0 and 1."
+            )
+
+    def compute_samples(self, samples: Samples) -> Variables:
+        held = draws(samples.rows, self.seed) < self.held_out
+        trained = np.bincount(samples.codes[~held], minlength=samples.classes)
+        accuracy = chance = np.nan
+        if np.count_nonzero(trained) > 1 and held.any():
+            accuracy = _accuracy(_METHODS[self.method](samples, ~held, self.alpha), samples, held)
+            chance = np.mean(samples.codes[held] == trained.argmax())
+        return {
+            "linear_probe": ((), np.asarray(accuracy)),
+            "linear_probe_chance": ((), np.asarray(chance)),
+            "linear_probe_held_out": ((), np.asarray(held.sum())),
+        }
+
+
+@dataclass(frozen=True)
+class _Classifier:
+    """Says, of the `classes` (class), that with the largest ``(x − centre) @ weights + bias``."""
+
+    classes: Tensor
+    centre: Tensor
+    weights: Tensor
+    bias: Tensor
+
+    def scores(self, x: Tensor) -> Tensor:
+        return (x.double() - self.centre) @ self.weights + self.bias
+
+
+def _accuracy(classifier: _Classifier, samples: Samples, held: Mask) -> float:
+    hits = 0
+    for x, y in _chosen(samples, held):
+        scores = classifier.scores(x)
+        if not scores.isfinite().all():
+            return float("nan")
+        hits += int((classifier.classes[scores.argmax(1)] == y).sum())
+    return hits / int(held.sum())
+
+
+def _chosen(samples: Samples, rows: Mask) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of the chosen rows alone, and their classes."""
+    start = 0
+    for x, y in samples.batches():
+        here = rows[start : start + len(x)]
+        start += len(x)
+        yield torch.from_numpy(x[here]), torch.from_numpy(y[here])
+
+
+def _ridge(samples: Samples, train: Mask, alpha: float) -> _Classifier:
+    """From the scatter of the training rows' nodes, and of these with the targets, in one pass."""
+    nodes, classes = samples.nodes, torch.from_numpy(np.unique(samples.codes[train]))
+    state = no_scatter(nodes + len(classes), torch.device("cpu"))
+    for x, y in _chosen(samples, train):
+        state = with_rows(state, torch.cat([x.double(), (y[:, None] == classes).double()], dim=1))
+    gram, products = state["scatter"][:nodes, :nodes], state["scatter"][:nodes, nodes:]
+    penalty = alpha * gram.trace() / nodes
+    if penalty.isfinite() and penalty > 0:
+        weights = torch.linalg.solve(gram + penalty * torch.eye(nodes, dtype=gram.dtype), products)
+    else:  # constant nodes say nothing, infinite ones nothing that is known
+        weights = penalty * products
+    return _Classifier(classes, state["mean"][:nodes], weights, state["mean"][nodes:])
+
+
+def _logistic(samples: Samples, train: Mask, alpha: float) -> _Classifier:
+    from sklearn.linear_model import LogisticRegression  # slow to import, and only this method needs it
+
+    codes = samples.codes[train]
+    x, centre, scale = _scaled(samples.take(np.flatnonzero(train)))
+    classes, counts = np.unique(codes, return_counts=True)
+    if np.isfinite(scale) and scale > 0:
+        fitted = LogisticRegression(C=1 / (alpha * len(x)), max_iter=1000).fit(x, codes)
+        weights, bias = fitted.coef_.T / scale, fitted.intercept_
+        if len(classes) == 2:  # one line between the two, whose positive side is the second's
+            weights, bias = weights * [0, 1], bias * [0, 1]
+    else:
+        weights, bias = np.full((samples.nodes, len(classes)), scale), counts / len(x)
+    return _Classifier(*map(torch.from_numpy, (classes, centre, weights, bias)))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _scaled(rows: Array) -> tuple[Array, Array, float]:
+    """The rows (row, node), float64, less their mean and divided by one number; the mean, and that number."""
+    x = rows.astype(np.float64)
+    first = x[0].copy()
+    x -= first  # exactly 0 at a constant node
+    shift = x.mean(axis=0)
+    x -= shift
+    scale = float(np.sqrt(np.vdot(x, x) / x.size))
+    x /= scale or 1
+    return x, first + shift, scale
+
+
+_METHODS = {"ridge": _ridge, "logistic": _logistic}

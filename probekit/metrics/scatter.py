@@ -1,0 +1,57 @@
+"""Sums of squares and products around the mean, (node, node), that add up over batches without cancelling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from probekit.metrics.protocol import State
+
+__all__ = ["centred", "merged_mean", "merged_scatters", "no_scatter", "with_rows"]
+
+
+def no_scatter(nodes: int, device: torch.device) -> State:
+    """The scatter of no rows: `count` (), int64, `mean` (node) and `scatter` (node, node), float64."""
+    return {
+        "count": torch.zeros((), dtype=torch.int64, device=device),
+        "mean": torch.zeros(nodes, dtype=torch.float64, device=device),
+        "scatter": torch.zeros(nodes, nodes, dtype=torch.float64, device=device),
+    }
+
+
+def with_rows(state: State, x: Tensor) -> State:
+    """The scatter of the rows of `state` and of the batch `x` (batch, node)."""
+    if not len(x):
+        return dict(state)
+    mean, rows = centred(state["count"], state["mean"], x)
+    return {"count": state["count"] + len(x), "mean": mean, "scatter": torch.addmm(state["scatter"], rows.T, rows)}
+
+
+def merged_scatters(a: State, b: State) -> State:
+    """The scatter of the rows of both."""
+    mean, row = merged_mean(a["count"], a["mean"], b["count"], b["mean"])
+    scatter = torch.addr(a["scatter"], row, row).add_(b["scatter"])
+    return {"count": a["count"] + b["count"], "mean": mean, "scatter": scatter}
+
+
+def centred(count: Tensor, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (node) after the batch `x` (batch, node), and rows whose products are what the batch adds to a scatter.
+
+    The rows (batch + 1, node), float64, are the batch less its own mean, and one for how far that is from the `mean` of
+    the `count` rows before. The products of the rows of two sites are what the batch adds to their cross-scatter.
+    """
+    pivot = x[0].to(mean)
+    rows = x.to(mean) - pivot  # exactly 0 at a constant node, whose mean is then exactly its value
+    shift = rows.mean(0)
+    after, apart = merged_mean(count, mean, count.new_tensor(len(x)), pivot + shift)
+    return after, torch.cat([rows.sub_(shift), apart[None]])
+
+
+def merged_mean(count: Tensor, mean: Tensor, count_b: Tensor, mean_b: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (node) of both, and the row (node) whose products are what merging adds to their scatters.
+
+    After Chan, Golub and LeVeque (1983): √(n_a n_b / n) (μ_b − μ_a), so that no two large sums are subtracted.
+    """
+    share = count_b.double() / (count + count_b).clamp(min=1)
+    apart = mean_b - mean
+    return mean + apart * share, apart * (share * count).sqrt()

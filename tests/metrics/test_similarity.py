@@ -1,0 +1,208 @@
+"""CKA and RSA, against the formulas and scipy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import pdist
+from scipy.stats import pearsonr, spearmanr
+
+import probekit as pk
+from probekit.errors import PluginError
+from probekit.metrics import CKA, RSA, Spec, State
+
+Metric = CKA | RSA
+Arrays = Sequence[np.ndarray]
+
+
+def state_of(metric: Metric, x: Arrays, y: np.ndarray, classes: int, cuts: Sequence[int] = ()) -> State:
+    """The state of the metric after the samples of all sites, cut into batches at `cuts`."""
+    sites, codes = [torch.tensor(site) for site in x], torch.tensor(np.asarray(y, dtype=np.int64))
+    state = metric.init([Spec(site.shape[1], classes, site.dtype, site.device) for site in sites])
+    bounds = [0, *sorted(cuts), len(codes)]
+    for start, stop in pairwise(bounds):
+        state = metric.update(state, [site[start:stop] for site in sites], codes[start:stop])
+    return state
+
+
+def table(metric: Metric, state: State) -> np.ndarray:
+    variables = metric.finalize(state)
+    assert list(variables) == [metric.name]
+    dims, found = variables[metric.name]
+    assert dims == ("site", "site_b")
+    assert found.dtype == np.float64
+    return found
+
+
+def cka_by_the_formula(x: np.ndarray, y: np.ndarray) -> float:
+    """Kornblith et al. (2019) by HSIC of the samples' Gram matrices, which are of no use beyond a few samples."""
+    centre = np.eye(len(x)) - 1 / len(x)
+    of_x, of_y = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+    return float((of_x * of_y).sum() / np.sqrt((of_x * of_x).sum() * (of_y * of_y).sum()))
+
+
+@pytest.fixture
+def sites() -> tuple[list[np.ndarray], np.ndarray]:
+    """A site, one that partly repeats it, an unrelated one far from 0; of different widths and dtypes."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 6, 200)
+    first = rng.normal(size=(200, 8)) + rng.normal(size=(6, 8))[y]
+    second = (first @ rng.normal(size=(8, 5)) + rng.normal(size=(200, 5))).astype(np.float32)
+    return [first, second, rng.normal(size=(200, 12)) * 3 + 1000], y
+
+
+def test_cka_is_that_of_the_formula(sites: tuple[list[np.ndarray], np.ndarray]) -> None:
+    x, y = sites
+    found = table(CKA(), state_of(CKA(), x, y, 6, (1, 1, 90, 130)))
+    expected = [[cka_by_the_formula(a.astype(np.float64), b.astype(np.float64)) for b in x] for a in x]
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    np.testing.assert_array_equal(found, found.T)
+    np.testing.assert_array_equal(np.diag(found), 1)
+    assert found[0, 1] > 0.3 > found[0, 2] > 0
+
+
+def test_cka_sees_neither_rotation_nor_scale_nor_offset() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 6)) * np.arange(1, 7)
+    turned = x @ np.linalg.qr(rng.normal(size=(6, 6)))[0] * 1e-4 + 5
+    np.testing.assert_allclose(table(CKA(), state_of(CKA(), [x, turned], np.zeros(100), 1)), 1, rtol=1e-9)
+
+
+def test_cka_of_sites_that_share_some_of_their_directions_is_known() -> None:
+    # With orthonormal columns without mean, ‖XᵀX‖² is their number, and ‖XᵀY‖² that of the shared ones.
+    noise = np.random.default_rng(0).normal(size=(80, 10))
+    columns = np.linalg.qr(noise - noise.mean(0))[0]
+    found = table(CKA(), state_of(CKA(), [columns[:, :6], columns[:, 3:]], np.zeros(80), 1, (33,)))
+    np.testing.assert_allclose(found[0, 1], 3 / np.sqrt(6 * 7), rtol=1e-10)
+
+
+@pytest.mark.parametrize("euclidean", [False, True])
+@pytest.mark.parametrize("ranks", [False, True])
+def test_rsa_is_scipys_correlation_of_its_distances(
+    sites: tuple[list[np.ndarray], np.ndarray], euclidean: bool, ranks: bool
+) -> None:
+    x, y = sites
+    metric = RSA("euclidean" if euclidean else "correlation", ranks)
+    found = table(metric, state_of(metric, x, y, 6, (1, 80)))
+    vectors = [pdist([site[y == c].mean(0, dtype=np.float64) for c in range(6)], metric.dissimilarity) for site in x]
+    correlation = spearmanr if ranks else pearsonr
+    expected = [[correlation(a, b).statistic for b in vectors] for a in vectors]
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
+    np.testing.assert_array_equal(found, found.T)
+
+
+def test_rsa_gives_tied_dissimilarities_one_rank() -> None:
+    rng = np.random.default_rng(0)
+    corners, others = np.array([[0.0], [1], [3], [4]]), rng.normal(size=(4, 3))  # |Δ| = 1, 3, 4, 2, 3, 1
+    found = table(RSA("euclidean"), state_of(RSA("euclidean"), [corners, others], np.arange(4), 4))
+    np.testing.assert_allclose(found[0, 1], spearmanr(pdist(corners), pdist(others)).statistic, rtol=1e-12)
+
+
+def test_rsa_sees_class_means_alone() -> None:
+    rng = np.random.default_rng(0)
+    means, y = rng.normal(size=(5, 4)), np.repeat(np.arange(5), 20)
+    noise = rng.normal(size=(5, 20, 4)) * 10
+    spread = means[y] + (noise - noise.mean(1, keepdims=True)).reshape(100, 4)
+    np.testing.assert_allclose(table(RSA(), state_of(RSA(), [means[y], spread], y, 5, (7,))), 1, rtol=1e-9)
+    reversed_order = table(RSA("euclidean"), state_of(RSA("euclidean"), [means[y], means[y] * -3 + 1], y, 5))
+    np.testing.assert_allclose(reversed_order, 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", [CKA(), RSA()], ids=["cka", "rsa"])
+@given(data=st.data())
+def test_any_split_and_any_tree_of_merges_give_the_same(metric: Metric, data: st.DataObject) -> None:
+    rng = np.random.default_rng(0)
+    x, y = [rng.normal(size=(40, 3)) + 1e5, rng.normal(size=(40, 5))], rng.integers(0, 4, 40)
+    whole = table(metric, state_of(metric, x, y, 4))
+    cuts = sorted(data.draw(st.lists(st.integers(0, 40), min_size=1, max_size=5)))
+    np.testing.assert_allclose(table(metric, state_of(metric, x, y, 4, cuts)), whole, rtol=1e-7)
+    bounds = [0, *cuts, 40]
+    parts = [state_of(metric, [site[start:stop] for site in x], y[start:stop], 4) for start, stop in pairwise(bounds)]
+    while len(parts) > 1:
+        first, second, *others = data.draw(st.permutations(range(len(parts))))
+        parts = [metric.merge(parts[first], parts[second]), *(parts[other] for other in others)]
+    np.testing.assert_allclose(table(metric, parts[0]), whole, rtol=1e-7)
+
+
+@pytest.mark.parametrize("metric", [CKA(), RSA()], ids=["cka", "rsa"])
+def test_update_merge_and_finalize_change_nothing_they_are_given(metric: Metric) -> None:
+    rng = np.random.default_rng(0)
+    x, y = [torch.tensor(rng.normal(size=(20, nodes))) for nodes in (2, 3)], torch.arange(20) % 4
+    state = state_of(metric, [site.numpy() for site in x], y.numpy(), 4)
+    kept, inputs = {key: value.clone() for key, value in state.items()}, [site.clone() for site in x]
+    metric.update(state, x, y)
+    metric.merge(state, state)
+    np.testing.assert_array_equal(table(metric, state), table(metric, state))
+    assert all(map(torch.equal, x, inputs))
+    assert all(torch.equal(state[key], kept[key]) for key in kept)
+
+
+def test_the_order_of_the_classes_and_empty_ones_change_nothing(sites: tuple[list[np.ndarray], np.ndarray]) -> None:
+    x, y = sites
+    gaps = np.array([7, 1, 3, 0, 4, 9])
+    np.testing.assert_allclose(
+        table(RSA(), state_of(RSA(), x, gaps[y], 11)), table(RSA(), state_of(RSA(), x, y, 6)), rtol=1e-12
+    )
+    np.testing.assert_array_equal(table(CKA(), state_of(CKA(), x, gaps[y], 11)), table(CKA(), state_of(CKA(), x, y, 6)))
+
+
+@pytest.mark.parametrize("metric", [CKA(), RSA(), RSA("euclidean")], ids=["cka", "rsa", "euclidean"])
+@pytest.mark.parametrize("value", [0.1, np.inf])
+def test_a_site_without_spread_or_with_infinities_is_like_none(metric: Metric, value: float) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 5
+    x = [rng.normal(size=(60, 4)) for _ in range(3)]
+    if np.isinf(value):
+        x[1][44, 2] = value
+    else:
+        x[1][:] = value
+    found = table(metric, state_of(metric, x, y, 5, (7, 44)))
+    np.testing.assert_array_equal(np.isnan(found), [[False, True, False], [True] * 3, [False, True, False]])
+
+
+@pytest.mark.parametrize("metric", [CKA(), RSA()], ids=["cka", "rsa"])
+@pytest.mark.parametrize("rows", [0, 1])
+def test_no_sample_and_one_are_nan(metric: Metric, rows: int) -> None:
+    x = [np.ones((rows, 2)), np.ones((rows, 3))]
+    assert np.isnan(table(metric, state_of(metric, x, np.zeros(rows), 4))).all()
+
+
+@pytest.mark.parametrize(("classes", "known"), [(1, False), (2, False), (3, True)])
+def test_rsa_needs_three_classes(classes: int, known: bool) -> None:
+    x = [np.random.default_rng(0).normal(size=(30, 4))] * 2
+    found = table(RSA(), state_of(RSA(), x, np.arange(30) % classes, 5))
+    assert np.isfinite(found).all() == known
+
+
+def test_a_class_mean_that_is_the_same_at_all_nodes_correlates_with_none() -> None:
+    rng = np.random.default_rng(0)
+    x, y = [rng.normal(size=(40, 4)), rng.normal(size=(40, 4))], np.arange(40) % 4
+    x[0][y == 2] = 0.1
+    assert np.isnan(table(RSA(), state_of(RSA(), x, y, 4)))[0].all()
+    assert np.isfinite(table(RSA("euclidean"), state_of(RSA("euclidean"), x, y, 4))).all()
+
+
+def test_an_unknown_dissimilarity_is_refused() -> None:
+    with pytest.raises(PluginError, match=r"RSA\(dissimilarity='cosine'\).*'correlation' or 'euclidean'"):
+        RSA("cosine")
+
+
+def test_sites_of_a_store_are_compared_at_its_root(
+    sites: tuple[list[np.ndarray], np.ndarray], tree_of: Callable[..., xr.DataTree]
+) -> None:
+    x, y = sites
+    tree = tree_of(dict(zip("abc", x, strict=True)), y)
+    m = pk.measure(tree, [CKA(), RSA("euclidean", ranks=False), "mean"])
+    assert m["cka"].sel(site="a", site_b="c").item() == m["cka"].sel(site="c", site_b="a").item()
+    np.testing.assert_allclose(m["cka"].sel(site="b", site_b="a"), cka_by_the_formula(x[0], x[1]), rtol=1e-6)
+    of_means = [pdist(m[name]["mean"].values) for name in "abc"]
+    np.testing.assert_allclose(m["rsa"], np.corrcoef(of_means), rtol=1e-9, atol=1e-12)
+    alone = pk.measure(tree, CKA(), sites=["a", "c"])["cka"]
+    np.testing.assert_array_equal(alone, m["cka"].sel(site=["a", "c"], site_b=["a", "c"]))

@@ -1,0 +1,205 @@
+"""Metrics of a model as it runs: the numbers of its store, without the store."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+import probekit as pk
+from probekit.metrics import Mean, Std, median
+
+STREAMING = ["mean", "std", "count", "min", "max", "sparsity", "dead", "saturation:bounds=(0,1)", "fisher", "dprime"]
+COUNTS = ["count", "min", "max", "sparsity", "sparsity_node", "dead"]
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.Sigmoid(), nn.Linear(8, 3))
+
+
+def cnn() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 36, 5))
+
+
+X, Y = torch.randn(500, 6), torch.arange(500) % 4
+IMAGES = torch.randn(300, 3, 8, 8)
+
+
+def both(
+    folder: Path, model: nn.Module, data: Any, metrics: Any, capture: dict[str, Any] | None = None, **options: Any
+) -> tuple[xr.DataTree, xr.DataTree]:
+    """What is measured as the model runs, and of its store."""
+    common = capture or {}
+    pk.capture(model, data, folder / "acts.zarr", **common)
+    return pk.measure_live(model, data, metrics, **common, **options), pk.measure(
+        folder / "acts.zarr", metrics, **options
+    )
+
+
+def assert_agree(live: xr.DataTree, stored: xr.DataTree, exact: list[str] = COUNTS) -> None:
+    assert list(live.children) == list(stored.children)
+    for site, group in stored.children.items():
+        assert set(group.data_vars) == set(live[site].data_vars)
+        for name, variable in group.data_vars.items():
+            ours = live[site][name]
+            assert ours.dims == variable.dims
+            assert set(ours.coords) == set(variable.coords)
+            tolerance = 0 if name in exact else 2e-6
+            np.testing.assert_allclose(ours, variable, rtol=tolerance, atol=tolerance, err_msg=f"{site} {name}")
+
+
+@pytest.mark.parametrize("batch_size", [1, 33, 256, 500])
+def test_streaming_metrics_agree_with_those_of_a_store(tmp_path: Path, batch_size: int) -> None:
+    live, stored = both(tmp_path, mlp(), (X, Y), STREAMING, {"sites": ["1", "3", "4"], "batch_size": batch_size})
+    assert_agree(live, stored)
+    for attr in ("metric", "version", "parameters", "n", "dtype", "approximate"):
+        assert live["1"]["std"].attrs[attr] == stored["1"]["std"].attrs[attr]
+    assert live["3"].attrs == stored["3"].attrs
+
+
+@pytest.mark.parametrize("positions", ["mean", "max", "each"])
+def test_feature_maps_agree_with_those_of_a_store(tmp_path: Path, positions: str) -> None:
+    model, data = cnn(), (IMAGES, torch.arange(300) % 3)
+    live, stored = both(
+        tmp_path, model, data, ["mean", "std", "sparsity", "count"], {"sites": ["0", "1"]}, positions=positions
+    )
+    assert_agree(live, stored)
+    assert live["0"].attrs["positions"] == stored["0"].attrs["positions"]
+
+
+def test_tokens_agree_with_those_of_a_store(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.GELU())
+    data = (torch.randn(60, 7, 6), torch.arange(60) % 3)
+    live, stored = both(tmp_path, model, data, ["mean", "std", "count"], {"sites": "1", "reduce": "tokens"})
+    assert_agree(live, stored)
+
+
+def test_gradients_agree_with_those_of_a_store(tmp_path: Path) -> None:
+    live, stored = both(tmp_path, mlp(), (X, Y % 3), ["mean", "gradient_norm"], {"sites": "1:grad"})
+    assert_agree(live, stored)
+    assert float(live["1:grad"]["gradient_norm_site"]) > 0
+
+
+def test_classes_that_appear_late_have_their_rows(tmp_path: Path) -> None:
+    model, late = mlp(), torch.cat([torch.zeros(256, dtype=torch.int64), torch.full((244,), 9)])
+    live, stored = both(
+        tmp_path, model, (X, late), ["count", "min", "max", "sparsity", "dead", "median"], {"sites": "1"}
+    )
+    assert live["1"].sizes["label"] == 10
+    for name in COUNTS:
+        np.testing.assert_array_equal(live["1"][name], stored["1"][name])
+    names = ["ant", "bee", "cat", "dog"]
+    named = pk.measure_live(model, (X, [names[code] for code in Y.tolist()]), "mean", sites="1")
+    assert named["1"]["class_name"].values.tolist() == names
+
+
+def test_without_labels_all_samples_are_one_group(tmp_path: Path) -> None:
+    live, stored = both(tmp_path, mlp(), X, ["mean", "std", "sparsity"], {"sites": "1"})
+    assert_agree(live, stored)
+    assert live["1"]["mean"].dims == ("node",)
+    assert live.attrs["by"] == "none"
+    xr.testing.assert_allclose(
+        pk.measure_live(mlp(), (X, Y), "mean", sites="1", by=None)["1"]["mean"], live["1"]["mean"]
+    )
+
+
+def test_sites_are_compared_as_in_a_store(tmp_path: Path) -> None:
+    live, stored = both(tmp_path, mlp(), (X, Y), ["cka", "rsa", "effective_rank", "mean"], {"sites": ["1", "3", "4"]})
+    assert_agree(live, stored)
+    for name in ("cka", "rsa"):
+        assert live[name].dims == ("site", "site_b")
+        assert live["site"].values.tolist() == ["1", "3", "4"]
+        np.testing.assert_allclose(live[name], stored[name], rtol=1e-6)
+
+
+def test_column_metrics_are_approximate_and_say_so(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    x, y = torch.randn(20_000, 6), torch.arange(20_000) % 2
+    live, stored = both(tmp_path, mlp(), (x, y), ["median", "overlap", "auroc", "mean"], {"sites": ["1", "3"]})
+    for site in ("1", "3"):
+        attrs = live[site]["median"].attrs
+        assert (attrs["approximate"], attrs["value_error"]) == (1, 2**-8)
+        assert attrs["rank_error"] == pytest.approx(1 / (2 * 4096))
+        assert live[site]["mean"].attrs["approximate"] == 0
+        exact = stored[site]
+        np.testing.assert_allclose(live[site]["median"], exact["median"], rtol=2 * 2**-8, atol=2e-3)
+        np.testing.assert_allclose(live[site]["auroc"], exact["auroc"], atol=5e-3)
+        np.testing.assert_allclose(live[site]["overlap"], exact["overlap"], atol=3e-2)
+
+
+def test_metrics_that_go_over_the_samples_again_are_refused() -> None:
+    with pytest.raises(pk.errors.PluginError, match=r"'top_samples' goes over the samples more than once.*capture"):
+        pk.measure_live(mlp(), (X, Y), "top_samples")
+
+
+class _Faulty(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 2.5, torch.nan, x)
+
+
+def test_nan_is_refused_or_left_out(tmp_path: Path) -> None:
+    model = nn.Sequential(_Faulty())
+    with pytest.raises(pk.errors.DataError, match=r"'0' gave NaN.*nan='omit'"):
+        pk.measure_live(model, (X, Y), "mean", sites="0")
+    live, stored = both(tmp_path, model, (X, Y), ["mean", "std", "count", "sparsity"], {"sites": "0"}, nan="omit")
+    assert_agree(live, stored)
+    assert live["0"]["mean"].attrs["omitted"] == stored["0"]["mean"].attrs["omitted"] > 0
+    with pytest.raises(pk.errors.DataError, match="all 500 observations hold a NaN"):
+        pk.measure_live(nn.Sequential(_Faulty()), (X + 100, Y), "mean", sites="0", nan="omit")
+
+
+def test_the_model_is_as_before() -> None:
+    model = mlp().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    pk.measure_live(model, (X, Y), "mean")
+    assert model.training
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_memory_does_not_grow_with_the_samples() -> None:
+    model = mlp()
+
+    def peak(samples: int) -> int:
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for _ in range(samples // 500):
+                yield X, Y
+
+        tracemalloc.start()
+        pk.measure_live(model, batches(), [Std(), median], sites="1")
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(500)
+    assert peak(100_000) < 1.2 * peak(20_000)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: pk.measure_live(mlp(), (X, Y), "meen"), pk.errors.PluginError),
+        (lambda: pk.measure_live(mlp(), (X, Y), "mean", sites="9"), pk.errors.SiteError),
+        (lambda: pk.measure_live(mlp(), [], "mean"), pk.errors.DataError),
+        (lambda: pk.measure_live(mlp(), (X[:, :2], Y), "mean"), pk.errors.ModelError),
+        (lambda: pk.measure_live(mlp(), (X, Y), "mean", nan="skip"), pk.errors.DataError),
+        (lambda: pk.measure_live(mlp(), (X, Y), [Mean(), "mean"]), pk.errors.PluginError),
+        (lambda: pk.measure_live(mlp(), (X, Y), "mean", by="fold"), pk.errors.DataError),
+    ],
+)
+def test_wrong_inputs_are_refused(call: Callable[[], object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        call()
