@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probekit.columns import Array, Classes, as_column
 from probekit.errors import DataError
+from probekit.fingerprint import tensors
 from probekit.streams import chunks_of, count_of, fixed_rows, rows_of, shuffles, stream
 from probekit.streams import class_names as names_in
 
@@ -144,8 +145,8 @@ class Batches:
             start += batch.rows
             yield batch
         for source in self._sources.values():
-            if source.kind == "all" and starts is None and len(source.given) != start:
-                raise DataError(f"{source.option} holds {len(source.given)} values, and the data hold {start} samples.")
+            if source.kind == "all" and starts is None:
+                source.check_holds(start)
 
     def _check_order(self) -> None:
         """Values of all samples must be as many as the samples, and have an order to go by."""
@@ -158,8 +159,8 @@ class Batches:
                     "loader with shuffle=False, or have the data set return the value with each sample."
                 )
             known = fixed_rows(self._data)
-            if known not in (None, len(source.given)):
-                raise DataError(f"{source.option} holds {len(source.given)} values, and the data hold {known} samples.")
+            if known is not None:
+                source.check_holds(known)
 
     def _batch(self, item: _Item, start: int) -> Batch:
         found = self._take(item)
@@ -213,6 +214,11 @@ class _Source:
     kind: Literal["default", "none", "place", "call", "all", "value"]
     given: Any = None
     constant: bool = False  # whether a place that an item can't have is a value instead
+
+    def check_holds(self, samples: int) -> None:
+        """Raise DataError where values given for all samples aren't as many."""
+        if len(self.given) != samples:
+            raise DataError(f"{self.option} holds {len(self.given)} values, and the data hold {samples} samples.")
 
 
 def _sources(labels: Any, ids: Any, columns: Mapping[str, Any]) -> dict[str, _Source]:
@@ -342,22 +348,12 @@ def _tensor(array: Array, index: int) -> Tensor:
 
 
 def _rows(inputs: Any, item: _Item) -> int:
-    sizes = {len(tensor) for tensor in _tensors(inputs) if tensor.dim()}
+    sizes = {len(tensor) for tensor in tensors(inputs) if tensor.dim()}
     if not sizes:
         raise DataError(f"Batch {item.index} is {item} that holds no tensor to give to the model.")
     if len(sizes) > 1:
         raise DataError(f"The inputs of batch {item.index} have different numbers of samples: {sorted(sizes)}.")
     return sizes.pop()
-
-
-def _tensors(inputs: Any) -> Iterator[Tensor]:
-    if isinstance(inputs, Tensor):
-        yield inputs
-    elif isinstance(inputs, Mapping):
-        yield from _tensors(tuple(inputs.values()))
-    elif isinstance(inputs, tuple | list):
-        for value in inputs:
-            yield from _tensors(value)
 
 
 def _part(source: _Source, start: int, rows: int, index: int) -> Array:

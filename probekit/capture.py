@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +18,14 @@ from probekit.copies import copies_for
 from probekit.errors import DataError, ModelError, StoreError
 from probekit.layout import MARKERS
 from probekit.names import Selector, module_names
+from probekit.passes import Loss
 from probekit.places import Place, place_of
 from probekit.plan import CapturePlan
 from probekit.progress import Progress, silent
 from probekit.ranks import Group, done_chunks
 from probekit.reduce import Reduction
-from probekit.request import Request
-from probekit.session import Loss, Session
+from probekit.request import Request, peek
+from probekit.session import Session
 from probekit.writer import Writer
 
 __all__ = ["capture", "plan"]
@@ -52,6 +52,7 @@ def capture(
     ids: Any = None,
     keep_labels: bool = False,
     class_names: Sequence[str] | None = None,
+    predictions: bool = False,
     memory: str | int = "256MiB",
     resume: bool = False,
     append: Literal["samples", "sites"] | None = None,
@@ -89,6 +90,9 @@ def capture(
         batch_size: samples a batch, where the data don't come in batches.
         labels, columns, ids, keep_labels, class_names: where the samples' labels, further columns and ids are, and what
             the classes are called; see `probekit.batches.Batches`.
+        predictions: keep the class that the model predicts for each sample, where its logits (sample, class) are
+            largest, as the column ``prediction``. The logits are what the model returns, or its ``.logits`` or
+            ``["logits"]``.
         memory: the buffer's bound, such as ``"256MiB"`` or bytes.
         resume: go on with the store that stands at `out`, if there is one, from its last committed sample. The data
             must come in the same order; the batches that are there already are read and compared, not run.
@@ -100,7 +104,7 @@ def capture(
     Raises:
         SiteError: no such site, or one whose axis 0 isn't the batch.
         DataError: inputs and labels don't fit together.
-        ModelError: the model fails on a batch.
+        ModelError: the model fails on a batch, or gives no logits to predict by.
         StoreError: `out` exists, or was made otherwise than what is to be resumed, which the error names; another
             process writes it; the disk is full or refuses; one batch doesn't fit in `memory`.
 
@@ -131,7 +135,7 @@ def capture(
         keep_labels=keep_labels,
         class_names=class_names,
     )
-    request = Request(sites, exclude, reduce, batch_dim, dtype, compression, memory, mode)
+    request = Request(sites, exclude, reduce, batch_dim, dtype, compression, memory, mode, predictions)
     job = _Job(model, request, loss, batches, place, how, progress)
     if batches.chunks is None:
         job.run()
@@ -168,7 +172,7 @@ def plan(
         1200
     """
     batches = Batches(data, batch_size=batch_size)
-    first, _ = _peek(batches)
+    first, _ = peek(batches)
     options = Request(sites, exclude, reduce, batch_dim, dtype, compression, memory, "eval")
     return options.plan(model, first, batches.rows, place_of(out).free())
 
@@ -211,7 +215,7 @@ class _Job:
     def run(self) -> None:
         if self.place.exists() and not self.how.overwrite:
             self.batches.begin_with(store.class_names(self.place, store.read_record(self.place)))
-        first, stream = _peek(self.batches)
+        first, stream = peek(self.batches)
         session = self._session(first)
         if self.how.overwrite:
             store.remove(self.place)
@@ -281,12 +285,3 @@ class _Job:
 
     def _shown(self, stream: Iterable[Batch]) -> Iterable[Batch]:
         return self.progress(stream, f"capture {self.place.url.rpartition('/')[2]}", self.batches.count)
-
-
-def _peek(batches: Batches) -> tuple[Batch, Iterator[Batch]]:
-    """The first batch, and the stream that still begins with it."""
-    stream = iter(batches)
-    first = next(stream, None)
-    if first is None or not first.rows:
-        raise DataError("The data hold no samples.")
-    return first, chain([first], stream)

@@ -15,13 +15,14 @@ from torch.distributed.tensor import DTensor
 from probekit.errors import StoreError
 from probekit.layout import ACTIVATION, Json
 
-__all__ = ["check_same", "inputs_digest", "weights_digest"]
+__all__ = ["check_same", "inputs_digest", "tensors", "weights_digest"]
 
 # The attributes of the root that have to agree where both are known, and what they are called in an error.
 _AGREE = {
     "model": "the model's class",
     "weights": "the model's weights (their digest)",
     "mode": "mode",
+    "predictions": "predictions",
     "loss": "loss",
     "batch_size": "batch_size",
     "inputs": "the inputs of the first batch (their digest)",
@@ -43,18 +44,19 @@ def weights_digest(model: nn.Module) -> str:
 def inputs_digest(inputs: Any) -> str:
     """crc32c of every tensor in a batch of inputs."""
     crc = 0
-    for tensor in _tensors(inputs):
+    for tensor in tensors(inputs):
         crc = google_crc32c.extend(crc, f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         crc = google_crc32c.extend(crc, _bytes(tensor))
     return f"{crc:08x}"
 
 
-def _tensors(inputs: Any) -> Iterator[Tensor]:
+def tensors(inputs: Any) -> Iterator[Tensor]:
+    """The tensors in a batch of inputs: one, or those in dicts, tuples and lists."""
     if isinstance(inputs, Tensor):
         yield inputs
     elif isinstance(inputs, Mapping | tuple | list):
         for value in inputs.values() if isinstance(inputs, Mapping) else inputs:
-            yield from _tensors(value)
+            yield from tensors(value)
 
 
 def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -193,7 +193,10 @@ def _flatten(tensor: Tensor, mask: Mask | None) -> Tensor:
 
 def _check_tokens(tensor: Tensor, mask: Mask | None) -> None:
     if tensor.dim() != 3:
-        raise SiteError("it has no tokens, which are (batch, position, node).")
+        raise SiteError(
+            "it has no tokens, which are (batch, position, node). Select sites that have them (sites=, exclude=), or "
+            "say which they are, as in reduce={'layers.*': 'tokens'}."
+        )
     _by_position(tensor, mask)
 
 

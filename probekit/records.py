@@ -9,23 +9,33 @@ import numpy as np
 
 from probekit import layout
 from probekit.errors import StoreError
-from probekit.layout import CLASS_NAME, CLASS_NAMES, RECORD, SAMPLES, ArraySpec, Json, Layout
+from probekit.layout import CLASS_NAME, CLASS_NAMES, POSITION, RECORD, SAMPLES, ArraySpec, Json, Layout
 from probekit.places import Place
 from probekit.tiles import TileCodec
 
-__all__ = ["class_name_tiles", "codecs_of", "create", "dump", "lengths_of", "nodes_of", "record_of"]
+__all__ = ["class_name_tiles", "codecs_of", "columns_of", "create", "dump", "lengths_of", "nodes_of", "record_of"]
 
 _CLASS_NAMES = ArraySpec(CLASS_NAME, ("label",), (), np.dtype(np.str_), (CLASS_NAMES,))
 
 
 def codecs_of(store: Layout) -> dict[str, list[TileCodec]]:
-    """The arrays that grow together, by row dimension: `SAMPLES`, and the name of each site whose rows are tokens."""
+    """The arrays that grow together, by row dimension.
+
+    The dimensions are `SAMPLES` and, of each site whose rows are tokens, one of its activation and one of its columns,
+    which are known when the batch has run; each is called by the path of one of its arrays.
+    """
     samples = [store.activation(site) for site in store.sites if not site.tokens]
     found = {SAMPLES: [*samples, *store.sample_columns.values()]}
     for site in store.sites:
         if site.tokens:
-            found[site.name] = [store.activation(site), *store.token_columns(site)]
+            activation, columns = store.activation(site), store.token_columns(site)
+            found |= {activation.path: [activation], columns_of(activation.path): columns}
     return {dim: list(map(TileCodec, specs)) for dim, specs in found.items()}
+
+
+def columns_of(activation: str) -> str:
+    """The row dimension of the columns beside a token site's activation, both called by the paths of arrays."""
+    return f"{activation.rpartition('/')[0]}/{POSITION}"
 
 
 def nodes_of(store: Layout, rows: int) -> dict[str, Json]:
@@ -58,8 +68,7 @@ def record_of(
 def lengths_of(store: Layout, record: Json) -> dict[str, int]:
     """The lengths of the row dimensions that a record says are committed."""
     nodes = record["consolidated_metadata"]["metadata"]
-    tokens = {site.name: nodes[store.activation(site).path]["shape"][0] for site in store.sites if site.tokens}
-    return {SAMPLES: record["attributes"]["rows"], **tokens}
+    return {dim: nodes[codecs[0].spec.path]["shape"][0] for dim, codecs in codecs_of(store).items()}
 
 
 def class_name_tiles(names: Sequence[str]) -> list[tuple[str, list[bytes]]]:

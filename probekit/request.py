@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 
-from probekit.batches import Batch
-from probekit.errors import ModelError
+from probekit.batches import Batch, Batches
+from probekit.columns import PREDICTION, predictions
+from probekit.errors import DataError, ModelError
 from probekit.names import Selector
 from probekit.plan import CapturePlan, make_plan
 from probekit.reduce import Reduction
-from probekit.sites import SiteTable
+from probekit.sites import SiteTable, run, running
 from probekit.sites import sites as dry_run
 from probekit.sizes import parse_size
 
-__all__ = ["Request"]
+__all__ = ["Request", "peek"]
 
 DRY_ROWS = 3  # samples of a dry run
 
@@ -34,10 +36,17 @@ class Request:
     compression: str | None
     memory: str | int
     mode: str
+    predictions: bool = False
 
     def plan(self, model: nn.Module, first: Batch, rows: int | None, free: int | None) -> CapturePlan:
-        """The plan for data that begin with the batch `first`."""
+        """The plan for data that begin with the batch `first`.
+
+        Raises:
+            ModelError: predictions are to be kept, and the model gives no logits.
+        """
         example, table = self._dry_run(model, first)
+        if self.predictions:
+            _check_predictions(model, example)
         return make_plan(
             model,
             table,
@@ -85,6 +94,15 @@ class Request:
         return dry_run(model, batch.inputs, select=self.sites, exclude=self.exclude)
 
 
+def _check_predictions(model: nn.Module, example: Batch) -> None:
+    if PREDICTION in example.columns:
+        raise DataError(
+            f"columns= has {PREDICTION!r}, as which predictions=True keeps what the model predicts. Name it otherwise."
+        )
+    with running(model):
+        predictions(run(model, example.inputs), example.rows)
+
+
 def _head(batch: Batch, rows: int) -> Batch | None:
     """The first samples of a batch; None where it has no more, or its inputs can't be cut."""
     inputs = _cut(batch.inputs, batch.rows, rows)
@@ -105,3 +123,12 @@ def _cut(inputs: Any, rows: int, wanted: int) -> Any:
         several = [_cut(value, rows, wanted) for value in inputs]
         return None if any(part is None for part in several) else tuple(several)
     return inputs if isinstance(inputs, str | int | float | bool) else None
+
+
+def peek(batches: Batches) -> tuple[Batch, Iterator[Batch]]:
+    """The first batch of the data, and the stream that still begins with it; DataError where there is none."""
+    stream = iter(batches)
+    first = next(stream, None)
+    if first is None or not first.rows:
+        raise DataError("The data hold no samples.")
+    return first, chain([first], stream)

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import probekit
 from probekit import store
 from probekit.additions import SiteWriter
 from probekit.batches import Batch, Batches
 from probekit.chunks import ChunkSampler
+from probekit.columns import PREDICTION, predictions
 from probekit.copies import Copies
 from probekit.errors import DataError, StoreError
 from probekit.fingerprint import check_same, inputs_digest, weights_digest
 from probekit.layout import SAMPLES, Json, Layout
 from probekit.names import rules
+from probekit.passes import Loss, Passes
 from probekit.places import Place
 from probekit.plan import CapturePlan
 from probekit.probe import Probe
 from probekit.ranks import RankWriter
-from probekit.recorder import Recorder
+from probekit.recorder import Recorder, into
 from probekit.records import codecs_of, create, lengths_of, nodes_of
 from probekit.request import Request
-from probekit.sites import run, running
+from probekit.sites import running
 from probekit.tiles import Array
 from probekit.writer import Start, Writer
 
-__all__ = ["Loss", "Session"]
-
-Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
+__all__ = ["Session"]
 
 
 @dataclass(frozen=True)
@@ -151,9 +149,9 @@ class Session:
     def run(self, stream: Iterable[Batch], writer: Writer) -> None:
         """Run the model on every batch that isn't in the store yet, and compare the others' columns with it."""
         done, offset = writer.committed, writer.offset
-        seen = store.Columns(self.place) if writer.compares else None
+        seen = store.Columns(self.place, self._unknown) if writer.compares else None
         end = offset
-        recorder = Recorder(self.plan.model, self.plan.kept, writer, self.copies)
+        recorder, passes = Recorder(self.plan.model, self.plan.kept, into(writer, self.copies)), self._passes
         with running(self.model, self.request.mode), Probe(self.model, self.plan.names, record=recorder) as probe:
             for number, batch in enumerate(stream):
                 batch = replace(batch, start=offset + batch.start)
@@ -163,31 +161,30 @@ class Session:
                 if end <= done and batch.rows:
                     continue
                 recorder.begin(batch, number)
-                writer.begin(columns, self.batches.class_names or (), at=batch.start)
-                self._forward(batch, probe)
+                writer.begin(batch.rows, at=batch.start)
+                output = passes.run(batch, probe)
+                predicted = {name: predictions(output, batch.rows) for name in self._unknown}
                 recorder.end()
-                writer.end()
+                writer.end(columns | predicted, self.batches.class_names or ())
         if seen is not None and end < seen.rows:
             raise DataError(
                 f"The data hold {end - offset} samples, and {self.place.url} has {seen.rows - offset} of them already."
             )
         recorder.warn_of_overflow()
 
-    def _forward(self, batch: Batch, probe: Probe) -> None:
-        if self.request.mode == "train":
-            torch.manual_seed(batch.start)  # so that what dropout draws doesn't depend on where a capture was stopped
-        with torch.enable_grad() if self._gradients else nullcontext():
-            output = run(self.model, batch.inputs)
-            if self._gradients:
-                probe.backward(_loss(self.loss, output, batch))
+    @property
+    def _unknown(self) -> tuple[str, ...]:
+        """The columns that are known only when the model has run."""
+        return (PREDICTION,) if self.request.predictions else ()
 
     @property
-    def _gradients(self) -> bool:
-        return any(kept.site.side == "grad" for kept in self.plan.kept)
+    def _passes(self) -> Passes:
+        return Passes(self.model, self.request.mode, self.loss, self.plan.gradients)
 
     @property
     def _dtypes(self) -> dict[str, np.dtype[Any]]:
-        return {name: values.dtype for name, values in _columns(self.first).items()}
+        known = {name: values.dtype for name, values in _columns(self.first).items()}
+        return known | dict.fromkeys(self._unknown, np.dtype(np.int64))
 
     def _attrs(self, start: int) -> Json:
         """How the store is made: what `probekit info` shows, and what a later capture into it has to agree with.
@@ -203,32 +200,18 @@ class Session:
             "sites": [str(rule) for rule in rules(self.request.sites)],
             "dtype": self.request.dtype or "as given",
             "mode": self.request.mode,
+            "predictions": "kept" if self.request.predictions else "not kept",
             "batch_size": self.first.rows,
             "start": start,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         if self.batches.rows is not None:
             attrs["expected_rows"] = start + self.batches.rows
-        if self._gradients:
-            loss = F.cross_entropy if self.loss is None else self.loss
-            attrs["loss"] = getattr(loss, "__qualname__", type(loss).__qualname__)
+        if self._passes.gradients:
+            attrs["loss"] = self._passes.loss_name
         return attrs
 
 
 def _columns(batch: Batch) -> dict[str, Array]:
     """The columns of a batch; samples that carry no id are numbered."""
     return {"sample_id": np.arange(batch.start, batch.start + batch.rows)} | batch.columns
-
-
-def _loss(loss: Loss | None, output: Any, batch: Batch) -> Tensor:
-    labels = None if batch.labels is None else torch.from_numpy(batch.labels)
-    if loss is not None:
-        return loss(output, labels)
-    logits = getattr(output, "logits", output)
-    if labels is None or not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise DataError(
-            "Gradients need a loss. By default it is the cross-entropy of logits (sample, class) and the labels, and "
-            f"here the {'model gives no such logits' if labels is not None else 'data have no labels'}: pass "
-            "loss=, a callable of the output and the labels."
-        )
-    return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")

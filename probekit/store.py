@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,25 +119,24 @@ def class_names(place: Place, record: Json) -> tuple[str, ...]:
 
 
 class Columns:
-    """The columns of the samples that a store holds, to compare others with."""
+    """The columns of the samples that a store holds, but for those called `but`, to compare others with."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, but: Collection[str] = ()) -> None:
         record = read_record(place)
         nodes = record["consolidated_metadata"]["metadata"]
         self._url = place.url
         self.rows = int(record["attributes"]["rows"])
-        self._values = {
-            name: read_array(place.url, name, nodes[name]) for name in record["attributes"]["coordinates"].split()
-        }
+        self._names, self._but = set(record["attributes"]["coordinates"].split()), set(but)
+        self._values = {name: read_array(place.url, name, nodes[name]) for name in self._names - self._but}
 
     def check(self, columns: Mapping[str, Array], start: int) -> None:
         """Raise DataError where `columns`, whose first sample is number `start`, aren't those of the store.
 
         Samples that the store doesn't hold aren't looked at.
         """
-        if columns.keys() != self._values.keys():
-            given, there = (", ".join(sorted(names)) for names in (columns, self._values))
-            raise DataError(f"The data have the columns {given}, and {self._url} has {there}.")
+        if columns.keys() | self._but != self._names:
+            given, there = (", ".join(sorted(names)) for names in (columns.keys() | self._but, self._names))
+            raise DataError(f"The samples would have the columns {given}, and {self._url} has {there}.")
         for name, values in columns.items():
             theirs = self._values[name][start : start + len(values)]
             ours = values[: len(theirs)]

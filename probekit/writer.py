@@ -18,7 +18,7 @@ from probekit.buffers import Buffers, Piece, Rows, Slot, Wait, no_wait
 from probekit.errors import StoreError
 from probekit.layout import MARKERS, POSITION, RECORD, SAMPLES, Json, Layout
 from probekit.places import Place
-from probekit.records import class_name_tiles, codecs_of, dump, record_of
+from probekit.records import class_name_tiles, codecs_of, columns_of, dump, record_of
 from probekit.tiles import Array
 
 __all__ = ["SLOTS", "Commit", "Start", "Writer"]
@@ -73,8 +73,8 @@ class Writer:
         buffers: where the memory comes from.
 
     For each batch, call `begin`, fill what `pieces` gives for each site and what `append` gives for those whose rows
-    are tokens, and call `end`. It holds `SLOTS` rows of tiles in memory. Use it as a context manager: its end commits
-    the batches that ended, also when the block raises.
+    are tokens, and call `end` with the columns, which the model itself may have given. It holds `SLOTS` rows of tiles
+    in memory. Use it as a context manager: its end commits the batches that ended, also when the block raises.
 
     Raises:
         StoreError: another writer holds the store, or the disk refuses.
@@ -89,10 +89,11 @@ class Writer:
         self._committed = dict(start.lengths)
         self._class_names, self._written_names = start.class_names, start.class_names
         self._paths = {site.name: layout.activation(site).path for site in layout.sites}
-        self._columns: Mapping[str, Array] = {}  # of the batch
+        self._tokens: dict[str, list[tuple[Array, Array]]] = {
+            self._paths[site.name]: [] for site in layout.sites if site.tokens
+        }  # of the batch: the samples and the positions of the rows that each token site gave
         self._skip = 0  # its first samples that are in the store already
         self._spans: list[tuple[Slot, slice, int]] = []  # where its samples go, and which of them
-        self._tokens: dict[str, list[Array]] = {}  # the samples of the rows that each token site gave
         self._rows = {
             dim: Rows(codecs, layout.in_tile(dim), start.lengths[dim], buffers, SLOTS)
             for dim, codecs in codecs_of(layout).items()
@@ -168,11 +169,10 @@ class Writer:
 
     # A batch
 
-    def begin(self, columns: Mapping[str, Array], class_names: Sequence[str] = (), *, at: int) -> None:
-        """A batch comes: its `columns`, and the names of the classes as far as they are known; others are their codes.
+    def begin(self, samples: int, *, at: int) -> None:
+        """A batch of so many `samples` comes, whose first is number `at` of the store; what is there is left out.
 
-        `at` is the place of its first sample in the store; what is there already is left out. Waits for the disk only
-        while every buffer is full.
+        Waits for the disk only while every buffer is full.
 
         Raises:
             StoreError: writing has failed, or the batch is larger than a row of tiles.
@@ -181,16 +181,14 @@ class Writer:
         if not rows.filled:
             rows.first = max(rows.first, at - at % rows.in_tile)  # of another chunk-row, where several processes write
         skip = rows.first + rows.filled - at
-        count = len(columns["sample_id"]) - skip
+        count = samples - skip
         if count > rows.in_tile:
             raise StoreError(
                 f"A batch of {count} samples is larger than a chunk-row of {rows.in_tile}, whose size the first "
                 "batch set. Give batches of one size."
             )
-        self._columns, self._skip = columns, skip
-        self._tokens = {dim: [] for dim in self._snapshots}
-        if "label" in columns and count:
-            self._name_classes(class_names, int(columns["label"].max()) + 1)
+        self._skip = skip
+        self._tokens = {path: [] for path in self._tokens}
         head = min(count, rows.in_tile - rows.filled)
         self._spans = [(self._hold(rows, 0), slice(rows.filled, rows.filled + head), skip)]
         if head < count:
@@ -206,44 +204,63 @@ class Writer:
 
         Each piece has to be filled before the next is asked for.
         """
-        rows, path = self._rows[site], self._paths[site]
-        group = path.rpartition("/")[0]
-        done = int(np.count_nonzero(samples < self._skip))
-        self._tokens[site].append(samples[done:])
-        while done < len(samples):
-            slot = self._hold(rows, 0)
-            span = slice(rows.filled, min(rows.in_tile, rows.filled + len(samples) - done))
-            taken = slice(done, done + span.stop - span.start)
-            for name, values in self._columns.items():
-                slot.tiles[f"{group}/{name}"][0][span] = values[samples[taken]]
-            slot.tiles[f"{group}/{POSITION}"][0][span] = positions[taken]
-            yield from rows.pieces(path, slot, span, done)
-            done = taken.stop
-            self._torn = True
-            self._move(rows, span.stop - span.start)
-            self._torn = False
+        path = self._paths[site]
+        rows, there = self._rows[path], int(np.count_nonzero(samples < self._skip))
+        self._tokens[path].append((samples[there:], positions[there:]))
+        for slot, span, source in self._next(rows, len(samples) - there):
+            yield from rows.pieces(path, slot, span, there + source)
 
-    def end(self) -> None:
-        """Everything of the batch is there."""
+    def end(self, columns: Mapping[str, Array], class_names: Sequence[str] = ()) -> None:
+        """Everything of the batch is there.
+
+        `columns` are those of its samples; `class_names` are the names of the classes as far as they are known, and
+        others are their codes.
+        """
+        if "label" in columns and len(columns["label"]):
+            self._name_classes(class_names, int(columns["label"].max()) + 1)
+        for path in self._tokens:
+            self._append_columns(path, columns)
         self._torn = True
         rows = self._rows[SAMPLES]
         for slot, span, source in self._spans:
             count = span.stop - span.start
             for name in self._layout.sample_columns:
-                slot.tiles[name][0][span] = self._columns[name][source : source + count]
+                slot.tiles[name][0][span] = columns[name][source : source + count]
             if self._move(rows, count):
                 self._commit_at({SAMPLES: rows.first, **self._token_lengths(source + count)})
-        for dim, length in self._token_lengths(len(self._columns["sample_id"])).items():
+        for dim, length in self._token_lengths(len(columns["sample_id"])).items():
             self._rows[dim].length = length
         rows.length = rows.first + rows.filled
         self._torn = False
 
+    def _append_columns(self, path: str, columns: Mapping[str, Array]) -> None:
+        """Fill the columns of the rows that the batch gave at the token site whose activation lies at `path`."""
+        group, rows = path.rpartition("/")[0], self._rows[columns_of(path)]
+        for samples, positions in self._tokens[path]:
+            values = {name: column[samples] for name, column in columns.items()} | {POSITION: positions}
+            for slot, span, source in self._next(rows, len(samples)):
+                for name, of_rows in values.items():
+                    slot.tiles[f"{group}/{name}"][0][span] = of_rows[source : source + span.stop - span.start]
+
+    def _next(self, rows: Rows, count: int) -> Iterator[tuple[Slot, slice, int]]:
+        """Where the next `count` rows go, and from which of them on; each has to be filled before the next comes."""
+        done = 0
+        while done < count:
+            slot = self._hold(rows, 0)
+            span = slice(rows.filled, min(rows.in_tile, rows.filled + count - done))
+            yield slot, span, done
+            done += span.stop - span.start
+            self._torn = True
+            self._move(rows, span.stop - span.start)
+            self._torn = False
+
     def _token_lengths(self, samples: int) -> dict[str, int]:
-        """Rows of each token site when the first so many `samples` of the batch count."""
-        return {
-            dim: self._rows[dim].length + sum(int(np.count_nonzero(each < samples)) for each in given)
-            for dim, given in self._tokens.items()
-        }
+        """Rows of each token site, and of its columns, when the first so many `samples` of the batch count."""
+        lengths = {}
+        for path, given in self._tokens.items():
+            new = sum(int(np.count_nonzero(each < samples)) for each, _ in given)
+            lengths[path] = lengths[columns_of(path)] = self._rows[path].length + new
+        return lengths
 
     def _name_classes(self, known: Sequence[str], count: int) -> None:
         names = (*known, *map(str, range(len(known), count)))

@@ -111,7 +111,7 @@ def test_sites_that_were_not_finished_leave_the_store_as_it_was(tmp_path):
     for data, error, message in [
         ((X[:90], Y[:90]), StoreError, "the number of samples was 95 and is 90"),
         ((X, Y.flip(0)), DataError, "label of sample 0 is 2 and was 0"),
-        (X, DataError, "The data have the columns sample_id, and .* has label, sample_id"),
+        (X, DataError, "The samples would have the columns sample_id, and .* has label, sample_id"),
     ]:
         with pytest.raises(error, match=message):
             pk.capture(mlp(), data, tmp_path / "a", **options)

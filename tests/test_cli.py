@@ -325,3 +325,60 @@ def test_a_model_of_timm_is_listed(capsys):
     pytest.importorskip("timm")
     code, out, _ = call(capsys, "sites", "timm:resnet10t", "--sites", "layer4.0", "--json")
     assert (code, json.loads(out)[0]["shape"]) == (0, "2×512×6×6")
+
+
+ODD = """
+from torch import nn
+
+class Turned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.net(x.squeeze(1).transpose(0, 1)).transpose(0, 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "unsaid"),
+    [
+        (["capture", "nets.py:make_model", "digits", "acts.zarr"], "pass --resume to go on with", "resume="),
+        (["capture", "nets.py:make_model", "digits", "s3://b/a", "--durable"], "--durable is for folders", "durable="),
+        (["capture", "nets.py:make_model", "digits", "b.zarr", "-s", "layer*"], "`probekit sites`", "probekit.sites("),
+        (
+            ["capture", "odd.py:Turned", "digits", "b.zarr", "-s", "net"],
+            "batch_dim={'net': 1}; or pass a callable that makes it axis 0 in --reduce; or select other sites. "
+            "(batch_dim= is for Python: an argument of probekit.capture.)",
+            "reduce=",
+        ),
+        (
+            ["capture", "nets.py:make_model", "digits", "b.zarr", "--reduce", "tokens"],
+            "--reduce tokens on 0, of shape (3, 64): it has no tokens, which are (batch, position, node). Select sites "
+            "that have them (--sites, --exclude)",
+            "sites=,",
+        ),
+        (
+            ["capture", "odd.py:Turned", "digits", "b.zarr", "--predictions", "-s", "(root)"],
+            "--predictions keeps",
+            "=True",
+        ),
+        (["verify", "nets.py", "--repair"], "isn't a store", "="),
+    ],
+)
+def test_errors_speak_of_options_not_of_arguments(capsys, model, tmp_path, arguments, said, unsaid):
+    (tmp_path / "odd.py").write_text(ODD)
+    call(capsys, "capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 20)
+    code, _, err = call(capsys, *arguments)
+    assert code == 1
+    assert said in err
+    assert unsaid not in err
+
+
+def test_predictions_are_kept(capsys, model, tmp_path):
+    code, _, _ = call(capsys, "capture", model, "digits", "acts.zarr", "-s", "3", "--limit", 50, "--predictions")
+    assert code == 0
+    site = pk.open("acts.zarr")["3"]
+    np.testing.assert_array_equal(site["prediction"], site["activation"].argmax("node"))
+    _, out, _ = call(capsys, "info", "acts.zarr", "--json")
+    assert json.loads(out)["attrs"]["predictions"] == "kept"

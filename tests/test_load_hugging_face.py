@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,3 +166,24 @@ def test_weights_of_another_size_and_damaged_ones_are_refused(folder: Path) -> N
     (folder / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ModelError, match="SafetensorError"):
         load.model(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("offline_asked", [False, True])
+def test_a_hub_that_does_not_answer_is_asked_once_and_named(
+    offline_asked: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline_asked)
+    asked = []
+
+    def silent(url: str, timeout: float) -> None:
+        asked.append(url)
+        raise ConnectionError("no way there")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", silent)
+    begin = time.perf_counter()
+    with pytest.raises(
+        ModelError, match=r"'hf:nobody/nothing' can't be loaded .* The Hub doesn't answer: no way there"
+    ):
+        load.model("hf:nobody/nothing")
+    assert time.perf_counter() - begin < 5  # transformers by itself takes half a minute
+    assert [url.endswith("/nobody/nothing/resolve/main/config.json") for url in asked] == [True]

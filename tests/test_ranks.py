@@ -32,7 +32,8 @@ class Study(nn.Sequential):
         return super().forward(x)
 model = Study(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 3))
 loader = DataLoader(data, batch_size=5, sampler=pk.ChunkSampler(data, chunk_rows=10))
-tree = pk.capture(model, loader, out, sites=["1", "2"], resume=True, columns={"thirds": torch.arange(95) // 32})
+columns = {"thirds": torch.arange(95) // 32}
+tree = pk.capture(model, loader, out, sites=["1", "2"], resume=True, columns=columns, predictions=True)
 assert tree.sizes["sample"] == 95
 dist.destroy_process_group()
 """
@@ -98,7 +99,12 @@ def test_the_rows_are_those_of_a_capture_without_a_sampler(tmp_path: Path, alone
     x = torch.randn(95, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 3))
-    options = {"columns": {"thirds": torch.arange(95) // 32}, "batch_size": 5, "memory": 2 * 10 * 33 * 4}
+    options = {
+        "columns": {"thirds": torch.arange(95) // 32},
+        "batch_size": 5,
+        "memory": 2 * 10 * 33 * 4,
+        "predictions": True,
+    }
     ours = pk.capture(model, (x, torch.arange(95) % 4), tmp_path / "a", sites=["1", "2"], **options)
     tiles = {name: content for name, content in files(tmp_path / "a").items() if "/c/" in name}
     assert tiles == {name: content for name, content in alone.items() if "/c/" in name}

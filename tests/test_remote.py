@@ -1,11 +1,12 @@
 """Stores that lie in an object store: in memory, and in one that speaks S3, on loopback, where its packages are."""
 
 import os
+import random
 import re
-import signal
 import socket
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -201,30 +202,102 @@ def test_a_server_that_dies_is_named_and_what_was_committed_is_there_after(s3, s
 
 
 KILLED = """
-import os, signal, sys, torch, probekit as pk
+import os, sys, time, torch, probekit as pk
 from torch import nn
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(6, 20), nn.ReLU())
 x, y = torch.randn(95, 6, generator=torch.Generator().manual_seed(0)), torch.arange(95) % 4
 def batches():
     for start in range(0, 95, 5):
-        if start == int(sys.argv[2]):
-            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.01)
         yield x[start : start + 5], y[start : start + 5]
-pk.capture(model, batches(), sys.argv[1], memory=int(sys.argv[3]), resume=True)
+capture = pk.capture
+print("go", flush=True)
+capture(model, batches(), sys.argv[1], memory=int(sys.argv[2]), resume=True)
+os._exit(0)
+"""
+
+
+def write(url, seconds=None):
+    """Seconds that a capture into `url` took, or None if it was killed after so many `seconds`."""
+    command = [sys.executable, "-c", KILLED, url, str(SMALL)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        start = time.perf_counter()
+        try:
+            assert process.wait(seconds) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return None
+        return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_captures_killed_at_any_moment_are_prefixes_and_go_on_to_the_same_bits(s3, kills):
+    longest = write(f"{s3}/whole.zarr")
+    whole, url = objects(f"{s3}/whole.zarr"), f"{s3}/parts.zarr"
+    moments, rows = random.Random(0), []
+    while len(rows) < kills:
+        if write(url, moments.uniform(0, longest)) is not None:
+            assert objects(url) == whole
+            fsspec.core.url_to_fs(url)[0].rm(url, recursive=True)
+        elif fsspec.core.url_to_fs(url, use_listings_cache=False)[0].exists(f"{url}/zarr.json"):
+            with warnings.catch_warnings(action="ignore"):
+                found = pk.open(url)["1"]["activation"].values
+            np.testing.assert_array_equal(found, expected()[: len(found)])
+            assert pk.verify(url)
+            rows.append(len(found))
+    write(url)
+    assert objects(url) == whole
+
+
+def test_what_is_damaged_is_found_dropped_and_made_again(folder):
+    url = f"{folder}/acts.zarr"
+    capture(url)
+    whole, rows = objects(url), pk.open(url).attrs["chunk_rows"]
+    found = pk.verify(url)
+    assert (bool(found), found.rows, found.sites) == (True, 95, 3)
+    files, root = fsspec.core.url_to_fs(url)
+    files.rm(f"{root}/1/activation/c/2/0")
+    tile = files.cat_file(f"{root}/label/c/1")
+    files.pipe_file(f"{root}/label/c/1", bytes(len(tile)))
+    damages = {damage.array: (damage.start, damage.what) for damage in pk.verify(url).damages}
+    assert damages == {"1/activation": (2 * rows, "missing"), "label": (rows, "wrong checksum")}
+    assert pk.verify(url, repair=True).kept == rows
+    assert pk.verify(url)
+    capture(url, resume=True)
+    assert objects(url) == whole
+
+
+RANKS = """
+import sys, torch, torch.distributed as dist, probekit as pk
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+dist.init_process_group("gloo")
+x = torch.randn(95, 6, generator=torch.Generator().manual_seed(0))
+data = TensorDataset(x, torch.arange(95) % 4)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(6, 20), nn.ReLU())
+loader = DataLoader(data, batch_size=5, sampler=pk.ChunkSampler(data, chunk_rows=10))
+pk.capture(model, loader, sys.argv[1], resume=True)
+dist.destroy_process_group()
 """
 
 
 @pytest.mark.slow
-def test_a_killed_capture_goes_on_to_the_same_bits(s3):
-    capture(f"{s3}/whole.zarr")
-    for stop, status in ((50, -signal.SIGKILL), (85, -signal.SIGKILL), (-1, 0)):
-        command = [sys.executable, "-c", KILLED, f"{s3}/parts.zarr", str(stop), str(SMALL)]
-        assert subprocess.run(command, check=False, env=dict(os.environ)).returncode == status
-        with warnings.catch_warnings(action="ignore"):
-            found = pk.open(f"{s3}/parts.zarr")["1"]["activation"].values
-        np.testing.assert_array_equal(found, expected()[: len(found)])
-    assert objects(f"{s3}/parts.zarr") == objects(f"{s3}/whole.zarr")
+def test_several_processes_write_one_store_there(s3, tmp_path):
+    (tmp_path / "study.py").write_text(RANKS)
+    for processes in (1, 3):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        done = subprocess.run(
+            [*command, str(tmp_path / "study.py"), f"{s3}/{processes}.zarr"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(pk.open(f"{s3}/3.zarr")["1"]["activation"].values, expected())
+    assert objects(f"{s3}/3.zarr") == objects(f"{s3}/1.zarr")
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])

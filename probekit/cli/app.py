@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -13,6 +14,7 @@ import probekit
 from probekit import plugins
 from probekit.cli import output
 from probekit.cli.recipes import RecipeGroup
+from probekit.cli.wording import as_typed
 from probekit.errors import ModelError, ProbekitError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class Root(TyperGroup):
         try:
             return super().invoke(ctx)
         except ProbekitError as error:
-            fail(str(error))
+            fail(self._as_typed(ctx, str(error)))
         except OSError as error:
             fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
         except KeyboardInterrupt:
@@ -37,6 +39,15 @@ class Root(TyperGroup):
                 "Stopped. What was finished is kept: a store opens with the samples it committed, and the same capture "
                 "with --resume goes on from there, as does a recipe that is run again."
             )
+
+    def _as_typed(self, ctx: Any, text: str) -> str:
+        name = ctx.invoked_subcommand or ""
+        command, function = self.get_command(ctx, name), getattr(probekit, name, None)
+        options = (
+            {each.name: each.opts[0] for each in command.params if each.opts[0].startswith("--")} if command else {}
+        )
+        arguments = inspect.signature(function).parameters if inspect.isfunction(function) else ()
+        return as_typed(text, name, tuple(arguments), options, self.commands)
 
 
 def fail(text: str) -> NoReturn:
@@ -146,6 +157,9 @@ def capture(
     dtype: Dtype = None,
     compression: Compression = None,
     mode: Annotated[Literal["eval", "train"], typer.Option(help="The mode that the model runs in.")] = "eval",
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="Keep the class that the model predicts for each sample.")
+    ] = False,
     batch_size: BatchSize = 256,
     limit: Limit = None,
     split: Split = "train",
@@ -173,8 +187,7 @@ def capture(
 
     samples = load.dataset(data, split, limit=limit, data_dir=data_dir)
     net = load.model(model, weights=weights, seed=seed).to(_device(device))
-    place = place_of(out)
-    complete = resume and place.exists() and bool(read_record(place)["attributes"]["complete"])
+    complete = resume and place_of(out).exists() and bool(read_record(place_of(out))["attributes"]["complete"])
     probekit.capture(
         net,
         samples,
@@ -185,6 +198,7 @@ def capture(
         dtype=dtype,
         compression=compression,
         mode=mode,
+        predictions=predictions,
         batch_size=batch_size,
         memory=memory,
         append=append,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,31 +17,52 @@ from probekit.load.packages import extra, installed
 __all__ = ["hugging_face"]
 
 RANDOM = "random"
+PATIENCE = 5  # seconds that the Hub may take for its first answer
 
 
 def hugging_face(name: str) -> nn.Module:
     """The model that `name` stands for after ``hf:``; what is random is drawn from torch's global generator.
 
     ``FOLDER`` or ``NAME_ON_THE_HUB`` gives the saved model with its weights, ``…@random`` what its config describes
-    with random weights; ``MODEL_TYPE@random``, one of transformers' types, needs no file and no network.
+    with random weights; ``MODEL_TYPE@random``, one of transformers' types, needs no file and no network. Where the Hub
+    doesn't answer, a name on it stands for what was downloaded from there before.
 
     Raises ModelError for what isn't there, can't be read, or would run code that comes with a model.
     """
     transformers = extra("transformers")
     place, random = _place(name)
+    is_folder = Path(place).is_dir()
+    is_type = random and not is_folder and place in transformers.CONFIG_MAPPING
+    fault = "" if is_folder or is_type else _fault_of_hub(place)
+    local = is_folder or bool(fault)
     try:
-        if random and place in transformers.CONFIG_MAPPING and not Path(place).is_dir():
+        if is_type:
             return _module(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(place)))
-        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
         _refuse_kernels(config, place)
         made = _class(transformers, config)
         if not random:
-            return _with_weights(made or transformers.AutoModel, place, config)
+            return _with_weights(made or transformers.AutoModel, place, config, local=local)
         return _module(made._from_config(config) if made else transformers.AutoModel.from_config(config))
     except ModelError:
         raise
     except Exception as error:  # transformers has no kind of its own: OSError, ValueError, RuntimeError, KeyError, …
-        raise ModelError(_failure(transformers, error, name, place, random=random)) from error
+        raise ModelError(_failure(transformers, error, name, place, random=random) + fault) from error
+
+
+def _fault_of_hub(name: str) -> str:
+    """How the Hugging Face Hub fails to answer a question about a model; empty where it answers, whatever it says.
+
+    It is asked once: transformers itself would ask six times, which takes half a minute where there is no network.
+    """
+    hub = import_module("huggingface_hub")
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(name, "config.json"), timeout=PATIENCE)
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError):
+        return ""  # it isn't there, or not for this user: loading it says so
+    except Exception as error:  # of kinds of its client's, which differ between its versions
+        return f" The Hub doesn't answer: {' '.join(str(error).split())}"
+    return ""
 
 
 def _place(name: str) -> tuple[str, bool]:
@@ -100,12 +122,13 @@ def _class(transformers: Any, config: Any) -> Any:
     return None
 
 
-def _with_weights(made: Any, place: str, config: Any) -> nn.Module:
+def _with_weights(made: Any, place: str, config: Any, *, local: bool) -> nn.Module:
     # A .bin file is read by torch.load(weights_only=True). Tensors of another shape would be an error that names none.
     model, told = made.from_pretrained(
         place,
         config=config,
         trust_remote_code=False,
+        local_files_only=local,
         weights_only=True,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
