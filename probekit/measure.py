@@ -24,7 +24,7 @@ from probekit.places import place_of
 from probekit.planning import Plan, plan_of
 from probekit.progress import Progress, silent
 from probekit.results import check, dataset_of, join, sites_results, write
-from probekit.schedule import on_threads
+from probekit.schedule import Scheduler, scheduler_of
 from probekit.sizes import parse_size
 from probekit.sources import POSITIONS, Source, find_sources
 from probekit.store import open_store, read_record
@@ -47,6 +47,7 @@ def measure(
     positions: Literal["mean", "max", "each"] = "mean",
     memory: str | int = "1GiB",
     out: str | Path | None = None,
+    scheduler: str | None = None,
     progress: Progress = silent,
 ) -> xr.DataTree:
     """The metrics of every site of a store: a tree with one group a site and a variable for each result.
@@ -71,9 +72,12 @@ def measure(
             that site, as a whole, and says in the attribute `omitted` how many they are.
         positions: what becomes of the positions of feature maps: their ``"mean"`` or ``"max"``, or ``"each"`` of them
             is an observation of its own.
-        memory: the bound on what all threads together hold of the store.
+        memory: the bound on what all threads together hold of the store; on a cluster, each thread.
         out: also write the results as a new zarr store, which appears whole or not at all. A measurement that was
             stopped goes on from its finished tasks when it is started again with the same arguments.
+        scheduler: the address of a dask cluster's scheduler, such as ``"tcp://127.0.0.1:8786"``, whose workers, which
+            must be able to read the store, then run the tasks; by default that of the active ``distributed.Client``,
+            or threads of this process. The numbers are the same.
         progress: wraps the iterable of finished tasks.
 
     Raises:
@@ -105,8 +109,9 @@ def measure(
         root = tree.to_dataset(inherit=False)
         groups = Groups.of(root, by)
         work = _work(Kinds(chosen), sources, groups, root, selected(root, where), nan)
-        plan = plan_of(work.kinds, sources, work.rows, parse_size(memory))
-        pieces = dict(progress(_pieces(work, plan, parts), "measure", len(plan.tasks)))
+        workers = stack.enter_context(scheduler_of(scheduler))
+        plan = plan_of(work.kinds, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
+        pieces = dict(progress(_pieces(work, plan, workers, parts), "measure", len(plan.tasks)))
         results = _results(work, [(task, pieces[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": probekit.__version__, "by": groups.by or "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
@@ -192,7 +197,7 @@ def _common(sources: Sequence[Source], rows: Mapping[str, Rows]) -> Rows:
     return rows[sources[0].key]
 
 
-def _pieces(work: Work, plan: Plan, parts: Parts | None) -> Iterator[tuple[Task, Piece]]:
+def _pieces(work: Work, plan: Plan, workers: Scheduler, parts: Parts | None) -> Iterator[tuple[Task, Piece]]:
     """Every task with its piece: those that are finished already, then the others."""
     todo = []
     for task in plan.tasks:
@@ -201,7 +206,7 @@ def _pieces(work: Work, plan: Plan, parts: Parts | None) -> Iterator[tuple[Task,
             todo.append(task)
         else:
             yield task, piece
-    for task, piece in on_threads(work, todo, plan.threads):
+    for task, piece in workers.run(work, todo, plan.parallel):
         if parts is not None:
             parts.keep(task, piece)
         yield task, piece

@@ -1,8 +1,7 @@
-"""How a measurement is cut into tasks, so that all of them together hold no more than a bound."""
+"""How a measurement is cut into tasks, so that those that run together hold no more than a bound."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -27,7 +26,7 @@ class Plan:
     """The tasks of a measurement, and how many of them run at a time."""
 
     tasks: tuple[Task, ...]
-    threads: int
+    parallel: int
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,12 @@ class _Cost:
         return cls(block.fixed + source.nodes * block.node, 0)
 
 
-def plan_of(kinds: Kinds, sources: Mapping[str, Source], rows: Mapping[str, Rows], memory: int) -> Plan:
-    """The tasks, within `memory`; columns of which not one fits are read several times.
+def plan_of(
+    kinds: Kinds, sources: Mapping[str, Source], rows: Mapping[str, Rows], memory: int, parallel: int, apart: bool
+) -> Plan:
+    """The tasks, for `parallel` of them at a time; columns of which not one fits in memory are read several times.
+
+    All of them together hold no more than `memory`, or each of them where they run `apart`.
 
     Raises:
         ProbekitError: a task of the least size doesn't fit.
@@ -78,18 +81,19 @@ def plan_of(kinds: Kinds, sources: Mapping[str, Source], rows: Mapping[str, Rows
     selected = _selected(kinds, sources, rows, costs, memory)
     costs |= {key: _Cost.of_selection(sources[key], rows[key], selection) for key, selection in selected.items()}
     least = _least(kinds, sources, rows, costs if blocks else {}, whole, memory)
-    threads = min(_cores(), memory // least)
-    share = ceil(threads / len(sources)) if kinds.columns else 1
+    parallel = parallel if apart else min(parallel, memory // least)
+    each = memory if apart else memory // parallel
+    share = ceil(parallel / len(sources)) if kinds.columns else 1
     tasks = [task for key in sources for task in _of_whole_rows(kinds, key)]
     for key, source in sources.items() if blocks else ():
         cost, one = costs[key], Task("block", key)
         if key in selected:
             one = Task("select", key, memory=selected[key].node_bytes)
-        width = _width(source, (memory // threads - cost.fixed) // cost.node, cost.node, share)
+        width = _width(source, (each - cost.fixed) // cost.node, cost.node, share)
         tasks += [replace(one, start=at, stop=min(at + width, source.nodes)) for at in range(0, source.nodes, width)]
     if kinds.streaming("sites"):
         tasks.append(Task("sites"))
-    return Plan(tuple(tasks), threads)
+    return Plan(tuple(tasks), parallel)
 
 
 def _selected(
@@ -144,13 +148,8 @@ def _instead(kinds: Kinds) -> str:
     return f", or measure without {', '.join(others)}: medians and quantiles can be found in several passes"
 
 
-def _cores() -> int:
-    """The cores that this process may use, which on a shared machine are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _width(source: Source, most: int, node_bytes: int, share: int) -> int:
-    """Nodes of a task: whole tiles if `most` nodes fit, split only where `share` threads would have no task."""
+    """Nodes of a task: whole tiles if `most` nodes fit, split only where there would be fewer than `share` tasks."""
     tile = source.tile[1]
     wanted = min(most, max(tile, _COLUMN_BYTES // node_bytes), source.nodes)
     if ceil(source.nodes / wanted) < share:

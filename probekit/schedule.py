@@ -1,33 +1,141 @@
-"""Where the tasks of a measurement run: on threads of this process."""
+"""Where the tasks of a measurement run: on threads of this process, or on a cluster of dask's."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 
+from probekit.errors import ProbekitError
 from probekit.tasks import Piece, Task, Work
 
-__all__ = ["on_threads"]
+__all__ = ["Scheduler", "scheduler_of"]
+
+_RETRIES = 3  # of a task whose worker was killed, or lost its connection
 
 
-def on_threads(work: Work, tasks: Sequence[Task], threads: int) -> Iterator[tuple[Task, Piece]]:
-    """Each task with its piece, as they finish; at the end, and at an error, those that haven't begun are dropped."""
-    with _pool(threads) as pool:
-        futures = {pool.submit(work.run, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures.pop(future), future.result()
+class Scheduler(Protocol):
+    """Who runs tasks: up to `parallel` at a time, which share one memory, or else each has as much (`apart`)."""
+
+    apart: bool
+
+    @property
+    def parallel(self) -> int: ...
+
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
+        """Each task with its piece, as they finish; at the end, and at an error, those that haven't begun are dropped.
+
+        Those that share a memory run `parallel` at a time.
+        """
 
 
 @contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads for the tasks, in each of which torch uses no further ones."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+def scheduler_of(address: str | None) -> Iterator[Scheduler]:
+    """The cluster at an address, or the one that this process is a client of, or else its own threads.
+
+    Raises:
+        ProbekitError: nothing answers at the address, or the package for clusters isn't installed.
+    """
+    client = _active_client() if address is None else _client(address)
     try:
-        yield pool
+        yield _Threads() if client is None else _Cluster(client)
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
+        if client is not None and address is not None:
+            client.close()
+
+
+def _active_client() -> Any:
+    distributed = sys.modules.get("distributed")  # who has a client has imported it, which takes a second
+    if distributed is None:
+        return None
+    try:
+        return distributed.default_client()
+    except ValueError:  # there is none
+        return None
+
+
+def _client(address: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ProbekitError(
+            "Measuring on a cluster needs the package 'distributed'. Install it: pip install 'probekit[cluster]'."
+        ) from error
+    try:
+        return Client(address, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ProbekitError(f"No scheduler of a cluster answers at {address!r}: {error}.") from error
+
+
+class _Threads:
+    """Threads of this process, in each of which torch uses no further ones."""
+
+    apart = False
+
+    @property
+    def parallel(self) -> int:
+        """The cores that this process may use, which on a shared machine are fewer than there are."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
+        before = torch.get_num_threads()
+        pool = ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            futures = {pool.submit(work.run, task): task for task in tasks}
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)
+
+
+class _Cluster:
+    """The workers of a cluster, which must be able to read the store under its path."""
+
+    apart = True
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @property
+    def parallel(self) -> int:
+        return max(1, sum(map(int, self._client.nthreads().values())))
+
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
+        from distributed import as_completed
+
+        # As the result of a task of its own it is made again when the worker that holds it is killed.
+        shared = self._client.submit(_itself, work, pure=False, retries=_RETRIES)
+        futures = {self._client.submit(_run, shared, task, pure=False, retries=_RETRIES): task for task in tasks}
+        try:
+            for future in as_completed(list(futures), loop=self._client.loop):
+                yield futures[future], self._result(future)
+        finally:
+            self._client.cancel([shared, *futures])
+
+    def _result(self, future: Any) -> Piece:
+        from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
+
+        try:
+            piece: Piece = future.result()
+        except (KilledWorker, FutureCancelledError) as error:
+            raise ProbekitError(
+                f"The cluster gave up on a part of the measurement: {error}. With out= the finished parts are kept, "
+                "and the same call goes on from them."
+            ) from error
+        return piece
+
+
+def _itself(work: Work) -> Work:
+    return work
+
+
+def _run(work: Work, task: Task) -> Piece:
+    torch.set_num_threads(1)
+    return work.run(task)
