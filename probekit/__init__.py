@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from probekit.sites import sites
     from probekit.store import info
     from probekit.store import open_store as open
+    from probekit.tables import summary, to_dataframe
     from probekit.verify import verify
 
 __version__ = "0.1.0"
@@ -45,6 +46,8 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "plan": ("probekit.capture", "plan"),
     "plot": ("probekit.plot", None),
     "sites": ("probekit.sites", "sites"),
+    "summary": ("probekit.tables", "summary"),
+    "to_dataframe": ("probekit.tables", "to_dataframe"),
     "verify": ("probekit.verify", "verify"),
     "weights_digest": ("probekit.fingerprint", "weights_digest"),
 }
@@ -65,6 +68,8 @@ __all__ = [
     "plan",
     "plot",
     "sites",
+    "summary",
+    "to_dataframe",
     "verify",
     "weights_digest",
 ]

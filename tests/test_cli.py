@@ -62,6 +62,21 @@ def test_a_model_is_listed_captured_described_and_measured(capsys, model, tmp_pa
     np.testing.assert_array_equal(written.sel(label=3), medians[3])
 
 
+def test_chosen_samples_are_measured_and_sites_compared(capsys, model):
+    call(capsys, "capture", model, "digits", "acts.zarr", "-s", "*", "--limit", 300, "--predictions")
+    common = ("measure", "acts.zarr", "-m", "mean")
+    code, out, _ = call(capsys, *common, "--where", "label=3", "--where", "label=5", "--by", "none", "--json")
+    values = pk.open("acts.zarr")["2"]["activation"].load()
+    chosen = values[np.isin(values.label, [3, 5])].values.mean(dtype=float)
+    assert code == 0
+    assert {row["site"]: row["mean"] for row in json.loads(out)}["2"] == pytest.approx(chosen)
+    code, out, _ = call(capsys, *common, "-m", "cka", "--by", "correct", "--nan", "omit")
+    assert code == 0
+    assert "cka" in out
+    assert call(capsys, *common, "--nan", "ignore")[0] == 2
+    assert call(capsys, *common, "--where", "label")[0] == 2
+
+
 def test_a_plan_foretells_what_a_capture_writes(capsys, model):
     options = (model, "digits", "-s", "2", "--limit", 100)
     code, out, _ = call(capsys, "plan", *options, "--json")
@@ -144,6 +159,8 @@ def test_the_options_of_a_capture_reach_it(capsys, model):
     ("arguments", "message"),
     [
         (["run", "relu-vs-sigmoidal"], "Near: 'relu-vs-sigmoid'"),
+        (["measure", "acts.zarr", "-m", "std", "--where", "label=77"], "selects none of the"),
+        (["measure", "acts.zarr", "-m", "std", "--where", "lable=7"], "Near: 'label'"),
         (["measure", "acts.zarr", "-m", "medain"], "Near: 'median'"),
         (["capture", "nets.py:make_model", "digit", "b.zarr"], "digits"),
         (["capture", "nets.py:mak_model", "digits", "b.zarr"], "make_model"),

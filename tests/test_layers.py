@@ -19,7 +19,7 @@ LEVELS = (
     {"errors", "progress"},
     {"chunks", "columns", "fingerprint", "layout", "names", "places", "pooling", "reduce", "sizes", "streams", "tiles"},
     {"batches", "buffers", "copies", "load", "metrics", "opening", "probe", "reading", "records"},
-    {"accumulate", "results", "selection", "sites", "sources", "validation"},
+    {"accumulate", "results", "selection", "sites", "sources", "tables", "validation"},
     {"groups", "passes", "store", "verify", "writer"},
     {"plan", "tasks"},
     {"additions", "parts", "planning", "recorder", "request", "schedule"},

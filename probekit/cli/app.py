@@ -14,12 +14,12 @@ import probekit
 from probekit import plugins
 from probekit.cli import output
 from probekit.cli.recipes import RecipeGroup
+from probekit.cli.values import where_of
 from probekit.cli.wording import as_typed
 from probekit.errors import ModelError, ProbekitError
 
 if TYPE_CHECKING:
     import torch
-    import xarray as xr
     from torch import nn
 
 
@@ -309,15 +309,38 @@ def measure_command(
     path: StorePath,
     metric: Annotated[list[str], typer.Option("--metric", "-m", help="A metric; may be repeated.")],
     sites: Sites = None,
-    by: Annotated[str, typer.Option(help="The samples' column to group by.")] = "label",
+    by: Annotated[str, typer.Option(help="The samples' column to group by, or none.")] = "label",
+    where: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE: measure these samples only; may be repeated.")
+    ] = None,
+    nan: Annotated[Literal["raise", "omit"], typer.Option(help="What becomes of samples with a NaN.")] = "raise",
+    positions: Annotated[
+        Literal["mean", "max", "each"], typer.Option(help="What becomes of the positions of feature maps.")
+    ] = "mean",
+    scheduler: Annotated[str | None, typer.Option(help="The address of a dask cluster's scheduler.")] = None,
     memory: Annotated[str, typer.Option(help="The bound on what is held of the store.")] = "1GiB",
     out: Annotated[Path | None, typer.Option(help="Write the result as a store here.")] = None,
     json: Json = False,
 ) -> None:
     """Measure a store; prints the mean of each variable over each site."""
-    tree = probekit.measure(path, metric, sites=sites, by=by, memory=memory, out=out, progress=output.Bars())
-    columns, rows = _summary(tree)
-    output.table(f"{path}: means over each site", columns, rows, as_json=json)
+    tree = probekit.measure(
+        path,
+        metric,
+        sites=sites,
+        by=None if by == "none" else by,
+        where=where_of(where),
+        nan=nan,
+        positions=positions,
+        scheduler=scheduler,
+        memory=memory,
+        out=out,
+        progress=output.Bars(),
+    )
+    table = probekit.summary(tree).reset_index()
+    rows = [[None if value != value else value for value in row] for row in table.itertuples(index=False)]
+    output.table(f"{path}: means over each site", list(table.columns), rows, as_json=json)
+    if not json:
+        output.matrices(tree.to_dataset())
     if out is not None:
         output.paragraph(f"Written to {out}.")
 
@@ -378,13 +401,3 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise typer.BadParameter(f"--device {name!r}: {error}") from error
     return device
-
-
-def _summary(tree: xr.DataTree) -> tuple[list[str], list[list[object]]]:
-    """One row a site, one column a numeric variable: its mean, NaN left out."""
-    names = list(dict.fromkeys(name for site in tree.children.values() for name in site.data_vars))
-    rows: list[list[object]] = [
-        [site, *(float(group.dataset[name].mean()) if name in group.dataset else None for name in names)]
-        for site, group in tree.children.items()
-    ]
-    return ["site", *map(str, names)], rows

@@ -7,12 +7,15 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 T = TypeVar("T")
 
@@ -59,6 +62,14 @@ def pairs(title: str, values: Mapping[str, object], *, as_json: bool) -> None:
         print(json.dumps(dict(values), default=str))
         return
     table(title, ("", ""), [(name, value) for name, value in values.items()], as_json=False)
+
+
+def matrices(compared: xr.Dataset) -> None:
+    """Print each variable that compares sites as a table of sites by sites."""
+    for name, variable in compared.data_vars.items():
+        sites = [str(site) for site in compared["site"].values]
+        rows = [[site, *row] for site, row in zip(sites, variable.values.tolist(), strict=True)]
+        table(str(name), ["site", *sites], rows, as_json=False)
 
 
 def paragraph(text: str) -> None:

@@ -1,0 +1,79 @@
+"""What was measured, as pandas tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+import xarray as xr
+
+from probekit.errors import DataError, near
+
+__all__ = ["summary", "to_dataframe"]
+
+
+def summary(measured: xr.DataTree) -> pd.DataFrame:
+    """A row for each site, and in each column the mean of a measured variable over all its values but NaN.
+
+    Of a variable that is one number a site, such as ``sparsity_site``, that is the number; what isn't a number is left
+    out, and so is what compares sites, at the root of the tree.
+
+    Args:
+        measured: what `probekit.measure` or `probekit.measure_live` gave, or such a store as xarray opens it.
+
+    Example:
+        >>> import torch, probekit as pk
+        >>> m = pk.measure_live(torch.nn.Sequential(torch.nn.ReLU()), torch.eye(2), ["mean", "sparsity"], sites="0")
+        >>> pk.summary(m).loc["0"].to_dict()
+        {'mean': 0.5, 'sparsity': 0.5, 'sparsity_node': 0.5, 'sparsity_site': 0.5}
+    """
+    rows = {}
+    for key, group in measured.children.items():
+        numbers = {str(name): v for name, v in group.data_vars.items() if v.dtype.kind in "iufb"}
+        rows[str(group.attrs.get("site", key))] = {name: float(v.mean()) for name, v in numbers.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis("site")
+
+
+def to_dataframe(measured: xr.DataTree, *variables: str) -> pd.DataFrame:
+    """A row for each site and each value of the dims that the `variables` have, and a column for each of them.
+
+    The dims and their coordinates, such as `label`, `class_name` and `node`, are columns too. Sites that lack one of
+    the variables are left out.
+
+    Raises:
+        DataError: no site has such a variable, or their dims differ.
+
+    Example:
+        >>> import torch, probekit as pk
+        >>> m = pk.measure_live(torch.nn.Sequential(torch.nn.ReLU()), torch.eye(2), ["mean", "std"], sites="0")
+        >>> pk.to_dataframe(m, "mean", "std")
+          site  node  mean  std
+        0    0     0   0.5  0.5
+        1    0     1   0.5  0.5
+    """
+    if not variables:
+        raise DataError("No variable was named: name those that are to be the columns of a table.")
+    known = list(dict.fromkeys(str(name) for group in measured.children.values() for name in group.data_vars))
+    for name in variables:
+        if name not in known:
+            raise DataError(f"No site has a variable {name!r}; there are {', '.join(known)}.{near(name, known)}")
+    frames = []
+    for key, group in measured.children.items():
+        if all(name in group.data_vars for name in variables):
+            chosen = group.to_dataset()[list(variables)]
+            dims = {chosen[name].dims for name in variables}
+            if len(dims) > 1:
+                raise DataError(
+                    f"{', '.join(variables)} have the dims {' and '.join(map(str, sorted(dims)))}, so they aren't "
+                    "columns of one table. Ask for them one by one."
+                )
+            frame = chosen.to_dataframe().reset_index() if dims != {()} else _one_row(chosen)
+            frame.insert(0, "site", str(group.attrs.get("site", key)))
+            frames.append(frame)
+    if not frames:
+        raise DataError(f"No site has all of {', '.join(variables)}. Ask for them one by one.")
+    table = pd.concat(frames, ignore_index=True)
+    return table[[*(name for name in table.columns if name not in variables), *variables]]
+
+
+def _one_row(chosen: xr.Dataset) -> pd.DataFrame:
+    return pd.DataFrame({str(name): [variable.item()] for name, variable in chosen.data_vars.items()})

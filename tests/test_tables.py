@@ -1,0 +1,49 @@
+"""What was measured, as tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import probekit as pk
+
+X, Y = torch.randn(90, 4), torch.arange(90) % 3
+
+
+@pytest.fixture(scope="module")
+def measured() -> xr.DataTree:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU())
+    return pk.measure_live(model, (X, Y), ["mean", "std", "sparsity", "cka"], sites=["0", "1"])
+
+
+def test_a_summary_has_a_row_for_each_site(measured: xr.DataTree) -> None:
+    table = pk.summary(measured)
+    assert table.index.tolist() == ["0", "1"]
+    assert table.loc["1", "sparsity_site"] == measured["1"]["sparsity_site"].item()
+    assert table.loc["0", "mean"] == pytest.approx(measured["0"]["mean"].values.mean())
+    assert "cka" not in table
+
+
+def test_variables_of_one_table_are_its_columns(measured: xr.DataTree) -> None:
+    table = pk.to_dataframe(measured, "mean", "std")
+    assert table.columns.tolist() == ["site", "label", "node", "class_name", "mean", "std"]
+    assert len(table) == 2 * 3 * 6
+    row = table[(table["site"] == "1") & (table["label"] == 2) & (table["node"] == 4)]
+    assert row["std"].item() == measured["1"]["std"].sel(label=2).values[4]
+    assert set(pk.to_dataframe(measured, "sparsity_node").columns) == {"site", "node", "sparsity_node"}
+    np.testing.assert_array_equal(pk.to_dataframe(measured, "sparsity_site")["site"], ["0", "1"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["meen"], "No site has a variable 'meen'.*Near: 'mean'"),
+        (["mean", "sparsity_node"], "have the dims .* aren't columns of one table"),
+        ([], "No variable was named"),
+    ],
+)
+def test_what_is_no_table_is_refused(measured: xr.DataTree, names: list[str], message: str) -> None:
+    with pytest.raises(pk.errors.DataError, match=message):
+        pk.to_dataframe(measured, *names)
