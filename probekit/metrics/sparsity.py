@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from probekit.metrics.moments import class_counts, class_sums
+from probekit.metrics.moments import class_counts, class_product, class_sums
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["AlwaysOn", "Dead", "InactiveCounts", "Sparsity", "shares"]
@@ -50,8 +50,10 @@ class InactiveCounts(Parameters):
         classes = len(state["count"])
         # As floats of 0 and 1: torch compares into bools, and sums them, several times slower.
         inactive = torch.le(x, self.threshold, out=torch.empty_like(x))
-        sums = class_sums(inactive, y, classes).long()
-        return self.merge(state, {"count": class_counts(y, classes), "inactive": sums})
+        # Products of 0 and 1 are exact as long as a float32 can count them.
+        exact = x.device.type == "cpu" and len(x) < 2**24
+        sums = class_product(inactive, y, classes) if exact else class_sums(inactive, y, classes)
+        return self.merge(state, {"count": class_counts(y, classes), "inactive": sums.long()})
 
     def merge(self, a: State, b: State) -> State:
         return {key: a[key] + b[key] for key in a}
