@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
-from probekit import plugins
-from probekit.metrics import StreamingMetric
+from probekit.describe import describe_metrics
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- metrics: made by `make readme` -->\n", "<!-- end of metrics -->\n"
@@ -14,17 +12,12 @@ BEGIN, END = "<!-- metrics: made by `make readme` -->\n", "<!-- end of metrics -
 
 def table() -> str:
     """A Markdown table of probekit's own metrics."""
-    rows = ["| metric | kind | what it gives |", "|---|---|---|"]
-    for plugin, metric in plugins.load_all(plugins.METRICS).items():
-        if plugin.distribution == "probekit":
-            kind = (
-                "streaming"
-                if isinstance(metric() if isinstance(metric, type) else metric, StreamingMetric)
-                else "column"
-            )
-            summary = (inspect.getdoc(metric) or "").partition("\n")[0]
-            rows.append(f"| `{plugin.name}` | {kind} | {summary} |")
-    return "\n".join(rows) + "\n"
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {metric.shape} | {metric.summary} |"
+        for metric in describe_metrics()
+        if metric.source.startswith("probekit ")
+    ]
+    return "\n".join(["| metric | kind | shape | what it gives |", "|---|---|---|---|", *rows]) + "\n"
 
 
 def with_table(readme: str) -> str:

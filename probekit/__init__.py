@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probekit import errors, metrics, plot
+    from probekit import callbacks, errors, metrics, plot, testing
     from probekit.capture import capture, plan
     from probekit.chunks import ChunkSampler
     from probekit.fingerprint import weights_digest
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from probekit.store import open_store as open
     from probekit.tables import summary, to_dataframe
     from probekit.verify import verify
+    from probekit.watch import Watch
 
 __version__ = "0.1.0"
 
@@ -34,7 +35,9 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "ChunkSampler": ("probekit.chunks", "ChunkSampler"),
     "Probe": ("probekit.probe", "Probe"),
     "Projection": ("probekit.reduce", "Projection"),
+    "Watch": ("probekit.watch", "Watch"),
     "as_dataset": ("probekit.rows", "as_dataset"),
+    "callbacks": ("probekit.callbacks", None),
     "capture": ("probekit.capture", "capture"),
     "errors": ("probekit.errors", None),
     "info": ("probekit.store", "info"),
@@ -47,6 +50,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "plot": ("probekit.plot", None),
     "sites": ("probekit.sites", "sites"),
     "summary": ("probekit.tables", "summary"),
+    "testing": ("probekit.testing", None),
     "to_dataframe": ("probekit.tables", "to_dataframe"),
     "verify": ("probekit.verify", "verify"),
     "weights_digest": ("probekit.fingerprint", "weights_digest"),
@@ -56,7 +60,9 @@ __all__ = [
     "ChunkSampler",
     "Probe",
     "Projection",
+    "Watch",
     "as_dataset",
+    "callbacks",
     "capture",
     "errors",
     "info",
@@ -69,6 +75,7 @@ __all__ = [
     "plot",
     "sites",
     "summary",
+    "testing",
     "to_dataframe",
     "verify",
     "weights_digest",

@@ -58,6 +58,7 @@ class Accumulator:
         self._classes = (spec if isinstance(spec, Spec) else spec[0]).classes
         self.states = {name: call(metric, where, metric.init, spec) for name, metric in self._leaders.items()}
 
+    @torch.no_grad()
     def update(self, x: Any, y: Tensor) -> None:
         """Add a batch: `x` (observation, node), or a list of such, with the class codes `y` (observation)."""
         for name, metric in self._leaders.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import xarray as xr
 from torch import nn
 
@@ -137,10 +138,11 @@ def capture(
     )
     request = Request(sites, exclude, reduce, batch_dim, dtype, compression, memory, mode, predictions)
     job = _Job(model, request, loss, batches, place, how, progress)
-    if batches.chunks is None:
-        job.run()
-    else:
-        job.run_with_others(batches.chunks)
+    with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
+        if batches.chunks is None:
+            job.run()
+        else:
+            job.run_with_others(batches.chunks)
     return store.open_store(out)
 
 

@@ -15,7 +15,7 @@ import probekit
 from probekit.accumulate import BATCH, Accumulator, call, finalized
 from probekit.batches import Batch, Batches
 from probekit.errors import DataError, PluginError
-from probekit.layout import node_axis
+from probekit.layout import group_names, node_axis
 from probekit.measure import NAN, check_choice, resolved
 from probekit.metrics import Metric, Spec, State, Variables
 from probekit.metrics.block import working_dtype
@@ -97,7 +97,8 @@ def measure_live(
     batches = Batches(
         data, batch_size=batch_size, labels=labels, ids=False, keep_labels=keep_labels, class_names=class_names
     )
-    first, stream = peek(batches)
+    with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
+        first, stream = peek(batches)
     plan = Request(sites, exclude, reduce, batch_dim, None, None, 2**62, mode).plan(model, first, batches.rows, None)
     labelled = by is not None and first.labels is not None
     meters = _Meters(kinds, plan, positions, nan, labelled)
@@ -154,9 +155,11 @@ class _Meters:
 
     def results(self, class_names: Sequence[str]) -> xr.DataTree:
         """The tree of results; DataError where there was a NaN, or no sample."""
-        names = (*class_names, *map(str, range(len(class_names), self._classes)))
+        classes = max(self._classes, len(class_names)) if self._labelled else 1
+        names = (*class_names, *map(str, range(len(class_names), classes)))
         labels = Labels(np.arange(len(names)), names) if self._labelled else Labels(None, ("",))
-        children = {name: meter.results(labels) for name, meter in self._meters.items()}
+        groups = group_names(list(self._meters))  # as in a store, so that a slash in a name is no group of its own
+        children = {groups[name]: meter.results(labels) for name, meter in self._meters.items()}
         root = xr.Dataset() if self._together is None else self._together.results(labels)
         return xr.DataTree.from_dict({"/": root, **children})
 
@@ -216,6 +219,8 @@ class _Meter:
 
     def results(self, labels: Labels) -> xr.Dataset:
         where, (streaming, sketched) = f"at site {self.name!r}", self._counted
+        for counted in self._counted:
+            counted.grow(labels.number)
         if self._nan:
             raise DataError(
                 f"Site {self.name!r} gave NaN, which has no place in an order or a mean: find out where the model "
@@ -282,5 +287,6 @@ class _Together:
 
     def results(self, labels: Labels) -> xr.Dataset:
         assert self._counted is not None
+        self._counted.grow(labels.number)
         about = {"n": self._number, "approximate": 0}
         return sites_results(self._metrics, self._counted.states, [meter.name for meter in self._meters], labels, about)

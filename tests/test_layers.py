@@ -20,13 +20,13 @@ LEVELS = (
     {"chunks", "columns", "fingerprint", "layout", "names", "places", "pooling", "reduce", "sizes", "streams", "tiles"},
     {"batches", "buffers", "copies", "load", "metrics", "opening", "probe", "reading", "records"},
     {"accumulate", "results", "selection", "sites", "sources", "tables", "validation"},
-    {"groups", "passes", "store", "verify", "writer"},
+    {"groups", "passes", "steps", "store", "verify", "writer"},
     {"plan", "tasks"},
     {"additions", "parts", "planning", "recorder", "request", "schedule"},
     {"ranks", "rows", "session"},
-    {"capture", "live", "measure", "plot", "plugins", "testing"},
-    {"report"},
-    {"cli"},
+    {"capture", "describe", "live", "measure", "plot", "plugins", "testing"},
+    {"report", "watch"},
+    {"callbacks", "cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
@@ -34,7 +34,13 @@ LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 PUBLIC = {"errors", "load", "metrics", "plot", "progress", "report", "testing"}
 
 # The only parts that may import a library at all.
-ONLY = {"typer": {"cli"}, "rich": {"cli"}, "matplotlib": {"plot", "report"}, "sklearn": {"load", "metrics"}}
+ONLY = {
+    "pytest": {"testing"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "matplotlib": {"plot", "report"},
+    "sklearn": {"load", "metrics"},
+}
 
 HEAVY = ["torch", "torchvision", "xarray", "matplotlib", "sklearn", "zarr", "numpy"]
 

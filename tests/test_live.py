@@ -101,6 +101,9 @@ def test_classes_that_appear_late_have_their_rows(tmp_path: Path) -> None:
     names = ["ant", "bee", "cat", "dog"]
     named = pk.measure_live(model, (X, [names[code] for code in Y.tolist()]), "mean", sites="1")
     assert named["1"]["class_name"].values.tolist() == names
+    more = pk.measure_live(model, (X, Y), ["mean", "median"], sites="1", class_names=[*names, "eel"])
+    assert more["1"]["mean"].sel(label=4).isnull().all()
+    assert more["1"]["median"].sizes["label"] == 5
 
 
 def test_without_labels_all_samples_are_one_group(tmp_path: Path) -> None:
@@ -142,6 +145,15 @@ def test_metrics_that_go_over_the_samples_again_are_refused() -> None:
         pk.measure_live(mlp(), (X, Y), "top_samples")
 
 
+def test_a_slash_in_a_name_makes_no_group(tmp_path: Path) -> None:
+    model = nn.Module()
+    model.add_module("a/b", nn.ReLU())
+    model.forward = lambda x: model.get_submodule("a/b")(x)  # type: ignore[method-assign]
+    live, stored = both(tmp_path, model, (X, Y), "mean", {"sites": "a/b"})
+    assert_agree(live, stored)
+    assert live["a%2Fb"].attrs["site"] == "a/b"
+
+
 class _Faulty(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.where(x > 2.5, torch.nan, x)
@@ -161,9 +173,10 @@ def test_nan_is_refused_or_left_out(tmp_path: Path) -> None:
 def test_the_model_is_as_before() -> None:
     model = mlp().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=50)
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    pk.measure_live(model, (X, Y), "mean")
+    pk.measure_live(model, loader, "mean")
     assert model.training
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -348,9 +348,12 @@ def measure_command(
 @app.command("metrics")
 def metrics_command(json: Json = False) -> None:
     """List the installed metrics."""
-    found = plugins.load_all(plugins.METRICS)
-    rows = [(p.name, _kind(m), f"{p.distribution} {p.version}", _first_line(m)) for p, m in found.items()]
-    output.table(f"{len(rows)} metrics", ("metric", "kind", "from", "what it gives"), rows, as_json=json)
+    from dataclasses import astuple
+
+    from probekit.describe import describe_metrics
+
+    rows = [astuple(description) for description in describe_metrics()]
+    output.table(f"{len(rows)} metrics", ("metric", "kind", "shape", "from", "what it gives"), rows, as_json=json)
 
 
 @app.command("recipes")
@@ -363,10 +366,6 @@ def recipes_command(json: Json = False) -> None:
 
 def _first_line(thing: object) -> str:
     return (thing.__doc__ or "").strip().partition("\n")[0]
-
-
-def _kind(metric: object) -> str:
-    return "streaming" if hasattr(metric, "update") else "column"
 
 
 def _example(model: nn.Module, data: str | None, shape: str | None) -> Any:

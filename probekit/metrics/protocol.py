@@ -98,7 +98,10 @@ class StreamingMetric(Metric, Protocol):
         """The state of no samples."""
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
-        """`state` and the batch `x` (batch, node), a float32 or float64 tensor, with class codes `y` (batch), int64."""
+        """`state` and the batch `x` (batch, node), a float32 or float64 tensor, with class codes `y` (batch), int64.
+
+        It is called without gradients.
+        """
 
     def merge(self, a: State, b: State) -> State:
         """The state of the samples of both."""

@@ -1,0 +1,55 @@
+"""The law that takes a model: what is measured as it runs is what is measured of its store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from probekit.capture import capture
+from probekit.errors import PluginError
+from probekit.live import measure_live
+from probekit.measure import measure
+from probekit.metrics import SampleMetric, StreamingMetric, Variables
+from probekit.testing.data import mixed
+from probekit.testing.law import Broken, every, law
+from probekit.testing.runs import require_same
+
+__all__ = ["live_and_store"]
+
+
+@law(every)
+def live_and_store(metric: Any) -> None:
+    """What is measured while a model runs is what is measured of its store; a metric that needs the samples more than
+    once is refused as the model runs.
+
+    The engine does both with the same metric: a difference comes of what isn't in the state, or of the order and size
+    of the batches. A column metric is computed from a sketch as the model runs; of the samples of this test, which have
+    8 significant bits, the sketch is exact.
+    """
+    data = mixed()
+    x = torch.tensor((data.x * 8).round() / 8 + 0.0).clamp(-15, 15)  # as many bits as a sketch keeps, and no -0
+    says = f"{data.says}, rounded, through a ReLU and a ReLU6"
+    model, given = nn.Sequential(nn.ReLU(), nn.ReLU6()), (x, torch.tensor(data.y))
+    with TemporaryDirectory() as folder:
+        capture(model, given, Path(folder) / "acts.zarr")
+        stored = measure(Path(folder) / "acts.zarr", metric)
+    try:
+        live = measure_live(model, given, metric, batch_size=100)
+    except PluginError as error:
+        if isinstance(metric, SampleMetric):
+            return
+        raise Broken(f"measure_live raised {error}", says) from error
+    for site in ("/", *stored.children):
+        ours, theirs = _variables(live[site]), _variables(stored[site])
+        if isinstance(metric, SampleMetric) and isinstance(metric, StreamingMetric):
+            theirs = {name: theirs[name] for name in ours if name in theirs}  # a second pass may give it more
+        where = "over the sites" if site == "/" else f"at site {site!r}"
+        require_same(ours, theirs, (f"{where} as the model runs", "of its store"), says)
+
+
+def _variables(group: Any) -> Variables:
+    return {str(name): (tuple(map(str, found.dims)), found.values) for name, found in group.data_vars.items()}

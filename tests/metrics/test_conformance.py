@@ -1,0 +1,84 @@
+"""Every metric that comes with probekit keeps to the laws that it asks of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from probekit import metrics, plugins
+from probekit.measure import resolved
+from probekit.testing import conformance
+
+VARIANTS = [
+    metrics.AUROC(min_count=1),
+    metrics.DPrime(pairs=False),
+    metrics.Entropy(bins=5, min_count=1),
+    metrics.Histogram(bins=5, edges="width"),
+    metrics.KS(min_count=1),
+    metrics.LinearProbe("logistic"),
+    metrics.MutualInformation(bins=5, min_count=1),
+    metrics.Overlap(bins=5, min_count=1),
+    metrics.Quantile([0.1, 0.8]),
+    metrics.RSA("euclidean", ranks=False),
+    metrics.Sparsity(threshold=0.5),
+    metrics.Std(ddof=1),
+    metrics.Var(ddof=1),
+    metrics.Wasserstein(min_count=1),
+]
+DEFAULTS = [
+    metrics.AUROC,
+    metrics.CKA,
+    metrics.KS,
+    metrics.RSA,
+    metrics.AlwaysOn,
+    metrics.Count,
+    metrics.DPrime,
+    metrics.Dead,
+    metrics.EffectiveRank,
+    metrics.Entropy,
+    metrics.Fisher,
+    metrics.GradientNorm,
+    metrics.Histogram,
+    metrics.LinearProbe,
+    metrics.Max,
+    metrics.Mean,
+    metrics.Min,
+    metrics.MutualInformation,
+    metrics.NeuralCollapse,
+    metrics.Overlap,
+    metrics.ParticipationRatio,
+    metrics.Perplexity,
+    metrics.Quantile,
+    metrics.Saturation(bounds=(-1, 1)),
+    metrics.Selectivity,
+    metrics.Separability,
+    metrics.Silhouette,
+    metrics.Sparsity,
+    metrics.Std,
+    metrics.TopSamples,
+    metrics.Var,
+    metrics.Wasserstein,
+    metrics.median,
+]
+
+
+@conformance(*DEFAULTS, *VARIANTS)
+def test_built_in_metrics_keep_to_the_protocol(check: Callable[[], None]) -> None:
+    check()
+
+
+@conformance(
+    metrics.Overlap(null="permute", min_count=1),
+    except_for={
+        "class permutation": "the draw is of the samples in the order of the classes",
+        "precision": "the draw depends on the bits of the values",
+    },
+)
+def test_a_shuffled_null_keeps_to_the_protocol(check: Callable[[], None]) -> None:
+    check()
+
+
+@pytest.mark.parametrize("name", [n for n, p in plugins.find(plugins.METRICS).items() if p.distribution == "probekit"])
+def test_every_registered_metric_is_among_those_that_are_checked(name: str) -> None:
+    assert name in {resolved(metric)[0].name for metric in DEFAULTS}

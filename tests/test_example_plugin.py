@@ -1,0 +1,72 @@
+"""The example of a third-party package, and the page on writing metrics: both do what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "docs" / "examples" / "probekit-kurtosis"
+PAGE = ROOT / "docs" / "write-a-metric.md"
+
+CLI = "from probekit.cli import main; main()"
+
+
+def blocks(file: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{re.escape(language)}\n(.*?)^```", file.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the example is installed, as a wheel that was built of a copy of its folder."""
+    folder = tmp_path_factory.mktemp("example")
+    source, target = folder / "source", folder / "target"
+    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".*"))
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*uv, "--target", target, source], check=True, timeout=120)
+    return target
+
+
+def test_its_own_tests_pass(python: Callable[..., Any], installed: Path, tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
+    code = "import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests']))"
+    done = python(code, paths=(installed,), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 50
+
+
+def test_probekit_lists_its_metrics(python: Callable[..., Any], installed: Path) -> None:
+    done = python(CLI, "metrics", "--json", paths=(installed,))
+    rows = {row["metric"]: row for row in json.loads(done.stdout)}
+    assert {name: rows[name]["kind"] for name in ("kurtosis", "moors")} == {"kurtosis": "streaming", "moors": "column"}
+    assert rows["kurtosis"]["from"] == "probekit-kurtosis 1.0"
+    assert rows["kurtosis"]["what it gives"].startswith("Kurtosis of each class at each node")
+
+
+def test_its_readme_works(python: Callable[..., Any], installed: Path, tmp_path: Path) -> None:
+    [code] = blocks(EXAMPLE / "README.md", "python")
+    done = python(code, paths=(installed,), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for variable in ("kurtosis", "moors"):
+        assert re.search(rf"{variable} +\(label, node\)", done.stdout)
+
+
+def test_the_page_on_writing_metrics_runs(python: Callable[..., Any], tmp_path: Path) -> None:
+    cells = blocks(PAGE, "{code-cell}")
+    assert len(cells) > 4
+    done = python("\n".join(re.sub(r"^:.*\n", "", cell, flags=re.MULTILINE) for cell in cells), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_shows_files_that_there_are() -> None:
+    shown = re.findall(r"^```\{literalinclude\} (.*)$", PAGE.read_text(), re.MULTILINE)
+    assert shown
+    assert all((PAGE.parent / each).is_file() for each in shown)
