@@ -19,7 +19,19 @@ from typing import Any
 from harness import Table, print_tables
 
 FOLDER = Path(__file__).parent
-PACKAGES = ("probekit", "torch", "torchvision", "numpy", "zarr", "xarray", "h5py", "captum", "nnsight", "torchlens")
+PACKAGES = (
+    "probekit",
+    "torch",
+    "torchvision",
+    "numpy",
+    "zarr",
+    "xarray",
+    "flox",
+    "h5py",
+    "captum",
+    "nnsight",
+    "torchlens",
+)
 
 
 def main() -> None:

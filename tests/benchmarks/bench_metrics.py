@@ -1,57 +1,83 @@
 """How long exact metrics take: ``python tests/benchmarks/bench_metrics.py``.
 
-60,000 samples × 800 nodes of float32, 10 classes: an untrained ReLU layer (half zeros), read from an uncompressed zarr
-store with tiles of 4096 × 200, against the loop over the classes that a user writes with numpy, in memory.
+60,000 samples × 800 nodes of float32, 10 classes: an untrained ReLU layer (half zeros), captured into a store, against
+what a user writes with numpy, xarray and scipy on the same array in memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import torch
 import xarray as xr
-from harness import Figure, Row, Table, Timing, alone, in_turn, ratio
+from harness import Figure, Row, Table, Timing, alone, fresh, in_turn, peak_mib, ratio
+from scipy.stats import ks_2samp, mannwhitneyu
 
 import probekit as pk
-from probekit.metrics import Mean, Overlap, Sparsity, Std, median
+from probekit.metrics import AUROC, KS, Mean, Overlap, Quantile, Sparsity, Std, median
 
 CLASSES = 10
-NUMPY, ALL = "numpy: mask each class, np.median", "median, std, sparsity, overlap"
+NUMPY = "numpy: mask each class, np.median"
+FLOX = "xarray: groupby(label).median with flox"
+SCIPY = "scipy: ks_2samp and mannwhitneyu of 45 pairs"
+TOGETHER = "median, quantile, std, sparsity, overlap"
+PAIRS = "ks, auroc"
+LOOPED = 4  # nodes that scipy's loop runs over, for all of them
 
 
 def measure(options: argparse.Namespace) -> list[Table]:
-    """How long exact metrics take, from a store but where said."""
+    """How long exact metrics take, from a store but where said, and how much memory."""
     samples, nodes = (6_000, 100) if options.quick else (60_000, 800)
-    rng = np.random.default_rng(0)
-    x = np.maximum(rng.standard_normal((samples, nodes), dtype=np.float32), 0)
-    y = rng.integers(0, CLASSES, samples)
-    columns = xr.Dataset(coords={"label": ("sample", y)})
-    tree = xr.DataTree.from_dict({"/": columns, "relu": xr.Dataset({"activation": (("sample", "node"), x)})})
+    rounds = 1 if options.quick else 5
     with tempfile.TemporaryDirectory() as folder:
-        times = in_turn(cases(x, y, tree, Path(folder) / "acts.zarr"), 1 if options.quick else 3)
-    return [Table(f"metrics, {samples:,} × {nodes} float32, {CLASSES} classes, stored", rows(times))]
+        path = Path(folder) / "acts.zarr"
+        x, y = captured(path, samples, nodes)
+        times = in_turn(cases(x, y, path), rounds, fewer={FLOX: 1})
+        memory = [] if options.quick else [memories(Path(folder), path)]
+    title = f"metrics, {samples:,} × {nodes} float32, {CLASSES} classes, stored"
+    loop = in_turn({SCIPY: partial(scipy_pairs, x[:, :LOOPED], y), PAIRS: partial(ours_pairs, x, y)}, rounds)
+    pairs = Table(f"{len(list(combinations(range(CLASSES), 2)))} pairs of classes, {nodes} nodes, in memory")
+    pairs.add(Row.timed(SCIPY, loop[SCIPY], note=f"{LOOPED} nodes"))
+    scaled = ratio(loop[PAIRS], loop[SCIPY], f"scipy's loop, {nodes} nodes of which {LOOPED} were run")
+    pairs.add(Row.timed(PAIRS, loop[PAIRS], Figure(scaled.value * LOOPED / nodes, scaled.what, 1 / 20)))
+    return [Table(title, rows(times)), pairs, *memory]
 
 
-def cases(x: np.ndarray, y: np.ndarray, tree: xr.DataTree, path: Path) -> dict[str, partial[object]]:
-    tiles = {"activation": {"chunks": (4096, min(200, x.shape[1])), "compressors": None}}
-    tree.to_zarr(path, encoding={"/relu": tiles}, consolidated=False)
-    stored = partial(pk.measure, xr.open_datatree(path, engine="zarr", chunks=None, consolidated=False))
+def captured(path: Path, samples: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """A store of ReLUs, and what is in it."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((samples, nodes), dtype=np.float32)
+    y = rng.integers(0, CLASSES, samples)
+    pk.capture(torch.nn.Sequential(torch.nn.ReLU()), (x, y), path, sites="0", batch_size=512)
+    return np.maximum(x, 0), y
+
+
+def cases(x: np.ndarray, y: np.ndarray, path: Path) -> dict[str, Callable[[], object]]:
+    array = xr.DataArray(x, dims=("sample", "node"), coords={"label": ("sample", y)})
+    columns = xr.Dataset(coords={"label": ("sample", y)})
+    tree = xr.DataTree.from_dict({"/": columns, "0": array.drop_vars("label").to_dataset(name="activation")})
+    stored = partial(pk.measure, path)
     return {
-        NUMPY: partial(class_medians, x, y),
+        NUMPY: lambda: [np.median(x[y == c], axis=0) for c in range(CLASSES)],
+        FLOX: lambda: flox_medians(array),
         "median, in memory": partial(pk.measure, tree, median),
         "median": partial(stored, median),
         "mean, std, sparsity": partial(stored, [Mean(), Std(), Sparsity()]),
         "overlap": partial(stored, Overlap()),
-        ALL: partial(stored, [median, Std(), Sparsity(), Overlap()]),
+        TOGETHER: partial(stored, [median, Quantile(), Std(), Sparsity(), Overlap()]),
         "overlap and its null": partial(stored, Overlap(null="permute")),
     }
 
 
-def class_medians(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-    return [np.median(x[y == c], axis=0) for c in range(CLASSES)]
+def flox_medians(array: xr.DataArray) -> xr.DataArray:
+    with xr.set_options(use_flox=True):
+        return array.groupby("label").median()
 
 
 def rows(times: dict[str, Timing]) -> list[Row]:
@@ -59,11 +85,46 @@ def rows(times: dict[str, Timing]) -> list[Row]:
 
 
 def figures(name: str, times: dict[str, Timing]) -> list[Figure]:
-    if name == NUMPY:
+    if name in (NUMPY, FLOX):
         return []
-    against_numpy = ratio(times[name], times[NUMPY], "numpy, in memory", 1 / 3 if name == "median" else None)
-    together = [ratio(times[name], times["median"], "median", 4)] if name == ALL else []
-    return [against_numpy, *together]
+    found = [ratio(times[name], times[NUMPY], "numpy, in memory", 1 / 3 if name == "median" else None)]
+    if name == "median":
+        found.append(ratio(times[name], times[FLOX], "xarray with flox, in memory", 1 / 10))
+    if name == TOGETHER:
+        found.append(ratio(times[name], times["median"], "median", 4))
+    return found
+
+
+def scipy_pairs(x: np.ndarray, y: np.ndarray) -> None:
+    of_class = [x[y == c] for c in range(CLASSES)]
+    for node in range(x.shape[1]):
+        for a, b in combinations(range(CLASSES), 2):
+            ks_2samp(of_class[a][:, node], of_class[b][:, node], method="asymp")
+            mannwhitneyu(of_class[b][:, node], of_class[a][:, node], method="asymptotic")
+
+
+def ours_pairs(x: np.ndarray, y: np.ndarray) -> None:
+    columns = xr.Dataset(coords={"label": ("sample", y)})
+    site = xr.Dataset({"activation": (("sample", "node"), x)})
+    pk.measure(xr.DataTree.from_dict({"/": columns, "relu": site}), [KS(), AUROC()])
+
+
+def memories(folder: Path, path: Path) -> Table:
+    """The most memory of a process, beyond one that measures a store of 1,000 samples."""
+    captured(folder / "small.zarr", 1_000, 800)
+    captured(folder / "large.zarr", 600_000, 80)
+    table = Table("peak memory, median and overlap, memory=256MiB")
+    base = fresh(peak, str(folder / "small.zarr"))
+    table.add(Row("1,000 × 800", [base], "MiB"))
+    for what, store in (("60,000 × 800", path), ("600,000 × 80", folder / "large.zarr")):
+        found = fresh(peak, str(store))
+        table.add(Row(what, [found], "MiB", None, [Figure(found - base, "MiB beyond 1,000 × 800", 256)]))
+    return table
+
+
+def peak(path: str) -> float:
+    pk.measure(path, [median, Overlap()], memory="256MiB")
+    return peak_mib()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""What metrics cost while a model runs: ``python tests/benchmarks/bench_live.py``."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from harness import Row, Table, alone, in_turn, ratio
+from loops import Work, forward, mlp, resnet
+
+import probekit as pk
+from probekit.metrics import Mean, Sparsity, Std, median
+
+FORWARD = "forward only"
+
+
+def measure(options: argparse.Namespace) -> list[Table]:
+    """Moments and sparsity of a model as it runs, against only running it."""
+    models = {
+        "MLP 784–4×200–10": (mlp(6_000 if options.quick else 60_000), 9, 2.0),
+        "ResNet-18, images of 64²": (resnet(64 if options.quick else 1_024), 3, 1.05),
+    }
+    return [table(*given, name, quick=options.quick) for name, given in models.items()]
+
+
+def table(work: Work, rounds: int, limit: float, name: str, *, quick: bool) -> Table:
+    live = partial(pk.measure_live, work.model, (work.x, work.y), sites=list(work.sites), batch_size=work.batch)
+    times = in_turn(
+        {
+            FORWARD: partial(forward, work),
+            "std, sparsity": partial(live, metrics=[Std(), Sparsity()]),
+            "mean, std, sparsity": partial(live, metrics=[Mean(), Std(), Sparsity()]),
+            "median, from a sketch": partial(live, metrics=median),
+        },
+        1 if quick else rounds,
+    )
+    made = Table(f"live, {name}, {len(work.x):,} samples, {len(work.sites)} sites")
+    for case, timing in times.items():
+        judged = limit if case == "std, sparsity" else None
+        made.add(
+            Row.timed(case, timing, *([] if case == FORWARD else [ratio(timing, times[FORWARD], FORWARD, judged)]))
+        )
+    return made
+
+
+if __name__ == "__main__":
+    alone(measure)
