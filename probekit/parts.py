@@ -55,14 +55,14 @@ class Parts:
         require_absent(out)
         self._out, self._key = out, key
         self._folder = out.with_name(f".{out.name}.parts")
-        with as_store_errors(out):
+        with as_store_errors(str(out)):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self._folder / "lock", timeout=0)
         try:
             self._lock.acquire()
         except Timeout as error:
             raise StoreError(f"Another process is measuring into {out}. Wait for it, or give another path.") from error
-        with as_store_errors(out):
+        with as_store_errors(str(out)):
             self._begin()
 
     def _begin(self) -> None:
@@ -87,7 +87,7 @@ class Parts:
         variables = {metric: _tensors(of) for metric, of in piece.variables.items()}
         path = self._path(task)
         partial = path.with_suffix(".partial")
-        with as_store_errors(self._out):
+        with as_store_errors(str(self._out)):
             with open(partial, "wb") as file:
                 torch.save({"states": piece.states, "variables": variables}, file)
             os.replace(partial, path)

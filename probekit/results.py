@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import xarray as xr
+import zarr
+from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
+from zarr.storage import MemoryStore
 
 from probekit.accumulate import finalized
 from probekit.errors import DataError, PluginError, StoreError
 from probekit.metrics import Metric, State, StreamingMetric, Variables
 from probekit.metrics.block import Array
+from probekit.places import place_of
 
-__all__ = ["Labels", "as_store_errors", "check", "dataset_of", "join", "require_absent", "sites_results", "write"]
+__all__ = [
+    "Labels",
+    "as_store_errors",
+    "check",
+    "dataset_of",
+    "files_of",
+    "join",
+    "require_absent",
+    "sites_results",
+    "write",
+]
 
 CLASS_DIMS = {"label": "class_name", "label_b": "class_name_b"}  # dim -> coordinate that names the classes along it
 
@@ -177,26 +189,32 @@ def require_absent(out: Path) -> None:
         raise StoreError(f"{out} exists already, and measure never replaces anything. Remove it, or give another path.")
 
 
+def files_of(tree: xr.DataTree, encoding: Mapping[str, Any] | None = None) -> dict[str, bytes]:
+    """The files of a zarr store that holds `tree`, by their paths in it; `encoding` is that of ``DataTree.to_zarr``."""
+    memory: dict[str, Buffer] = {}
+    # By default zarr leaves out tiles of nothing but fill, and their folders with them.
+    whole = zarr.config.set({"array.write_empty_chunks": True})
+    with warnings.catch_warnings(action="ignore", category=ZarrUserWarning), whole:
+        tree.to_zarr(MemoryStore(memory), encoding=encoding, zarr_format=3, consolidated=True)
+    return {key: buffer.to_bytes() for key, buffer in memory.items()}
+
+
 def write(results: xr.DataTree, out: Path) -> None:
     """Write `results` as a zarr store, readable by ``xarray.open_datatree``, which appears whole or not at all.
 
     Raises:
         StoreError: something stands at `out`, or it can't be written.
     """
-    partial = out.with_name(f".{out.name}.{uuid4().hex[:8]}.partial")
-    try:
-        with as_store_errors(out), warnings.catch_warnings(action="ignore", category=ZarrUserWarning):
-            results.to_zarr(partial, mode="w", zarr_format=3, consolidated=True)
-            require_absent(out)
-            partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    files = files_of(results)
+    require_absent(out)
+    with as_store_errors(str(out)):
+        place_of(out).create(files)
 
 
 @contextmanager
-def as_store_errors(path: Path) -> Iterator[None]:
-    """What the system says of a disk that is full or refuses, as a StoreError that names `path`."""
+def as_store_errors(url: str) -> Iterator[None]:
+    """What the system says of a disk that is full or refuses, as a StoreError that names the store's place."""
     try:
         yield
     except OSError as error:
-        raise StoreError(f"The results can't be written to {path}: {error.strerror or error}.") from error
+        raise StoreError(f"The results can't be written to {url}: {error.strerror or error}.") from error

@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import google_crc32c
 import numpy as np
 import xarray as xr
-import zarr
 from zarr.codecs import Crc32cCodec
-from zarr.core.buffer import Buffer
-from zarr.errors import ZarrUserWarning
-from zarr.storage import MemoryStore
 
 from probekit.errors import StoreError
 from probekit.layout import RECORD, Json
 from probekit.places import Place
+from probekit.results import as_store_errors, files_of
 from probekit.tiles import CHECKSUM_BYTES, Array, is_sound
 
 __all__ = ["InMemory", "OnDisk", "Steps", "differences", "variables_of"]
@@ -160,7 +155,7 @@ class OnDisk:
         Raises:
             StoreError: another process has written there, or it can't be written.
         """
-        with _as_store_errors(self._place.url):
+        with as_store_errors(self._place.url):
             if self._content is None:
                 self._create(step, tree)
             else:
@@ -168,7 +163,8 @@ class OnDisk:
                     self._append(step, tree)
 
     def _create(self, step: int, tree: xr.DataTree) -> None:
-        files = _files(_joined([step], [tree]))
+        whole = _joined([step], [tree])
+        files = files_of(whole, {node.path: _encoding(node.to_dataset(inherit=False)) for node in whole.subtree})
         self._record = json.loads(files[RECORD])
         if self._place.exists():
             raise StoreError(f"{self._place.url} has come to be since this began. Give another path.")
@@ -251,17 +247,6 @@ def _grows(node: Json) -> bool:
     return bool(node["node_type"] == "array" and node["dimension_names"][:1] == [STEP])
 
 
-def _files(tree: xr.DataTree) -> dict[str, bytes]:
-    """The files of a new store that holds `tree`, by their paths in it."""
-    memory: dict[str, Buffer] = {}
-    encoding = {node.path: _encoding(node.to_dataset(inherit=False)) for node in tree.subtree}
-    # By default zarr leaves out tiles of nothing but fill, and their folders with them.
-    whole = zarr.config.set({"array.write_empty_chunks": True})
-    with warnings.catch_warnings(action="ignore", category=ZarrUserWarning), whole:
-        tree.to_zarr(MemoryStore(memory), encoding=encoding, zarr_format=3, consolidated=True)
-    return {key: buffer.to_bytes() for key, buffer in memory.items()}
-
-
 def _encoding(dataset: xr.Dataset) -> dict[Any, Any]:
     return {
         name: {
@@ -283,11 +268,3 @@ def _tile_shape(variable: xr.Variable) -> tuple[int, ...]:
 def _encoded(tile: Array) -> list[bytes]:
     data = tile.tobytes()
     return [data, google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")]
-
-
-@contextmanager
-def _as_store_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"The results can't be written to {url}: {error.strerror or error}.") from error
