@@ -8,12 +8,14 @@ from typing import Annotated
 import torch
 
 from probekit import load
+from probekit.errors import DataError
 from probekit.progress import Progress, silent
 from probekit.report import Outcome
 
-from . import claims, figures, page, table
+from . import claims, figures, merging, odd, page, table
+from .beyond import BEYOND
 from .data import Split, split_arrays
-from .settings import Settings
+from .settings import Settings, resolve
 from .study import study
 
 __all__ = ["run"]
@@ -21,13 +23,38 @@ __all__ = ["run"]
 
 def run(
     *,
-    dataset: Annotated[str, "digits, mnist, cifar10, or a file.npz with x_train, y_train, x_test, y_test."] = "digits",
-    depths: Annotated[tuple[int, ...], "Numbers of hidden layers."] = (2, 4),
-    widths: Annotated[tuple[int, ...], "Numbers of nodes in a hidden layer."] = (200,),
-    seeds: Annotated[int, "Networks of each kind, which differ in initial weights and order of the samples."] = 3,
-    epochs: Annotated[int, "Epochs, all of which run; the weights that validate best are kept."] = 30,
-    batch_size: Annotated[int, "Samples a batch."] = 32,
-    learning_rate: Annotated[float | None, "For all networks; by default one that suits each kind."] = None,
+    dataset: Annotated[
+        str | None, "digits (the default), mnist, cifar10, or a file.npz with x_train, y_train, x_test, y_test."
+    ] = None,
+    profile: Annotated[
+        str | None,
+        "quick (2 and 4 layers of 200, 30 epochs), section3 (the paper's 4x200, 300 epochs; the default on mnist and "
+        "cifar10) or paper (all its depths and widths); each option below overrides its part.",
+    ] = None,
+    config: Annotated[Path | None, "A config.json that another run left; options override it."] = None,
+    merge: Annotated[
+        tuple[Path, ...] | None,
+        "Folders of finished runs on different data sets, OUT/relu-vs-sigmoid/DATASET, to draw together; nothing else "
+        "is run.",
+    ] = None,
+    activations: Annotated[
+        tuple[str, ...] | None, "relu and sigmoid; tanh, gelu and silu beside them where wanted."
+    ] = None,
+    depths: Annotated[tuple[int, ...] | None, "Numbers of hidden layers."] = None,
+    widths: Annotated[tuple[int, ...] | None, "Numbers of nodes in a hidden layer."] = None,
+    seeds: Annotated[
+        int | None, "Networks of each kind, which differ in initial weights and order of the samples."
+    ] = None,
+    epochs: Annotated[int | None, "Epochs; the weights that validate best are kept."] = None,
+    patience: Annotated[
+        int | None, "A network is done when it hasn't validated better for so many epochs; 0 runs all."
+    ] = None,
+    batch_size: Annotated[int | None, "Samples a batch."] = None,
+    learning_rate: Annotated[float | None, "For all networks, in place of a search or what suits digits."] = None,
+    search_epochs: Annotated[
+        int | None, "Epochs of each network in the learning-rate search; 0 takes the rates that suit digits."
+    ] = None,
+    checkpoint_every: Annotated[int, "Epochs between checkpoints; a stopped run goes on from the last."] = 5,
     data_dir: Annotated[Path | None, "Where mnist and cifar10 lie."] = None,
     out: Annotated[Path, "The folder that gets relu-vs-sigmoid/<dataset>/."] = Path("runs"),
     device: Annotated[str, "Where to train."] = "cpu",
@@ -36,41 +63,55 @@ def run(
     """Train ReLU and sigmoid networks, record what every node does for every class, and compare with the paper.
 
     Writes results, activations, metrics, figures, the table, the claims and report.html under
-    OUT/relu-vs-sigmoid/DATASET. Started again it goes on from what is finished.
+    OUT/relu-vs-sigmoid/DATASET. Started again it goes on from what is finished, and within a training from its last
+    checkpoint.
     """
-    settings = Settings(
-        source=dataset,
-        depths=depths,
-        widths=widths,
-        seeds=seeds,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        decay=0.99,
-        split_seed=0,
-    )
-    split = _split(dataset, data_dir, settings).to(torch.device(device))
+    if checkpoint_every < 1:
+        raise DataError(f"checkpoint_every is {checkpoint_every}; it takes whole numbers from 1.")
+    given = {
+        "source": dataset,
+        "profile": profile,
+        "activations": activations,
+        "depths": depths,
+        "widths": widths,
+        "seeds": seeds,
+        "epochs": epochs,
+        "patience": patience,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "search_epochs": search_epochs,
+    }
+    if merge is not None:
+        if config is not None or any(value is not None for value in given.values()):
+            raise DataError("A merge takes its settings from the runs: give --merge with --out alone.")
+        return merging.merge(merge, out / "relu-vs-sigmoid")
+    settings = resolve(given, config)
+    split = _split(settings, data_dir).to(torch.device(device))
     folder = out / "relu-vs-sigmoid" / settings.dataset
     folder.mkdir(parents=True, exist_ok=True)
     settings.write(folder / "config.json")
-    done = study(settings, split, folder, progress)
-    drawn = figures.draw(done, folder / "figures")
-    sparsity = table.sparsity_table(done)
+    done = study(settings, split, folder, checkpoint_every, progress)
+    wanted = {**figures.FIGURES, **BEYOND}
+    if done.searched is not None:
+        wanted["sparsity_by_rate"] = odd.sparsity_by_rate
+    drawn = figures.draw(wanted, [done], folder / "figures")
+    tables = page.Tables(table.sparsity_table(done), odd.odd_points(done))
     (folder / "tables").mkdir(exist_ok=True)
-    sparsity.to_csv(folder / "tables" / "table1.csv", index=False)
+    tables.sparsity.to_csv(folder / "tables" / "table1.csv", index=False)
+    tables.odd.to_csv(folder / "tables" / "odd_points.csv", index=False)
     found = claims.claims(done)
     claims.write(found, folder / "claims.json")
     return Outcome(
-        report=page.report(done, drawn, sparsity, found, folder),
+        report=page.report(done, split, drawn, tables, found, folder),
         tables={
-            "Table 1: % inactive ± standard error (the paper's)": table.arranged(sparsity),
+            "Table 1: % inactive ± standard error (the paper's)": table.printed(tables.sparsity),
             "Accuracy, %": page.accuracy_table(done),
         },
     )
 
 
-def _split(dataset: str, data_dir: Path | None, settings: Settings) -> Split:
-    arrays = load.arrays(dataset, data_dir)
+def _split(settings: Settings, data_dir: Path | None) -> Split:
+    arrays = load.arrays(settings.source, data_dir)
     # The paper's 5,000 validation samples where they are a small part, as in MNIST and CIFAR10.
     validation = 5000 if len(arrays.y_train) >= 20_000 else 0.15
     return split_arrays(

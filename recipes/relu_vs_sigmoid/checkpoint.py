@@ -1,67 +1,56 @@
-"""Trained networks on disk, so that a run that is started again trains none of them twice."""
+"""Files that are there whole or not at all, and what an unfinished training needs to go on."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from .data import Split
-from .networks import build
-from .training import Curves, Member, Trained
-
-__all__ = ["load", "save"]
-
-FIGURES = ("best_epoch", "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
+__all__ = ["Checkpoint", "read", "write"]
 
 
-def save(path: Path, results: Sequence[Trained], key: dict[str, Any]) -> None:
-    """Write the networks of one shape to `path`, whole or not at all; `key` is what their training depends on."""
-    entries = [_pack(result) for result in results]
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write(path: Path, content: Any) -> None:
+    """Put `content`, tensors and plain values, at `path`; a kill at any moment leaves the old file or the new one."""
     partial = path.with_name(f"{path.name}.partial")
-    content = io.BytesIO()  # torch.save's own errors of a full disk don't say what they are
-    torch.save({"key": key, "networks": entries}, content)
-    partial.write_bytes(content.getbuffer())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = io.BytesIO()  # torch.save's own errors of a full disk don't say what they are
+    torch.save(content, packed)
+    with partial.open("wb") as file:
+        file.write(packed.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 
-def load(path: Path, members: Sequence[Member], split: Split, key: dict[str, Any]) -> list[Trained] | None:
-    """The networks that `save` wrote for these members under this `key`, or None where there are none such."""
+def read(path: Path, key: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """What `write` put at `path`, or None where there is nothing or its ``"key"`` isn't `key`."""
     if not path.exists():
         return None
-    found = torch.load(path, weights_only=True, map_location=split.train.x.device)
-    if found["key"] != key or [entry["member"] for entry in found["networks"]] != [asdict(m) for m in members]:
-        return None
-    return [_unpack(entry, member, split) for entry, member in zip(found["networks"], members, strict=True)]
+    found: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+    return found if found["key"] == key else None
 
 
-def _pack(result: Trained) -> dict[str, Any]:
-    return {
-        "member": asdict(result.member),
-        "untrained": result.untrained.state_dict(),
-        "trained": result.trained.state_dict(),
-        "curves": [torch.from_numpy(curve) for curve in result.curves],
-        **{name: getattr(result, name) for name in FIGURES},
-    }
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training leaves its state, and after how many epochs each; `key` is all that its numbers depend on."""
 
+    path: Path
+    every: int
+    key: dict[str, Any]
 
-def _unpack(entry: dict[str, Any], member: Member, split: Split) -> Trained:
-    def network(state: str) -> nn.Sequential:
-        made = build(member.config, split.features, split.classes, member.seed).to(split.train.x.device)
-        made.load_state_dict(entry[state])
-        return made.eval()
+    def load(self, device: torch.device | str) -> dict[str, Any] | None:
+        """The state that was saved last under this key."""
+        return read(self.path, self.key, device)
 
-    return Trained(
-        member=member,
-        untrained=network("untrained"),
-        trained=network("trained"),
-        curves=Curves(*(curve.cpu().numpy() for curve in entry["curves"])),
-        **{name: entry[name] for name in FIGURES},
-    )
+    def save(self, epoch: int, state: dict[str, Any]) -> None:
+        """Save where the epoch, counted from 1, is one to save after."""
+        if epoch % self.every == 0:
+            write(self.path, {"key": self.key, "epoch": epoch, **state})
+
+    def remove(self) -> None:
+        """Remove it: the training is finished, and its results are safe."""
+        self.path.unlink(missing_ok=True)

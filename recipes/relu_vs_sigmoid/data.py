@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,6 +57,15 @@ class Split:
     def classes(self) -> int:
         """How many outputs a network has."""
         return len(self.class_names)
+
+    @cached_property
+    def digest(self) -> str:
+        """A checksum of all samples and labels, the same wherever they are."""
+        digest = sha256()
+        for part in self.parts:
+            digest.update(part.x.cpu().numpy().data)
+            digest.update(part.y.cpu().numpy().data)
+        return digest.hexdigest()
 
     @property
     def parts(self) -> tuple[Samples, Samples, Samples]:

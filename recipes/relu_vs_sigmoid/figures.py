@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 
 import probekit as pk
 
-from .networks import ACTIVATIONS
-from .study import STATES, Study
+from .measuring import STATES
+from .networks import ACTIVATIONS, PAPERS, Config
+from .study import Study
 
-__all__ = ["FIGURES", "Drawn", "draw"]
+__all__ = ["FIGURES", "Drawn", "Made", "averaged", "draw", "fig2", "fig7", "profiles"]
 
 COLOURS = dict(zip(ACTIVATIONS, pk.plot.palette(len(ACTIVATIONS)), strict=True))
-NAMES = {"relu": "ReLU", "sigmoid": "sigmoid"}
+NAMES = {"relu": "ReLU", "sigmoid": "sigmoid", "tanh": "tanh", "gelu": "GELU", "silu": "SiLU"}
 QUANTILES = (0.1, 0.5, 0.9)  # "generic nodes": those at these places in the order of class overlap
 
 
@@ -32,13 +33,13 @@ class Drawn:
     caption: str
 
 
-def draw(study: Study, folder: Path) -> dict[str, Drawn]:
-    """Every figure as ``<name>.png`` beside ``<name>.csv`` in `folder`."""
+def draw(figures: Mapping[str, Callable[..., Made]], studies: Sequence[Study], folder: Path) -> dict[str, Drawn]:
+    """The figures of studies as ``<name>.png`` beside ``<name>.csv`` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}
-    for name, make in FIGURES.items():
-        figure, numbers, caption = make(study)
-        figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+    for name, make in figures.items():
+        figure, numbers, caption = make(*studies)
+        figure.savefig(folder / f"{name}.png", dpi=150)
         numbers.to_csv(folder / f"{name}.csv", index=False)
         drawn[name] = Drawn(folder / f"{name}.png", caption)
     return drawn
@@ -54,7 +55,8 @@ def fig1(study: Study) -> Made:
         ["activation", "depth", "batch_norm", "epoch"], ["train_accuracy", "validation_accuracy"], "part", "accuracy"
     )
     keys = ["activation", "depth", "batch_norm", "part", "epoch"]
-    numbers = curves.groupby(keys)["accuracy"].agg(["mean", "sem"]).reset_index()
+    numbers = curves.groupby(keys)["accuracy"].agg(["mean", "sem", "count"]).reset_index()
+    numbers = numbers[numbers.pop("count") == study.settings.seeds]  # what only some seeds reached is no mean of all
     depths = sorted(study.settings.depths)
     figure = Figure(figsize=(3.1 * len(depths) + 0.6, 5.2), layout="constrained")
     axes = figure.subplots(2, len(depths), sharex=True, sharey=True, squeeze=False)
@@ -73,6 +75,11 @@ def fig1(study: Study) -> Made:
         f"Training (dashed) and validation (solid) accuracy of networks {width} nodes wide on "
         f"{study.settings.dataset}; mean over {study.settings.seeds} seeds, the band is the standard error."
     )
+    if study.settings.patience:
+        caption += (
+            f" A network is done {study.settings.patience} epochs after its best validation accuracy; a curve ends "
+            "with the first of its seeds."
+        )
     return figure, numbers, caption
 
 
@@ -88,14 +95,29 @@ def _draw_curves(ax: Axes, panel: pd.DataFrame) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def fig2(study: Study) -> Made:
-    """Test accuracy against depth."""
+def fig2(*studies: Study) -> Made:
+    """Test accuracy against depth, a panel a data set."""
     keys = ["activation", "width", "batch_norm", "depth"]
-    numbers = study.results.groupby(keys)["test_accuracy"].agg(["mean", "sem"]).reset_index()
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    ax = figure.subplots()
-    widths = sorted(study.settings.widths)
-    lines = list(numbers.groupby(keys[:3]))
+    frames = []
+    figure = Figure(figsize=(4.4 * len(studies) + 2, 4), layout="constrained")
+    for study, ax in zip(studies, figure.subplots(1, len(studies), squeeze=False)[0], strict=True):
+        numbers = study.results.groupby(keys)["test_accuracy"].agg(["mean", "sem"]).reset_index()
+        _draw_accuracies(ax, numbers)
+        ax.set(xlabel="hidden layers", ylabel=f"test accuracy on {study.settings.dataset} (%)")
+        frames.append(numbers.assign(dataset=study.settings.dataset))
+    figure.axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    caption = (
+        f"Test accuracy on {' and '.join(study.settings.dataset for study in studies)} of the weights with the best "
+        f"validation accuracy; mean and standard error over {studies[0].settings.seeds} seeds. Stars are networks with "
+        "batch norm."
+    )
+    return figure, pd.concat(frames, ignore_index=True), caption
+
+
+def _draw_accuracies(ax: Axes, numbers: pd.DataFrame) -> None:
+    """A line for each activation, width and batch norm."""
+    widest = numbers.width.max()
+    lines = list(numbers.groupby(["activation", "width", "batch_norm"]))
     for index, ((activation, width, batch_norm), line) in enumerate(lines):
         ax.errorbar(
             line["depth"] + 0.06 * (index - (len(lines) - 1) / 2),  # side by side, so that no error bar hides another
@@ -105,21 +127,14 @@ def fig2(study: Study) -> Made:
             linestyle="-" if batch_norm else ":",
             marker="*" if batch_norm else "o",
             markersize=11 if batch_norm else 6,
-            alpha=1.0 if width == widths[-1] else 0.55,
+            alpha=1.0 if width == widest else 0.55,
             linewidth=1.2,
             capsize=3,
             label=f"{NAMES[str(activation)]} {width}{', batch norm' if batch_norm else ''}",
         )
-    ax.set_xticks(sorted(study.settings.depths))
-    ax.set(xlabel="hidden layers", ylabel=f"test accuracy on {study.settings.dataset} (%)")
+    ax.set_xticks(sorted(numbers.depth.unique()))
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    caption = (
-        f"Test accuracy on {study.settings.dataset} of the weights with the best validation accuracy; mean and "
-        f"standard error over {study.settings.seeds} seeds. Stars are networks with batch norm."
-    )
-    return figure, numbers, caption
 
 
 def _distributions(study: Study, activation: str) -> Made:
@@ -171,9 +186,8 @@ def _cells(layer: xr.Dataset, name: str, nodes: list[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _medians(study: Study, panels: dict[str, tuple[str, str]], caption: str) -> Made:
-    """Class medians at every node; `panels` names the kind and the state of each."""
-    trees = {title: study.tree(study.of(kind, False), state) for title, (kind, state) in panels.items()}
+def _medians(trees: Mapping[str, xr.DataTree], caption: str) -> Made:
+    """Class medians at every node, a panel for each tree."""
     frames = []
     for title, tree in trees.items():
         for layer, site in tree.children.items():
@@ -184,12 +198,12 @@ def _medians(study: Study, panels: dict[str, tuple[str, str]], caption: str) -> 
 
 def _before_and_after(study: Study, activation: str) -> Made:
     config = study.of(activation, False)
-    panels = {f"{NAMES[activation]}, {state}": (activation, state) for state in STATES}
+    trees = {f"{NAMES[activation]}, {state}": study.tree(config, state) for state in STATES}
     caption = (
         f"{NAMES[activation]}: the median of each class's activations at every node of {study.shown[config]} before "
         f"and after training on {study.settings.dataset}."
     )
-    return _medians(study, panels, caption)
+    return _medians(trees, caption)
 
 
 def fig5(study: Study) -> Made:
@@ -202,50 +216,84 @@ def fig6(study: Study) -> Made:
     return _before_and_after(study, "relu")
 
 
-def fig7(study: Study) -> Made:
-    """Medians of both trained networks; the paper's are on CIFAR10."""
-    panels = {f"{NAMES[kind]}, trained on {study.settings.dataset}": (kind, "trained") for kind in ("sigmoid", "relu")}
-    caption = f"Class medians of both networks, trained on {study.settings.dataset}"
-    note = "." if study.settings.dataset == "cifar10" else "; the paper's figure 7 shows CIFAR10."
-    return _medians(study, panels, caption + note)
+def fig7(*studies: Study) -> Made:
+    """Medians of both trained networks, a row a data set; the paper's are on CIFAR10."""
+    trees = {
+        f"{NAMES[kind]}, trained on {study.settings.dataset}": study.tree(study.of(kind, False), "trained")
+        for study in studies
+        for kind in ("sigmoid", "relu")
+    }
+    names = [study.settings.dataset for study in studies]
+    note = "." if "cifar10" in names else "; the paper's figure 7 shows CIFAR10."
+    return _medians(trees, f"Class medians of both networks, trained on {' and '.join(names)}{note}")
 
 
 def overlap(study: Study) -> Made:
     """Class overlap over the layers, which the paper speaks of and never measures."""
-    panels = {
-        norm: {
-            f"{NAMES[kind]}, {state}": study.tree(study.of(kind, norm), state)
-            for kind in ACTIVATIONS
-            for state in STATES
-        }
-        for norm in (False, True)
-    }
-    rows = [
-        {
-            "network": name,
-            "batch_norm": norm,
-            "layer": layer,
-            "overlap": float(site["overlap"].mean()),
-            "null": float(site["overlap_null"].mean()),
-        }
-        for norm, trees in panels.items()
-        for name, tree in trees.items()
-        for layer, site in tree.children.items()
-    ]
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    for ax, (norm, trees) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
-        pk.plot.profile(trees, "overlap", ax=ax).set_title("with batch norm" if norm else "without batch norm")
-    if legend := figure.axes[0].get_legend():
-        legend.remove()  # the other panel has the same
-    figure.axes[1].set_ylabel("")
     caption = (
         "Class overlap (1 minus total variation, mean over class pairs and nodes; the band holds the middle half of "
         "the nodes). Dashed: shuffled labels; with few samples even classes that are alike stay below 1."
     )
+    return profiles(study, "overlap", study.tree, caption)
+
+
+def auroc(study: Study) -> Made:
+    """How well single nodes tell one class from the rest."""
+    caption = (
+        "How well a single node tells one class from all others: the area under its receiver operating characteristic "
+        "or, where it falls for the class, 1 minus it; mean over nodes, classes and seeds (0.5: not at all, 1: "
+        "perfectly)."
+    )
+    return profiles(study, "AUROC", averaged(study, "AUROC", lambda site: abs(site["auroc_rest"] - 0.5) + 0.5), caption)
+
+
+def averaged(
+    study: Study, name: str, value: Callable[[xr.Dataset], xr.DataArray]
+) -> Callable[[Config, str], xr.DataTree]:
+    """For `profiles`: a quantity of each layer as its mean over nodes, classes and seeds."""
+
+    def tree(config: Config, state: str) -> xr.DataTree:
+        trees = study.trees(config, state)
+        layers = {
+            layer: float(np.mean([value(tree[layer].to_dataset()).mean() for tree in trees]))
+            for layer in trees[0].children
+        }
+        return xr.DataTree.from_dict({layer: xr.Dataset({name: mean}) for layer, mean in layers.items()})
+
+    return tree
+
+
+def profiles(
+    study: Study,
+    variable: str,
+    tree: Callable[[Config, str], xr.DataTree],
+    caption: str,
+    activations: Sequence[str] = PAPERS,
+) -> Made:
+    """A quantity over the layers of the networks that are shown, without batch norm and with it."""
+    kinds = [(kind, norm, state) for norm in (False, True) for kind in activations for state in STATES]
+    trees = {(kind, norm, state): tree(study.of(kind, norm), state) for kind, norm, state in kinds}
+    rows = [
+        {"network": f"{NAMES[kind]}, {state}", "batch_norm": norm, "layer": layer}
+        | {str(name): float(value.mean()) for name, value in site.data_vars.items() if _is_about(str(name), variable)}
+        for (kind, norm, state), found in trees.items()
+        for layer, site in found.children.items()
+    ]
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    for ax, norm in zip(figure.subplots(1, 2, sharey=True), (False, True), strict=True):
+        panel = {f"{NAMES[kind]}, {state}": trees[kind, norm, state] for kind in activations for state in STATES}
+        pk.plot.profile(panel, variable, ax=ax).set_title("with batch norm" if norm else "without batch norm")
+    if legend := figure.axes[0].get_legend():
+        legend.remove()  # the other panel has the same
+    figure.axes[1].set_ylabel("")
     return figure, pd.DataFrame(rows), caption
 
 
-FIGURES: dict[str, Callable[[Study], Made]] = {
+def _is_about(name: str, variable: str) -> bool:
+    return name in (variable, f"{variable}_null")
+
+
+FIGURES: dict[str, Callable[..., Made]] = {
     "fig1": fig1,
     "fig2": fig2,
     "fig3": fig3,
@@ -254,4 +302,5 @@ FIGURES: dict[str, Callable[[Study], Made]] = {
     "fig6": fig6,
     "fig7": fig7,
     "overlap": overlap,
+    "auroc": auroc,
 }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probekit.errors import ModelError, near
 
-__all__ = ["ACTIVATIONS", "Activation", "Config", "build", "calibrate_batch_norm"]
+__all__ = ["ACTIVATIONS", "PAPERS", "Activation", "Config", "build", "calibrate_batch_norm"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,12 @@ def _xavier_uniform(weight: Tensor, generator: torch.Generator) -> Tensor:
 ACTIVATIONS = {
     "relu": Activation(nn.ReLU, _he_normal, learning_rate=3e-3),
     "sigmoid": Activation(nn.Sigmoid, _xavier_uniform, learning_rate=3e-3),
+    # not in the paper
+    "tanh": Activation(nn.Tanh, _xavier_uniform, learning_rate=1e-3),
+    "gelu": Activation(nn.GELU, _he_normal, learning_rate=3e-3),
+    "silu": Activation(nn.SiLU, _he_normal, learning_rate=3e-3),
 }
+PAPERS = ("relu", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,9 @@ def build(config: Config, features: int, classes: int, seed: int) -> nn.Sequenti
     """An untrained network from `features` inputs to the logits of `classes` classes, in training mode.
 
     Its modules are `linear1`, `norm1` (with batch norm), `act1`, `linear2`, …, `head`, so that the selector `act*`
-    reads what each hidden layer puts out. Weights are He normal by fan-in for ReLU and Xavier uniform for
-    sigmoid, the head's like the others', biases 0; where batch norm follows, its own shift takes the bias's
-    place. The weights depend on `seed` alone, and torch's global generator is neither read nor moved.
+    reads what each hidden layer puts out. Weights are He normal by fan-in for ReLU, GELU and SiLU and Xavier uniform
+    for sigmoid and tanh, the head's like the others', biases 0; where batch norm follows, its own shift takes the
+    bias's place. The weights depend on `seed` alone, and torch's global generator is neither read nor moved.
 
     >>> network = build(Config("sigmoid", depth=1, width=8, batch_norm=True), features=4, classes=3, seed=0)
     >>> list(network._modules)

@@ -1,39 +1,73 @@
-"""What a run of the study is: everything that its results depend on."""
+"""What a run of the study is: everything that its results depend on, from a profile, a file and single options."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from probekit.errors import DataError
+from probekit.errors import DataError, near
 
-from .networks import ACTIVATIONS, Config
-from .training import Member, default_learning_rate
+from .networks import PAPERS, Config
 
-__all__ = ["Settings"]
+__all__ = ["COMMON", "PROFILES", "Settings", "resolve"]
+
+COMMON: dict[str, Any] = {
+    "activations": PAPERS,
+    "widths": (200,),
+    "seeds": 3,
+    "learning_rate": None,
+    "decay": 0.99,
+    "split_seed": 0,
+}
+PROFILES: dict[str, dict[str, Any]] = {
+    "quick": {"depths": (2, 4), "epochs": 30, "patience": 0, "batch_size": 32, "search_epochs": 0},
+    # The networks that section 3 of the paper looks into.
+    "section3": {"depths": (4,), "epochs": 300, "patience": 50, "batch_size": 128, "search_epochs": 10},
+    # All that the paper trains.
+    "paper": {
+        "depths": (2, 4, 6, 8),
+        "widths": (200, 800),
+        "epochs": 300,
+        "patience": 50,
+        "batch_size": 128,
+        "search_epochs": 30,
+    },
+}
+LARGE = ("mnist", "cifar10")  # the paper's data sets, for which quick would be the exception
 
 
 @dataclass(frozen=True)
 class Settings:
     """The resolved options of a run; runs with equal settings give the same numbers. `source` names the data."""
 
+    profile: str
     source: str
+    activations: tuple[str, ...]
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     seeds: int
     epochs: int
+    patience: int
     batch_size: int
     learning_rate: float | None
+    search_epochs: int
     decay: float
     split_seed: int
 
     def __post_init__(self) -> None:
-        lowest = {"depths": min(self.depths, default=0), "widths": min(self.widths, default=0)}
-        lowest |= {name: getattr(self, name) for name in ("seeds", "epochs", "batch_size")}
-        for name, value in lowest.items():
-            if value < 1:
-                raise DataError(f"{name} is {getattr(self, name)}; it takes whole numbers from 1.")
+        least = {"seeds": 1, "epochs": 1, "batch_size": 1, "patience": 0, "search_epochs": 0}
+        found = {name: (getattr(self, name),) for name in least} | {"depths": self.depths, "widths": self.widths}
+        for name, values in found.items():
+            bound = least.get(name, 1)
+            if not values or not all(isinstance(value, int) and value >= bound for value in values):
+                raise DataError(f"{name} is {getattr(self, name)}; it takes whole numbers from {bound}.")
+        if missing := [name for name in PAPERS if name not in self.activations]:
+            raise DataError(f"The study compares {' and '.join(PAPERS)}: add {', '.join(missing)} to the activations.")
+        for name in self.activations:
+            Config(name, 1, 1, False)  # raises for one that isn't known
 
     @property
     def dataset(self) -> str:
@@ -41,27 +75,62 @@ class Settings:
         return Path(self.source).stem
 
     @property
-    def members(self) -> list[Member]:
-        """Every network to train."""
-        configs = [
-            Config(activation, depth, width, batch_norm)
+    def shapes(self) -> list[list[Config]]:
+        """Every kind of network to train; those of one shape, which train together, in one list."""
+        return [
+            [Config(activation, depth, width, batch_norm) for activation in self.activations]
             for depth in self.depths
             for width in self.widths
             for batch_norm in (False, True)
-            for activation in ACTIVATIONS
         ]
-        return [self._member(config, seed) for config in configs for seed in range(self.seeds)]
-
-    def _member(self, config: Config, seed: int) -> Member:
-        rate = default_learning_rate(config) if self.learning_rate is None else self.learning_rate
-        return Member(config, seed, rate)
 
     @property
     def probed(self) -> list[Config]:
         """The networks whose nodes are looked at: 4 × 200 as in section 3 of the paper, or the nearest to it."""
         depth = 4 if 4 in self.depths else max(self.depths)
         width = 200 if 200 in self.widths else min(self.widths)
-        return [Config(activation, depth, width, norm) for activation in ACTIVATIONS for norm in (False, True)]
+        return [Config(activation, depth, width, norm) for activation in self.activations for norm in (False, True)]
+
+    @property
+    def deepest(self) -> list[Config]:
+        """The deepest networks as wide as the probed ones, where gradients would vanish first."""
+        return [replace(config, depth=max(self.depths)) for config in self.probed]
 
     def write(self, path: Path) -> None:
+        """Save them in a form that `resolve` reads."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """The settings of a run: what is `given` and not None, else what the file says, else the profile's.
+
+    The profile is by default section3 on MNIST and CIFAR10 and quick on anything else.
+
+    >>> resolve({"source": "digits", "epochs": 5}).depths
+    (2, 4)
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if config is not None:
+        if "profile" in chosen:
+            raise DataError("A configuration file has a profile of its own: give --config or --profile, not both.")
+        chosen = {**_read(config), **chosen}
+    profile = chosen.get("profile") or ("section3" if chosen.get("source") in LARGE else "quick")
+    if profile not in PROFILES:
+        known = ", ".join(PROFILES)
+        raise DataError(f"There is no profile {profile!r}; there are: {known}.{near(str(profile), PROFILES)}")
+    return Settings(**{"source": "digits", "profile": profile, **COMMON, **PROFILES[profile], **chosen})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The settings that a file holds, of those there are."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"The configuration {str(path)!r} can't be read: {error}") from error
+    known = [field.name for field in fields(Settings)]
+    if not isinstance(found, dict):
+        raise DataError(f"The configuration {str(path)!r} holds no object of settings; there are: {', '.join(known)}.")
+    for name in found:
+        if name not in known:
+            raise DataError(f"{str(path)!r} sets {name!r}, which is no setting.{near(name, known)}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}

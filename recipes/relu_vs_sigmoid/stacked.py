@@ -104,7 +104,7 @@ class StackedAdam:
     """Adam (Kingma and Ba 2015) over a stacked network, with a learning rate for each member.
 
     Adam works element by element, so that each member moves as with an optimiser of its own. `tensors` holds its
-    state by name.
+    state by name, each tensor with a leading member axis.
     """
 
     def __init__(self, network: StackedNetwork, learning_rates: Sequence[float]) -> None:
@@ -115,7 +115,7 @@ class StackedAdam:
             for name in trainable
         }
         device = network.gradients["head.weight"].device
-        self.tensors["steps"] = torch.zeros(len(parts), len(trainable), device=device)
+        self._steps = torch.zeros(len(parts), len(trainable), device=device)
         self._groups = [
             (
                 learning_rates[part.start],
@@ -123,13 +123,17 @@ class StackedAdam:
                 [network.gradients[name][part] for name in trainable],
                 [self.tensors[f"mean.{name}"][part] for name in trainable],
                 [self.tensors[f"square.{name}"][part] for name in trainable],
-                list(self.tensors["steps"][group]),
+                list(self._steps[group]),
             )
             for group, part in enumerate(parts)
         ]
 
-    def step(self, decay: float) -> None:
-        """Move the network by its gradients, at `decay` times each member's learning rate."""
+    def step(self, number: int, decay: float) -> None:
+        """Move the network by its gradients, at `decay` times each member's learning rate, for the `number`-th time.
+
+        Numbers count from 0.
+        """
+        self._steps.fill_(number)  # adam itself adds one
         for rate, weights, gradients, means, squares, steps in self._groups:
             adam(
                 weights, gradients, means, squares, [], steps,

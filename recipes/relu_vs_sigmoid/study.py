@@ -2,61 +2,70 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import xarray as xr
-from torch import nn
 
-import probekit as pk
+from probekit.errors import DataError
 from probekit.progress import Progress
 
-from . import checkpoint
 from .data import Split
+from .jobs import Jobs
+from .measuring import STATES, gradients, measured, opened
 from .networks import Config
-from .settings import Settings
-from .training import Trained, by_shape, check, train
+from .search import chosen_rates, search
+from .settings import Settings, resolve
+from .training import Member, Trained, check, default_learning_rate
 
-__all__ = ["STATES", "Study", "saturation", "study"]
+__all__ = ["NETWORK", "Study", "settings_of", "study"]
 
-STATES = ("untrained", "trained")
-SATURATED = 0.05  # a sigmoid this near to 0 or 1 counts as saturated
-
-
-@pk.metric
-def saturation(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Share of samples within 0.05 of a sigmoid's bounds, 0 and 1."""
-    saturated = (values < SATURATED) | (values > 1 - SATURATED)
-    shares: npt.NDArray[np.float64] = saturated.mean(axis=0)
-    return shares
-
-
-# What is measured of every seed's network, for the claims; and of the networks that the figures show.
-OF_EACH = ("median", "std", "sparsity", saturation, "overlap")
-OF_SHOWN = (*OF_EACH[:-1], "mean", pk.metrics.Histogram(edges="width"), pk.metrics.Overlap(null="permute"))
-SHOWN_ONLY = {"mean", "histogram", "overlap_null"}  # variables by which to tell the two apart
+NETWORK = ("activation", "depth", "width", "batch_norm", "seed")  # the columns that tell networks apart
 
 
 @dataclass(frozen=True)
 class Study:
     """Everything that figures, table and claims are made of.
 
-    `results` has one row a network and `curves` one a network and epoch; `measured` holds what was measured of each
-    probed network, by its name and its state; `shown` names the network of each kind that the figures show, the one
-    with the best validation accuracy.
+    `results` has one row a network and `curves` one a network and epoch; `searched` one a network of the learning-rate
+    search, where there was one; `measured` holds what was measured of each probed network, by its name and its state;
+    `gradients` the same of the gradients in one of the deepest networks of each kind.
     """
 
     settings: Settings
-    split: Split
     results: pd.DataFrame
     curves: pd.DataFrame
+    searched: pd.DataFrame | None
     measured: dict[tuple[str, str], xr.DataTree]
-    shown: dict[Config, str]
+    gradients: dict[tuple[Config, str], xr.DataTree]
+
+    @classmethod
+    def read(cls, folder: Path) -> Study:
+        """The study of a finished run, from its folder; DataError where it isn't one."""
+        settings = settings_of(folder)
+        names = [f"{config.name}-s{seed}" for config in settings.probed for seed in range(settings.seeds)]
+        searched = folder / "learning_rates.csv"
+        return cls(
+            settings,
+            pd.read_csv(folder / "results.csv"),
+            pd.read_csv(folder / "curves.csv"),
+            pd.read_csv(searched, converters={"inactive": json.loads}) if searched.exists() else None,
+            {(name, state): opened(folder / "metrics" / f"{name}-{state}.zarr") for name in names for state in STATES},
+            {
+                (kind, state): opened(folder / "gradients" / f"{kind.name}-s0-{state}.zarr")
+                for kind in settings.deepest
+                for state in STATES
+            },
+        )
+
+    @property
+    def shown(self) -> dict[Config, str]:
+        """The network of each kind that the figures show: of its seeds the one with the best validation accuracy."""
+        return {config: _best(self.results, config) for config in self.settings.probed}
 
     def of(self, activation: str, batch_norm: bool) -> Config:
         """The probed networks of one kind."""
@@ -71,82 +80,95 @@ class Study:
         return [self.measured[f"{config.name}-s{seed}", state] for seed in range(self.settings.seeds)]
 
 
-def study(settings: Settings, split: Split, folder: Path, progress: Progress) -> Study:
+def settings_of(folder: Path) -> Settings:
+    """The settings of a finished run, from its folder; DataError where it isn't one."""
+    if not (folder / "claims.json").exists():
+        raise DataError(f"{str(folder)!r} is no folder of a finished run: it has no claims.json.")
+    return resolve({}, folder / "config.json")
+
+
+def study(settings: Settings, split: Split, folder: Path, checkpoint_every: int, progress: Progress) -> Study:
     """Do what isn't done yet of a run in `folder`."""
-    trained = list(_trained(settings, split, folder, progress))
-    results, curves = _results(settings, trained), _curves(trained)
-    results.to_csv(folder / "results.csv", index=False)
-    curves.to_csv(folder / "curves.csv", index=False)
-    shown = {config: _best(trained, config).member.name for config in settings.probed}
-    probed = [network for network in trained if network.member.config in shown]
-    measured = {}
-    for network in progress(probed, "capture and measure", len(probed)):
+    done = _trained(Jobs(settings, split, folder, checkpoint_every, progress))
+    shown = {_best(done.results, config) for config in settings.probed}
+    found = {}
+    for network in progress(done.probed, "capture and measure", len(done.probed)):
+        name = network.member.name
         for state in STATES:
-            name = network.member.name
-            keep = name in shown.values()
-            measured[name, state] = _measured(getattr(network, state), f"{name}-{state}", split, folder, keep)
-    return Study(settings, split, results, curves, measured, shown)
+            found[name, state] = measured(getattr(network, state), f"{name}-{state}", split, folder, name in shown)
+    return Study(settings, done.results, done.curves, done.searched, found, done.gradients)
 
 
-def _trained(settings: Settings, split: Split, folder: Path, progress: Progress) -> Iterator[Trained]:
-    key = asdict(settings)
-    key = {name: key[name] for name in ("source", "epochs", "batch_size", "decay", "split_seed")}
-    shapes = by_shape(settings.members)
-    for members in shapes.values():
-        check(members, split, settings.batch_size)
-    for shape, members in shapes.items():
-        path = folder / "networks" / f"{shape}.pt"
-        found = checkpoint.load(path, members, split, key)
-        if found is None:
-            found = train(
-                members,
-                split,
-                epochs=settings.epochs,
-                batch_size=settings.batch_size,
-                decay=settings.decay,
-                progress=progress,
-            )
-            checkpoint.save(path, found, key)
-        yield from found
+class _Done(NamedTuple):
+    results: pd.DataFrame
+    curves: pd.DataFrame
+    searched: pd.DataFrame | None
+    probed: list[Trained]
+    gradients: dict[tuple[Config, str], xr.DataTree]
 
 
-def _best(trained: Sequence[Trained], config: Config) -> Trained:
-    return max((t for t in trained if t.member.config == config), key=lambda network: network.validation_accuracy)
+def _trained(jobs: Jobs) -> _Done:
+    """Train all networks, one shape after another; their tables are on disk as soon as a shape is done."""
+    settings, folder = jobs.settings, jobs.folder
+    results: list[pd.DataFrame] = []
+    curves: list[pd.DataFrame] = []
+    searched: list[pd.DataFrame] = []
+    done = _Done(pd.DataFrame(), pd.DataFrame(), None, [], {})
+    for configs in settings.shapes:
+        check([Member(configs[0], 0, 1.0)], jobs.split, settings.batch_size)
+    for configs in settings.shapes:
+        if settings.learning_rate is None and settings.search_epochs:
+            searched.append(search(configs, jobs))
+            _write(searched, folder / "learning_rates.csv")
+        networks = jobs.networks(_members(configs, settings, searched))
+        results.append(_results(settings, networks))
+        curves.append(_curves(networks))
+        _write(results, folder / "results.csv")
+        _write(curves, folder / "curves.csv")
+        done.probed.extend(network for network in networks if network.member.config in settings.probed)
+        done.gradients.update(_gradients(networks, jobs))
+    return done._replace(
+        results=_joined(results), curves=_joined(curves), searched=_joined(searched) if searched else None
+    )
 
 
-def _measured(network: nn.Module, name: str, split: Split, folder: Path, keep: bool) -> xr.DataTree:
-    """The network's metrics on the training samples; the activations are kept on disk where `keep` says so."""
-    acts, metrics = folder / "acts" / f"{name}.zarr", folder / "metrics" / f"{name}.zarr"
-    weights = pk.weights_digest(network)
-    captured, measured = _captured(acts, weights), _is_measured(metrics, weights, keep)
-    if not captured and (keep or not measured):
-        data = (split.train.x, split.train.y)
-        pk.capture(
-            network, data, acts, sites="act*", batch_size=512, class_names=split.class_names, overwrite=acts.exists()
+def _members(configs: Sequence[Config], settings: Settings, searched: Sequence[pd.DataFrame]) -> list[Member]:
+    """Every seed of these kinds, at the rate that is given, or else was found, or else suits digits."""
+    if settings.learning_rate is not None:
+        rates = dict.fromkeys(configs, settings.learning_rate)
+    elif settings.search_epochs:
+        rates = chosen_rates(searched[-1], configs)
+    else:
+        rates = {config: default_learning_rate(config) for config in configs}
+    return [Member(config, seed, rates[config]) for config in configs for seed in range(settings.seeds)]
+
+
+def _gradients(networks: Sequence[Trained], jobs: Jobs) -> dict[tuple[Config, str], xr.DataTree]:
+    """The gradients in the network of seed 0 of each of the deepest kinds, before and after training."""
+    return {
+        (network.member.config, state): gradients(
+            getattr(network, state), f"{network.member.name}-{state}", jobs.split, jobs.folder
         )
-    if not measured:
-        shutil.rmtree(metrics, ignore_errors=True)
-        pk.measure(acts, OF_SHOWN if keep else OF_EACH, out=metrics)
-    if not keep:
-        shutil.rmtree(acts, ignore_errors=True)
-    return xr.open_datatree(metrics, engine="zarr").load()
+        for network in networks
+        if network.member.seed == 0 and network.member.config in jobs.settings.deepest
+        for state in STATES
+    }
 
 
-def _captured(path: Path, weights: str) -> bool:
-    """Whether a complete store of these weights stands at `path`."""
-    if not path.exists():
-        return False
-    store = pk.info(path)
-    return store.complete and store.attrs["weights"] == weights
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True)
 
 
-def _is_measured(path: Path, weights: str, shown: bool) -> bool:
-    """Whether a result of these weights stands at `path`, with what the figures need if they show the network."""
-    if not path.exists():
-        return False
-    tree = xr.open_datatree(path, engine="zarr")
-    whole = all(set(site.data_vars) >= SHOWN_ONLY for site in tree.children.values())
-    return tree.attrs["weights"] == weights and (whole or not shown)
+def _write(frames: Sequence[pd.DataFrame], path: Path) -> None:
+    _joined(frames).to_csv(path, index=False)
+
+
+def _best(results: pd.DataFrame, config: Config) -> str:
+    """The name of the network of a kind that validates best, the first of equals."""
+    ours = results
+    for column, value in asdict(config).items():
+        ours = ours[ours[column] == value]
+    return f"{config.name}-s{ours.seed.iloc[int(ours.validation_accuracy.argmax())]}"
 
 
 def _results(settings: Settings, trained: Sequence[Trained]) -> pd.DataFrame:
@@ -156,7 +178,7 @@ def _results(settings: Settings, trained: Sequence[Trained]) -> pd.DataFrame:
             **asdict(network.member.config),
             "seed": network.member.seed,
             "learning_rate": network.member.learning_rate,
-            "epochs": settings.epochs,
+            "epochs": len(network.curves.epoch),
             "best_epoch": network.best_epoch,
             "train_accuracy": network.train_accuracy,
             "validation_accuracy": network.validation_accuracy,
@@ -173,4 +195,4 @@ def _curves(trained: Sequence[Trained]) -> pd.DataFrame:
         pd.DataFrame({**asdict(network.member.config), "seed": network.member.seed, **network.curves._asdict()})
         for network in trained
     ]
-    return pd.concat(frames, ignore_index=True)
+    return _joined(frames)

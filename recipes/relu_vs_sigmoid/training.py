@@ -6,7 +6,8 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from probekit.errors import DataError, ModelError
 from probekit.progress import Progress, silent
 
+from .checkpoint import Checkpoint
 from .data import Samples, Split
 from .networks import ACTIVATIONS, Config, build, calibrate_batch_norm
 from .stacked import StackedAdam, StackedNetwork
@@ -47,7 +49,7 @@ class Member:
 
 
 class Curves(NamedTuple):
-    """A training's course, one value an epoch: measured after the epoch, in eval mode, on all samples of the part."""
+    """A training's course, a value for each epoch that it ran, measured after it in eval mode on all samples."""
 
     epoch: NDArray[np.int64]
     train_loss: NDArray[np.float64]
@@ -61,7 +63,7 @@ class Trained:
 
     `untrained` has batch norm calibrated on the training samples; `trained` has the weights of `best_epoch` (from 1),
     the last of those with the highest validation accuracy, and the accuracies are those weights'. `seconds` is the
-    network's share of the wall time of the networks that trained together.
+    network's share of the wall time of the networks that trained together, each epoch shared among those still in it.
     """
 
     member: Member
@@ -98,13 +100,18 @@ def train(
     epochs: int,
     batch_size: int,
     decay: float = 0.99,
+    patience: int = 0,
+    checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
 ) -> list[Trained]:
     """Train networks of one shape together, where the split's tensors live; the results come in the members' order.
 
     Adam on the mean cross-entropy, batches of `batch_size` in an order of each member's own (the last one may be
-    smaller), learning rate times `decay` after each epoch. All epochs run; the weights of the best validation
-    accuracy are restored at the end, the last of equals. Each epoch is one step of `progress`.
+    smaller), learning rate times `decay` after each epoch. A member that went `patience` epochs without a better
+    validation accuracy is done and leaves the others; with 0 all epochs run. The weights of the best validation
+    accuracy are restored at the end, the last of equals. With a `checkpoint` a training that was stopped at any moment
+    goes on from the last one, to the same bits as without the stop on the same number of threads. Each epoch is one
+    step of `progress`.
 
     Raises:
         ModelError: the members differ in shape.
@@ -120,14 +127,19 @@ def train(
     (True, 5)
     """
     check(members, split, batch_size)
-    start = time.perf_counter()
     # Members of one activation, and within it of one learning rate, are neighbours in the stack.
     ranks = sorted(range(len(members)), key=lambda i: (members[i].config.activation, members[i].learning_rate))
     training = _Training([members[i] for i in ranks], split, epochs)
+    saved = checkpoint.load(split.train.x.device) if checkpoint else None
+    first = training.restore(saved) if saved else 0
+    remaining = takewhile(lambda _: bool(training.active), range(first, epochs))
     description = f"{members[0].config.shape}: {len(members)} networks"
-    for epoch in progress(range(epochs), description, total=epochs):
+    for epoch in progress(remaining, description, total=epochs - first):
         training.run_epoch(epoch, batch_size, decay)
-    results = training.results(start)
+        training.dismiss(epoch, patience)
+        if checkpoint:
+            checkpoint.save(epoch + 1, training.state())
+    results = training.results()
     return [results[ranks.index(i)] for i in range(len(members))]
 
 
@@ -147,58 +159,100 @@ def check(members: Sequence[Member], split: Split, batch_size: int) -> None:
 
 
 class _Training:
-    """The course of one training. All that changes is in tensors of `state`, changed in place."""
+    """The course of one training. All that changes is in tensors whose first axis is the member.
+
+    `moving` holds the weights and Adam's moments of the members still `active`, `kept` what is known of all.
+    """
 
     def __init__(self, members: Sequence[Member], split: Split, epochs: int) -> None:
         self._members, self._split = members, split
         self._networks = [self._build(member) for member in members]
-        self._stack = StackedNetwork(self._networks, [member.config for member in members])
-        self._adam = StackedAdam(self._stack, [member.learning_rate for member in members])
+        self._stack_up(list(range(len(members))))
         device, count = split.train.x.device, len(members)
-        self.state = {
-            **{f"network.{name}": tensor for name, tensor in self._stack.tensors.items()},
+        self.kept = {
             **{f"best.{name}": tensor.clone() for name, tensor in self._stack.tensors.items()},
-            **{f"adam.{name}": tensor for name, tensor in self._adam.tensors.items()},
             "best_accuracy": torch.full((count,), -1.0, dtype=torch.float64, device=device),
             "best_epoch": torch.zeros(count, dtype=torch.int64, device=device),
-            "curves": torch.zeros(3, epochs, count, dtype=torch.float64, device=device),
+            "better_epoch": torch.zeros(count, dtype=torch.int64, device=device),
+            "epochs": torch.zeros(count, dtype=torch.int64, device=device),
+            "seconds": torch.zeros(count, dtype=torch.float64, device=device),
+            "curves": torch.zeros(count, 3, epochs, dtype=torch.float64, device=device),
         }
 
     def _build(self, member: Member) -> nn.Sequential:
         x = self._split.train.x
         return build(member.config, self._split.features, self._split.classes, member.seed).to(x.device, x.dtype)
 
+    def _stack_up(self, active: list[int]) -> None:
+        """Make a new stack, untrained, of these members."""
+        members = [self._members[index] for index in active]
+        self._stack = StackedNetwork([self._networks[index] for index in active], [each.config for each in members])
+        self._adam = StackedAdam(self._stack, [member.learning_rate for member in members])
+        self.active, self._rows = active, torch.tensor(active, device=self._split.train.x.device)
+        self.moving = {
+            **{f"network.{name}": tensor for name, tensor in self._stack.tensors.items()},
+            **{f"adam.{name}": tensor for name, tensor in self._adam.tensors.items()},
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
+        return {"active": self.active, "tensors": {**self.moving, **self.kept}}
+
+    def restore(self, saved: dict[str, Any]) -> int:
+        """Go back to the state that was saved, and say the epoch to go on with."""
+        if saved["active"]:
+            self._stack_up(saved["active"])
+            _copy(saved["tensors"], self.moving)
+        self.active = saved["active"]
+        _copy(saved["tensors"], self.kept)
+        epoch: int = saved["epoch"]
+        return epoch
+
     def run_epoch(self, epoch: int, batch_size: int, decay: float) -> None:
         """Train on each sample once, then measure."""
+        start = time.perf_counter()
         x, y = self._split.train.x, self._split.train.y
-        orders = {seed: sample_order(seed, epoch, len(y)) for seed in {member.seed for member in self._members}}
-        order = torch.stack([orders[member.seed] for member in self._members]).to(x.device)
-        for rows in order.split(batch_size, dim=1):
+        members = [self._members[index] for index in self.active]
+        orders = {seed: sample_order(seed, epoch, len(y)) for seed in {member.seed for member in members}}
+        order = torch.stack([orders[member.seed] for member in members]).to(x.device)
+        batches = order.split(batch_size, dim=1)
+        for number, rows in enumerate(batches, epoch * len(batches)):
             # index_select on flat rows is several times faster than x[rows]
             batch = x.index_select(0, rows.flatten()).view(*rows.shape, -1)
             self._stack.backward(batch, y.index_select(0, rows.flatten()).view(rows.shape))
-            self._adam.step(decay**epoch)
+            self._adam.step(number, decay**epoch)
         self._measure(epoch)
+        self.kept["seconds"][self._rows] += (time.perf_counter() - start) / len(members)
 
     def _measure(self, epoch: int) -> None:
         """Note the epoch's losses and accuracies, and keep the weights of the members that never did better."""
         train_loss, train_accuracy = self._evaluate(self._split.train)
         _, accuracy = self._evaluate(self._split.validation)
-        self.state["curves"][:, epoch] = torch.stack([train_loss, train_accuracy, accuracy])
+        rows = self._rows
+        self.kept["curves"][rows, :, epoch] = torch.stack([train_loss, train_accuracy, accuracy], 1)
+        self.kept["epochs"][rows] = epoch + 1
+        self.kept["better_epoch"][rows[accuracy > self.kept["best_accuracy"][rows]]] = epoch + 1
         # Equals count: with few validation samples many epochs tie, and the last of them is the most trained.
-        better = accuracy >= self.state["best_accuracy"]
-        self._keep("best_accuracy", accuracy, better)
-        self._keep("best_epoch", torch.full_like(self.state["best_epoch"], epoch + 1), better)
+        good = accuracy >= self.kept["best_accuracy"][rows]
+        self.kept["best_accuracy"][rows[good]] = accuracy[good]
+        self.kept["best_epoch"][rows[good]] = epoch + 1
         for name, tensor in self._stack.tensors.items():
-            self._keep(f"best.{name}", tensor, better)
+            self.kept[f"best.{name}"][rows[good]] = tensor[good]
 
-    def _keep(self, name: str, new: Tensor, better: Tensor) -> None:
-        kept = self.state[name]
-        kept.copy_(torch.where(better.view(-1, *[1] * (kept.ndim - 1)), new, kept))
+    def dismiss(self, epoch: int, patience: int) -> None:
+        """Take out of the stack the members that have not become better for `patience` epochs."""
+        waited = epoch + 1 - self.kept["better_epoch"][self._rows]
+        stay = [place for place, epochs in enumerate(waited.tolist()) if not patience or epochs < patience]
+        if not stay:
+            self.active = []
+        elif len(stay) < len(self.active):
+            before = self.moving
+            self._stack_up([self.active[place] for place in stay])
+            _copy({name: before[name][stay] for name in self.moving}, self.moving)
 
     def _evaluate(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        """Each member's mean loss and its accuracy (member,), in eval mode."""
-        loss = torch.zeros(len(self._members), dtype=torch.float64, device=samples.x.device)
+        """The mean loss and the accuracy of each member of the stack (member,), in eval mode."""
+        loss = torch.zeros(len(self._rows), dtype=torch.float64, device=samples.x.device)
         correct = torch.zeros_like(loss)
         for x, y in zip(samples.x.split(_EVALUATION_ROWS), samples.y.split(_EVALUATION_ROWS), strict=True):
             logits = self._stack.logits(x)
@@ -207,22 +261,20 @@ class _Training:
             correct += (logits.argmax(2) == target).sum(1)
         return loss / len(samples), correct / len(samples)
 
-    def results(self, start: float) -> list[Trained]:
-        """Restore the best weights and hand the members out one by one."""
-        for name, tensor in self._stack.tensors.items():
-            tensor.copy_(self.state[f"best.{name}"])
-        accuracies = torch.stack([self._evaluate(part)[1] for part in self._split.parts]).cpu()
-        curves, best_epochs = self.state["curves"].cpu().numpy(), self.state["best_epoch"].tolist()
-        epochs = np.arange(1, curves.shape[1] + 1)
-        networks = [self._pair(index) for index in range(len(self._members))]
-        seconds = (time.perf_counter() - start) / len(self._members)
+    def results(self) -> list[Trained]:
+        """Restore the best weights of all members and hand them out one by one."""
+        self._stack_up(list(range(len(self._members))))
+        _copy({name: self.kept[f"best.{name}"] for name in self._stack.tensors}, self._stack.tensors)
+        accuracies = torch.stack([self._evaluate(part)[1] for part in self._split.parts], 1).tolist()
+        known = {name: self.kept[name].tolist() for name in ("best_epoch", "epochs", "seconds")}
+        curves = self.kept["curves"].cpu().numpy()
         results = []
-        for index, (member, (untrained, trained)) in enumerate(zip(self._members, networks, strict=True)):
-            course = Curves(epochs, *curves[:, :, index])
-            train, validation, test = accuracies[:, index].tolist()
-            results.append(
-                Trained(member, untrained, trained, course, best_epochs[index], train, validation, test, seconds)
-            )
+        for index, member in enumerate(self._members):
+            untrained, trained = self._pair(index)
+            epochs = known["epochs"][index]
+            course = Curves(np.arange(1, epochs + 1), *curves[index, :, :epochs])
+            numbers = known["best_epoch"][index], *accuracies[index], known["seconds"][index]
+            results.append(Trained(member, untrained, trained, course, *numbers))
         return results
 
     def _pair(self, index: int) -> tuple[nn.Sequential, nn.Sequential]:
@@ -232,3 +284,9 @@ class _Training:
         self._stack.unstack(index, trained)
         calibrate_batch_norm(untrained, self._split.train.x)
         return untrained, trained
+
+
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    """Copy into the tensors of `target` those of the same name."""
+    for name, tensor in target.items():
+        tensor.copy_(source[name])

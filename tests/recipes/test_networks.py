@@ -99,7 +99,8 @@ def test_calibration_changes_running_statistics_only(training: bool) -> None:
 
 def test_unknown_activation() -> None:
     with pytest.raises(
-        pk.errors.ModelError, match=r"No activation 'sigmiod'; there are: relu, sigmoid\. Near: 'sigmoid'"
+        pk.errors.ModelError,
+        match=r"No activation 'sigmiod'; there are: relu, sigmoid, tanh, gelu, silu\. Near: 'sigmoid'",
     ):
         Config("sigmiod", 2, 5, False)
 

@@ -14,9 +14,10 @@ import probekit as pk
 
 recipe = importlib.import_module("probekit.recipes.relu_vs_sigmoid")
 networks = importlib.import_module("probekit.recipes.relu_vs_sigmoid.networks")
-study = importlib.import_module("probekit.recipes.relu_vs_sigmoid.study")
+jobs = importlib.import_module("probekit.recipes.relu_vs_sigmoid.jobs")
 
 SMALL = {"depths": (1, 3), "widths": (16,), "seeds": 2, "epochs": 3}
+FIGURES = (*(f"fig{number}" for number in range(1, 8)), "overlap", "auroc", "gradient_norms", "selectivity")
 KINDS = ("relu-3x16", "relu-3x16-bn", "sigmoid-3x16", "sigmoid-3x16-bn")
 
 
@@ -26,9 +27,16 @@ def done(tmp_path_factory):
     return recipe.run(**SMALL, out=out), out / "relu-vs-sigmoid" / "digits"
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The recipe without its pictures, which take most of the time of a small run."""
+    monkeypatch.setattr(recipe.figures, "draw", lambda *args: {})
+    monkeypatch.setattr(recipe.page, "report", lambda *args: args[-1] / "report.html")
+
+
 def test_everything_that_is_promised_is_written(done):
     outcome, folder = done
-    for name in (*(f"fig{number}" for number in range(1, 8)), "overlap"):
+    for name in FIGURES:
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5_000
         assert len(pd.read_csv(folder / "figures" / f"{name}.csv")) > 0
     assert outcome.report == folder / "report.html"
@@ -65,7 +73,7 @@ def test_medians_are_those_that_numpy_finds_in_the_store(done):
 def test_stores_hold_what_the_saved_networks_do(done):
     _, folder = done
     saved = torch.load(folder / "networks" / "3x16-bn.pt", weights_only=True)
-    split = recipe._split("digits", None, recipe.Settings("digits", (1,), (1,), 1, 1, 1, None, 0.99, 0))
+    split = recipe._split(recipe.resolve({}), None)
     for network in saved["networks"]:
         config = networks.Config(**network["member"]["config"])
         name = f"{config.name}-s{network['member']['seed']}-trained.zarr"
@@ -114,26 +122,23 @@ def test_every_claim_is_decided_or_says_why_not(done):
 def test_the_report_stands_alone_and_shows_every_figure(done):
     outcome, _ = done
     page = outcome.report.read_text()
-    assert page.count('src="data:image/png;base64,') == 8
+    assert page.count('src="data:image/png;base64,') == len(FIGURES)
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    assert "probekit run relu-vs-sigmoid --dataset digits --depths 1,3 --widths 16 --seeds 2 --epochs 3" in page
+    assert (
+        "probekit run relu-vs-sigmoid --dataset digits --profile quick --widths 16 --seeds 2 --depths 1,3 --epochs 3"
+        in page
+    )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_run_repeats_nothing_that_is_finished(done, monkeypatch):
     outcome, folder = done
-    monkeypatch.setattr(study, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(jobs, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     monkeypatch.setattr(pk, "capture", lambda *args, **kwargs: pytest.fail("captured again"))
     monkeypatch.setattr(pk, "measure", lambda *args, **kwargs: pytest.fail("measured again"))
     before = (folder / "results.csv").read_text(), (folder / "claims.json").read_text()
     assert recipe.run(**SMALL, out=folder.parents[1]).report == outcome.report
     assert ((folder / "results.csv").read_text(), (folder / "claims.json").read_text()) == before
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """The recipe without its pictures, which take most of the time of a small run."""
-    monkeypatch.setattr(recipe.figures, "draw", lambda *args: {})
-    monkeypatch.setattr(recipe.page, "report", lambda *args: args[-1] / "report.html")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -159,21 +164,90 @@ def test_a_run_that_was_stopped_keeps_its_finished_networks(tmp_path, monkeypatc
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recipe.run(**SMALL, out=tmp_path, progress=progress)
+        recipe.run(**{**SMALL, "seeds": 1}, out=tmp_path, progress=progress)
     folder = tmp_path / "relu-vs-sigmoid" / "digits"
     assert sorted(path.name for path in (folder / "networks").iterdir()) == ["1x16-bn.pt", "1x16.pt"]
     trained = []
-    real = study.train
-    monkeypatch.setattr(study, "train", lambda members, *a, **k: trained.append(members[0]) or real(members, *a, **k))
-    recipe.run(**SMALL, out=tmp_path)
+    real = jobs.train
+    monkeypatch.setattr(jobs, "train", lambda members, *a, **k: trained.append(members[0]) or real(members, *a, **k))
+    recipe.run(**{**SMALL, "seeds": 1}, out=tmp_path)
     assert [member.config.shape for member in trained] == ["3x16", "3x16-bn"]
 
 
-def test_other_data_sets_can_be_given_as_arrays(tmp_path):
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory):
+    """A run on another data set, given as arrays, with a learning-rate search."""
+    folder = tmp_path_factory.mktemp("blobs")
     rng = np.random.default_rng(0)
     y = np.arange(200) % 2
     x = (rng.normal(size=(200, 5)) + 3 * y[:, None]).astype(np.float32)
-    np.savez(tmp_path / "blobs.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
-    outcome = recipe.run(dataset=str(tmp_path / "blobs.npz"), **{**SMALL, "seeds": 1, "depths": (2,)}, out=tmp_path)
-    assert outcome.report == tmp_path / "relu-vs-sigmoid" / "blobs" / "report.html"
-    assert "fig7" in {path.stem for path in (outcome.report.parent / "figures").iterdir()}
+    np.savez(folder / "blobs.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
+    small = {**SMALL, "depths": (2,), "search_epochs": 1}
+    return recipe.run(dataset=str(folder / "blobs.npz"), **small, out=folder), folder
+
+
+def test_other_data_sets_can_be_given_as_arrays(blobs):
+    outcome, folder = blobs
+    assert outcome.report == folder / "relu-vs-sigmoid" / "blobs" / "report.html"
+    assert {*FIGURES, "sparsity_by_rate"} == {path.stem for path in (outcome.report.parent / "figures").iterdir()}
+
+
+def test_a_search_is_recorded_and_drawn(blobs):
+    folder = blobs[0].report.parent
+    searched = pd.read_csv(folder / "learning_rates.csv")
+    assert len(searched) == 2 * 2 * 6 * 2  # activations, with and without batch norm, rates, seeds
+    results = pd.read_csv(folder / "results.csv")
+    keys = ["activation", "batch_norm", "learning_rate"]
+    chosen = searched[searched.chosen][keys].drop_duplicates()
+    assert sorted(map(tuple, results[keys].drop_duplicates().to_numpy())) == sorted(map(tuple, chosen.to_numpy()))
+    drawn = pd.read_csv(folder / "figures" / "sparsity_by_rate.csv")
+    row = searched[(searched.activation == "relu") & searched.batch_norm & (searched.seed == 1)].iloc[0]
+    same = drawn[drawn.batch_norm & (drawn.seed == 1) & (drawn.learning_rate == row.learning_rate)]
+    np.testing.assert_allclose(same.sort_values("layer").inactive, 100 * np.array(json.loads(row.inactive)))
+
+
+def test_odd_points_are_those_of_the_stores(done):
+    _, folder = done
+    found = pd.read_csv(folder / "tables" / "odd_points.csv")
+    row = found[(found.network == "ReLU") & (found.state == "trained") & (found.layer == 3)].iloc[0]
+    medians = [
+        xr.open_datatree(folder / "metrics" / f"relu-3x16-s{seed}-trained.zarr", engine="zarr")["act3"]["median"].values
+        for seed in (0, 1)
+    ]
+    assert row.zero_medians == pytest.approx(100 * np.mean([values == 0 for values in medians]))
+    untrained = found[found.state == "untrained"]
+    np.testing.assert_allclose(
+        untrained.errors_from_half, (untrained.inactive - 50) / untrained.standard_error, rtol=1e-6
+    )
+
+
+def test_runs_on_two_data_sets_merge(done, blobs, tmp_path):
+    folders = (done[1], blobs[0].report.parent)
+    outcome = recipe.run(merge=folders, out=tmp_path)
+    folder = tmp_path / "relu-vs-sigmoid" / "digits+blobs"
+    assert outcome.report == folder / "report.html"
+    table = pd.read_csv(folder / "tables" / "table1.csv")
+    for name, one in zip(("digits", "blobs"), folders, strict=True):
+        pd.testing.assert_frame_equal(
+            table[table.dataset == name].reset_index(drop=True), pd.read_csv(one / "tables" / "table1.csv")
+        )
+    assert set(pd.read_csv(folder / "figures" / "fig2.csv").dataset) == {"digits", "blobs"}
+    panels = {"sigmoid, trained on digits", "ReLU, trained on blobs"}
+    assert panels < set(pd.read_csv(folder / "figures" / "fig7.csv").panel)
+    found = json.loads((folder / "claims.json").read_text())
+    own = [json.loads((one / "claims.json").read_text()) for one in folders]
+    for claim, *each in zip(found, *own, strict=True):
+        states = [one["status"] for one in each]
+        testable = [state for state in states if state != "not_testable"]
+        expected = "not_held" if "not_held" in testable else "held" if testable else "not_testable"
+        assert claim["status"] == expected
+        assert [claim["numbers"][name]["status"] for name in ("digits", "blobs")] == states
+
+
+def test_runs_on_one_data_set_do_not_merge(done, tmp_path):
+    with pytest.raises(pk.errors.DataError, match="two or more different data sets; these are on digits, digits"):
+        recipe.run(merge=(done[1], done[1]), out=tmp_path)
+    with pytest.raises(pk.errors.DataError, match=r"no folder of a finished run"):
+        recipe.run(merge=(tmp_path, done[1]), out=tmp_path)
+    with pytest.raises(pk.errors.DataError, match="give --merge with --out alone"):
+        recipe.run(merge=(done[1], done[1]), epochs=3, out=tmp_path)
