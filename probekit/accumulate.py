@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,7 +108,8 @@ def side_by_side(states: Sequence[State]) -> State:
 def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """What a method of the metric returns; PluginError that says which metric failed and where, when it raises."""
     try:
-        return function(*args, **kwargs)
+        with np.errstate(all="ignore"):  # what comes of infinities is the metric's to say, as it is numpy's
+            return function(*args, **kwargs)
     except Exception as error:
         fault = str(error) if isinstance(error, ProbekitError) else f"{type(error).__name__}: {error}"
         raise PluginError(f"The metric {metric.name!r} failed {where}: {fault.rstrip('.')}.") from error

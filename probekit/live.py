@@ -248,11 +248,10 @@ class _Meter:
         """What the column metrics make of the samples that stand for the real ones."""
         columns, where = self._kinds.columns, f"at site {self.name!r}, from a sketch"
         pieces: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
-        with np.errstate(all="ignore"):
-            for block in Sketch().blocks(state):
-                for metric in columns:
-                    variables = call(metric, where, metric.compute, block)
-                    pieces[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
+        for block in Sketch().blocks(state):
+            for metric in columns:
+                variables = call(metric, where, metric.compute, block)
+                pieces[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
         return {metric.name: join(metric, pieces[metric.name]) for metric in columns}
 
 

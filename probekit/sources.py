@@ -118,6 +118,7 @@ class Source:
         for first in range(0, self.rows, rows):
             yield first * self.each, self.values(slice(first, first + rows), slice(start, stop))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def values(self, rows: slice, nodes: slice) -> Array:
         """The values (observation, node) of some rows and nodes; an array of its own, in the order of the rows."""
         axis = self._axis

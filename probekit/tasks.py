@@ -102,18 +102,17 @@ class Work:
             DataError: NaN in the data.
             PluginError: a metric fails.
         """
-        with np.errstate(all="ignore"):  # what comes of infinities is the metric's to say, as it is numpy's
-            if task.kind == "sites":
-                return self._sites()
-            source, rows = self.sources[task.site], self.rows[task.site]
-            if task.kind == "samples":
-                return _samples(next(m for m in self.kinds.samples if m.name == task.metric), source, rows)
-            if task.kind == "site":
-                streaming = self.kinds.streaming("node", "site")
-                return Piece(_stream(streaming, source, rows, 0, source.nodes, None))
-            if task.kind == "select":
-                return self._select(source, rows, task)
-            return self._block(source, rows, task.start, task.stop)
+        if task.kind == "sites":
+            return self._sites()
+        source, rows = self.sources[task.site], self.rows[task.site]
+        if task.kind == "samples":
+            return _samples(next(m for m in self.kinds.samples if m.name == task.metric), source, rows)
+        if task.kind == "site":
+            streaming = self.kinds.streaming("node", "site")
+            return Piece(_stream(streaming, source, rows, 0, source.nodes, None))
+        if task.kind == "select":
+            return self._select(source, rows, task)
+        return self._block(source, rows, task.start, task.stop)
 
     @property
     def _of_nodes(self) -> list[StreamingMetric]:

@@ -222,7 +222,7 @@ from torch import nn
 
 class Slow(nn.Module):
     def forward(self, x):
-        time.sleep(0.05)
+        time.sleep(0.5)
         return x
 """
 

@@ -253,3 +253,10 @@ def test_a_site_of_nan_alone_is_refused() -> None:
 def test_a_policy_that_there_is_not_is_refused(option: dict[str, Any]) -> None:
     with pytest.raises(pk.errors.DataError, match=r"it is '.*' or '.*'"):
         pk.measure(store(label=LABELS), "mean", **option)
+
+
+def test_infinite_positions_are_pooled_without_a_word() -> None:
+    x = np.ones((6, 3, 2, 2), np.float32)
+    x[0, 1, 0], x[2, 2, 0, 0], x[2, 2, 1, 1] = np.inf, 3e38, 3e38
+    result = pk.measure(store(x, "channel", "y", "x", label=LABELS), "max")["site"]["max"]
+    assert result.sel(label=0).values.tolist() == [1, np.inf, pytest.approx(1.5e38)]

@@ -165,6 +165,7 @@ def _means(moments: Sequence[State]) -> State:
     return {"count": moments[0]["count"]} | {f"mean_{n}": state["mean"] for n, state in enumerate(moments)}
 
 
+@np.errstate(invalid="ignore")
 def _euclidean(means: Array) -> Array:
     return np.stack([np.linalg.norm(means - mean, axis=1) for mean in means])
 
