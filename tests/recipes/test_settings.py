@@ -1,0 +1,93 @@
+"""What a run is: profiles, the file of another run, single options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probekit.errors import DataError, ModelError
+from probekit.recipes.relu_vs_sigmoid.settings import Settings, resolve
+
+
+def test_the_papers_grid_has_192_networks_on_two_data_sets() -> None:
+    settings = [resolve({"source": source, "profile": "paper"}) for source in ("mnist", "cifar10")]
+    assert sum(len(configs) * each.seeds for each in settings for configs in each.shapes) == 192
+    assert {each.epochs for each in settings} == {300}
+    assert len({config.name for configs in settings[0].shapes for config in configs}) == 32
+
+
+@pytest.mark.parametrize(
+    ("source", "profile", "depths", "epochs"),
+    [("digits", "quick", (2, 4), 30), ("some.npz", "quick", (2, 4), 30), ("mnist", "section3", (4,), 300)],
+)
+def test_the_profile_depends_on_the_data(source: str, profile: str, depths: tuple[int, ...], epochs: int) -> None:
+    settings = resolve({"source": source, "epochs": None})
+    assert (settings.profile, settings.depths, settings.epochs) == (profile, depths, epochs)
+
+
+def test_a_saved_configuration_comes_back_and_options_override_it(tmp_path: Path) -> None:
+    given = {
+        "source": "mnist",
+        "profile": "paper",
+        "seeds": 2,
+        "learning_rate": 1e-3,
+        "activations": ("relu", "sigmoid", "tanh"),
+    }
+    settings = resolve(given)
+    settings.write(tmp_path / "config.json")
+    assert resolve({}, tmp_path / "config.json") == settings
+    changed = resolve({"seeds": 5, "source": "cifar10"}, tmp_path / "config.json")
+    assert (changed.seeds, changed.dataset, changed.learning_rate, changed.profile) == (5, "cifar10", 1e-3, "paper")
+
+
+def test_the_networks_looked_at_are_the_papers_or_the_nearest() -> None:
+    def names(**given: Any) -> list[str]:
+        return [config.name for config in resolve(given).probed]
+
+    assert names(profile="paper")[0] == "relu-4x200"
+    assert names(depths=(2, 3), widths=(64, 32))[0] == "relu-3x32"
+    assert [config.name for config in resolve({"profile": "paper"}).deepest] == [
+        "relu-8x200", "relu-8x200-bn", "sigmoid-8x200", "sigmoid-8x200-bn",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"profile": "papr"}, "no profile 'papr'.*Near: 'paper'"),
+        ({"depths": ()}, r"depths is \(\); it takes whole numbers from 1"),
+        ({"patience": -1}, "patience is -1; it takes whole numbers from 0"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"activations": ("relu", "tanh")}, "add sigmoid to the activations"),
+    ],
+)
+def test_impossible_settings(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        resolve(given)
+    with pytest.raises(ModelError, match=r"No activation 'tahn'.*Near: 'tanh'"):
+        resolve({"activations": ("relu", "sigmoid", "tahn")})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "can't be read"),
+        ("[1]", "holds no object of settings"),
+        (json.dumps({"epoch": 3}), "sets 'epoch', which is no setting.*Near: 'epochs'"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        resolve({}, tmp_path / "config.json")
+
+
+def test_a_profile_beside_a_file_is_refused(tmp_path: Path) -> None:
+    settings = resolve({})
+    assert isinstance(settings, Settings)
+    settings.write(tmp_path / "config.json")
+    with pytest.raises(DataError, match="--config or --profile, not both"):
+        resolve({"profile": "paper"}, tmp_path / "config.json")
