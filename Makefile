@@ -15,10 +15,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/installed
 	@$(BIN)/probekit run relu-vs-sigmoid
 
-# One thread a process: on a machine that others use too, torch's threads wait for each other many times longer than
-# they work.
+# A process a core, and one thread a process: on a machine that others use too, torch's threads wait for each other
+# many times longer than they work.
 test: lint types
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff check --quiet

@@ -57,4 +57,45 @@ def selectivity(study: Study) -> Made:
     return profiles(study, "selectivity", averaged(study, "selectivity", itemgetter("selectivity")), caption)
 
 
-BEYOND: dict[str, Callable[..., Made]] = {"gradient_norms": gradient_norms, "selectivity": selectivity}
+def linear_probes(study: Study) -> Made:
+    """How well the class can be read off each layer along straight lines."""
+    caption = (
+        f"Linear probes on {study.settings.dataset}: the share of held-out training samples whose class a linear "
+        "classifier of all the nodes of a layer gets right (Alain and Bengio 2017)."
+    )
+    return _of_shown(study, "linear_probe", caption)
+
+
+def effective_ranks(study: Study) -> Made:
+    """How many directions each layer uses."""
+    caption = (
+        "Effective rank (Roy and Vetterli 2007): how many directions the activations of a layer use, each by its share "
+        "of the standard deviation."
+    )
+    return _of_shown(study, "effective_rank", caption)
+
+
+def neural_collapse(study: Study) -> Made:
+    """How far the classes of each layer have collapsed to points."""
+    caption = (
+        "Neural collapse, NC1 (Papyan, Han and Donoho 2020): the variance within the classes beside that of their "
+        "means, in the directions in which the means differ; 0 where every class is a point. Logarithmic."
+    )
+    figure, numbers, caption = _of_shown(study, "neural_collapse_nc1", caption)
+    for ax in figure.axes:
+        ax.set_yscale("log")
+    return figure, numbers, caption
+
+
+def _of_shown(study: Study, variable: str, caption: str) -> Made:
+    """One number a layer of the networks that are shown, of all activations."""
+    return profiles(study, variable, study.tree, caption, study.settings.activations)
+
+
+BEYOND: dict[str, Callable[..., Made]] = {
+    "gradient_norms": gradient_norms,
+    "selectivity": selectivity,
+    "linear_probes": linear_probes,
+    "effective_ranks": effective_ranks,
+    "neural_collapse": neural_collapse,
+}

@@ -47,6 +47,9 @@ OF_SHOWN: dict[str, Any] = {
     **OF_EACH,
     "histogram": pk.metrics.Histogram(edges="width"),
     "overlap_null": pk.metrics.Overlap(null="permute"),
+    "effective_rank": pk.metrics.EffectiveRank(),
+    "linear_probe": pk.metrics.LinearProbe(),
+    "neural_collapse_nc1": pk.metrics.NeuralCollapse(),
 }
 del OF_SHOWN["overlap"]  # which the last one gives too
 
@@ -61,24 +64,27 @@ def measured(network: nn.Module, name: str, split: Split, folder: Path, shown: b
         pk.capture(
             network, data, acts, sites="act*", batch_size=512, class_names=split.class_names, overwrite=acts.exists()
         )
-    if not done:
+    if done:
+        found = opened(metrics)
+    else:
         shutil.rmtree(metrics, ignore_errors=True)
-        pk.measure(acts, list(wanted.values()), out=metrics)
+        found = pk.measure(acts, list(wanted.values()), out=metrics)
     if not shown:
         shutil.rmtree(acts, ignore_errors=True)
-    return opened(metrics)
+    return found
 
 
 def gradients(network: nn.Module, name: str, split: Split, folder: Path) -> xr.DataTree:
     """How large the gradients of the loss are at each hidden layer, over the first samples of the training set."""
     acts, metrics = folder / "acts" / f"{name}-gradients.zarr", folder / "gradients" / f"{name}.zarr"
-    if not _is_measured(metrics, pk.weights_digest(network), ["gradient_norm"]):
-        shutil.rmtree(metrics, ignore_errors=True)
-        data = (split.train.x[:GRADIENT_SAMPLES], split.train.y[:GRADIENT_SAMPLES])
-        pk.capture(network, data, acts, sites="act*:grad", batch_size=500, overwrite=acts.exists())
-        pk.measure(acts, pk.metrics.GradientNorm(), out=metrics)
-        shutil.rmtree(acts)
-    return opened(metrics)
+    if _is_measured(metrics, pk.weights_digest(network), ["gradient_norm"]):
+        return opened(metrics)
+    shutil.rmtree(metrics, ignore_errors=True)
+    data = (split.train.x[:GRADIENT_SAMPLES], split.train.y[:GRADIENT_SAMPLES])
+    pk.capture(network, data, acts, sites="act*:grad", batch_size=500, overwrite=acts.exists())
+    found = pk.measure(acts, pk.metrics.GradientNorm(), out=metrics)
+    shutil.rmtree(acts)
+    return found
 
 
 def opened(path: Path) -> xr.DataTree:

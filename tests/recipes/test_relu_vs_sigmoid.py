@@ -17,7 +17,8 @@ networks = importlib.import_module("probekit.recipes.relu_vs_sigmoid.networks")
 jobs = importlib.import_module("probekit.recipes.relu_vs_sigmoid.jobs")
 
 SMALL = {"depths": (1, 3), "widths": (16,), "seeds": 2, "epochs": 3}
-FIGURES = (*(f"fig{number}" for number in range(1, 8)), "overlap", "auroc", "gradient_norms", "selectivity")
+BEYOND = ("gradient_norms", "selectivity", "linear_probes", "effective_ranks", "neural_collapse")
+FIGURES = (*(f"fig{number}" for number in range(1, 8)), "overlap", "auroc", *BEYOND)
 KINDS = ("relu-3x16", "relu-3x16-bn", "sigmoid-3x16", "sigmoid-3x16-bn")
 
 
@@ -182,7 +183,7 @@ def blobs(tmp_path_factory):
     y = np.arange(200) % 2
     x = (rng.normal(size=(200, 5)) + 3 * y[:, None]).astype(np.float32)
     np.savez(folder / "blobs.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
-    small = {**SMALL, "depths": (2,), "search_epochs": 1}
+    small = {**SMALL, "depths": (2,), "search_epochs": 1, "activations": ("relu", "sigmoid", "tanh")}
     return recipe.run(dataset=str(folder / "blobs.npz"), **small, out=folder), folder
 
 
@@ -195,7 +196,7 @@ def test_other_data_sets_can_be_given_as_arrays(blobs):
 def test_a_search_is_recorded_and_drawn(blobs):
     folder = blobs[0].report.parent
     searched = pd.read_csv(folder / "learning_rates.csv")
-    assert len(searched) == 2 * 2 * 6 * 2  # activations, with and without batch norm, rates, seeds
+    assert len(searched) == 3 * 2 * 6 * 2  # activations, with and without batch norm, rates, seeds
     results = pd.read_csv(folder / "results.csv")
     keys = ["activation", "batch_norm", "learning_rate"]
     chosen = searched[searched.chosen][keys].drop_duplicates()
