@@ -289,7 +289,7 @@ ALL = [*NAMES, [0, 2], slice(1, 3), Projection(2), torch.sigmoid, ["tokens", Pro
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("spec", ALL, ids=str)
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: getattr(spec, "__name__", str(spec)))
 def test_the_input_is_left_alone_and_any_grad_mode_gives_the_same(spec, mode, sentences):
     batch, mask = padded(sentences, [True, False, False, True], width=7)
     batch = torch.nan_to_num(batch, 8.0)
@@ -312,7 +312,7 @@ def test_what_was_first_used_in_inference_mode_serves_gradients_later():
     np.testing.assert_allclose(values.grad.numpy(), np.stack([expected] * 2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("spec", ALL, ids=str)
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: getattr(spec, "__name__", str(spec)))
 def test_a_batch_of_no_samples_gives_no_rows(spec):
     assert len(kept(spec, noise(0, 3, 4))) == 0
     assert len(kept(spec, noise(0, 3, 4), torch.ones(0, 3))) == 0
