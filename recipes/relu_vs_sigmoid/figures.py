@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,11 @@ def fig2(*studies: Study) -> Made:
         _draw_accuracies(ax, numbers)
         ax.set(xlabel="hidden layers", ylabel=f"test accuracy on {study.settings.dataset} (%)")
         frames.append(numbers.assign(dataset=study.settings.dataset))
-    figure.axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    lines = [dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) for ax in figure.axes]
+    drawn = {label: handle for panel in lines for label, handle in panel.items()}
+    figure.axes[-1].legend(
+        drawn.values(), drawn, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5)
+    )
     caption = (
         f"Test accuracy on {' and '.join(study.settings.dataset for study in studies)} of the weights with the best "
         f"validation accuracy; mean and standard error over {studies[0].settings.seeds} seeds. Stars are networks with "
@@ -193,7 +198,22 @@ def _medians(trees: Mapping[str, xr.DataTree], caption: str) -> Made:
         for layer, site in tree.children.items():
             frame = site.to_dataset()["median"].to_dataframe().reset_index()
             frames.append(frame.assign(panel=title, layer=layer)[["panel", "layer", "node", "class_name", "median"]])
-    return pk.plot.medians_grid(trees), pd.concat(frames, ignore_index=True), caption
+    return pk.plot.medians_grid(_one_legend(trees)), pd.concat(frames, ignore_index=True), caption
+
+
+def _one_legend(trees: Mapping[str, xr.DataTree]) -> dict[str, xr.DataTree]:
+    """The medians, with class names that say what a colour is in each data set: «0 / airplane»."""
+    first = {title: next(iter(tree.children.values())).to_dataset() for title, tree in trees.items()}
+    names = {title: layer["class_name"].values for title, layer in first.items()}
+    joined = [" / ".join(dict.fromkeys(map(str, filter(None, each)))) for each in zip_longest(*names.values())]
+
+    def renamed(site: xr.DataTree, count: int) -> xr.Dataset:
+        return site.to_dataset()[["median"]].assign_coords(class_name=("label", joined[:count]))
+
+    return {
+        title: xr.DataTree.from_dict({layer: renamed(site, len(names[title])) for layer, site in tree.children.items()})
+        for title, tree in trees.items()
+    }
 
 
 def _before_and_after(study: Study, activation: str) -> Made:
