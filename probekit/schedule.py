@@ -123,19 +123,25 @@ class _Cluster:
         from distributed.client import FutureCancelledError
 
         try:
-            piece: Piece = future.result()
+            found: Piece | ProbekitError = future.result()
         except (KilledWorker, FutureCancelledError) as error:
             raise ProbekitError(
                 f"The cluster gave up on a part of the measurement: {error}. With out= the finished parts are kept, "
                 "and the same call goes on from them."
             ) from error
-        return piece
+        if isinstance(found, ProbekitError):
+            raise found
+        return found
 
 
 def _itself(work: Work) -> Work:
     return work
 
 
-def _run(work: Work, task: Task) -> Piece:
+def _run(work: Work, task: Task) -> Piece | ProbekitError:
+    """The piece; an error of ours as it is, since to try again would change nothing."""
     torch.set_num_threads(1)
-    return work.run(task)
+    try:
+        return work.run(task)
+    except ProbekitError as error:
+        return error
