@@ -18,7 +18,7 @@ __all__ = ["BATCH", "Accumulator", "call", "finalized", "leaders", "scope_of", "
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BATCH = 512  # observations in an update, whose temporaries then stay in the cache
+BATCH = 2048  # observations in an update: a few calls, whose temporaries still stay in the cache
 
 
 class Adding(Protocol):

