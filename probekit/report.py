@@ -9,7 +9,7 @@ import struct
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
+from itertools import groupby, zip_longest
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -105,9 +105,10 @@ class Page:
     ) -> Self:
         """A numbered table of a DataFrame, a DataArray, a Dataset, or rows as mappings; wide ones scroll.
 
-        `formats` gives the numbers' format specification, one for all columns or one for each by name (for columns of
-        several levels: by the tuple, or by the last level). Numbers without one show four digits, missing values a
-        dash. `badges` marks cells that hold exactly one of its keys in a tone: "good", "bad" or "neutral".
+        `formats` gives the numbers' format specification, one for all columns but those of integers, or one for each by
+        name (for columns of several levels: by the tuple, or by the last level). Numbers without one show four digits,
+        missing values a dash. `badges` marks cells that hold exactly one of its keys in a tone: "good", "bad" or
+        "neutral".
 
         >>> page = Page("Claims").table(
         ...     [{"claim": "deeper is sparser", "status": "not_held"}], "Claims.", badges={"not_held": "bad"}
@@ -242,16 +243,18 @@ def _runs(frame: pd.DataFrame, level: int) -> Iterator[list[int]]:
 
 def _rows(frame: pd.DataFrame, formats: Mapping[Hashable, str] | str, badges: Mapping[str, str]) -> Iterator[list[str]]:
     numeric = [_is_numeric(frame, at) for at in range(frame.shape[1])]
-    specs = [_format(formats, column) for column in frame.columns]
+    specs = [_format(formats, frame, at) for at in range(frame.shape[1])]
     for position, key in enumerate(frame.index):
         heads = [f"<th>{escape(_shown(name))}</th>" for name in _levels(key)] if _has_index(frame) else []
         values = (frame.iat[position, column] for column in range(frame.shape[1]))
         yield heads + [_cell(*parts, badges) for parts in zip(values, specs, numeric, strict=True)]
 
 
-def _format(formats: Mapping[Hashable, str] | str, column: Hashable) -> str:
+def _format(formats: Mapping[Hashable, str] | str, frame: pd.DataFrame, at: int) -> str:
+    """The format of the column at a place."""
     if isinstance(formats, str):
-        return formats
+        return "" if all(isinstance(value, Integral) for value in frame.iloc[:, at]) else formats
+    column = frame.columns[at]
     return formats.get(column, formats.get(_levels(column)[-1], ""))
 
 

@@ -243,3 +243,8 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(ProbekitError, match="can't be written"):
         Page("t").write(tmp_path / "runs" / "report.html")
+
+
+def test_one_format_for_all_columns_leaves_integers_as_they_are() -> None:
+    page = Page("t").table([{"depth": 2, "accuracy": 97.531}], "c", formats=".2f").html()
+    assert '<td class="num">2</td><td class="num">97.53</td>' in page
