@@ -9,7 +9,7 @@ import struct
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby, zip_longest
+from itertools import groupby
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Self, TypeAlias
