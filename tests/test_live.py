@@ -53,7 +53,7 @@ def assert_agree(live: xr.DataTree, stored: xr.DataTree, exact: list[str] = COUN
             ours = live[site][name]
             assert ours.dims == variable.dims
             assert set(ours.coords) == set(variable.coords)
-            tolerance = 0 if name in exact else 2e-6
+            tolerance = 0 if name in exact else 1e-6
             np.testing.assert_allclose(ours, variable, rtol=tolerance, atol=tolerance, err_msg=f"{site} {name}")
 
 
