@@ -225,12 +225,8 @@ def _of_site(work: Work, key: str, pieces: Sequence[tuple[Task, Piece]]) -> xr.D
     blocks = [piece for task, piece in pieces if task.kind in ("block", "select")]
     whole = [piece for task, piece in pieces if task.kind == "site"]
     found: dict[str, Variables] = {}
-    for _, piece in pieces:
-        found |= {
-            metric.name: piece.variables[metric.name]
-            for metric in kinds.samples
-            if piece.variables.keys() >= {metric.name}
-        }
+    for task, piece in pieces:
+        found |= piece.variables if task.kind == "samples" else {}
     found |= {metric.name: join(metric, [block.variables[metric.name] for block in blocks]) for metric in kinds.columns}
     streaming = kinds.streaming("node", "site") if whole else kinds.streaming("node")
     if streaming:

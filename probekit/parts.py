@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from filelock import FileLock, Timeout
@@ -32,12 +33,12 @@ def key_of(metrics: Sequence[Metric], **others: Any) -> str:
 
 
 def _source(metric: Metric) -> str:
-    """The source of a metric's own module, whose change may change its numbers; of those without one, its name."""
+    """The source of a metric's own module, whose change may change its numbers; without one, what is never the same."""
     written = inspect.unwrap(metric) if callable(metric) else type(metric)
     try:
         return inspect.getsource(inspect.getmodule(written) or written)
-    except (OSError, TypeError):  # typed in at a prompt
-        return repr(written)
+    except (OSError, TypeError):  # typed in at a prompt, where a name may soon mean something else
+        return uuid4().hex
 
 
 class Parts:

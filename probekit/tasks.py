@@ -151,9 +151,8 @@ class Work:
         sources, rows = list(self.sources.values()), self.common
         specs = [_spec(source, rows, source.nodes) for source in sources]
         found = Accumulator(self.kinds.streaming("sites"), specs, "over the sites")
-        streams = [_batches(source, rows, 0, source.nodes) for source in sources]
-        for parts in zip(*streams, strict=True):
-            found.update([x for _, x, _ in parts], torch.from_numpy(parts[0][2]))
+        for parts in zip(*(_batches(source, rows) for source in sources), strict=True):
+            found.update([x for x, _ in parts], torch.from_numpy(parts[0][1]))
         return Piece(found.states)
 
 
@@ -198,17 +197,17 @@ def _without_nan(source: Source, rows: Rows, start: int, stop: int) -> Iterator[
         )
 
 
-def _batches(source: Source, rows: Rows, start: int, stop: int) -> Iterator[tuple[int, torch.Tensor, Codes]]:
-    """The same in batches whose size doesn't depend on how a site is stored: (place, batch, its codes)."""
-    left, begun = np.empty((0, stop - start), source.dtype), 0
-    for place, x, _ in _without_nan(source, rows, start, stop):
-        left, begun = np.concatenate([left, x]), place - len(left)
+def _batches(source: Source, rows: Rows) -> Iterator[tuple[torch.Tensor, Codes]]:
+    """Whole rows with their codes, in batches whose size doesn't depend on how a site is stored."""
+    left, begun = np.empty((0, source.nodes), source.dtype), 0
+    for _, x, _ in _without_nan(source, rows, 0, source.nodes):
+        left = np.concatenate([left, x])
         whole = len(left) - len(left) % BATCH
         for at in range(0, whole, BATCH):
-            yield begun + at, torch.from_numpy(left[at : at + BATCH]), rows.codes[begun + at : begun + at + BATCH]
+            yield torch.from_numpy(left[at : at + BATCH]), rows.codes[begun + at : begun + at + BATCH]
         left, begun = left[whole:], begun + whole
     if len(left):
-        yield begun, torch.from_numpy(left), rows.codes[begun:]
+        yield torch.from_numpy(left), rows.codes[begun:]
 
 
 @dataclass(frozen=True)

@@ -267,3 +267,19 @@ def test_what_compares_sites_is_written_at_the_root(store: Path) -> None:
     x, y = (value.astype(float) - value.mean(0, dtype=float) for value in values)
     expected = ((x.T @ y) ** 2).sum() / np.sqrt(((x.T @ x) ** 2).sum() * ((y.T @ y) ** 2).sum())
     assert found["cka"].sel(site="0", site_b="1").item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_metric_that_was_typed_in_is_never_taken_for_another(store: Path) -> None:
+    def typed(shift: float) -> Any:
+        """The class Typed, as a prompt gives it: of no module whose source can be read."""
+        code = "class Typed:\n    name, version, parameters = 'typed', 1, {}\n"
+        code += (
+            f"    def compute(self, block):\n        return {{'typed': (('node',), block.values[:, 0] * 0 + {shift})}}"
+        )
+        names: dict[str, Any] = {"__name__": "__typed__"}
+        exec(code, names)
+        return names["Typed"]()
+
+    out = stopped(store, [typed(1.0)])
+    found = pk.measure(store, [typed(2.0)], out=out)
+    assert {float(value) for site in found.children.values() for value in site["typed"].values} == {2.0}
