@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, Literal
 
@@ -35,6 +36,8 @@ from probekit.sources import POSITIONS, bounds_of
 from probekit.tasks import Kinds
 
 __all__ = ["measure_live"]
+
+_GATHERED_BYTES = 8 * 2**20  # of a site's observations that wait for an update
 
 
 def measure_live(
@@ -143,8 +146,8 @@ class _Meters:
         y = self._codes[x.device]
         if reduced.sample is not None:
             y = y.index_select(0, reduced.sample.to(x.device))
-        if len(x) != len(y):
-            y = y.repeat_interleave(len(x) // len(y))
+        if x.shape[0] != y.shape[0]:
+            y = y.repeat_interleave(x.shape[0] // y.shape[0])
         meter.add(x, y, self._classes)
         if self._together is not None:
             self._together.add(name, x, y)
@@ -175,6 +178,7 @@ class _Meter:
         self._width = prod(kept.spec.shape) // max(1, self._nodes)
         self._dtype = torch.float32 if working_dtype(kept.spec.dtype) == np.float32 else torch.float64
         self._counted: list[Accumulator] = []
+        self._gathered = _Gathered(self._nodes, self._dtype)
         self._nan = torch.zeros((), dtype=torch.bool)  # soon on the device: to ask for its value would wait for it
         self._number = self._omitted = 0
 
@@ -199,6 +203,16 @@ class _Meter:
             spec, where = self.spec(classes, x.device), f"at site {self.name!r}"
             sketched = [Sketch()] if self._kinds.columns else []
             self._counted = [Accumulator(m, spec, where) for m in (self._kinds.streaming("node", "site"), sketched)]
+        if not self._gathered.add(x, y):
+            self._update_gathered(classes)
+            if not self._gathered.add(x, y):
+                self._update(x, y, classes)
+
+    def _update_gathered(self, classes: int) -> None:
+        with _one_thread():
+            self._update(*self._gathered.take(), classes)
+
+    def _update(self, x: Tensor, y: Tensor, classes: int) -> None:
         x, y = self._without_nan(x, y)
         self._number += len(x)
         rows = BATCH if x.device.type == "cpu" else max(1, len(x))
@@ -219,8 +233,7 @@ class _Meter:
 
     def results(self, labels: Labels) -> xr.Dataset:
         where, (streaming, sketched) = f"at site {self.name!r}", self._counted
-        for counted in self._counted:
-            counted.grow(labels.number)
+        self._update_gathered(labels.number)
         if self._nan:
             raise DataError(
                 f"Site {self.name!r} gave NaN, which has no place in an order or a mean: find out where the model "
@@ -253,6 +266,42 @@ class _Meter:
                 variables = call(metric, where, metric.compute, block)
                 pieces[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
         return {metric.name: join(metric, pieces[metric.name]) for metric in columns}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to the calling thread: so little work takes longer to hand from core to core than to do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Gathered:
+    """The observations of several small batches, for an update to be worth its calls."""
+
+    def __init__(self, nodes: int, dtype: torch.dtype) -> None:
+        self._rows = min(BATCH, _GATHERED_BYTES // max(1, nodes * dtype.itemsize))
+        self._x, self._y = torch.empty(0, nodes, dtype=dtype), torch.empty(0, dtype=torch.int64)
+        self._filled = 0
+
+    def add(self, x: Tensor, y: Tensor) -> bool:
+        """Whether there was room for these; where there wasn't, nothing is added."""
+        end = self._filled + x.shape[0]
+        if end > self._rows:
+            return False
+        if not self._x.shape[0]:
+            self._x, self._y = x.new_empty(self._rows, x.shape[1]), y.new_empty(self._rows)
+        self._x[self._filled : end], self._y[self._filled : end] = x, y
+        self._filled = end
+        return True
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """All of them, which are then forgotten."""
+        filled, self._filled = self._filled, 0
+        return self._x[:filled], self._y[:filled]
 
 
 class _Together:

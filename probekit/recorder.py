@@ -68,8 +68,8 @@ class Recorder:
                 f"{kept.spec.shape}."
             )
         if kept.dtype != source.dtype:
-            source = self._cast(name, source, kept.dtype)
-        self._sink(name, replace(reduced, tensor=source))
+            reduced = replace(reduced, tensor=self._cast(name, source, kept.dtype))
+        self._sink(name, reduced)
         now.missing.discard(name)
 
     def _cast(self, name: str, source: Tensor, dtype: torch.dtype) -> Tensor:

@@ -121,7 +121,8 @@ def dataset_of(
 
     Raises PluginError where two metrics give variables of one name, or own dims of one name and different lengths.
     """
-    dataset, owners = xr.Dataset(), dict[str, str]()
+    made, lengths, owners = dict[str, xr.Variable](), dict[str, int](), dict[str, str]()
+    coordinates: dict[str, Any] = {}
     for metric, variables in found:
         for name, (dims, array) in variables.items():
             if name in owners:
@@ -130,15 +131,15 @@ def dataset_of(
                     "Measure them in separate calls."
                 )
             owners[name] = metric.name
-            dataset = _with(dataset, name, _variable(dims, array, metric, labels, about(metric)), metric)
-        dataset = dataset.assign_coords(getattr(metric, "coords", {}))  # of the metric's own dims, where it says them
-    if labels.values is None:
-        return dataset
-    used = {dim: coordinate for dim, coordinate in CLASS_DIMS.items() if dim in dataset.sizes}
-    names = np.array(labels.names, dtype=object)
-    return dataset.assign_coords(
-        dict.fromkeys(used, labels.values) | {coordinate: (dim, names) for dim, coordinate in used.items()}
-    )
+            made[name] = _variable(dims, array, metric, labels, about(metric))
+            _check_lengths(name, made[name], lengths, metric)
+        coordinates |= getattr(metric, "coords", {})  # of the metric's own dims, where it says them
+    if labels.values is not None:
+        names = np.array(labels.names, dtype=object)
+        for dim, coordinate in CLASS_DIMS.items():
+            if dim in lengths:
+                coordinates |= {dim: labels.values, coordinate: (dim, names)}
+    return xr.Dataset(made, coordinates)
 
 
 def sites_results(
@@ -159,14 +160,14 @@ def sites_results(
     return made.assign_coords({dim: coordinate for dim in lengths if dim in made.sizes})
 
 
-def _with(dataset: xr.Dataset, name: str, variable: xr.Variable, metric: Metric) -> xr.Dataset:
-    for dim, length in variable.sizes.items():
-        if dataset.sizes.get(dim, length) != length:
+def _check_lengths(name: str, variable: xr.Variable, lengths: dict[str, int], metric: Metric) -> None:
+    """Note the lengths of the variable's dims, and raise PluginError where another one has been noted."""
+    for dim, length in zip(variable.dims, variable.shape, strict=True):
+        if lengths.setdefault(str(dim), length) != length:
             raise PluginError(
                 f"The metric {metric.name!r} gives {name!r} a dim {dim!r} of length {length}, and another metric one "
-                f"of length {dataset.sizes[dim]}. Measure them in separate calls."
+                f"of length {lengths[str(dim)]}. Measure them in separate calls."
             )
-    return dataset.assign({name: variable})
 
 
 def _variable(

@@ -66,6 +66,19 @@ def test_streaming_metrics_agree_with_those_of_a_store(tmp_path: Path, batch_siz
     assert live["3"].attrs == stored["3"].attrs
 
 
+@pytest.mark.parametrize("batch_size", [700, 3000])
+def test_batches_of_any_size_add_up(batch_size: int) -> None:
+    """Small ones wait for each other up to 2,048 rows, larger ones don't."""
+    x, y = torch.randn(6_100, 5), torch.arange(6_100) % 3
+    threads = torch.get_num_threads()
+    found = pk.measure_live(nn.Sequential(nn.ReLU()), (x, y), ["count", "std", "sparsity"], batch_size=batch_size)["0"]
+    rows = [x[y == code].relu().double().numpy() for code in range(3)]
+    np.testing.assert_array_equal(found["count"], [[len(each)] * 5 for each in rows])
+    np.testing.assert_allclose(found["std"], [each.std(0) for each in rows], rtol=1e-12)
+    np.testing.assert_array_equal(found["sparsity"], [(each <= 0).mean(0) for each in rows])
+    assert torch.get_num_threads() == threads
+
+
 @pytest.mark.parametrize("positions", ["mean", "max", "each"])
 def test_feature_maps_agree_with_those_of_a_store(tmp_path: Path, positions: str) -> None:
     model, data = cnn(), (IMAGES, torch.arange(300) % 3)

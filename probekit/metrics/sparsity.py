@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from probekit.metrics.moments import class_counts, class_product, class_sums
+from probekit.metrics.moments import class_counts
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["AlwaysOn", "Dead", "InactiveCounts", "Sparsity", "shares"]
@@ -48,11 +48,10 @@ class InactiveCounts(Parameters):
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         classes = len(state["count"])
-        # As floats of 0 and 1: torch compares into bools, and sums them, several times slower.
-        inactive = torch.le(x, self.threshold, out=torch.empty_like(x))
-        # Products of 0 and 1 are exact as long as a float32 can count them.
-        exact = x.device.type == "cpu" and len(x) < 2**24
-        sums = class_product(inactive, y, classes) if exact else class_sums(inactive, y, classes)
+        # As floats of 0 and 1, by which these can be counted: torch compares into bools, and sums them, far slower.
+        exact = torch.float32 if len(x) < 2**24 else torch.float64
+        inactive = torch.le(x, self.threshold, out=torch.empty_like(x, dtype=exact))
+        sums = inactive.new_zeros(state["inactive"].shape).index_add_(0, y, inactive)
         return self.merge(state, {"count": class_counts(y, classes), "inactive": sums.long()})
 
     def merge(self, a: State, b: State) -> State:

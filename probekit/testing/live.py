@@ -20,6 +20,8 @@ from probekit.testing.runs import require_same
 
 __all__ = ["live_and_store"]
 
+_TIMES = 10  # so that even live, where small batches wait for each other, a state is updated more than once
+
 
 @law(every)
 def live_and_store(metric: Any) -> None:
@@ -32,8 +34,8 @@ def live_and_store(metric: Any) -> None:
     """
     data = mixed()
     x = torch.tensor((data.x * 8).round() / 8 + 0.0).clamp(-15, 15)  # as many bits as a sketch keeps, and no -0
-    says = f"{data.says}, rounded, through a ReLU and a ReLU6"
-    model, given = nn.Sequential(nn.ReLU(), nn.ReLU6()), (x, torch.tensor(data.y))
+    says = f"{_TIMES} times {data.says}, rounded, through a ReLU and a ReLU6"
+    model, given = nn.Sequential(nn.ReLU(), nn.ReLU6()), (x.repeat(_TIMES, 1), torch.tensor(data.y).repeat(_TIMES))
     with TemporaryDirectory() as folder:
         capture(model, given, Path(folder) / "acts.zarr")
         stored = measure(Path(folder) / "acts.zarr", metric)
