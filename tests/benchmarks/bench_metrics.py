@@ -38,7 +38,7 @@ def measure(options: argparse.Namespace) -> list[Table]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "acts.zarr"
         x, y = captured(path, samples, nodes)
-        times = in_turn(cases(x, y, path), rounds, fewer={FLOX: 1})
+        times = in_turn(cases(x, y, path), rounds, fewer={FLOX: 3})
         memory = [] if options.quick else [memories(Path(folder), path)]
     title = f"metrics, {samples:,} × {nodes} float32, {CLASSES} classes, stored"
     loop = in_turn({SCIPY: partial(scipy_pairs, x[:, :LOOPED], y), PAIRS: partial(ours_pairs, x, y)}, rounds)
