@@ -111,7 +111,7 @@ def measure(
         work = _work(Kinds(chosen), sources, groups, root, selected(root, where), nan)
         workers = stack.enter_context(scheduler_of(scheduler))
         plan = plan_of(work.kinds, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
-        pieces = dict(progress(_pieces(work, plan, workers, parts), "measure", len(plan.tasks)))
+        pieces = dict(progress(_pieces(work, plan, workers, parts), str(plan), len(plan.tasks)))
         results = _results(work, [(task, pieces[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": probekit.__version__, "by": groups.by or "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}

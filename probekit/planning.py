@@ -23,10 +23,14 @@ _SPLIT_NODES = 32  # a tile isn't read twice for fewer nodes than this
 
 @dataclass(frozen=True)
 class Plan:
-    """The tasks of a measurement, and how many of them run at a time."""
+    """The tasks of a measurement, how many of them run at a time, and how often at most a value is read in one."""
 
     tasks: tuple[Task, ...]
     parallel: int
+    passes: int = 1
+
+    def __str__(self) -> str:
+        return "measure" if self.passes == 1 else f"measure, up to {self.passes} passes a column"
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def plan_of(
         tasks += [replace(one, start=at, stop=min(at + width, source.nodes)) for at in range(0, source.nodes, width)]
     if kinds.streaming("sites"):
         tasks.append(Task("sites"))
-    return Plan(tuple(tasks), parallel)
+    return Plan(tuple(tasks), parallel, max((selection.passes for selection in selected.values()), default=1))
 
 
 def _selected(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -145,7 +146,14 @@ def test_columns_that_do_not_fit_are_read_several_times(
     counting = CountingStore(LocalStore(tmp_path / "1000x8.zarr"))
     tree = xr.open_datatree(counting, engine="zarr", chunks=None, consolidated=False)
     counting.reads.clear()
-    found = pk.measure(tree, metrics, memory=2 * 2**20)
+    said: list[str] = []
+
+    def progress(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        said.append(description)
+        yield from items
+
+    found = pk.measure(tree, metrics, memory=2 * 2**20, progress=progress)
+    assert re.fullmatch(r"measure, up to [234] passes a column", *said)
     assert min(count for key, count in counting.reads.items() if "/c/" in key and "relu" in key) >= 2, "they did fit"
     xr.testing.assert_identical(found, pk.measure(tree, metrics))
     exact = [np.median(x[y == code].astype(found["relu"]["median"].dtype), axis=0) for code in range(4)]
