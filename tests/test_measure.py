@@ -153,7 +153,7 @@ def test_columns_that_do_not_fit_are_read_several_times(
         yield from items
 
     found = pk.measure(tree, metrics, memory=2 * 2**20, progress=progress)
-    assert re.fullmatch(r"measure, up to [234] passes a column", *said)
+    assert re.fullmatch(r"measure, up to [2-9] passes a column", *said)
     assert min(count for key, count in counting.reads.items() if "/c/" in key and "relu" in key) >= 2, "they did fit"
     xr.testing.assert_identical(found, pk.measure(tree, metrics))
     exact = [np.median(x[y == code].astype(found["relu"]["median"].dtype), axis=0) for code in range(4)]
