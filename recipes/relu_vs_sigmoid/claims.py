@@ -35,6 +35,7 @@ __all__ = ["TESTS", "Claim", "claims", "write"]
 Numbers: TypeAlias = dict[str, Any]
 
 BOTH = ("mnist", "cifar10")
+PAPERS_EPOCHS = 300
 
 
 @dataclass(frozen=True)
@@ -173,14 +174,17 @@ def all_fit(study: Study) -> Finding:
     exempt = (last.activation == "sigmoid") & (last.width == 200) & (last.depth >= 6) & ~last.batch_norm
     rows = last[~exempt] if study.settings.dataset == "cifar10" else last
     worst = rows.iloc[int(rows.train_accuracy.argmin())]
+    name = Config(worst.activation, worst.depth, worst.width, worst.batch_norm).name
+    held = bool(worst.train_accuracy >= 0.99)
+    if not held and worst.epoch < PAPERS_EPOCHS:
+        raise NotTestable(
+            f"{name} fits its training set to {worst.train_accuracy:.1%} after {worst.epoch} epochs, where the paper "
+            f"trained for {PAPERS_EPOCHS}."
+        )
     return Finding(
-        held=bool(worst.train_accuracy >= 0.99),
+        held=held,
         values=list(100 * rows.groupby("seed").train_accuracy.mean()),
-        numbers={
-            "lowest": worst.train_accuracy,
-            "of": Config(worst.activation, worst.depth, worst.width, worst.batch_norm).name,
-            "after_epochs": int(worst.epoch),
-        },
+        numbers={"lowest": worst.train_accuracy, "of": name, "after_epochs": int(worst.epoch)},
     )
 
 

@@ -64,7 +64,7 @@ def _together(number: int, decided: dict[str, list[Claim]]) -> Claim:
         for name, claim in own.items()
     }
     if not testable:
-        numbers["reason"] = " ".join(str(claim.numbers["reason"]) for claim in own.values())
+        numbers["reason"] = " ".join(dict.fromkeys(str(claim.numbers["reason"]) for claim in own.values()))
     return replace(deciding[0], numbers=numbers)
 
 

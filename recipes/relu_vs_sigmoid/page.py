@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -126,7 +126,9 @@ def sparsity_section(page: Page, table: pd.DataFrame, studies: Sequence[Study]) 
     )
     if any(study.settings.dataset not in PAPER for study in studies):
         page.text("The paper has no numbers for these data: its values for MNIST stand beside ours for orientation.")
-    page.table(arranged(table), "Percent inactive ± standard error, and the paper's value.", formats=".1f")
+    cells = arranged(table)
+    formats: dict[Hashable, str] = {column: ".2f" if column[1] == "paper" else ".1f" for column in cells.columns}
+    page.table(cells, "Percent inactive ± standard error, and the paper's value.", formats=formats)
 
 
 def _show(page: Page, figures: Mapping[str, Drawn], *names: str) -> None:

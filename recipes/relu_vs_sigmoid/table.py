@@ -68,7 +68,7 @@ def arranged(table: pd.DataFrame) -> pd.DataFrame:
         for ours, error in zip(table.inactive, table.standard_error, strict=True)
     ]
     columns = table.network + ", " + table.state
-    parts = table.assign(ours=cells, column=columns, paper=table.paper.round(1), difference=table.difference.round(1))
+    parts = table.assign(ours=cells, column=columns, difference=table.difference.round(1))
     wide = parts.pivot(index=["dataset", "layer"], columns="column", values=["ours", "paper", "difference"])
     order = [(name, part) for name in columns.unique() for part in ("ours", "paper", "difference")]
     arranged = wide.swaplevel(axis=1)[order]
@@ -81,7 +81,7 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
     wide = arranged(table)
     names = list(dict.fromkeys(wide.columns.get_level_values(0)))
     cells = {
-        name: wide[name].ours + wide[name].paper.map(lambda value: "" if pd.isna(value) else f" ({value:.1f})")
+        name: wide[name].ours + wide[name].paper.map(lambda value: "" if pd.isna(value) else f" ({value:.2f})")
         for name in names
     }
     return pd.DataFrame(cells).reset_index()

@@ -39,6 +39,7 @@ def measure(options: argparse.Namespace) -> list[Table]:
         path = Path(folder) / "acts.zarr"
         x, y = captured(path, samples, nodes)
         times = in_turn(cases(x, y, path), rounds, fewer={FLOX: 3})
+        sizes = proportion(Path(folder), path, samples, nodes, rounds)
         memory = [] if options.quick else [memories(Path(folder), path)]
     title = f"metrics, {samples:,} × {nodes} float32, {CLASSES} classes, stored"
     loop = in_turn({SCIPY: partial(scipy_pairs, x[:, :LOOPED], y), PAIRS: partial(ours_pairs, x, y)}, rounds)
@@ -46,7 +47,7 @@ def measure(options: argparse.Namespace) -> list[Table]:
     pairs.add(Row.timed(SCIPY, loop[SCIPY], note=f"{LOOPED} nodes"))
     scaled = ratio(loop[PAIRS], loop[SCIPY], f"scipy's loop, {nodes} nodes of which {LOOPED} were run")
     pairs.add(Row.timed(PAIRS, loop[PAIRS], Figure(scaled.value * LOOPED / nodes, scaled.what, 1 / 20)))
-    return [Table(title, rows(times)), pairs, *memory]
+    return [Table(title, rows(times)), pairs, sizes, *memory]
 
 
 def captured(path: Path, samples: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +108,25 @@ def ours_pairs(x: np.ndarray, y: np.ndarray) -> None:
     columns = xr.Dataset(coords={"label": ("sample", y)})
     site = xr.Dataset({"activation": (("sample", "node"), x)})
     pk.measure(xr.DataTree.from_dict({"/": columns, "relu": site}), [KS(), AUROC()])
+
+
+def proportion(folder: Path, path: Path, samples: int, nodes: int, rounds: int) -> Table:
+    """Whether four times the bytes take four times as long: of samples, and of samples a node."""
+    stores = {
+        f"{samples // 4:,} × {nodes}": folder / "quarter.zarr",
+        f"{samples:,} × {nodes}": path,
+        f"{samples * 10:,} × {nodes // 10}": folder / "long.zarr",
+    }
+    quarter, _, long = stores
+    captured(stores[quarter], samples // 4, nodes)
+    captured(stores[long], samples * 10, nodes // 10)
+    times = in_turn({name: partial(pk.measure, store, median) for name, store in stores.items()}, rounds)
+    table = Table("median, time and bytes")
+    for name, timing in times.items():
+        relative = ratio(timing, times[quarter], "")
+        figure = Figure(relative.value / 4, f"× the time a byte of {quarter}", 1.25)
+        table.add(Row.timed(name, timing, *([] if name == quarter else [figure])))
+    return table
 
 
 def memories(folder: Path, path: Path) -> Table:

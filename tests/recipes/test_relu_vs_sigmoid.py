@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import probekit as pk
 
 recipe = importlib.import_module("probekit.recipes.relu_vs_sigmoid")
 networks = importlib.import_module("probekit.recipes.relu_vs_sigmoid.networks")
+study_module = importlib.import_module("probekit.recipes.relu_vs_sigmoid.study")
 jobs = importlib.import_module("probekit.recipes.relu_vs_sigmoid.jobs")
 
 SMALL = {"depths": (1, 3), "widths": (16,), "seeds": 2, "epochs": 3}
@@ -118,6 +120,15 @@ def test_every_claim_is_decided_or_says_why_not(done):
     assert "fits its training set to" in found[0]["numbers"]["reason"]
     assert "cifar10" in found[3]["numbers"]["reason"]
     assert found[9]["status"] in ("held", "not_held")  # about untrained networks
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "epoch", "status"), [(0.5, 3, "not_testable"), (0.5, 300, "not_held"), (0.995, 3, "held")]
+)
+def test_a_short_training_says_nothing_of_what_a_long_one_fits(done, accuracy, epoch, status):
+    study = study_module.Study.read(done[1])
+    short = replace(study, curves=study.curves.assign(train_accuracy=accuracy, epoch=epoch))
+    assert recipe.claims.claims(short)[5].status == status
 
 
 def test_the_report_stands_alone_and_shows_every_figure(done):
