@@ -10,7 +10,7 @@ copyright = author
 release = importlib.metadata.version("probekit")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "examples"]
+exclude_patterns = ["_build", "examples", "results"]
 
 html_theme = "furo"
 html_title = "probekit"

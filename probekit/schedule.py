@@ -14,9 +14,9 @@ import torch
 from probekit.errors import ProbekitError
 from probekit.tasks import Piece, Task, Work
 
-__all__ = ["Scheduler", "scheduler_of"]
+__all__ = ["RETRIES", "Scheduler", "client_of", "result_of", "scheduler_of"]
 
-_RETRIES = 3  # of a task whose worker was killed, or lost its connection
+RETRIES = 3  # of a task whose worker was killed, or lost its connection
 
 
 class Scheduler(Protocol):
@@ -41,12 +41,12 @@ def scheduler_of(address: str | None) -> Iterator[Scheduler]:
     Raises:
         ProbekitError: nothing answers at the address, or the package for clusters isn't installed.
     """
-    client = _active_client() if address is None else _client(address)
-    try:
-        yield _Threads() if client is None else _Cluster(client)
-    finally:
-        if client is not None and address is not None:
-            client.close()
+    if address is not None:
+        with client_of(address) as client:
+            yield _Cluster(client)
+        return
+    active = _active_client()
+    yield _Threads() if active is None else _Cluster(active)
 
 
 def _active_client() -> Any:
@@ -59,17 +59,42 @@ def _active_client() -> Any:
         return None
 
 
-def _client(address: str) -> Any:
+@contextmanager
+def client_of(address: str) -> Iterator[Any]:
+    """A client of the cluster whose scheduler is at the address.
+
+    Raises:
+        ProbekitError: nothing answers there, or the package for clusters isn't installed.
+    """
     try:
         from distributed import Client
     except ImportError as error:
         raise ProbekitError(
-            "Measuring on a cluster needs the package 'distributed'. Install it: pip install 'probekit[cluster]'."
+            "A cluster needs the package 'distributed'. Install it: pip install 'probekit[cluster]'."
         ) from error
     try:
-        return Client(address, timeout=10, set_as_default=False)
+        client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ProbekitError(f"No scheduler of a cluster answers at {address!r}: {error}.") from error
+    with client:
+        yield client
+
+
+def result_of(future: Any, gave_up: str) -> Any:
+    """What a task of a cluster returned; raised where that is an error of ours, as which workers return them.
+
+    Raises ProbekitError, which begins with `gave_up`, where the cluster gave up on the task.
+    """
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+
+    try:
+        found = future.result()
+    except (KilledWorker, FutureCancelledError) as error:
+        raise ProbekitError(f"{gave_up}: {str(error).rstrip('.')}. The same call goes on from what is kept.") from error
+    if isinstance(found, ProbekitError):
+        raise found
+    return found
 
 
 class _Threads:
@@ -110,28 +135,18 @@ class _Cluster:
         from distributed import as_completed
 
         # As the result of a task of its own it is made again when the worker that holds it is killed.
-        shared = self._client.submit(_itself, work, pure=False, retries=_RETRIES)
-        futures = {self._client.submit(_run, shared, task, pure=False, retries=_RETRIES): task for task in tasks}
+        shared = self._client.submit(_itself, work, pure=False, retries=RETRIES)
+        futures = {self._client.submit(_run, shared, task, pure=False, retries=RETRIES): task for task in tasks}
         try:
             for future in as_completed(list(futures), loop=self._client.loop):
-                yield futures[future], self._result(future)
+                yield (
+                    futures[future],
+                    result_of(
+                        future, "The cluster gave up on a part of the measurement (with out=, finished parts are kept)"
+                    ),
+                )
         finally:
             self._client.cancel([shared, *futures])
-
-    def _result(self, future: Any) -> Piece:
-        from distributed import KilledWorker
-        from distributed.client import FutureCancelledError
-
-        try:
-            found: Piece | ProbekitError = future.result()
-        except (KilledWorker, FutureCancelledError) as error:
-            raise ProbekitError(
-                f"The cluster gave up on a part of the measurement: {error}. With out= the finished parts are kept, "
-                "and the same call goes on from them."
-            ) from error
-        if isinstance(found, ProbekitError):
-            raise found
-        return found
 
 
 def _itself(work: Work) -> Work:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
-
-from probekit import load
 from probekit.errors import DataError
 from probekit.progress import Progress, silent
 from probekit.report import Outcome
 
 from . import claims, figures, merging, odd, page, table
 from .beyond import BEYOND
-from .data import Split, split_arrays
-from .settings import Settings, resolve
+from .cluster import on_cluster
+from .jobs import Jobs
+from .settings import resolve
+from .splitting import split_of
 from .study import study
 
 __all__ = ["run"]
@@ -58,13 +57,18 @@ def run(
     data_dir: Annotated[Path | None, "Where mnist and cifar10 lie."] = None,
     out: Annotated[Path, "The folder that gets relu-vs-sigmoid/<dataset>/."] = Path("runs"),
     device: Annotated[str, "Where to train."] = "cpu",
+    scheduler: Annotated[
+        str | None,
+        "The address of a dask cluster's scheduler: its workers train a shape of networks each. They need --out and "
+        "the data under the same paths.",
+    ] = None,
     progress: Progress = silent,
 ) -> Outcome:
     """Train ReLU and sigmoid networks, record what every node does for every class, and compare with the paper.
 
     Writes results, activations, metrics, figures, the table, the claims and report.html under
     OUT/relu-vs-sigmoid/DATASET. Started again it goes on from what is finished, and within a training from its last
-    checkpoint.
+    checkpoint. The workers of a `scheduler` are best started with one thread and one GPU each.
     """
     if checkpoint_every < 1:
         raise DataError(f"checkpoint_every is {checkpoint_every}; it takes whole numbers from 1.")
@@ -86,11 +90,12 @@ def run(
             raise DataError("A merge takes its settings from the runs: give --merge with --out alone.")
         return merging.merge(merge, out / "relu-vs-sigmoid")
     settings = resolve(given, config)
-    split = _split(settings, data_dir).to(torch.device(device))
+    split = split_of(settings, data_dir, device)
     folder = out / "relu-vs-sigmoid" / settings.dataset
     folder.mkdir(parents=True, exist_ok=True)
     settings.write(folder / "config.json")
-    done = study(settings, split, folder, checkpoint_every, progress)
+    jobs = Jobs(settings, split, folder, checkpoint_every, progress)
+    done = study(jobs, settings.shapes if scheduler is None else on_cluster(scheduler, jobs, data_dir, device))
     wanted = {**figures.FIGURES, **BEYOND}
     if done.searched is not None:
         wanted["sparsity_by_rate"] = odd.sparsity_by_rate
@@ -107,19 +112,4 @@ def run(
             "Table 1: % inactive ± standard error (the paper's)": table.printed(tables.sparsity),
             "Accuracy, %": page.accuracy_table(done),
         },
-    )
-
-
-def _split(settings: Settings, data_dir: Path | None) -> Split:
-    arrays = load.arrays(settings.source, data_dir)
-    # The paper's 5,000 validation samples where they are a small part, as in MNIST and CIFAR10.
-    validation = 5000 if len(arrays.y_train) >= 20_000 else 0.15
-    return split_arrays(
-        arrays.x_train,
-        arrays.y_train,
-        arrays.class_names,
-        x_test=arrays.x_test,
-        y_test=arrays.y_test,
-        validation_size=validation,
-        seed=settings.split_seed,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit.errors import DataError
-from probekit.progress import Progress
 
-from .data import Split
 from .jobs import Jobs
 from .measuring import STATES, gradients, measured, opened
 from .networks import Config
@@ -22,7 +20,7 @@ from .search import chosen_rates, search
 from .settings import Settings, resolve
 from .training import Member, Trained, check, default_learning_rate
 
-__all__ = ["NETWORK", "Study", "settings_of", "study"]
+__all__ = ["NETWORK", "Study", "settings_of", "study", "trained"]
 
 NETWORK = ("activation", "depth", "width", "batch_norm", "seed")  # the columns that tell networks apart
 
@@ -87,57 +85,63 @@ def settings_of(folder: Path) -> Settings:
     return resolve({}, folder / "config.json")
 
 
-def study(settings: Settings, split: Split, folder: Path, checkpoint_every: int, progress: Progress) -> Study:
-    """Do what isn't done yet of a run in `folder`."""
-    done = _trained(Jobs(settings, split, folder, checkpoint_every, progress))
-    shown = {_best(done.results, config) for config in settings.probed}
+def study(jobs: Jobs, shapes: Iterable[Sequence[Config]]) -> Study:
+    """Do what isn't done yet of a run, one of its `shapes` after another.
+
+    They may come in any order; the tables on disk grow with each.
+    """
+    settings, folder = jobs.settings, jobs.folder
+    for kinds in settings.shapes:
+        check([Member(kinds[0], 0, 1.0)], jobs.split, settings.batch_size)
+    done: dict[str, _Shape] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    for configs in shapes:
+        done[configs[0].shape] = _shape(configs, jobs)
+        names = [each[0].shape for each in settings.shapes]
+        tables = _tables([done[name] for name in names if name in done])
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv", index=False)
+    shown = {_best(tables["results"], config) for config in settings.probed}
+    probed = [network for shape in done.values() for network in shape.probed]
     found = {}
-    for network in progress(done.probed, "capture and measure", len(done.probed)):
+    for network in jobs.progress(probed, "capture and measure", len(probed)):
         name = network.member.name
         for state in STATES:
-            found[name, state] = measured(getattr(network, state), f"{name}-{state}", split, folder, name in shown)
-    return Study(settings, done.results, done.curves, done.searched, found, done.gradients)
+            found[name, state] = measured(getattr(network, state), f"{name}-{state}", jobs.split, folder, name in shown)
+    gradients = {which: tree for shape in done.values() for which, tree in shape.gradients.items()}
+    return Study(settings, tables["results"], tables["curves"], tables.get("learning_rates"), found, gradients)
 
 
-class _Done(NamedTuple):
+class _Shape(NamedTuple):
+    """What is kept of the networks of one shape."""
+
     results: pd.DataFrame
     curves: pd.DataFrame
-    searched: pd.DataFrame | None
+    learning_rates: pd.DataFrame | None
     probed: list[Trained]
     gradients: dict[tuple[Config, str], xr.DataTree]
 
 
-def _trained(jobs: Jobs) -> _Done:
-    """Train all networks, one shape after another; their tables are on disk as soon as a shape is done."""
-    settings, folder = jobs.settings, jobs.folder
-    results: list[pd.DataFrame] = []
-    curves: list[pd.DataFrame] = []
-    searched: list[pd.DataFrame] = []
-    done = _Done(pd.DataFrame(), pd.DataFrame(), None, [], {})
-    for configs in settings.shapes:
-        check([Member(configs[0], 0, 1.0)], jobs.split, settings.batch_size)
-    for configs in settings.shapes:
-        if settings.learning_rate is None and settings.search_epochs:
-            searched.append(search(configs, jobs))
-            _write(searched, folder / "learning_rates.csv")
-        networks = jobs.networks(_members(configs, settings, searched))
-        results.append(_results(settings, networks))
-        curves.append(_curves(networks))
-        _write(results, folder / "results.csv")
-        _write(curves, folder / "curves.csv")
-        done.probed.extend(network for network in networks if network.member.config in settings.probed)
-        done.gradients.update(_gradients(networks, jobs))
-    return done._replace(
-        results=_joined(results), curves=_joined(curves), searched=_joined(searched) if searched else None
-    )
+def _shape(configs: Sequence[Config], jobs: Jobs) -> _Shape:
+    networks, searched = trained(configs, jobs)
+    probed = [network for network in networks if network.member.config in jobs.settings.probed]
+    return _Shape(_results(jobs.settings, networks), _curves(networks), searched, probed, _gradients(networks, jobs))
 
 
-def _members(configs: Sequence[Config], settings: Settings, searched: Sequence[pd.DataFrame]) -> list[Member]:
+def trained(configs: Sequence[Config], jobs: Jobs) -> tuple[list[Trained], pd.DataFrame | None]:
+    """The networks of one shape, and the search for their learning rates where there is one: made, or as finished."""
+    settings = jobs.settings
+    wanted = settings.learning_rate is None and settings.search_epochs
+    searched = search(configs, jobs) if wanted else None
+    return jobs.networks(_members(configs, settings, searched)), searched
+
+
+def _members(configs: Sequence[Config], settings: Settings, searched: pd.DataFrame | None) -> list[Member]:
     """Every seed of these kinds, at the rate that is given, or else was found, or else suits digits."""
     if settings.learning_rate is not None:
         rates = dict.fromkeys(configs, settings.learning_rate)
-    elif settings.search_epochs:
-        rates = chosen_rates(searched[-1], configs)
+    elif searched is not None:
+        rates = chosen_rates(searched, configs)
     else:
         rates = {config: default_learning_rate(config) for config in configs}
     return [Member(config, seed, rates[config]) for config in configs for seed in range(settings.seeds)]
@@ -155,12 +159,11 @@ def _gradients(networks: Sequence[Trained], jobs: Jobs) -> dict[tuple[Config, st
     }
 
 
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(frames, ignore_index=True)
-
-
-def _write(frames: Sequence[pd.DataFrame], path: Path) -> None:
-    _joined(frames).to_csv(path, index=False)
+def _tables(shapes: Sequence[_Shape]) -> dict[str, pd.DataFrame]:
+    """The tables over all shapes that there are, by the names of their files."""
+    names = ("results", "curves", "learning_rates")
+    frames = {name: [table for shape in shapes if (table := getattr(shape, name)) is not None] for name in names}
+    return {name: pd.concat(found, ignore_index=True) for name, found in frames.items() if found}
 
 
 def _best(results: pd.DataFrame, config: Config) -> str:
@@ -195,4 +198,4 @@ def _curves(trained: Sequence[Trained]) -> pd.DataFrame:
         pd.DataFrame({**asdict(network.member.config), "seed": network.member.seed, **network.curves._asdict()})
         for network in trained
     ]
-    return _joined(frames)
+    return pd.concat(frames, ignore_index=True)

@@ -76,7 +76,7 @@ def test_medians_are_those_that_numpy_finds_in_the_store(done):
 def test_stores_hold_what_the_saved_networks_do(done):
     _, folder = done
     saved = torch.load(folder / "networks" / "3x16-bn.pt", weights_only=True)
-    split = recipe._split(recipe.resolve({}), None)
+    split = recipe.split_of(recipe.resolve({}), None, "cpu")
     for network in saved["networks"]:
         config = networks.Config(**network["member"]["config"])
         name = f"{config.name}-s{network['member']['seed']}-trained.zarr"
