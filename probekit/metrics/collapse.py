@@ -14,6 +14,8 @@ from probekit.metrics.protocol import Parameters, Samples, Variables
 
 __all__ = ["NeuralCollapse"]
 
+_LEAST = 1e-6  # of the largest deviation of the class means
+
 
 @dataclass(frozen=True)
 class NeuralCollapse(Parameters):
@@ -41,7 +43,8 @@ class NeuralCollapse(Parameters):
     Each class weighs the same but in NC4, where each sample does; for classes of one size this is Papyan's definition.
     NC3 needs the last layer's weights and isn't here. NaN with fewer than two classes, at constant nodes, and where a
     value is infinite or so large that its square is; NC2 of two classes is 0 whatever they are, and `nc2_cosines` NaN
-    where a class mean lies on the centre. Directions in which the means differ by less than rounding are left out.
+    where a class mean lies on the centre. Directions in which the means differ by less than a millionth of the most are
+    left out: of float32 activations they may be nothing but rounding, as after a layer that is narrower.
 
     It is meant for the layer before the last, on the samples that the network was trained on. It reads them twice and
     needs memory for the class means alone.
@@ -56,6 +59,7 @@ class NeuralCollapse(Parameters):
     """
 
     name: ClassVar[str] = "neural_collapse"
+    version: ClassVar[int] = 2  # before it, directions of float32's rounding counted
 
     def compute_samples(self, samples: Samples) -> Variables:
         state = class_moments(samples)
@@ -75,8 +79,7 @@ class NeuralCollapse(Parameters):
 def _whitening(centred: Tensor) -> Tensor:
     """W (node, direction) with W Wᵀ = Σ_B⁺, from the class means less their mean (class, node)."""
     _, deviations, directions = torch.linalg.svd(centred / len(centred) ** 0.5, full_matrices=False)
-    least = deviations[0] * max(centred.shape) * torch.finfo(centred.dtype).eps
-    kept = deviations > least
+    kept = deviations > _LEAST * deviations[0]
     whitening: Tensor = directions[kept].T / deviations[kept]
     return whitening
 

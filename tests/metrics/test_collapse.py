@@ -135,3 +135,13 @@ def test_constant_and_infinite_values_are_nan(samples_of: SamplesOf, value: floa
 def test_with_fewer_than_two_classes_all_are_nan(samples_of: SamplesOf, rows: int) -> None:
     x = np.random.default_rng(0).normal(size=(rows, 3))
     assert np.isnan(list(found(samples_of(x, np.ones(rows), 3)).values())).all()
+
+
+def test_rounding_of_a_site_of_low_rank_is_no_direction(samples_of: SamplesOf) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(600) % 6
+    narrow = (rng.normal(size=(600, 3)) + rng.normal(size=(6, 3))[y]).astype(np.float32)
+    wide = narrow @ np.linalg.qr(rng.normal(size=(24, 3)))[0].T.astype(np.float32)  # the same, turned
+    expected = found(samples_of(narrow, y, 6))
+    for name, value in found(samples_of(wide, y, 6)).items():
+        assert value == pytest.approx(expected[name], rel=1e-5)
