@@ -218,8 +218,8 @@ class _Meter:
         rows = BATCH if x.device.type == "cpu" else max(1, len(x))
         for counted in self._counted:
             counted.grow(classes)
-            for batch, codes in zip(x.split(rows), y.split(rows), strict=True):
-                counted.update(batch, codes)
+            for start in range(0, len(x), rows):
+                counted.update(x[start : start + rows], y[start : start + rows])
 
     def _without_nan(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if not self._omit:

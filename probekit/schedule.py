@@ -134,17 +134,13 @@ class _Cluster:
     def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
         from distributed import as_completed
 
+        gave_up = "The cluster gave up on a part of the measurement (with out=, finished parts are kept)"
         # As the result of a task of its own it is made again when the worker that holds it is killed.
         shared = self._client.submit(_itself, work, pure=False, retries=RETRIES)
         futures = {self._client.submit(_run, shared, task, pure=False, retries=RETRIES): task for task in tasks}
         try:
             for future in as_completed(list(futures), loop=self._client.loop):
-                yield (
-                    futures[future],
-                    result_of(
-                        future, "The cluster gave up on a part of the measurement (with out=, finished parts are kept)"
-                    ),
-                )
+                yield futures[future], result_of(future, gave_up)
         finally:
             self._client.cancel([shared, *futures])
 
