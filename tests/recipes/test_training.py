@@ -190,11 +190,13 @@ def test_progress_steps_once_an_epoch() -> None:
 
 
 def test_an_interrupt_stops_it_at_once() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts a process may have it ignored
     timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         train(members(False), blobs(), epochs=100_000, batch_size=BATCH)
     timer.join()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_shapes_do_not_mix() -> None:
