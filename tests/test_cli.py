@@ -230,7 +230,8 @@ class Slow(nn.Module):
 def test_ctrl_c_stops_a_capture_cleanly_and_keeps_what_was_committed(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     command = ["capture", "slow.py:Slow", "digits", "acts.zarr", "--batch-size", "10", "--memory", "6KiB"]
-    run = [sys.executable, "-c", "from probekit.cli import main; main()", *command]
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # which may be ignored here
+    run = [sys.executable, "-c", heed + "from probekit.cli import main; main()", *command]
     process = subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "acts.zarr").exists():
         assert process.poll() is None
