@@ -17,7 +17,20 @@ ROOT = Path(__file__).parents[1]
 # A part may import those above it here, and those on its own line where that makes no circle.
 LEVELS = (
     {"errors", "progress"},
-    {"chunks", "columns", "fingerprint", "layout", "names", "places", "pooling", "reduce", "sizes", "streams", "tiles"},
+    {
+        "chunks",
+        "cluster",
+        "columns",
+        "fingerprint",
+        "layout",
+        "names",
+        "places",
+        "pooling",
+        "reduce",
+        "sizes",
+        "streams",
+        "tiles",
+    },
     {"batches", "buffers", "copies", "load", "metrics", "opening", "probe", "reading", "records"},
     {"accumulate", "results", "selection", "sites", "sources", "tables", "validation"},
     {"groups", "passes", "steps", "store", "verify", "writer"},
@@ -31,7 +44,7 @@ LEVELS = (
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
 # What recipes may use beside the names of the package itself.
-PUBLIC = {"errors", "load", "metrics", "plot", "progress", "report", "testing"}
+PUBLIC = {"cluster", "errors", "load", "metrics", "plot", "progress", "report", "testing"}
 
 # The only parts that may import a library at all.
 ONLY = {

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from probekit.cluster import RETRIES, client_of, result_of
 from probekit.errors import ProbekitError
 from probekit.progress import silent
-from probekit.schedule import RETRIES, client_of, result_of
 
 from .jobs import Jobs
 from .networks import Config
