@@ -1,12 +1,14 @@
-"""What several test files need: a fresh Python process, and small distributions that are really built and installed."""
+"""What several test files need: a fresh Python process, distributions that are really built, a cluster of processes."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,17 @@ def python() -> Callable[..., Run]:
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster of dask's: two workers that are processes, of one thread each."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        warnings.catch_warnings(action="ignore"),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made,
+    ):
+        yield made
 
 
 PROJECT = """

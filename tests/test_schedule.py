@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,16 +28,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(3)))
     pk.capture(model, (torch.randn(600, 64), torch.arange(600) % 4), path, sites=["0", "1", "2"], batch_size=100)
     return path
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two workers that are processes."""
-    with (
-        warnings.catch_warnings(action="ignore"),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made,
-    ):
-        yield made
 
 
 def test_a_cluster_gives_the_same_numbers(store: Path, cluster: Any, tmp_path: Path) -> None:

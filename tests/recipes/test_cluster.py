@@ -6,8 +6,6 @@ import importlib
 import os
 import signal
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -21,16 +19,6 @@ distributed = pytest.importorskip("distributed")
 recipe = importlib.import_module("probekit.recipes.relu_vs_sigmoid")
 
 SMALL = {"depths": (1, 2), "widths": (16,), "seeds": 2, "epochs": 6, "search_epochs": 1, "checkpoint_every": 1}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two workers that are processes, of one thread each."""
-    with (
-        warnings.catch_warnings(action="ignore"),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made,
-    ):
-        yield made
 
 
 @pytest.fixture
