@@ -111,7 +111,7 @@ def ours_pairs(x: np.ndarray, y: np.ndarray) -> None:
 
 
 def proportion(folder: Path, path: Path, samples: int, nodes: int, rounds: int) -> Table:
-    """Whether four times the samples take four times as long; and the same bytes in longer columns: a sort's n log n."""
+    """Whether four times the samples take four times as long; the same bytes in longer columns take n log n."""
     stores = {
         f"{samples // 4:,} × {nodes}": folder / "quarter.zarr",
         f"{samples:,} × {nodes}": path,
