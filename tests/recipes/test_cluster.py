@@ -1,13 +1,12 @@
-"""A study on a cluster of real processes: the networks of one process, though a worker is killed meanwhile."""
+"""A study on a cluster of real processes: the networks of one process, though its workers are killed meanwhile."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import signal
-import time
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pandas as pd
@@ -36,28 +35,31 @@ def tables(out: Path) -> list[pd.DataFrame]:
     ]
 
 
-def kill_a_worker(cluster: Any, folder: Path, killed: list[int]) -> None:
-    """Kill the worker whose training leaves the first checkpoint of a network that isn't one of the search."""
-    wanted = folder / "checkpoints" / "2x16-bn.pt"
-    while not wanted.exists():
-        time.sleep(0.001)
-    killed.extend(worker.pid for worker in cluster.workers.values())
-    os.kill(killed[0], signal.SIGKILL)
-    os.kill(killed[1], signal.SIGKILL)
+def kill_workers(cluster: Any, checkpoint: Path, over: Event, killed: list[int]) -> None:
+    """Kill them all while the training that leaves this checkpoint is under way; give up when all is over."""
+    while not checkpoint.exists():
+        if over.wait(0.001):
+            return
+    for worker in cluster.workers.values():
+        killed.append(worker.pid)
+        os.kill(worker.pid, signal.SIGKILL)
 
 
 def test_networks_of_a_cluster_are_those_of_one_process(cluster: Any, unmeasured: None, tmp_path: Path) -> None:
     killed: list[int] = []
-    folder = tmp_path / "there" / "relu-vs-sigmoid" / "digits"
-    killer = Thread(target=kill_a_worker, args=(cluster, folder, killed))
+    over, checkpoints = Event(), tmp_path / "there" / "relu-vs-sigmoid" / "digits" / "checkpoints"
+    killer = Thread(target=kill_workers, args=(cluster, checkpoints / "2x16-bn.pt", over, killed))
     killer.start()
-    recipe.run(**SMALL, out=tmp_path / "there", scheduler=cluster.scheduler_address)
-    killer.join()
+    try:
+        recipe.run(**SMALL, out=tmp_path / "there", scheduler=cluster.scheduler_address)
+    finally:
+        over.set()
+        killer.join()
     assert len(killed) == 2
     recipe.run(**SMALL, out=tmp_path / "here")
     for there, here in zip(tables(tmp_path / "there"), tables(tmp_path / "here"), strict=True):
         pd.testing.assert_frame_equal(there, here)
-    assert not any((folder / "checkpoints").iterdir())
+    assert not any(checkpoints.iterdir())
 
 
 def test_errors_of_a_training_come_through(cluster: Any, tmp_path: Path) -> None:
