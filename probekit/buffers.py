@@ -1,57 +1,81 @@
-"""The memory that a store's tiles are filled in, row of tiles by row of tiles, of each row dimension."""
+"""Where a store's tiles are filled, a row of tiles at a time, of each row dimension: in memory, or in their files."""
 
 from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from probekit.growing import GrowingTile
+from probekit.places import Folder
 from probekit.tiles import Array, TileCodec
 
-__all__ = ["Buffers", "Memory", "Piece", "Rows", "Slot", "Wait", "no_wait"]
+__all__ = ["Buffers", "Rows", "Slot", "Target", "Wait", "no_wait"]
 
+Target: TypeAlias = Array | GrowingTile
 Wait: TypeAlias = Callable[[], None]
+Index: TypeAlias = tuple[slice, ...]
 
 
 class Buffers(Protocol):
-    """Memory that activations are copied into."""
+    """Memory that activations are copied into, and what copies them."""
+
+    immediate: bool  # whether a copy is done when it returns; one into a file has to be
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array: ...
 
+    def copy(self, target: Target, source: Any) -> None: ...
+
     def fence(self) -> Wait:
         """What waits until all copies that have begun are done."""
-
-
-class Memory:
-    """Plain memory, into which a copy is done when it returns."""
-
-    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        return np.zeros(shape, dtype)
-
-    def fence(self) -> Wait:
-        return no_wait
 
 
 def no_wait() -> None:
     pass
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A place for a part of a batch's activation: `array` takes what `index` picks of it."""
-
-    array: Array
-    index: tuple[slice, ...]
-
-
 class Slot:
-    """One row of tiles of several arrays, by their paths; used again and again, since fresh pages are slow."""
+    """One row of tiles of several arrays, by their paths: `tiles` in memory, `growing` ones in their files.
 
-    def __init__(self, codecs: Sequence[TileCodec], buffers: Buffers) -> None:
-        self.tiles = {codec.spec.path: [_tile(codec, buffers) for _ in range(codec.spec.across)] for codec in codecs}
+    The memory is used again and again, since fresh pages are slow.
+    """
+
+    def __init__(self, codecs: Sequence[TileCodec], buffers: Buffers, grown: Sequence[TileCodec] = ()) -> None:
+        self.tiles = {
+            codec.spec.path: [_tile(codec, buffers) for _ in range(codec.spec.across)]
+            for codec in codecs
+            if codec not in grown
+        }
+        self.growing: dict[str, list[GrowingTile]] = {}
+        self._grown = grown
+
+    def begin(self, folder: Folder, row: int) -> None:
+        """Begin the files of the tile row `row`."""
+        self.growing = {codec.spec.path: [] for codec in self._grown}
+        for codec in self._grown:
+            for across in range(codec.spec.across):
+                self.growing[codec.spec.path].append(GrowingTile(folder, codec, codec.spec.key(row, across)))
+
+    def refill(self, path: str, across: int, rows: Array) -> None:
+        """Begin one of the tiles with these rows."""
+        if path in self.growing:
+            self.growing[path][across].append(rows)
+        else:
+            self.tiles[path][across][: len(rows)] = rows
+
+    def finish(self, rows: int) -> None:
+        """Have the files appear with so many rows."""
+        for tiles in self.growing.values():
+            for tile in tiles:
+                tile.finish(rows)
+
+    def drop(self) -> None:
+        """Leave nothing of the files that haven't appeared."""
+        for tiles in self.growing.values():
+            for tile in tiles:
+                tile.drop()
 
 
 def _tile(codec: TileCodec, buffers: Buffers) -> Array:
@@ -63,13 +87,29 @@ def _tile(codec: TileCodec, buffers: Buffers) -> Array:
 class Rows:
     """A row dimension: its arrays, the tiles that are being filled, and how far they are.
 
+    Args:
+        codecs: of its arrays.
+        in_tile: rows in a tile.
+        length: rows that are there already.
+        buffers: where the memory comes from.
+        slots: rows of tiles that are filled or written at a time.
+        grown: those of `codecs` whose tiles are filled in their files.
+
     Attributes:
         first: the first row of the tiles in ``held[0]``.
         filled: rows that are in them.
         length: rows of the batches that ended.
     """
 
-    def __init__(self, codecs: Sequence[TileCodec], in_tile: int, length: int, buffers: Buffers, slots: int) -> None:
+    def __init__(
+        self,
+        codecs: Sequence[TileCodec],
+        in_tile: int,
+        length: int,
+        buffers: Buffers,
+        slots: int,
+        grown: Sequence[TileCodec],
+    ) -> None:
         self.codecs = {codec.spec.path: codec for codec in codecs}
         self.in_tile = in_tile
         self.first = length - length % self.in_tile
@@ -78,18 +118,25 @@ class Rows:
         self.held: list[Slot] = []
         self.free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for _ in range(slots):
-            self.free.put(Slot(codecs, buffers))
+            self.free.put(Slot(codecs, buffers, grown))
 
-    def pieces(self, path: str, slot: Slot, rows: slice, source: int) -> Iterator[Piece]:
-        """The places in a slot's `rows` for the values of an array from row `source` of the batch on."""
+    def pieces(self, path: str, slot: Slot, rows: slice, source: int) -> Iterator[tuple[Target, Index]]:
+        """Where in a slot's `rows` the values of an array go from row `source` of the batch on.
+
+        Each target takes what the index beside it picks of the batch's values; what goes to a file goes in order.
+        """
         spec = self.codecs[path].spec
+        growing = slot.growing.get(path)
         taken = slice(source, source + rows.stop - rows.start)
         if spec.split is None:
-            yield Piece(slot.tiles[path][0][rows], (taken,))
+            # A site without nodes has tiles of one.
+            own_part = (rows, *map(slice, spec.shape))
+            yield slot.tiles[path][0][own_part] if growing is None else growing[0], (taken,)
             return
         axis, width = spec.split[0], spec.tile[1 + spec.split[0]]
         before = (slice(None),) * axis
-        for across, tile in enumerate(slot.tiles[path]):
+        for across in range(spec.across):
             nodes = slice(across * width, min((across + 1) * width, spec.shape[axis]))
             own = slice(0, nodes.stop - nodes.start)
-            yield Piece(tile[(rows, *before, own)], (taken, *before, nodes))
+            target = slot.tiles[path][across][(rows, *before, own)] if growing is None else growing[across]
+            yield target, (taken, *before, nodes)

@@ -94,7 +94,7 @@ def capture(
         predictions: keep the class that the model predicts for each sample, where its logits (sample, class) are
             largest, as the column ``prediction``. The logits are what the model returns, or its ``.logits`` or
             ``["logits"]``.
-        memory: the buffer's bound, such as ``"256MiB"`` or bytes.
+        memory: the bound on what waits to be written, such as ``"256MiB"`` or bytes.
         resume: go on with the store that stands at `out`, if there is one, from its last committed sample. The data
             must come in the same order; the batches that are there already are read and compared, not run.
         append: add to the complete store at `out`: ``"samples"``, which follow those that are there, of the same sites;

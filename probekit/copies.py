@@ -1,24 +1,52 @@
-"""Copies of activations into a store's buffers: on a CPU at once, from a GPU while the model runs on."""
+"""Copies of activations to where a store's tiles are filled: on a CPU at once, from a GPU while the model runs on."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probekit.buffers import Memory, Wait
+from probekit.buffers import Target, Wait, no_wait
+from probekit.growing import GrowingTile
 from probekit.tiles import Array
 
 __all__ = ["Copies", "PinnedCopies", "copies_for"]
 
 
-class Copies(Memory):
-    """Copies that are done when `copy` returns."""
+class Copies:
+    """Copies into plain memory or a file, that are done when `copy` returns."""
 
-    def copy(self, target: Array, source: Tensor) -> None:
-        torch.from_numpy(target).copy_(source)
+    immediate = True
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        return np.zeros(shape, dtype)
+
+    def copy(self, target: Target, source: Tensor) -> None:
+        if isinstance(target, GrowingTile):
+            target.append(_rows(source, target.shape, _torch_dtype(target.dtype)))
+        else:
+            torch.from_numpy(target).copy_(source)
+
+    def fence(self) -> Wait:
+        return no_wait
+
+
+def _rows(source: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Array:
+    """A tile's rows, each of `shape`, with zeros beyond those of the source; the source's own memory if it is that."""
+    as_it_is = source.dtype == dtype and source.shape[1:] == shape and source.is_contiguous() and source.is_cpu
+    if as_it_is and not source.is_conj() and not source.is_neg():
+        return source.numpy()
+    rows = torch.zeros(len(source), *shape, dtype=dtype)
+    rows[tuple(map(slice, source.shape))].copy_(source)
+    return rows.numpy()
+
+
+@lru_cache
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 class PinnedCopies(Copies):
@@ -28,14 +56,16 @@ class PinnedCopies(Copies):
     and the model waits for a buffer to be free.
     """
 
+    immediate = False
+
     def __init__(self) -> None:
         self._devices: set[torch.device] = set()
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        array: Array = torch.zeros(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True).numpy()
+        array: Array = torch.zeros(shape, dtype=_torch_dtype(dtype), pin_memory=True).numpy()
         return array
 
-    def copy(self, target: Array, source: Tensor) -> None:
+    def copy(self, target: Target, source: Tensor) -> None:
         torch.from_numpy(target).copy_(source, non_blocking=True)
         if source.is_cuda:
             self._devices.add(source.device)

@@ -45,7 +45,7 @@ ACTIVATION = "activation"
 POSITION = "position"
 SAMPLE, ROW = "sample", "row"
 SAMPLES = ""  # among the row dimensions, by the side of the sites that have one of their own
-TILE_BYTES = 4 * 2**20
+TILE_BYTES, TILE_ROW_BYTES = 4 * 2**20, 1024  # of a tile, or of each of its rows where that makes more
 MARKERS = ".done"  # the folder where each of several processes marks the chunk-rows that it has written
 CLASS_NAME = "class_name"
 CLASS_NAMES = 1024  # in a tile of class names
@@ -90,7 +90,7 @@ class ArraySpec:
     tile: tuple[int, ...]
     compression: str | None = None
 
-    @property
+    @cached_property
     def split(self) -> tuple[int, int] | None:
         """The axis along which tiles part the nodes, and how many tiles that makes; None where a tile has them all."""
         for axis, (length, part) in enumerate(zip(self.shape, self.tile[1:], strict=True)):
@@ -208,7 +208,7 @@ def tile_shape(spec: SiteSpec, rows: int) -> tuple[int, ...]:
     axis = node_axis(spec.dims)
     node_bytes = max(1, rows * spec.bytes_per_row // max(1, spec.shape[axis]))
     shape = [max(1, length) for length in spec.shape]
-    columns = math.ceil(shape[axis] / max(1, TILE_BYTES // node_bytes))
+    columns = math.ceil(shape[axis] / max(1, max(TILE_BYTES, rows * TILE_ROW_BYTES) // node_bytes))
     shape[axis] = math.ceil(shape[axis] / columns)  # even ones, so that threads have equal work
     return tuple(shape)
 

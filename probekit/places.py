@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -17,11 +18,12 @@ from filelock import FileLock, Timeout
 from probekit.errors import StoreError
 from probekit.layout import RECORD
 
-__all__ = ["Place", "place_of"]
+__all__ = ["Folder", "GrowingFile", "Place", "place_of"]
 
 Part: TypeAlias = np.ndarray[Any, Any] | bytes
 
 LOCK = ".lock"
+_BLOCK = 256 * 1024  # bytes that are worth a call of the system; larger parts go to it as they are
 
 
 class Place(Protocol):
@@ -150,21 +152,18 @@ class Folder:
         return (self.path / key).stat().st_size
 
     def write(self, key: str, parts: Iterable[Part]) -> None:
-        target = os.path.join(self.path, key)
-        partial = f"{target}.partial"
+        file = self.begin(key)
         try:
-            with self._open(partial, key) as file:
-                for part in parts:
-                    file.write(part if isinstance(part, bytes) else part.data)
-                if self._durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(partial, target)
+            for part in parts:
+                file.write(part)
+            file.end()
         except OSError:
-            with suppress(OSError):  # what is wrong has been said
-                os.unlink(partial)
+            file.drop()
             raise
-        self._unsettled.add(os.path.dirname(target))
+
+    def begin(self, key: str) -> GrowingFile:
+        """A file to be written bit by bit."""
+        return GrowingFile(self.path, key, self._durable, self._unsettled)
 
     def commit(self, key: str, content: bytes) -> None:
         """Write `key` after everything that was written before it is there to stay."""
@@ -176,20 +175,6 @@ class Folder:
         for folder in self._unsettled if self._durable else ():
             _sync(folder)
         self._unsettled.clear()
-
-    def _open(self, path: str, key: str) -> IO[bytes]:
-        try:
-            return open(path, "wb", opener=_opener)  # the caller closes it
-        except FileNotFoundError:
-            # The folders of a new row of tiles. Where the array's own is missing, someone has removed the store.
-            root = os.path.join(self.path, key.partition("/c/")[0], "c")
-            os.stat(root)
-            folder = os.path.dirname(path)
-            os.makedirs(folder, exist_ok=True)
-            while len(folder) > len(root):
-                folder = os.path.dirname(folder)
-                self._unsettled.add(folder)
-            return open(path, "wb", opener=_opener)
 
     def make_room(self, keys: Iterable[str]) -> None:
         """Make the folders that tiles will be written into, below which `write` makes more."""
@@ -220,6 +205,63 @@ class Folder:
 
     def remove(self) -> None:
         shutil.rmtree(self.path)
+
+
+class GrowingFile:
+    """A file of a folder that is written bit by bit under another name, and appears when it ends, whole.
+
+    With `durable` it is on the disk then; `unsettled` gets the folders with entries that may not be.
+    """
+
+    def __init__(self, folder: Path, key: str, durable: bool, unsettled: set[str]) -> None:
+        self._target = os.path.join(folder, key)
+        self._partial = f"{self._target}.partial"
+        self._durable, self._unsettled = durable, unsettled
+        self._touched = {os.path.dirname(self._target)}
+        try:
+            self._file = self._open()
+        except FileNotFoundError:
+            self._make_folders(os.path.join(folder, key.partition("/c/")[0], "c"))
+            self._file = self._open()
+
+    def _open(self) -> BinaryIO:
+        return open(self._partial, "wb", buffering=_BLOCK, opener=_opener)  # closed by `end` or `drop`
+
+    def _make_folders(self, root: str) -> None:
+        """Make the folders of a new row of tiles; where the array's own is missing, someone has removed the store."""
+        os.stat(root)
+        folder = os.path.dirname(self._target)
+        os.makedirs(folder, exist_ok=True)
+        while len(folder) > len(root):
+            folder = os.path.dirname(folder)
+            self._touched.add(folder)
+
+    def write(self, part: Part) -> None:
+        self._file.write(part if isinstance(part, bytes) else part.data)
+
+    def skip(self, length: int) -> None:
+        """Leave so many bytes zero, without a byte of work; something has to follow."""
+        self._file.seek(length, os.SEEK_CUR)
+
+    def cut(self, length: int) -> bytes:
+        """Keep the first `length` bytes, and say which they are."""
+        self._file.truncate(length)
+        self._file.seek(length)
+        return Path(self._partial).read_bytes()
+
+    def end(self) -> None:
+        if self._durable:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._partial, self._target)
+        self._unsettled |= self._touched
+
+    def drop(self) -> None:
+        """Leave nothing of it."""
+        for leave in (self._file.close, partial(os.unlink, self._partial)):
+            with suppress(OSError):  # what is wrong has been said
+                leave()
 
 
 def _opener(path: str, flags: int) -> int:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from probekit.batches import Batch
-from probekit.copies import Copies
 from probekit.errors import SiteError
 from probekit.names import SiteName
 from probekit.plan import Kept
@@ -58,6 +57,8 @@ class Recorder:
         now, name = self._now, self._names.get(site)
         if name is None:
             raise SiteError(f"{site} of {self._model} ran at batch {now.number} and not in the first batch.")
+        if name not in now.missing:
+            raise SiteError(f"{name} of {self._model} ran more often at batch {now.number} than in the first batch.")
         kept = self._kept[name]
         reduced = kept.of(tensor, now.mask, now.rows)
         source = reduced.tensor
@@ -95,15 +96,13 @@ class Recorder:
             )
 
 
-def into(writer: Writer, copies: Copies) -> Sink:
-    """A sink that copies the rows of the batch to where the writer wants them."""
+def into(writer: Writer) -> Sink:
+    """A sink that gives a writer what is recorded."""
 
-    def copy(name: str, reduced: Reduced) -> None:
+    def give(name: str, reduced: Reduced) -> None:
         if reduced.sample is None or reduced.positions is None:
-            pieces = writer.pieces(name)
+            writer.put(name, reduced.tensor)
         else:
-            pieces = writer.append(name, reduced.sample.numpy(), reduced.positions.numpy())
-        for piece in pieces:
-            copies.copy(piece.array, reduced.tensor[piece.index])
+            writer.append(name, reduced.tensor, reduced.sample.numpy(), reduced.positions.numpy())
 
-    return copy
+    return give

@@ -151,7 +151,7 @@ class Session:
         done, offset = writer.committed, writer.offset
         seen = store.Columns(self.place, self._unknown) if writer.compares else None
         end = offset
-        recorder, passes = Recorder(self.plan.model, self.plan.kept, into(writer, self.copies)), self._passes
+        recorder, passes = Recorder(self.plan.model, self.plan.kept, into(writer)), self._passes
         with running(self.model, self.request.mode), Probe(self.model, self.plan.names, record=recorder) as probe:
             for number, batch in enumerate(stream):
                 batch = replace(batch, start=offset + batch.start)

@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -206,7 +207,7 @@ def run(model: nn.Module, inputs: Any) -> Any:
 
     Tensors are taken to the device of the model's first parameter, since the model itself is never moved.
     """
-    place = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
+    place = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
     inputs = inputs if place is None else _to(inputs, place)
     try:
         if isinstance(inputs, Mapping):

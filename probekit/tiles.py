@@ -41,7 +41,7 @@ class TileCodec:
     def __init__(self, spec: ArraySpec) -> None:
         self.spec = spec
         # Without compression a tile of numbers is its values' bytes and their checksum, and needs no zarr.
-        self._plain = spec.compression is None and spec.dtype.kind != "U"
+        self.plain = spec.compression is None and spec.dtype.kind != "U"
 
     def metadata(self, rows: int) -> Json:
         """The array's ``zarr.json`` at so many rows."""
@@ -56,7 +56,7 @@ class TileCodec:
 
     def encode(self, tile: Array) -> list[Part]:
         """The bytes of a whole tile, in parts to be written one after the other."""
-        if self._plain:
+        if self.plain:
             data = tile.reshape(-1).view(np.uint8)
             return [data, google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")]
         memory, array, key = self._one_tile
@@ -71,7 +71,7 @@ class TileCodec:
         """
         if not is_sound(data):
             raise ValueError("its checksum is wrong")
-        if self._plain:
+        if self.plain:
             return np.frombuffer(data[:-CHECKSUM_BYTES], self.spec.dtype).reshape(self.spec.tile)
         memory, array, key = self._one_tile
         memory[key] = default_buffer_prototype().buffer.from_bytes(data)

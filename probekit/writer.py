@@ -1,4 +1,4 @@
-"""Streaming into a store: tiles are filled in memory, written by a thread, and committed a row of them at a time."""
+"""Streaming into a store: tiles are filled, put in their places by a thread, and committed a row of them at a time."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from probekit.buffers import Buffers, Piece, Rows, Slot, Wait, no_wait
+from probekit.buffers import Buffers, Rows, Slot, Wait, no_wait
 from probekit.errors import StoreError
 from probekit.layout import MARKERS, POSITION, RECORD, SAMPLES, Json, Layout
-from probekit.places import Place
+from probekit.places import Folder, Place
 from probekit.records import class_name_tiles, codecs_of, columns_of, dump, record_of
-from probekit.tiles import Array
+from probekit.tiles import Array, TileCodec
 
 __all__ = ["SLOTS", "Commit", "Start", "Writer"]
 
-SLOTS = 2  # rows of tiles in memory: one is filled while the one before it is written
+SLOTS = 2  # rows of tiles: one is filled while the one before it is written
+_OPEN_FILES = 64  # tiles of a row that are filled in their files; systems allow a process 256 files or more
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ class Writer:
         place: where the store lies; `probekit.records.create` has laid it out.
         layout: its arrays.
         start: where to begin.
-        buffers: where the memory comes from.
+        buffers: where the memory comes from, and what copies into it.
 
-    For each batch, call `begin`, fill what `pieces` gives for each site and what `append` gives for those whose rows
-    are tokens, and call `end` with the columns, which the model itself may have given. It holds `SLOTS` rows of tiles
-    in memory. Use it as a context manager: its end commits the batches that ended, also when the block raises.
+    For each batch, call `begin`, then `put` for each site or `append` for those whose rows are tokens, and `end` with
+    the columns, which the model itself may have given. What a folder takes as it is, uncompressed and from a CPU, goes
+    to its file at once; of all else it holds `SLOTS` rows of tiles in memory. Use it as a context manager: its end
+    commits the batches that ended, also when the block raises.
 
     Raises:
         StoreError: another writer holds the store, or the disk refuses.
@@ -95,7 +97,7 @@ class Writer:
         self._skip = 0  # its first samples that are in the store already
         self._spans: list[tuple[Slot, slice, int]] = []  # where its samples go, and which of them
         self._rows = {
-            dim: Rows(codecs, layout.in_tile(dim), start.lengths[dim], buffers, SLOTS)
+            dim: Rows(codecs, layout.in_tile(dim), start.lengths[dim], buffers, SLOTS, self._grown(dim, codecs))
             for dim, codecs in codecs_of(layout).items()
         }
         self._snapshots: dict[str, queue.SimpleQueue[Slot]] = {}
@@ -109,6 +111,13 @@ class Writer:
         self._ended = threading.Event()  # the thread; its own join, once interrupted, takes it for ended
         self._torn = False  # within a change that Ctrl-C may cut in two; then what isn't handed over doesn't count
         self._held = ExitStack()
+
+    def _grown(self, dim: str, codecs: Sequence[TileCodec]) -> list[TileCodec]:
+        """The arrays whose tiles are filled in their files."""
+        if dim != SAMPLES or not isinstance(self.place, Folder) or not self._buffers.immediate:
+            return []  # tokens are committed in tiles only begun, which go on in memory
+        grown = [codec for codec in codecs if codec.plain and codec.spec.path in self._paths.values()]
+        return grown if sum(codec.spec.across for codec in grown) <= _OPEN_FILES else []
 
     @property
     def committed(self) -> int:
@@ -127,6 +136,7 @@ class Writer:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            stack.callback(self._drop)
             self._make_room()
             self._pool = stack.enter_context(ThreadPoolExecutor(self.place.parallel, "probekit-write"))
             for rows in self._rows.values():
@@ -167,6 +177,12 @@ class Writer:
             self._ended.wait()
             self._thread.join()
 
+    def _drop(self) -> None:
+        """Leave nothing of tiles that weren't handed over."""
+        for rows in self._rows.values():
+            for slot in rows.held:
+                slot.drop()
+
     # A batch
 
     def begin(self, samples: int, *, at: int) -> None:
@@ -194,21 +210,26 @@ class Writer:
         if head < count:
             self._spans.append((self._hold(rows, 1), slice(0, count - head), skip + head))
 
-    def pieces(self, site: str) -> Iterator[Piece]:
-        """Where the batch's activation at a site goes."""
+    def put(self, site: str, activation: Any) -> None:
+        """Take the batch's activation at a site, in a form that the buffers copy from."""
+        path = self._paths[site]
         for slot, span, source in self._spans:
-            yield from self._rows[SAMPLES].pieces(self._paths[site], slot, span, source)
+            self._copy(self._rows[SAMPLES], path, slot, span, source, activation)
 
-    def append(self, site: str, samples: Array, positions: Array) -> Iterator[Piece]:
-        """Where the batch's tokens at a site go; `samples` and `positions` say which they are, sample by sample.
-
-        Each piece has to be filled before the next is asked for.
-        """
+    def append(self, site: str, activation: Any, samples: Array, positions: Array) -> None:
+        """Take the batch's tokens at a site; `samples` and `positions` say which they are, sample by sample."""
         path = self._paths[site]
         rows, there = self._rows[path], int(np.count_nonzero(samples < self._skip))
         self._tokens[path].append((samples[there:], positions[there:]))
         for slot, span, source in self._next(rows, len(samples) - there):
-            yield from rows.pieces(path, slot, span, there + source)
+            self._copy(rows, path, slot, span, there + source, activation)
+
+    def _copy(self, rows: Rows, path: str, slot: Slot, span: slice, source: int, activation: Any) -> None:
+        for target, index in rows.pieces(path, slot, span, source):
+            try:
+                self._buffers.copy(target, activation[index])
+            except OSError as error:
+                self._fail(error)
 
     def end(self, columns: Mapping[str, Array], class_names: Sequence[str] = ()) -> None:
         """Everything of the batch is there.
@@ -263,15 +284,19 @@ class Writer:
         return lengths
 
     def _name_classes(self, known: Sequence[str], count: int) -> None:
-        names = (*known, *map(str, range(len(known), count)))
-        if len(names) > len(self._class_names):
-            self._class_names = names
+        if max(len(known), count) > len(self._class_names):
+            self._class_names = (*known, *map(str, range(len(known), count)))
 
     def _hold(self, rows: Rows, index: int) -> Slot:
         while len(rows.held) <= index:
             slot = rows.free.get()
             self._raise_failure()
             rows.held.append(slot)
+            if isinstance(self.place, Folder):
+                try:
+                    slot.begin(self.place, rows.first // rows.in_tile + index)
+                except OSError as error:
+                    self._fail(error)
         return rows.held[index]
 
     def _move(self, rows: Rows, count: int) -> bool:
@@ -312,6 +337,8 @@ class Writer:
             if self._failure is None:
                 self._attempt(partial(self._do, job))
             if isinstance(job, _Write):
+                if self._failure is not None:
+                    job.slot.drop()
                 job.free.put(job.slot)
         self._ended.set()
 
@@ -328,9 +355,11 @@ class Writer:
 
     def _write(self, job: _Write) -> None:
         job.wait()
+        job.slot.finish(job.filled)
         files = []
-        for path, codec in job.rows.codecs.items():
-            for across, tile in enumerate(job.slot.tiles[path]):
+        for path, tiles in job.slot.tiles.items():
+            codec = job.rows.codecs[path]
+            for across, tile in enumerate(tiles):
                 tile[job.filled :] = "" if codec.dtype == object else 0  # whatever was there before isn't written
                 files.append((codec.spec.key(job.first // job.rows.in_tile, across), codec.encode(tile)))
         if self.place.parallel == 1:
@@ -374,6 +403,11 @@ class Writer:
         except BaseException as error:
             self._failure = error
 
+    def _fail(self, error: OSError) -> None:
+        """Raise what the disk refused to the main thread."""
+        self._failure = error
+        self._raise_failure()
+
     def _raise_failure(self) -> None:
         if isinstance(self._failure, KeyboardInterrupt):
             raise self._failure
@@ -388,10 +422,10 @@ class Writer:
         """Fill the first slot with the rows that lie in tiles only begun."""
         slot = self._hold(rows, 0)
         for path, codec in rows.codecs.items():
-            for across, tile in enumerate(slot.tiles[path]):
+            for across in range(codec.spec.across):
                 key = codec.spec.key(rows.first // rows.in_tile, across)
                 try:
-                    tile[: rows.filled] = codec.decode(self.place.read(key))[: rows.filled]
+                    slot.refill(path, across, codec.decode(self.place.read(key))[: rows.filled])
                 except (OSError, ValueError) as error:
                     raise StoreError(
                         f"{self.place.url} can't be gone on with: its {key} is damaged or missing ({error}). "

@@ -18,6 +18,8 @@ from probekit.copies import Copies, PinnedCopies, copies_for
 class Late(Copies):
     """Copies that are only queued, as on a GPU's stream, and done when a fence is waited for."""
 
+    immediate = False
+
     def __init__(self):
         self.queue, self.most, self.count = [], 0, 0  # `count` of the copies are done
         self.lock = threading.Lock()  # the model's thread and the writer's both wait

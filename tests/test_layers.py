@@ -22,6 +22,7 @@ LEVELS = (
         "cluster",
         "columns",
         "fingerprint",
+        "growing",
         "layout",
         "names",
         "places",
