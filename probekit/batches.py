@@ -348,7 +348,7 @@ def _tensor(array: Array, index: int) -> Tensor:
 
 
 def _rows(inputs: Any, item: _Item) -> int:
-    sizes = {len(tensor) for tensor in tensors(inputs) if tensor.dim()}
+    sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim()}
     if not sizes:
         raise DataError(f"Batch {item.index} is {item} that holds no tensor to give to the model.")
     if len(sizes) > 1:

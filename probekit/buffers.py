@@ -120,18 +120,16 @@ class Rows:
         for _ in range(slots):
             self.free.put(Slot(codecs, buffers, grown))
 
-    def pieces(self, path: str, slot: Slot, rows: slice, source: int) -> Iterator[tuple[Target, Index]]:
-        """Where in a slot's `rows` the values of an array go from row `source` of the batch on.
+    def pieces(self, path: str, slot: Slot, rows: slice) -> Iterator[tuple[Target, Index]]:
+        """Where the values of an array for a slot's `rows` go.
 
-        Each target takes what the index beside it picks of the batch's values; what goes to a file goes in order.
+        Each target takes what the index beside it picks of them, an empty one all; what goes to a file goes in order.
         """
         spec = self.codecs[path].spec
         growing = slot.growing.get(path)
-        taken = slice(source, source + rows.stop - rows.start)
         if spec.split is None:
             # A site without nodes has tiles of one.
-            own_part = (rows, *map(slice, spec.shape))
-            yield slot.tiles[path][0][own_part] if growing is None else growing[0], (taken,)
+            yield slot.tiles[path][0][(rows, *map(slice, spec.shape))] if growing is None else growing[0], ()
             return
         axis, width = spec.split[0], spec.tile[1 + spec.split[0]]
         before = (slice(None),) * axis
@@ -139,4 +137,4 @@ class Rows:
             nodes = slice(across * width, min((across + 1) * width, spec.shape[axis]))
             own = slice(0, nodes.stop - nodes.start)
             target = slot.tiles[path][across][(rows, *before, own)] if growing is None else growing[across]
-            yield target, (taken, *before, nodes)
+            yield target, (slice(None), *before, nodes)

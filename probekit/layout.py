@@ -35,6 +35,7 @@ __all__ = [
     "Layout",
     "SiteSpec",
     "check_columns",
+    "columns_of",
     "group_names",
     "record",
 ]
@@ -141,6 +142,21 @@ class Layout:
         tile = (rows, *tile_shape(site, rows))
         return ArraySpec(path, (site.row_dim, *site.dims), site.shape, site.dtype, tile, site.compression)
 
+    @cached_property
+    def arrays(self) -> dict[str, list[ArraySpec]]:
+        """The arrays that grow together, by row dimension.
+
+        The dimensions are `SAMPLES` and, of each site whose rows are tokens, one of its activation and one of its
+        columns, which are known when the batch has run; each is called by the path of one of its arrays.
+        """
+        samples = [self.activation(site) for site in self.sites if not site.tokens]
+        found = {SAMPLES: [*samples, *self.sample_columns.values()]}
+        for site in self.sites:
+            if site.tokens:
+                activation = self.activation(site)
+                found |= {activation.path: [activation], columns_of(activation.path): self.token_columns(site)}
+        return found
+
     def in_tile(self, dim: str) -> int:
         """Rows in a tile of a row dimension."""
         return self.chunk_rows if dim == SAMPLES else self.token_rows
@@ -159,6 +175,11 @@ class Layout:
 
     def _column(self, path: str, dtype: np.dtype[Any], dim: str, rows: int) -> ArraySpec:
         return ArraySpec(path, (dim,), (), dtype, (rows,))
+
+
+def columns_of(activation: str) -> str:
+    """The row dimension of the columns beside a token site's activation, both called by the paths of arrays."""
+    return f"{activation.rpartition('/')[0]}/{POSITION}"
 
 
 def group_names(sites: Sequence[str], columns: Iterable[str] = ()) -> dict[str, str]:

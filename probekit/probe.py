@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import fields, is_dataclass, replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -81,6 +82,7 @@ class Probe:
             if selector:
                 selected_modules(model, selector)  # raises for a name that picks nothing
         self._record = record or self._keep
+        self._takes = record is None
         self._hooks = ExitStack()
         self._attached = False
         self._depth = 0  # of the model's forward passes that are under way
@@ -167,11 +169,14 @@ class Probe:
 
     def _of(self, part: str) -> list[Rule]:
         """The rules that can pick outputs (``""``), or sites with a `part` such as ``input``."""
-        asked = {
-            other: [rule for rule in self._rules if asks_for(rule, other, self._modules)]
-            for other in ("input", "grad", "op")
-        }
-        return asked[part] if part else [rule for rule in self._rules if all(rule not in of for of in asked.values())]
+        if part:
+            return self._asked[part]
+        return [rule for rule in self._rules if all(rule not in of for of in self._asked.values())]
+
+    @cached_property
+    def _asked(self) -> dict[str, list[Rule]]:
+        parts = ("input", "grad", "op")
+        return {part: [rule for rule in self._rules if asks_for(rule, part, self._modules)] for part in parts}
 
     def _selected(self, side: str) -> Iterable[tuple[str, nn.Module]]:
         wanted = self._of(side)
@@ -217,7 +222,7 @@ class Probe:
 
     def _complete(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._depth == 1:
-            self._kept.append(self._pass)
+            self._keep_pass()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         self._depth -= 1
@@ -227,12 +232,16 @@ class Probe:
         self._pass, self._edges = {}, []
         self._loose = loose
 
+    def _keep_pass(self) -> None:
+        if self._takes:
+            self._kept.append(self._pass)
+
     def _call(self, name: str, side: str) -> int:
         """The number of this call of a module in this pass, counted at this `side` of it."""
         if self._depth == 0 and (not self._loose or (name, side) in self._calls):
             # A part of the model was called by itself: a pass that ends when one of its modules comes again.
             self._new_pass(loose=True)
-            self._kept.append(self._pass)
+            self._keep_pass()
         call = self._calls[name, side]
         self._calls[name, side] = call + 1
         self._most_calls[name] = max(self._most_calls[name], call + 1)

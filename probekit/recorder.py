@@ -29,7 +29,7 @@ class _Now:
     number: int
     rows: int
     mask: Mask | None
-    missing: set[str]
+    missing: dict[SiteName, Kept]
 
 
 class Recorder:
@@ -44,34 +44,36 @@ class Recorder:
     def __init__(self, model: str, kept: Sequence[Kept], sink: Sink) -> None:
         self._model = model
         self._sink = sink
-        self._names = {replace(one.site, call=one.site.call or 0): one.name for one in kept}
-        self._kept = {one.name: one for one in kept}
+        self._kept = {replace(one.site, call=one.site.call or 0): one for one in kept}
         self._overflows: dict[str, Tensor] = {}
-        self._now = _Now(-1, 0, None, set())
+        self._now = _Now(-1, 0, None, {})
 
     def begin(self, batch: Batch, number: int) -> None:
         mask = None if batch.mask is None else Mask.of(batch.mask)
-        self._now = _Now(number, batch.rows, mask, set(self._kept))
+        self._now = _Now(number, batch.rows, mask, dict(self._kept))
 
     def __call__(self, site: SiteName, tensor: Tensor) -> None:
-        now, name = self._now, self._names.get(site)
-        if name is None:
-            raise SiteError(f"{site} of {self._model} ran at batch {now.number} and not in the first batch.")
-        if name not in now.missing:
-            raise SiteError(f"{name} of {self._model} ran more often at batch {now.number} than in the first batch.")
-        kept = self._kept[name]
+        now = self._now
+        kept = now.missing.pop(site, None)
+        if kept is None:
+            raise self._unexpected(site)
         reduced = kept.of(tensor, now.mask, now.rows)
         source = reduced.tensor
-        if tuple(source.shape[1:]) != kept.spec.shape or (reduced.sample is None and len(source) != now.rows):
+        if source.shape[1:] != kept.spec.shape or (reduced.sample is None and source.shape[0] != now.rows):
             raise SiteError(
-                f"{name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of {now.rows} "
+                f"{kept.name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of {now.rows} "
                 f"samples; in the first batch each {'token' if kept.spec.tokens else 'sample'} had shape "
                 f"{kept.spec.shape}."
             )
         if kept.dtype != source.dtype:
-            reduced = replace(reduced, tensor=self._cast(name, source, kept.dtype))
-        self._sink(name, reduced)
-        now.missing.discard(name)
+            reduced = replace(reduced, tensor=self._cast(kept.name, source, kept.dtype))
+        self._sink(kept.name, reduced)
+
+    def _unexpected(self, site: SiteName) -> SiteError:
+        known, number = self._kept.get(site), self._now.number
+        if known is None:
+            return SiteError(f"{site} of {self._model} ran at batch {number} and not in the first batch.")
+        return SiteError(f"{known.name} of {self._model} ran more often at batch {number} than in the first batch.")
 
     def _cast(self, name: str, source: Tensor, dtype: torch.dtype) -> Tensor:
         cast = source.to(dtype)
@@ -83,7 +85,7 @@ class Recorder:
     def end(self) -> None:
         """Check that every site ran in the batch."""
         if self._now.missing:
-            missing = ", ".join(sorted(self._now.missing))
+            missing = ", ".join(sorted(kept.name for kept in self._now.missing.values()))
             raise SiteError(f"{missing} of {self._model} didn't run at batch {self._now.number}.")
 
     def warn_of_overflow(self) -> None:

@@ -9,33 +9,13 @@ import numpy as np
 
 from probekit import layout
 from probekit.errors import StoreError
-from probekit.layout import CLASS_NAME, CLASS_NAMES, POSITION, RECORD, SAMPLES, ArraySpec, Json, Layout
+from probekit.layout import CLASS_NAME, CLASS_NAMES, RECORD, SAMPLES, ArraySpec, Json, Layout
 from probekit.places import Place
 from probekit.tiles import TileCodec
 
-__all__ = ["class_name_tiles", "codecs_of", "columns_of", "create", "dump", "lengths_of", "nodes_of", "record_of"]
+__all__ = ["class_name_tiles", "create", "dump", "lengths_of", "nodes_of", "record_of"]
 
 _CLASS_NAMES = ArraySpec(CLASS_NAME, ("label",), (), np.dtype(np.str_), (CLASS_NAMES,))
-
-
-def codecs_of(store: Layout) -> dict[str, list[TileCodec]]:
-    """The arrays that grow together, by row dimension.
-
-    The dimensions are `SAMPLES` and, of each site whose rows are tokens, one of its activation and one of its columns,
-    which are known when the batch has run; each is called by the path of one of its arrays.
-    """
-    samples = [store.activation(site) for site in store.sites if not site.tokens]
-    found = {SAMPLES: [*samples, *store.sample_columns.values()]}
-    for site in store.sites:
-        if site.tokens:
-            activation, columns = store.activation(site), store.token_columns(site)
-            found |= {activation.path: [activation], columns_of(activation.path): columns}
-    return {dim: list(map(TileCodec, specs)) for dim, specs in found.items()}
-
-
-def columns_of(activation: str) -> str:
-    """The row dimension of the columns beside a token site's activation, both called by the paths of arrays."""
-    return f"{activation.rpartition('/')[0]}/{POSITION}"
 
 
 def nodes_of(store: Layout, rows: int) -> dict[str, Json]:
@@ -48,9 +28,9 @@ def nodes_of(store: Layout, rows: int) -> dict[str, Json]:
         }
         for site in store.sites
     }
-    for dim, codecs in codecs_of(store).items():
-        for codec in codecs:
-            nodes[codec.spec.path] = codec.metadata(rows if dim == SAMPLES else 0)
+    for dim, arrays in store.arrays.items():
+        for spec in arrays:
+            nodes[spec.path] = TileCodec(spec).metadata(rows if dim == SAMPLES else 0)
     if "label" in store.sample_columns:
         nodes[CLASS_NAME] = TileCodec(_CLASS_NAMES).metadata(0)
     return nodes
@@ -60,7 +40,7 @@ def record_of(
     store: Layout, nodes: Mapping[str, Json], lengths: Mapping[str, int], class_names: Sequence[str], attrs: Json
 ) -> Json:
     """The commit record at these lengths of the row dimensions."""
-    of_arrays = {codec.spec.path: lengths[dim] for dim, codecs in codecs_of(store).items() for codec in codecs}
+    of_arrays = {spec.path: lengths[dim] for dim, arrays in store.arrays.items() for spec in arrays}
     attrs = {**attrs, "chunk_rows": store.chunk_rows, "token_rows": store.token_rows, "rows": lengths[SAMPLES]}
     return layout.record(nodes, lengths=of_arrays, coordinates=store.columns, class_names=class_names, attrs=attrs)
 
@@ -68,7 +48,7 @@ def record_of(
 def lengths_of(store: Layout, record: Json) -> dict[str, int]:
     """The lengths of the row dimensions that a record says are committed."""
     nodes = record["consolidated_metadata"]["metadata"]
-    return {dim: nodes[codecs[0].spec.path]["shape"][0] for dim, codecs in codecs_of(store).items()}
+    return {dim: nodes[arrays[0].path]["shape"][0] for dim, arrays in store.arrays.items()}
 
 
 def class_name_tiles(names: Sequence[str]) -> list[tuple[str, list[bytes]]]:
@@ -90,7 +70,7 @@ def create(place: Place, store: Layout, attrs: Json, rows: int) -> dict[str, Jso
     """
     layout.check_columns(store.columns)
     nodes = nodes_of(store, rows)
-    record = record_of(store, nodes, dict.fromkeys(codecs_of(store), 0), (), {**attrs, "complete": 0})
+    record = record_of(store, nodes, dict.fromkeys(store.arrays, 0), (), {**attrs, "complete": 0})
     try:
         place.create({**{f"{path}/{RECORD}": dump(node) for path, node in nodes.items()}, RECORD: dump(record)})
     except OSError as error:

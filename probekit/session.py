@@ -28,7 +28,7 @@ from probekit.plan import CapturePlan
 from probekit.probe import Probe
 from probekit.ranks import RankWriter
 from probekit.recorder import Recorder, into
-from probekit.records import codecs_of, create, lengths_of, nodes_of
+from probekit.records import create, lengths_of, nodes_of
 from probekit.request import Request
 from probekit.sites import running
 from probekit.tiles import Array
@@ -58,7 +58,7 @@ class Session:
         self.plan.require_room(self.place)
         layout, attrs = self.plan.layout(self._dtypes), self._attrs(0)
         nodes = create(self.place, layout, attrs, self.batches.rows or 0)
-        start = Start(nodes, attrs, dict.fromkeys(codecs_of(layout), 0))
+        start = Start(nodes, attrs, dict.fromkeys(layout.arrays, 0))
         return Writer(self.place, layout, start, self.copies)
 
     def resumed(self) -> Writer | None:
@@ -109,7 +109,7 @@ class Session:
         check_same(self.place.url, record, ours, None, ignore=ignore)
         self.plan.require_room(self.place)
         attrs = {**theirs, "sites": [*theirs["sites"], *ours["sites"]]}
-        lengths = dict.fromkeys(codecs_of(layout), 0)
+        lengths = dict.fromkeys(layout.arrays, 0)
         start = Start(nodes, attrs, lengths, store.class_names(self.place, record))
         return SiteWriter(self.place, layout, start, self.copies, record)
 
@@ -154,7 +154,8 @@ class Session:
         recorder, passes = Recorder(self.plan.model, self.plan.kept, into(writer)), self._passes
         with running(self.model, self.request.mode), Probe(self.model, self.plan.names, record=recorder) as probe:
             for number, batch in enumerate(stream):
-                batch = replace(batch, start=offset + batch.start)
+                if offset:
+                    batch = replace(batch, start=offset + batch.start)
                 columns, end = _columns(batch), batch.start + batch.rows
                 if seen is not None:
                     seen.check(columns, batch.start)

@@ -16,9 +16,9 @@ import numpy as np
 
 from probekit.buffers import Buffers, Rows, Slot, Wait, no_wait
 from probekit.errors import StoreError
-from probekit.layout import MARKERS, POSITION, RECORD, SAMPLES, Json, Layout
+from probekit.layout import MARKERS, POSITION, RECORD, SAMPLES, Json, Layout, columns_of
 from probekit.places import Folder, Place
-from probekit.records import class_name_tiles, codecs_of, columns_of, dump, record_of
+from probekit.records import class_name_tiles, dump, record_of
 from probekit.tiles import Array, TileCodec
 
 __all__ = ["SLOTS", "Commit", "Start", "Writer"]
@@ -96,9 +96,10 @@ class Writer:
         }  # of the batch: the samples and the positions of the rows that each token site gave
         self._skip = 0  # its first samples that are in the store already
         self._spans: list[tuple[Slot, slice, int]] = []  # where its samples go, and which of them
+        codecs = {dim: list(map(TileCodec, arrays)) for dim, arrays in layout.arrays.items()}
         self._rows = {
-            dim: Rows(codecs, layout.in_tile(dim), start.lengths[dim], buffers, SLOTS, self._grown(dim, codecs))
-            for dim, codecs in codecs_of(layout).items()
+            dim: Rows(each, layout.in_tile(dim), start.lengths[dim], buffers, SLOTS, self._grown(dim, each))
+            for dim, each in codecs.items()
         }
         self._snapshots: dict[str, queue.SimpleQueue[Slot]] = {}
         for dim, rows in self._rows.items():
@@ -214,7 +215,7 @@ class Writer:
         """Take the batch's activation at a site, in a form that the buffers copy from."""
         path = self._paths[site]
         for slot, span, source in self._spans:
-            self._copy(self._rows[SAMPLES], path, slot, span, source, activation)
+            self._copy(self._rows[SAMPLES], path, slot, span, _from(activation, source, span))
 
     def append(self, site: str, activation: Any, samples: Array, positions: Array) -> None:
         """Take the batch's tokens at a site; `samples` and `positions` say which they are, sample by sample."""
@@ -222,12 +223,12 @@ class Writer:
         rows, there = self._rows[path], int(np.count_nonzero(samples < self._skip))
         self._tokens[path].append((samples[there:], positions[there:]))
         for slot, span, source in self._next(rows, len(samples) - there):
-            self._copy(rows, path, slot, span, there + source, activation)
+            self._copy(rows, path, slot, span, _from(activation, there + source, span))
 
-    def _copy(self, rows: Rows, path: str, slot: Slot, span: slice, source: int, activation: Any) -> None:
-        for target, index in rows.pieces(path, slot, span, source):
+    def _copy(self, rows: Rows, path: str, slot: Slot, span: slice, activation: Any) -> None:
+        for target, index in rows.pieces(path, slot, span):
             try:
-                self._buffers.copy(target, activation[index])
+                self._buffers.copy(target, activation[index] if index else activation)
             except OSError as error:
                 self._fail(error)
 
@@ -431,3 +432,9 @@ class Writer:
                         f"{self.place.url} can't be gone on with: its {key} is damaged or missing ({error}). "
                         f"`probekit verify {self.place.url} --repair` drops what isn't sound."
                     ) from error
+
+
+def _from(activation: Any, first: int, span: slice) -> Any:
+    """As many rows of an activation as `span` has, from the `first` on; itself where that is all, which is quicker."""
+    count = span.stop - span.start
+    return activation if count == activation.shape[0] else activation[first : first + count]

@@ -101,12 +101,14 @@ def in_turn(
 ) -> dict[str, Timing]:
     """Each case once a round, after a round that only warms up, inside what `around` makes of its name, untimed.
 
-    Cases named in `fewer` run in that many rounds only, and aren't warmed up.
+    Each round begins with another case, since what one leaves behind, such as memory that the system has at hand, is
+    the next one's to find. Cases named in `fewer` run in that many rounds only, and aren't warmed up.
     """
     fewer = fewer or {}
     timings = {name: Timing() for name in cases}
     for number in range(-1 if warm_up else 0, rounds):
-        for name, case in cases.items():
+        first = number % len(cases)
+        for name, case in [*cases.items()][first:] + [*cases.items()][:first]:
             if name in fewer and not 0 <= number < fewer[name]:
                 continue
             with around(name):
