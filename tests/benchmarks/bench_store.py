@@ -111,14 +111,14 @@ def peer(name: str, samples: int, rounds: int) -> list[dict[str, list[float]]]:
 
 def compare_resnet(quick: bool) -> Table:
     work = resnet(128 if quick else 2_048)
-    activations = work.activations()  # which warms up, too
+    activations = work.activations()
     with scratch() as (folder, around):
         cases = {
             "forward only": partial(forward, work),
             "raw write": partial(raw_write, activations, folder),
             "pk.capture": partial(capture, work, folder),
         }
-        times = in_turn(cases, 1 if quick else 3, warm_up=False, around=around)
+        times = in_turn(cases, 1 if quick else 5, around=around)
     limit, ours = times["forward only"] + times["raw write"], times["pk.capture"]
     megabytes = sum(values.nbytes for values in activations.values()) / 1e6
     name = f"ResNet-18, {len(work.x):,} images of 64², {megabytes:.0f} MB"
