@@ -53,6 +53,11 @@ def run(
     search_epochs: Annotated[
         int | None, "Epochs of each network in the learning-rate search; 0 takes the rates that suit digits."
     ] = None,
+    precision: Annotated[
+        str | None,
+        "How training multiplies matrices: float32 (the default), tf32 on CUDA devices, or bfloat16; weights, Adam and "
+        "what is measured stay float32.",
+    ] = None,
     checkpoint_every: Annotated[int, "Epochs between checkpoints; a stopped run goes on from the last."] = 5,
     data_dir: Annotated[Path | None, "Where mnist and cifar10 lie."] = None,
     out: Annotated[Path, "The folder that gets relu-vs-sigmoid/<dataset>/."] = Path("runs"),
@@ -84,6 +89,7 @@ def run(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "search_epochs": search_epochs,
+        "precision": precision,
     }
     if merge is not None:
         if config is not None or any(value is not None for value in given.values()):

@@ -37,6 +37,7 @@ class Jobs:
             "patience": patience,
             "batch_size": self.settings.batch_size,
             "decay": self.settings.decay,
+            "precision": self.settings.precision,
         }
 
     def networks(self, members: Sequence[Member]) -> list[Trained]:
@@ -59,6 +60,7 @@ class Jobs:
             batch_size=self.settings.batch_size,
             decay=self.settings.decay,
             patience=patience,
+            precision=self.settings.precision,
             checkpoint=self.checkpoint(name, self.key(members, epochs, patience)),
             progress=self.progress,
         )

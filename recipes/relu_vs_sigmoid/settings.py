@@ -21,6 +21,7 @@ COMMON: dict[str, Any] = {
     "learning_rate": None,
     "decay": 0.99,
     "split_seed": 0,
+    "precision": "float32",
 }
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"depths": (2, 4), "epochs": 30, "patience": 0, "batch_size": 32, "search_epochs": 0},
@@ -56,6 +57,7 @@ class Settings:
     search_epochs: int
     decay: float
     split_seed: int
+    precision: str
 
     def __post_init__(self) -> None:
         least = {"seeds": 1, "epochs": 1, "batch_size": 1, "patience": 0, "search_epochs": 0}

@@ -21,10 +21,15 @@ class StackedNetwork:
     `tensors` has the names of a member's ``state_dict``, each with a leading member axis, and a linear layer's
     weight as (member, in, out); `gradients` has those of the trainable ones, refilled by each `backward`. Members of
     one activation must be neighbours, since an activation is applied to a slice of members.
+
+    Steps of training compute in `dtype`, None for that of the weights, which keep theirs as the gradients do.
     """
 
-    def __init__(self, members: Sequence[nn.Sequential], configs: Sequence[Config]) -> None:
+    def __init__(
+        self, members: Sequence[nn.Sequential], configs: Sequence[Config], dtype: torch.dtype | None = None
+    ) -> None:
         self._config = configs[0]
+        self._dtype = dtype
         stretches = _stretches([config.activation for config in configs])
         self._activations = [ACTIVATIONS[configs[part.start].activation].module() for part in stretches]
         self._sizes = [part.stop - part.start for part in stretches]
@@ -50,15 +55,16 @@ class StackedNetwork:
         taps = _Taps()
         logits = self._forward(x, taps)
         # Each member's mean, summed over members: no member's gradient depends on the others.
+        logits = logits.to(self.tensors["head.weight"].dtype)
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum") / y.shape[1]
         upstream = torch.autograd.grad(loss, list(taps.outputs.values()))
         for name, gradient in zip(taps.outputs, upstream, strict=True):
             if name not in taps.inputs:
                 self.gradients[name].copy_(gradient.view_as(self.gradients[name]))
                 continue
-            torch.bmm(taps.inputs[name].transpose(1, 2), gradient, out=self.gradients[f"{name}.weight"])
+            _product(taps.inputs[name].transpose(1, 2), gradient, self.gradients[f"{name}.weight"])
             if f"{name}.bias" in self.gradients:
-                torch.sum(gradient, 1, out=self.gradients[f"{name}.bias"])
+                torch.sum(gradient, 1, dtype=self.gradients[f"{name}.bias"].dtype, out=self.gradients[f"{name}.bias"])
 
     def _forward(self, h: Tensor, taps: _Taps | None) -> Tensor:
         for number in range(1, self._config.depth + 1):
@@ -71,6 +77,8 @@ class StackedNetwork:
 
     def _linear(self, name: str, h: Tensor, taps: _Taps | None) -> Tensor:
         weight, bias = self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias")
+        if taps is not None and self._dtype is not None:
+            h, weight, bias = h.to(self._dtype), weight.to(self._dtype), None if bias is None else bias.to(self._dtype)
         output = torch.bmm(h, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), h, weight)
         if taps is not None:
             taps.inputs[name], taps.outputs[name] = h.detach(), output.requires_grad_()
@@ -90,6 +98,14 @@ class StackedNetwork:
             self.tensors[f"{name}.num_batches_tracked"] += 1
         normed = F.batch_norm(columns, mean, variance, scale, shift, training=taps is not None)
         return normed.view(h.shape[1], h.shape[0], -1).transpose(0, 1)
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Put the product of two stacks of matrices into `out`, whose dtype may be wider."""
+    if out.dtype == right.dtype:
+        torch.bmm(left, right, out=out)
+    else:
+        out.copy_(left @ right)
 
 
 class _Taps:

@@ -92,7 +92,7 @@ def study(jobs: Jobs, shapes: Iterable[Sequence[Config]]) -> Study:
     """
     settings, folder = jobs.settings, jobs.folder
     for kinds in settings.shapes:
-        check([Member(kinds[0], 0, 1.0)], jobs.split, settings.batch_size)
+        check([Member(kinds[0], 0, 1.0)], jobs.split, settings.batch_size, settings.precision)
     done: dict[str, _Shape] = {}
     tables: dict[str, pd.DataFrame] = {}
     for configs in shapes:

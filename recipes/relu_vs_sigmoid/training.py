@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -23,7 +24,20 @@ from .data import Samples, Split
 from .networks import ACTIVATIONS, Config, build, calibrate_batch_norm
 from .stacked import StackedAdam, StackedNetwork
 
-__all__ = ["Curves", "Member", "Trained", "by_shape", "check", "default_learning_rate", "sample_order", "train"]
+__all__ = [
+    "PRECISIONS",
+    "Curves",
+    "Member",
+    "Trained",
+    "by_shape",
+    "check",
+    "default_learning_rate",
+    "sample_order",
+    "train",
+]
+
+# How the steps of a training multiply matrices. What is measured after an epoch is computed as exactly as it can be.
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 # Larger pieces spill from the cache: 4,096 rows of six networks take half as long again.
 _EVALUATION_ROWS = 512
@@ -101,6 +115,7 @@ def train(
     batch_size: int,
     decay: float = 0.99,
     patience: int = 0,
+    precision: str = "float32",
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
 ) -> list[Trained]:
@@ -111,11 +126,12 @@ def train(
     validation accuracy is done and leaves the others; with 0 all epochs run. The weights of the best validation
     accuracy are restored at the end, the last of equals. With a `checkpoint` a training that was stopped at any moment
     goes on from the last one, to the same bits as without the stop on the same number of threads. Each epoch is one
-    step of `progress`.
+    step of `progress`. With the `precision` ``tf32`` (of CUDA devices) or ``bfloat16`` the steps multiply matrices in
+    it; weights, Adam and what is measured keep the samples' dtype, as everything does with ``float32``.
 
     Raises:
         ModelError: the members differ in shape.
-        DataError: batch norm would get a last batch of one sample.
+        DataError: batch norm would get a last batch of one sample, or the device has no such precision.
 
     >>> from sklearn.datasets import load_digits
     >>> from probekit.recipes.relu_vs_sigmoid.data import split_arrays
@@ -126,16 +142,19 @@ def train(
     >>> relu.train_accuracy > 0.95, len(relu.curves.train_loss)
     (True, 5)
     """
-    check(members, split, batch_size)
+    check(members, split, batch_size, precision)
     # Members of one activation, and within it of one learning rate, are neighbours in the stack.
     ranks = sorted(range(len(members)), key=lambda i: (members[i].config.activation, members[i].learning_rate))
-    training = _Training([members[i] for i in ranks], split, epochs)
+    dtype = torch.bfloat16 if precision == "bfloat16" else None
+    training = _Training([members[i] for i in ranks], split, epochs, dtype)
     saved = checkpoint.load(split.train.x.device) if checkpoint else None
     first = training.restore(saved) if saved else 0
     remaining = takewhile(lambda _: bool(training.active), range(first, epochs))
     description = f"{members[0].config.shape}: {len(members)} networks"
     for epoch in progress(remaining, description, total=epochs - first):
-        training.run_epoch(epoch, batch_size, decay)
+        with _matrix_products(precision):
+            training.run_epoch(epoch, batch_size, decay)
+        training.measure(epoch)
         training.dismiss(epoch, patience)
         if checkpoint:
             checkpoint.save(epoch + 1, training.state())
@@ -143,7 +162,7 @@ def train(
     return [results[ranks.index(i)] for i in range(len(members))]
 
 
-def check(members: Sequence[Member], split: Split, batch_size: int) -> None:
+def check(members: Sequence[Member], split: Split, batch_size: int, precision: str) -> None:
     """Raise what `train` would raise, before any training."""
     shapes = by_shape(members)
     if len(shapes) != 1:
@@ -156,6 +175,21 @@ def check(members: Sequence[Member], split: Split, batch_size: int) -> None:
             f"{len(split.train)} training samples in batches of {batch_size} leave a last batch of one sample, which "
             "batch norm can't take; choose another batch size."
         )
+    if precision not in PRECISIONS:
+        raise DataError(f"There is no precision {precision!r}; there are: {', '.join(PRECISIONS)}.")
+    if precision == "tf32" and not split.train.x.is_cuda:
+        raise DataError(f"tf32 is a precision of CUDA devices, and the samples are on {split.train.x.device}.")
+
+
+@contextmanager
+def _matrix_products(precision: str) -> Iterator[None]:
+    """Multiply float32 matrices in tf32 for the block, where that is the precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class _Training:
@@ -164,8 +198,8 @@ class _Training:
     `moving` holds the weights and Adam's moments of the members still `active`, `kept` what is known of all.
     """
 
-    def __init__(self, members: Sequence[Member], split: Split, epochs: int) -> None:
-        self._members, self._split = members, split
+    def __init__(self, members: Sequence[Member], split: Split, epochs: int, dtype: torch.dtype | None) -> None:
+        self._members, self._split, self._dtype = members, split, dtype
         self._networks = [self._build(member) for member in members]
         self._stack_up(list(range(len(members))))
         device, count = split.train.x.device, len(members)
@@ -186,7 +220,8 @@ class _Training:
     def _stack_up(self, active: list[int]) -> None:
         """Make a new stack, untrained, of these members."""
         members = [self._members[index] for index in active]
-        self._stack = StackedNetwork([self._networks[index] for index in active], [each.config for each in members])
+        networks = [self._networks[index] for index in active]
+        self._stack = StackedNetwork(networks, [each.config for each in members], self._dtype)
         self._adam = StackedAdam(self._stack, [member.learning_rate for member in members])
         self.active, self._rows = active, torch.tensor(active, device=self._split.train.x.device)
         self.moving = {
@@ -209,7 +244,7 @@ class _Training:
         return epoch
 
     def run_epoch(self, epoch: int, batch_size: int, decay: float) -> None:
-        """Train on each sample once, then measure."""
+        """Train on each sample once."""
         start = time.perf_counter()
         x, y = self._split.train.x, self._split.train.y
         members = [self._members[index] for index in self.active]
@@ -221,11 +256,11 @@ class _Training:
             batch = x.index_select(0, rows.flatten()).view(*rows.shape, -1)
             self._stack.backward(batch, y.index_select(0, rows.flatten()).view(rows.shape))
             self._adam.step(number, decay**epoch)
-        self._measure(epoch)
-        self.kept["seconds"][self._rows] += (time.perf_counter() - start) / len(members)
+        self._count(start)
 
-    def _measure(self, epoch: int) -> None:
+    def measure(self, epoch: int) -> None:
         """Note the epoch's losses and accuracies, and keep the weights of the members that never did better."""
+        start = time.perf_counter()
         train_loss, train_accuracy = self._evaluate(self._split.train)
         _, accuracy = self._evaluate(self._split.validation)
         rows = self._rows
@@ -238,6 +273,11 @@ class _Training:
         self.kept["best_epoch"][rows[good]] = epoch + 1
         for name, tensor in self._stack.tensors.items():
             self.kept[f"best.{name}"][rows[good]] = tensor[good]
+        self._count(start)
+
+    def _count(self, start: float) -> None:
+        """Share the seconds since `start` among the members of the stack."""
+        self.kept["seconds"][self._rows] += (time.perf_counter() - start) / len(self.active)
 
     def dismiss(self, epoch: int, patience: int) -> None:
         """Take out of the stack the members that have not become better for `patience` epochs."""

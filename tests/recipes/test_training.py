@@ -16,6 +16,7 @@ from torch import nn
 import probekit as pk
 from probekit.recipes.relu_vs_sigmoid.data import Samples, Split, split_arrays
 from probekit.recipes.relu_vs_sigmoid.networks import Config, build, calibrate_batch_norm
+from probekit.recipes.relu_vs_sigmoid.stacked import StackedNetwork
 from probekit.recipes.relu_vs_sigmoid.training import (
     Member,
     Trained,
@@ -208,3 +209,45 @@ def test_batch_norm_refuses_a_batch_of_one() -> None:
     with pytest.raises(pk.errors.DataError, match="100 training samples in batches of 9 leave a last batch of one"):
         train(members(True), blobs(), epochs=1, batch_size=9)
     train(members(False), blobs(), epochs=1, batch_size=9)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_bfloat16_gives_the_gradients_that_autocast_gives(batch_norm: bool) -> None:
+    split = blobs(torch.float32)
+    configs = [Config(name, 3, 20, batch_norm) for name in ("relu", "sigmoid")]
+    networks = [build(config, split.features, split.classes, seed=1) for config in configs]
+    stack = StackedNetwork(networks, configs, torch.bfloat16)
+    x, y = split.train.x[:BATCH], split.train.y[:BATCH]
+    stack.backward(x.expand(2, -1, -1), y.expand(2, -1))
+    for index, network in enumerate(networks):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(x)
+        F.cross_entropy(logits.float(), y).backward()
+        for name, parameter in network.named_parameters():
+            found, expected = stack.gradients[name][index], parameter.grad
+            assert found.dtype == torch.float32
+            assert expected is not None
+            expected = expected.T if expected.ndim == 2 else expected
+            assert (found - expected).norm() <= 0.01 * expected.norm()
+
+
+def test_bfloat16_trains_weights_that_stay_exact() -> None:
+    split = blobs(torch.float32)
+    exact, rounded = (
+        train(members(True), split, epochs=3, batch_size=BATCH, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    for one, other in zip(exact, rounded, strict=True):
+        weight, theirs = (each.trained.head.get_parameter("weight") for each in (one, other))
+        assert theirs.dtype == torch.float32
+        assert not torch.equal(theirs, theirs.bfloat16().float())
+        assert not torch.equal(weight, theirs)
+        assert other.validation_accuracy == pytest.approx(accuracy(other.trained, split.validation), abs=1e-12)
+        np.testing.assert_allclose(one.curves.train_loss, other.curves.train_loss, rtol=0.1)
+
+
+def test_a_precision_that_there_is_not_is_refused() -> None:
+    with pytest.raises(pk.errors.DataError, match="tf32 is a precision of CUDA devices, and the samples are on cpu"):
+        train(members(False), blobs(), epochs=1, batch_size=BATCH, precision="tf32")
+    with pytest.raises(pk.errors.DataError, match="no precision 'half'; there are: float32, tf32, bfloat16"):
+        train(members(False), blobs(), epochs=1, batch_size=BATCH, precision="half")
