@@ -121,13 +121,15 @@ def calibrate_batch_norm(network: nn.Module, x: Tensor) -> None:
     (before its scale and shift) at any depth; averages over small batches would leave the deeper layers off.
     Without batch norm nothing changes. The mode is put back as it was.
     """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+    if not norms:
+        return
     training = network.training
     with ExitStack() as undo:
         undo.callback(network.train, training)
         network.eval()
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm1d):
-                undo.callback(module.register_forward_pre_hook(_take_statistics).remove)
+        for norm in norms:
+            undo.callback(norm.register_forward_pre_hook(_take_statistics).remove)
         network(x)
 
 

@@ -19,7 +19,7 @@ from probekit.recipes.relu_vs_sigmoid.data import Split, split_arrays
 from probekit.recipes.relu_vs_sigmoid.networks import Config, build
 from probekit.recipes.relu_vs_sigmoid.training import Member, sample_order, train
 
-EPOCHS = 2
+EPOCHS = 8  # of a real training's hundred, so that what is done once doesn't count for more than it is
 BATCH_SIZE = 32
 
 
