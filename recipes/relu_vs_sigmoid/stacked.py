@@ -71,8 +71,8 @@ class StackedNetwork:
             h = self._linear(f"linear{number}", h, taps)
             if self._config.batch_norm:
                 h = self._norm(f"norm{number}", h, taps)
-            parts = h.split(self._sizes)
-            h = torch.cat([module(part) for module, part in zip(self._activations, parts, strict=True)])
+            parts = [module(part) for module, part in zip(self._activations, h.split(self._sizes), strict=True)]
+            h = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self._linear("head", h, taps)
 
     def _linear(self, name: str, h: Tensor, taps: _Taps | None) -> Tensor:

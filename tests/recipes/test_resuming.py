@@ -19,6 +19,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from probekit.progress import silent
+from probekit.recipes.relu_vs_sigmoid import training
 from probekit.recipes.relu_vs_sigmoid.checkpoint import Checkpoint
 from probekit.recipes.relu_vs_sigmoid.data import Split, split_arrays
 from probekit.recipes.relu_vs_sigmoid.jobs import Jobs
@@ -87,6 +88,32 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, batch_norm:
         course(progress=stopping(after))
     assert (tmp_path / "1.pt").exists() == (after >= 3)
     assert same(course(), course(progress=stopping(1000)))
+
+
+def test_a_stopped_training_goes_on_where_other_networks_are_computed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = digits()
+    split = Split(*(replace(part, x=part.x.double()) for part in whole.parts), whole.class_names)
+
+    def course(name: str, networks: int, **more: object) -> list[Trained]:
+        weights = 64 * 24 + 24**2 + 24 * 10
+        monkeypatch.setattr(training, "_STACK_BYTES", networks * 4 * 8 * weights)
+        checkpoint = Checkpoint(tmp_path / name, 1, {"some": "key"})
+        return train(members(True), split, epochs=16, batch_size=128, patience=4, checkpoint=checkpoint, **more)
+
+    expected = course("expected", 6)
+    assert len({len(each.curves.epoch) for each in expected}) > 1
+    for networks in (1, 4):
+        for then in (2, 6):
+            name = f"{networks}-{then}"
+            with pytest.raises(KeyboardInterrupt):
+                course(name, networks, progress=stopping(7))
+            for each, other in zip(course(name, then), expected, strict=True):
+                assert (each.member, each.best_epoch) == (other.member, other.best_epoch)
+                np.testing.assert_allclose(np.stack(each.curves), np.stack(other.curves), rtol=1e-6)
+                for part, value in other.trained.state_dict().items():
+                    torch.testing.assert_close(each.trained.state_dict()[part], value, rtol=1e-6, atol=1e-9)
 
 
 def test_patience_ends_a_member_as_it_would_alone() -> None:
