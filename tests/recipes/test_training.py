@@ -251,3 +251,23 @@ def test_a_precision_that_there_is_not_is_refused() -> None:
         train(members(False), blobs(), epochs=1, batch_size=BATCH, precision="tf32")
     with pytest.raises(pk.errors.DataError, match="no precision 'half'; there are: float32, tf32, bfloat16"):
         train(members(False), blobs(), epochs=1, batch_size=BATCH, precision="half")
+
+
+def test_gradients_too_small_to_move_a_weight_are_zero_and_not_subnormal() -> None:
+    split = blobs(torch.float32)
+    config = Config("sigmoid", 4, 20, False)
+    network = build(config, split.features, split.classes, seed=1)
+    with torch.no_grad():
+        for number in range(1, 5):
+            network.get_parameter(f"linear{number}.bias").fill_(-23)  # slopes of 1e-10 in each of the layers
+    stack = StackedNetwork([network], [config])
+    x, y = split.train.x[:BATCH], split.train.y[:BATCH]
+    stack.backward(x[None], y[None])
+    F.cross_entropy(network(x), y).backward()
+    tiny = torch.finfo(torch.float32).tiny
+    expected = {name: parameter.grad for name, parameter in network.named_parameters()}
+    assert any(((grad != 0) & (grad.abs() < tiny)).any() for grad in expected.values())
+    for name, grad in expected.items():
+        found = stack.gradients[name][0]
+        assert not ((found != 0) & (found.abs() < tiny)).any()
+        torch.testing.assert_close(found.T if found.ndim == 2 else found, grad, rtol=1e-5, atol=1e-17)
