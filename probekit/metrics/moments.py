@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -162,7 +163,8 @@ class Std(ClassMoments):
         _require_ddof("Std", self.ddof)
 
     def finalize(self, state: State) -> Variables:
-        return {"std": (("label", "node"), _variance(state, self.ddof).sqrt().cpu().numpy())}
+        # numpy's square root is the nearest number on every CPU; on some, torch's is the one beside it.
+        return {"std": (("label", "node"), np.sqrt(_variance(state, self.ddof).cpu().numpy()))}
 
 
 def _variance(state: State, ddof: int) -> Tensor:
