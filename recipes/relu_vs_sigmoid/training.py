@@ -25,20 +25,10 @@ from .data import Samples, Split
 from .networks import ACTIVATIONS, Config, build, calibrate_batch_norm
 from .stacked import StackedAdam, StackedNetwork
 
-__all__ = [
-    "PRECISIONS",
-    "Curves",
-    "Member",
-    "Trained",
-    "by_shape",
-    "check",
-    "default_learning_rate",
-    "sample_order",
-    "train",
-]
+__all__ = ["Curves", "Member", "Trained", "by_shape", "check", "default_learning_rate", "sample_order", "train"]
 
 # How the steps of a training multiply matrices. What is measured after an epoch is computed as exactly as it can be.
-PRECISIONS = ("float32", "tf32", "bfloat16")
+_PRECISIONS = ("float32", "tf32", "bfloat16")
 
 # Larger pieces spill from the cache: 4,096 rows of six networks take half as long again.
 _EVALUATION_ROWS = 512
@@ -186,8 +176,8 @@ def check(members: Sequence[Member], split: Split, batch_size: int, precision: s
             f"{len(split.train)} training samples in batches of {batch_size} leave a last batch of one sample, which "
             "batch norm can't take; choose another batch size."
         )
-    if precision not in PRECISIONS:
-        raise DataError(f"There is no precision {precision!r}; there are: {', '.join(PRECISIONS)}.")
+    if precision not in _PRECISIONS:
+        raise DataError(f"There is no precision {precision!r}; there are: {', '.join(_PRECISIONS)}.")
     if precision == "tf32" and not split.train.x.is_cuda:
         raise DataError(f"tf32 is a precision of CUDA devices, and the samples are on {split.train.x.device}.")
 

@@ -108,12 +108,12 @@ def in_turn(
     timings = {name: Timing() for name in cases}
     for number in range(-1 if warm_up else 0, rounds):
         first = number % len(cases)
-        for name, case in [*cases.items()][first:] + [*cases.items()][:first]:
+        for name in [*cases][first:] + [*cases][:first]:
             if name in fewer and not 0 <= number < fewer[name]:
                 continue
             with around(name):
                 cpu, start = time.process_time(), time.perf_counter()
-                case()
+                cases[name]()
                 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
             if number >= 0:
                 timings[name].seconds.append(seconds)
