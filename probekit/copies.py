@@ -39,7 +39,8 @@ def _rows(source: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Array:
     as_it_is = source.dtype == dtype and source.shape[1:] == shape and source.is_contiguous() and source.is_cpu
     if as_it_is and not source.is_conj() and not source.is_neg():
         return source.numpy()
-    rows = torch.zeros(len(source), *shape, dtype=dtype)
+    make = torch.empty if source.shape[1:] == shape else torch.zeros
+    rows = make(len(source), *shape, dtype=dtype)
     rows[tuple(map(slice, source.shape))].copy_(source)
     return rows.numpy()
 

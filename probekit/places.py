@@ -23,7 +23,8 @@ __all__ = ["Folder", "GrowingFile", "Place", "place_of"]
 Part: TypeAlias = np.ndarray[Any, Any] | bytes
 
 LOCK = ".lock"
-_BLOCK = 256 * 1024  # bytes that are worth a call of the system; larger parts go to it as they are
+_BUFFER = 256 * 1024  # bytes that are worth a call of the system
+_BLOCK = 512 * 1024  # bytes a call: of 2 MB Linux keeps them in huge pages, which it has to find or have cleared first
 
 
 class Place(Protocol):
@@ -225,7 +226,7 @@ class GrowingFile:
             self._file = self._open()
 
     def _open(self) -> BinaryIO:
-        return open(self._partial, "wb", buffering=_BLOCK, opener=_opener)  # closed by `end` or `drop`
+        return open(self._partial, "wb", buffering=_BUFFER, opener=_opener)  # closed by `end` or `drop`
 
     def _make_folders(self, root: str) -> None:
         """Make the folders of a new row of tiles; where the array's own is missing, someone has removed the store."""
@@ -237,7 +238,9 @@ class GrowingFile:
             self._touched.add(folder)
 
     def write(self, part: Part) -> None:
-        self._file.write(part if isinstance(part, bytes) else part.data)
+        content = memoryview(part if isinstance(part, bytes) else part.reshape(-1).view(np.uint8))
+        for start in range(0, len(content), _BLOCK):
+            self._file.write(content[start : start + _BLOCK])
 
     def skip(self, length: int) -> None:
         """Leave so many bytes zero, without a byte of work; something has to follow."""

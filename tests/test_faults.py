@@ -22,6 +22,9 @@ import probekit as pk
 from probekit.errors import ModelError, ProbekitError, StoreError
 from probekit.places import Folder
 
+# The child of a fork has none of OpenMP's threads, and would wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 ROWS, BATCH = 240, 4
 MEMORY = 2 * 2 * BATCH * 303 * 4  # two batches in a chunk-row
 X = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(0))

@@ -194,3 +194,11 @@ def test_a_site_that_gives_rows_twice_is_refused(tmp_path):
     data = (X, torch.zeros(95, dtype=torch.long))
     with pytest.raises(SiteError, match="net of Twice ran more often at batch 1 than in the first batch"):
         pk.capture(model, data, tmp_path / "a", sites=["net", "net:grad"], loss=loss, batch_size=10)
+
+
+def test_a_part_larger_than_one_write_takes(tmp_path):
+    folder = Folder(tmp_path)
+    folder.make_room(["a/c"])
+    values = np.arange(200_000).reshape(-1, 8) * (1 - 2j)
+    folder.write("a/c/0", [values, values.tobytes(), values[:0], b"end"])
+    assert (tmp_path / "a/c/0").read_bytes() == 2 * values.tobytes() + b"end"
