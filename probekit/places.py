@@ -238,7 +238,7 @@ class GrowingFile:
             self._touched.add(folder)
 
     def write(self, part: Part) -> None:
-        content = memoryview(part if isinstance(part, bytes) else part.reshape(-1).view(np.uint8))
+        content = memoryview(part) if isinstance(part, bytes) else part.reshape(-1).view(np.uint8).data
         for start in range(0, len(content), _BLOCK):
             self._file.write(content[start : start + _BLOCK])
 
