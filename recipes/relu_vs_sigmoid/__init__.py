@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from probekit.errors import DataError
+from filelock import FileLock, Timeout
+
+from probekit.errors import DataError, StoreError
 from probekit.progress import Progress, silent
 from probekit.report import Outcome
 
 from . import claims, figures, merging, odd, page, table
 from .beyond import BEYOND
 from .cluster import on_cluster
+from .data import Split
 from .jobs import Jobs
 from .settings import resolve
 from .splitting import split_of
-from .study import study
+from .study import Study, study
 
 __all__ = ["run"]
 
@@ -99,9 +104,15 @@ def run(
     split = split_of(settings, data_dir, device)
     folder = out / "relu-vs-sigmoid" / settings.dataset
     folder.mkdir(parents=True, exist_ok=True)
-    settings.write(folder / "config.json")
-    jobs = Jobs(settings, split, folder, checkpoint_every, progress)
-    done = study(jobs, settings.shapes if scheduler is None else on_cluster(scheduler, jobs, data_dir, device))
+    with _held(folder):
+        settings.write(folder / "config.json")
+        jobs = Jobs(settings, split, folder, checkpoint_every, progress)
+        done = study(jobs, settings.shapes if scheduler is None else on_cluster(scheduler, jobs, data_dir, device))
+        return _outcome(done, split, folder)
+
+
+def _outcome(done: Study, split: Split, folder: Path) -> Outcome:
+    """Draw what was measured, judge it, and write it all down."""
     wanted = {**figures.FIGURES, **BEYOND}
     if done.searched is not None:
         wanted["sparsity_by_rate"] = odd.sparsity_by_rate
@@ -119,3 +130,21 @@ def run(
             "Accuracy, %": page.accuracy_table(done),
         },
     )
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run; the system lets go of it when the process dies.
+
+    Raises:
+        StoreError: another process holds it.
+    """
+    try:
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
+    except Timeout as error:
+        raise StoreError(
+            f"Another process is at this run, in {folder}. Wait for it or stop it; a run that is started again goes on "
+            "from what is finished. To run two at once, give each an --out of its own."
+        ) from error
+    with lock:
+        yield

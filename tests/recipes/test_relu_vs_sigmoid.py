@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from filelock import FileLock
 
 import probekit as pk
+from probekit.errors import StoreError
 
 recipe = importlib.import_module("probekit.recipes.relu_vs_sigmoid")
 networks = importlib.import_module("probekit.recipes.relu_vs_sigmoid.networks")
@@ -197,6 +199,16 @@ def blobs(tmp_path_factory):
     np.savez(folder / "blobs.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
     small = {**SMALL, "depths": (2,), "seeds": 1, "search_epochs": 1, "activations": ("relu", "sigmoid", "tanh")}
     return recipe.run(dataset=str(folder / "blobs.npz"), **small, out=folder), folder
+
+
+def test_two_processes_are_not_at_one_run(tmp_path, undrawn):
+    folder = tmp_path / "relu-vs-sigmoid" / "digits"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(StoreError, match="Another process is at this run, in .*digits"):
+        recipe.run(**SMALL, out=tmp_path)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    recipe.run(**SMALL | {"epochs": 1}, out=tmp_path)
+    assert (folder / "claims.json").exists()
 
 
 def test_other_data_sets_can_be_given_as_arrays(blobs):
