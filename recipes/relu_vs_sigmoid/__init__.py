@@ -127,7 +127,9 @@ def _outcome(done: Study, split: Split, folder: Path) -> Outcome:
         report=page.report(done, split, drawn, tables, found, folder),
         tables={
             "Table 1: % inactive ± standard error (the paper's)": table.printed(tables.sparsity),
-            "Accuracy, %": page.accuracy_table(done),
+            "Accuracy, %": page.accuracy_table(done).map(
+                lambda cell: f"{cell:.2f}" if isinstance(cell, float) else cell
+            ),
         },
     )
 
