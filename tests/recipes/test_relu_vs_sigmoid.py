@@ -204,7 +204,7 @@ def blobs(tmp_path_factory):
 def test_two_processes_are_not_at_one_run(tmp_path, undrawn):
     folder = tmp_path / "relu-vs-sigmoid" / "digits"
     folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"), pytest.raises(StoreError, match="Another process is at this run, in .*digits"):
+    with FileLock(folder / ".lock"), pytest.raises(StoreError, match=r"Another process is at this run, in .*digits"):
         recipe.run(**SMALL, out=tmp_path)
     assert [path.name for path in folder.iterdir()] == [".lock"]
     recipe.run(**SMALL | {"epochs": 1}, out=tmp_path)
