@@ -232,18 +232,23 @@ def write(url, seconds=None):
         return time.perf_counter() - start
 
 
+def stands(url):
+    """Whether there is a store, as a process that has just been killed left it."""
+    return fsspec.core.url_to_fs(url, use_listings_cache=False)[0].exists(f"{url}/zarr.json")
+
+
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_captures_killed_at_any_moment_are_prefixes_and_go_on_to_the_same_bits(s3, kills):
     longest = write(f"{s3}/whole.zarr")
     whole, url = objects(f"{s3}/whole.zarr"), f"{s3}/parts.zarr"
     moments, rows = random.Random(0), []
     while len(rows) < kills:
-        anew = not fsspec.core.url_to_fs(url, use_listings_cache=False)[0].exists(f"{url}/zarr.json")
+        anew = not stands(url)
         if (took := write(url, moments.uniform(0, longest))) is not None:
             assert objects(url) == whole
             longest = took if anew else longest  # the first one may have been slow
             fsspec.core.url_to_fs(url)[0].rm(url, recursive=True)
-        elif fsspec.core.url_to_fs(url, use_listings_cache=False)[0].exists(f"{url}/zarr.json"):
+        elif stands(url):
             with warnings.catch_warnings(action="ignore"):
                 found = pk.open(url)["1"]["activation"].values
             np.testing.assert_array_equal(found, expected()[: len(found)])

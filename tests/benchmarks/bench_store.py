@@ -1,7 +1,7 @@
 """What a capture costs, beside what a person writes by hand: ``python tests/benchmarks/bench_store.py``.
 
 The limit L of a capture is the loop that only runs forward, plus one plain ``write()`` of the same bytes to new files
-in blocks of 8 MB. After each case its files are synced and removed, which isn't timed. They are in ``TMPDIR``.
+in blocks of 8 MB. After each case its files are synced and emptied, which isn't timed. They are in ``TMPDIR``.
 """
 
 from __future__ import annotations
