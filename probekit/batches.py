@@ -384,7 +384,8 @@ def _check_alike(batch: Batch, index: int, before: dict[str, str | None] | None)
     """The kind of each column, which every batch must share; None while all batches were empty."""
     # An empty list says nothing about what it would hold.
     kinds = {name: column.dtype.kind if batch.rows else None for name, column in batch.columns.items()}
-    before = kinds if before is None else before
+    if before is None or kinds == before:
+        return kinds
     for name in sorted(kinds.keys() ^ before.keys()):
         has = "has no" if name in before else "has"
         raise DataError(f"Batch {index} {has} {NOUNS.get(name, repr(name))}, unlike those before it.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from probekit.growing import GrowingTile
+from probekit.layout import Index
 from probekit.places import Folder
 from probekit.tiles import Array, TileCodec
 
@@ -16,7 +17,6 @@ __all__ = ["Buffers", "Rows", "Slot", "Target", "Wait", "no_wait"]
 
 Target: TypeAlias = Array | GrowingTile
 Wait: TypeAlias = Callable[[], None]
-Index: TypeAlias = tuple[slice, ...]
 
 
 class Buffers(Protocol):
@@ -120,21 +120,12 @@ class Rows:
         for _ in range(slots):
             self.free.put(Slot(codecs, buffers, grown))
 
-    def pieces(self, path: str, slot: Slot, rows: slice) -> Iterator[tuple[Target, Index]]:
+    def pieces(self, path: str, slot: Slot, rows: slice) -> Iterable[tuple[Target, Index]]:
         """Where the values of an array for a slot's `rows` go.
 
         Each target takes what the index beside it picks of them, an empty one all; what goes to a file goes in order.
         """
-        spec = self.codecs[path].spec
-        growing = slot.growing.get(path)
-        if spec.split is None:
-            # A site without nodes has tiles of one.
-            yield slot.tiles[path][0][(rows, *map(slice, spec.shape))] if growing is None else growing[0], ()
-            return
-        axis, width = spec.split[0], spec.tile[1 + spec.split[0]]
-        before = (slice(None),) * axis
-        for across in range(spec.across):
-            nodes = slice(across * width, min((across + 1) * width, spec.shape[axis]))
-            own = slice(0, nodes.stop - nodes.start)
-            target = slot.tiles[path][across][(rows, *before, own)] if growing is None else growing[across]
-            yield target, (slice(None), *before, nodes)
+        parts = self.codecs[path].spec.parts
+        if path in slot.growing:
+            return [(tile, part) for tile, (part, _) in zip(slot.growing[path], parts, strict=True)]
+        return [(tile[rows, *where], part) for tile, (part, where) in zip(slot.tiles[path], parts, strict=True)]

@@ -16,6 +16,8 @@ PREDICTION = "prediction"
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+_WIDE = {"i": np.dtype(np.int64), "u": np.dtype(np.int64), "f": np.dtype(np.float64)}  # by kind
+
 
 def as_column(values: Any, what: str) -> Array:
     """`values` as an array of int64, float64, bool or str; `what` names them in errors.
@@ -32,13 +34,12 @@ def as_column(values: Any, what: str) -> Array:
         )
     if kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise DataError(f"{what} go up to {array.max()}, which is beyond int64: give smaller integers, or strings.")
-    return array.astype({"i": np.int64, "u": np.int64, "f": np.float64}.get(kind, array.dtype), copy=False)
+    return array.astype(_WIDE.get(kind, array.dtype), copy=False)
 
 
 def _array(values: Any, what: str) -> Array:
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = values.double() if values.is_floating_point() else values  # numpy has no bfloat16
+        values = (values.double() if values.is_floating_point() else values).numpy(force=True)  # no bfloat16 there
     try:
         return np.asarray(values)
     except (TypeError, ValueError) as error:

@@ -36,9 +36,8 @@ class Copies:
 
 def _rows(source: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Array:
     """A tile's rows, each of `shape`, with zeros beyond those of the source; the source's own memory if it is that."""
-    as_it_is = source.dtype == dtype and source.shape[1:] == shape and source.is_contiguous() and source.is_cpu
-    if as_it_is and not source.is_conj() and not source.is_neg():
-        return source.numpy()
+    if source.dtype == dtype and source.shape[1:] == shape and source.is_contiguous():
+        return source.numpy(force=True)  # a copy of what is on a GPU, or conjugated or negated when it is read
     make = torch.empty if source.shape[1:] == shape else torch.zeros
     rows = make(len(source), *shape, dtype=dtype)
     rows[tuple(map(slice, source.shape))].copy_(source)

@@ -31,6 +31,7 @@ class GrowingTile:
         self._row_bytes = math.prod(self.shape) * self.dtype.itemsize
         self._bytes = codec.spec.tile[0] * self._row_bytes
         self._file = folder.begin(key)
+        self._file.reserve(self._bytes + CHECKSUM_BYTES)
         self._rows = 0
         self._checksum: int | None = 0  # None while it isn't known what the file holds
 

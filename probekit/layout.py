@@ -31,6 +31,7 @@ __all__ = [
     "SAMPLE",
     "SAMPLES",
     "ArraySpec",
+    "Index",
     "Json",
     "Layout",
     "SiteSpec",
@@ -54,6 +55,7 @@ ROOT_VARIABLES = ("label", "sample_id", CLASS_NAME)  # no site's group may be ca
 MAX_NAME_BYTES = 200
 
 Json: TypeAlias = dict[str, Any]
+Index: TypeAlias = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,17 @@ class ArraySpec:
     def across(self) -> int:
         """Tiles in a row of tiles."""
         return self.split[1] if self.split else 1
+
+    @cached_property
+    def parts(self) -> list[tuple[Index, Index]]:
+        """Of each tile in a row of tiles: which part of (row, ...) it holds, all of it for ``()``, and where in it."""
+        if self.split is None:
+            return [((), tuple(map(slice, self.shape)))]  # a site without nodes has tiles of one
+        axis, width = self.split[0], self.tile[1 + self.split[0]]
+        before = (slice(None),) * axis
+        starts = range(0, self.shape[axis], width)
+        spans = [slice(start, min(start + width, self.shape[axis])) for start in starts]
+        return [((slice(None), *before, span), (*before, slice(span.stop - span.start))) for span in spans]
 
     def key(self, row: int, across: int) -> str:
         """The path of the tile in the tile row `row`, `across` tiles from the first."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import nn
 from torch.fx import GraphModule
@@ -37,8 +36,7 @@ _ENDING = re.compile(_END, re.DOTALL)
 _PARTS = re.compile(rf"(?P<module>.*?){_END}", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class SiteName:
+class SiteName(NamedTuple):
     """The parts of a site's name: ``cell@1:input[0]`` is the first input of the second call of module ``cell``.
 
     `call` is None for a module that runs once in a forward pass. `op` is an operation in the body of the module's
@@ -64,6 +62,7 @@ class SiteName:
         return cls(parts["module"] or "", call, parts["leaf"] or "", parts["side"] or "", parts["op"] or "")
 
 
+@lru_cache(maxsize=1024)
 def _split(text: str) -> dict[str, str | None]:
     match = _PARTS.fullmatch(text)
     assert match is not None  # every part is optional, so every text matches

@@ -7,7 +7,7 @@ import math
 import os
 import pickle
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -64,32 +64,48 @@ class _Tiles(WrapperStore[Store]):
 
 
 class _Stored(BackendArray):
-    """One array of a store, read when it is indexed."""
+    """One array of a store, as a record's `node` describes it whatever its own metadata say, read when it is indexed.
 
-    def __init__(self, array: zarr.Array[Any], url: str, plain: PlainTiles | None = None) -> None:
-        self.array = array
-        self.plain = plain  # where it can be read without zarr
+    Raises:
+        StoreError: zarr, which is asked only where it is needed, makes nothing of the node.
+    """
+
+    def __init__(self, store: Store, url: str, path: str, node: Json) -> None:
         self.url = url
+        self.path = path
+        self._store = store
+        self._node = node
+        self._plain = _plain(store, path, node)  # where it can be read without zarr
         self._process = os.getpid()
-        self.shape = array.shape
-        self.dtype = np.dtype(array.dtype)
+        self.shape = tuple(node["shape"])
+        self.dtype = np.dtype(self._array.dtype) if self._plain is None else self._plain.dtype
+
+    @cached_property
+    def _array(self) -> zarr.Array[Any]:
+        try:
+            metadata = ArrayV3Metadata.from_dict(self._node)
+            tiles = _Tiles(self._store, _most(self._store, self._node))
+            return zarr.Array(zarr.AsyncArray(metadata, StorePath(tiles, self.path)))
+        except Exception as error:  # whatever zarr and its codecs make of what they didn't expect
+            fault = f"{self.url} has {self.path!r} with metadata that no writer of a store makes: {error}."
+            raise StoreError(fault) from error
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.VECTORIZED, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> Array:
         try:
-            if self.plain is not None and all(_is_span(part) for part in key):
-                return self.plain.read(key)
+            if self._plain is not None and all(_is_span(part) for part in key):
+                return self._plain.read(key)
             if self._process != os.getpid():  # forked, and what talked to an object store stayed behind
-                self.array, self._process = pickle.loads(pickle.dumps(self.array)), os.getpid()
+                self._array, self._process = pickle.loads(pickle.dumps(self._array)), os.getpid()
             if any(isinstance(part, np.ndarray) for part in key):
-                return np.asarray(self.array.vindex[key] if _pointwise(key) else self.array.oindex[key])
-            return np.asarray(self.array[key])
+                return np.asarray(self._array.vindex[key] if _pointwise(key) else self._array.oindex[key])
+            return np.asarray(self._array[key])
         except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: blosc's
             fault = str(error).rstrip(".")
             raise StoreError(
-                f"{self.array.path} of {self.url} can't be read: {fault}. `probekit verify {self.url}` names all "
+                f"{self.path} of {self.url} can't be read: {fault}. `probekit verify {self.url}` names all "
                 "that is damaged or missing."
             ) from error
 
@@ -123,8 +139,10 @@ def open_tree(url: str | Path, record: Json) -> xr.DataTree:
             variables[name] = _variable(store, str(url), path, node)
     columns = {name: root[name] for name in record["attributes"]["coordinates"].split()}
     others = {name: variable for name, variable in root.items() if name not in columns}
-    children = {group: xr.DataTree(_site(variables, columns, attrs[group])) for group, variables in sites.items()}
-    return xr.DataTree(xr.Dataset(others, columns, record["attributes"]), children)
+    tree = xr.DataTree(xr.Dataset(others, columns, record["attributes"]))
+    # Not through the constructor, which copies each of them.
+    tree.children = {group: xr.DataTree(_site(variables, columns, attrs[group])) for group, variables in sites.items()}
+    return tree
 
 
 def _site(variables: Mapping[str, xr.Variable], columns: Mapping[str, xr.Variable], attrs: Json) -> xr.Dataset:
@@ -137,11 +155,10 @@ def _site(variables: Mapping[str, xr.Variable], columns: Mapping[str, xr.Variabl
 
 
 def _variable(store: Store, url: str, path: str, node: Json) -> xr.Variable:
-    array = _open_array(store, url, path, node)
-    dims = tuple(node["dimension_names"])
-    lazy = indexing.LazilyIndexedArray(_Stored(array, url, _plain(store, path, node)))
-    tiles = dict(zip(dims, array.chunks, strict=True))
-    encoding = {"chunks": array.chunks, "preferred_chunks": tiles}
+    dims, tile = tuple(node["dimension_names"]), tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
+    lazy = indexing.LazilyIndexedArray(_Stored(store, url, path, node))
+    tiles = dict(zip(dims, tile, strict=True))
+    encoding = {"chunks": tile, "preferred_chunks": tiles}
     variable = xr.Variable(dims, lazy, node.get("attributes", {}), encoding, fastpath=True)
     if path.rpartition("/")[2] != ACTIVATION or not _has_dask():
         return variable  # groupby takes no columns of dask's
@@ -179,18 +196,8 @@ def read_array(url: str, path: str, node: Json, rows: slice = slice(None)) -> Ar
     Raises:
         StoreError: a tile is missing or damaged.
     """
-    array = _Stored(_open_array(_store(url), url, path, node), url)
+    array = _Stored(_store(url), url, path, node)
     return array._read((rows, *[slice(None)] * (len(array.shape) - 1)))
-
-
-def _open_array(store: Store, url: str, path: str, node: Json) -> zarr.Array[Any]:
-    """The array at `path` as a record's `node` describes it, whatever its own metadata say meanwhile."""
-    try:
-        metadata = ArrayV3Metadata.from_dict(node)
-        array = zarr.Array(zarr.AsyncArray(metadata, StorePath(_Tiles(store, _most(store, node)), path)))
-    except Exception as error:  # whatever zarr and its codecs make of what they didn't expect
-        raise StoreError(f"{url} has {path!r} with metadata that no writer of a store makes: {error}.") from error
-    return array
 
 
 def _most(store: Store, node: Json) -> int | None:

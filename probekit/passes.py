@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +16,7 @@ from probekit.batches import Batch
 from probekit.columns import logits_of
 from probekit.errors import DataError
 from probekit.probe import Probe
-from probekit.sites import run
+from probekit.sites import device_of, run
 
 __all__ = ["Loss", "Passes"]
 
@@ -41,10 +42,14 @@ class Passes:
         if self.mode == "train":
             torch.manual_seed(batch.start)  # so that what dropout draws doesn't depend on where a capture was stopped
         with torch.enable_grad() if self.gradients else nullcontext():
-            output = run(self.model, batch.inputs)
+            output = run(self.model, batch.inputs, self._device)
             if self.gradients:
                 probe.backward(self._loss(output, batch))
         return output
+
+    @cached_property
+    def _device(self) -> torch.device | None:
+        return device_of(self.model)
 
     @property
     def loss_name(self) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -25,6 +27,10 @@ Part: TypeAlias = np.ndarray[Any, Any] | bytes
 LOCK = ".lock"
 _BUFFER = 256 * 1024  # bytes that are worth a call of the system
 _BLOCK = 512 * 1024  # bytes a call: of 2 MB Linux keeps them in huge pages, which it has to find or have cleared first
+_KEEP_SIZE = 1  # of fallocate(2): the file stays as long as it is
+
+# Not os.posix_fallocate, which writes to every block itself where the file system can't do it.
+_fallocate = getattr(ctypes.CDLL(None), "fallocate", None) if sys.platform == "linux" else None
 
 
 class Place(Protocol):
@@ -237,14 +243,28 @@ class GrowingFile:
             folder = os.path.dirname(folder)
             self._touched.add(folder)
 
+    def reserve(self, length: int) -> None:
+        """Have so many bytes found on the disk, where that can be: to write them then takes three quarters of the time.
+
+        What there is no room for `write` will say.
+        """
+        if _fallocate is not None:
+            _fallocate(self._file.fileno(), _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(length))
+
     def write(self, part: Part) -> None:
-        content = memoryview(part) if isinstance(part, bytes) else part.reshape(-1).view(np.uint8).data
+        content = memoryview(part) if isinstance(part, bytes) else part.data
+        if content.nbytes <= _BLOCK:
+            self._file.write(content)
+            return
+        content = np.frombuffer(content, np.uint8).data
         for start in range(0, len(content), _BLOCK):
             self._file.write(content[start : start + _BLOCK])
 
     def skip(self, length: int) -> None:
-        """Leave so many bytes zero, without a byte of work; something has to follow."""
-        self._file.seek(length, os.SEEK_CUR)
+        """Leave so many bytes zero, without a byte of work or of the disk; something has to follow."""
+        if length:
+            self._file.truncate()  # gives back what was reserved
+            self._file.seek(length, os.SEEK_CUR)
 
     def cut(self, length: int) -> bytes:
         """Keep the first `length` bytes, and say which they are."""

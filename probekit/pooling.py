@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,8 +28,7 @@ def sample_dims(ndim: int) -> tuple[str, ...]:
     return DIMS.get(ndim, tuple(f"axis_{axis}" for axis in range(1, ndim + 1)))
 
 
-@dataclass(frozen=True, eq=False)
-class Reduced:
+class Reduced(NamedTuple):
     """What is kept of an activation: `tensor`, whose axis 0 is the batch, or one row a token.
 
     For rows of tokens, `sample` (row,) is the index of each row's sample in the batch, and `positions` (row,) its

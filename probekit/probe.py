@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -186,15 +186,16 @@ class Probe:
         return selects(rule, site, self._modules.get(site.module))
 
     def _wants(self, site: SiteName) -> bool:
-        if site not in self._wanted:
+        wanted = self._wanted.get(site)
+        if wanted is None:
             # Whether the name will carry a call isn't known before the pass has ended.
-            forms = (site, replace(site, call=None))
+            forms = (site, site._replace(call=None))
             picked, left_out = (
                 any(self._picks(rule, form) for rule in chosen for form in forms)
                 for chosen in (self._rules, self._excluded)
             )
-            self._wanted[site] = picked and not left_out
-        return self._wanted[site]
+            wanted = self._wanted[site] = picked and not left_out
+        return wanted
 
     def _named(self, passes: list[dict[SiteName, Tensor]]) -> dict[SiteName, list[Tensor]]:
         """The tensors of each selected site, one a pass, under names that carry a call only where there are several."""
@@ -202,7 +203,7 @@ class Probe:
         several = {module for module, calls in self._most_calls.items() if calls > 1}
         named = {}
         for site in recorded:
-            name = site if site.module in several else replace(site, call=None)
+            name = site if site.module in several else site._replace(call=None)
             if any(site not in kept for kept in passes):
                 ran = sum(site in kept for kept in passes)
                 raise SiteError(
@@ -275,12 +276,12 @@ class Probe:
                 return
             site = SiteName(name, self._call(name, "grad"), side="grad")
             if not torch.is_grad_enabled():
-                raise SiteError(f"{replace(site, call=None)} of {self._model_name} was asked for without gradients.")
+                raise SiteError(f"{site._replace(call=None)} of {self._model_name} was asked for without gradients.")
             for leaf, tensor in leaves(output):
-                if tensor.is_floating_point() and self._wants(replace(site, leaf=leaf)):
+                if tensor.is_floating_point() and self._wants(site._replace(leaf=leaf)):
                     # A hook on the tensor sees the gradient of the value as it is now, also if the value is
                     # overwritten in place afterwards.
-                    tensor.requires_grad_().register_hook(self._on_backward(replace(site, leaf=leaf), self._pass))
+                    tensor.requires_grad_().register_hook(self._on_backward(site._replace(leaf=leaf), self._pass))
                     self._edges.append(torch.autograd.graph.get_gradient_edge(tensor))
 
         return hook
@@ -298,10 +299,10 @@ class Probe:
         before, self._busy = self._busy, True  # what the probe itself does to tensors is no operation of the model's
         try:
             for leaf, tensor in found:
-                leaf_site = replace(site, leaf=leaf) if leaf else site
+                leaf_site = site._replace(leaf=leaf) if leaf else site
                 if self._wants(leaf_site):
                     if tensor.is_nested:
-                        named = f"{replace(leaf_site, call=None)} of {self._model_name}"
+                        named = f"{leaf_site._replace(call=None)} of {self._model_name}"
                         raise SiteError(
                             f"{named} gave a nested tensor, which torch's fast path of transformer layers makes. Turn "
                             "it off: torch.backends.mha.set_fastpath_enabled(False)."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -44,7 +44,7 @@ class Recorder:
     def __init__(self, model: str, kept: Sequence[Kept], sink: Sink) -> None:
         self._model = model
         self._sink = sink
-        self._kept = {replace(one.site, call=one.site.call or 0): one for one in kept}
+        self._kept = {one.site._replace(call=one.site.call or 0): one for one in kept}
         self._overflows: dict[str, Tensor] = {}
         self._now = _Now(-1, 0, None, {})
 
@@ -66,7 +66,7 @@ class Recorder:
                 f"{kept.spec.shape}."
             )
         if kept.dtype != source.dtype:
-            reduced = replace(reduced, tensor=self._cast(kept.name, source, kept.dtype))
+            reduced = reduced._replace(tensor=self._cast(kept.name, source, kept.dtype))
         self._sink(kept.name, reduced)
 
     def _unexpected(self, site: SiteName) -> SiteError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -202,7 +202,7 @@ class _Nodes:
         axis = _node_axis(kept.tensor)
         width = kept.tensor.shape[axis]
         index = constant(self._made, kept.tensor.device, (width,), lambda: self._index(width))
-        return replace(kept, tensor=kept.tensor.index_select(axis, index))
+        return kept._replace(tensor=kept.tensor.index_select(axis, index))
 
     def _index(self, width: int) -> Tensor:
         nodes = (
@@ -230,7 +230,7 @@ class _Project:
         # Autocast around the model's forward would do the product in half precision.
         with torch.autocast(tensor.device.type, enabled=False):
             product = tensor.movedim(axis, -1).to(wide) @ matrix
-        return replace(kept, tensor=product.movedim(-1, axis).to(narrow_dtype(tensor.dtype)))
+        return kept._replace(tensor=product.movedim(-1, axis).to(narrow_dtype(tensor.dtype)))
 
     def _draw(self, width: int) -> Tensor:
         normal = np.random.Generator(np.random.PCG64(self.seed)).standard_normal((width, self.size))
@@ -251,7 +251,7 @@ class _Call:
         made = self.function(kept.tensor.clone())
         if not isinstance(made, Tensor):
             raise SiteError(f"it returned a {type(made).__name__}, not a tensor.")
-        return replace(kept, tensor=made)
+        return kept._replace(tensor=made)
 
 
 _Step: TypeAlias = _Named | _Nodes | _Project | _Call

@@ -15,7 +15,7 @@ from probekit.errors import DataError, ModelError
 from probekit.names import Selector
 from probekit.plan import CapturePlan, make_plan
 from probekit.reduce import Reduction
-from probekit.sites import SiteTable, run, running
+from probekit.sites import SiteTable, device_of, run, running
 from probekit.sites import sites as dry_run
 from probekit.sizes import parse_size
 
@@ -100,7 +100,7 @@ def _check_predictions(model: nn.Module, example: Batch) -> None:
             f"columns= has {PREDICTION!r}, as which predictions=True keeps what the model predicts. Name it otherwise."
         )
     with running(model):
-        predictions(run(model, example.inputs), example.rows)
+        predictions(run(model, example.inputs, device_of(model)), example.rows)
 
 
 def _head(batch: Batch, rows: int) -> Batch | None:

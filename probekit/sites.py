@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from probekit.probe import Probe
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Site", "SiteTable", "run", "running", "sites"]
+__all__ = ["Site", "SiteTable", "device_of", "run", "running", "sites"]
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,12 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
     if left_out:
         selected_modules(model, left_out)  # raises for a name that picks nothing
     with running(model), _every_module_runs(), Probe(model, list(map(_forward, asked))) as probe:
-        run(model, example)
+        run(model, example, device_of(model))
         found = probe.take_by_site()
     rows = []
     for site, tensor in found.items():
         module = modules[site.module]
-        for form in (site,) if site.side or site.op else (site, replace(site, side="grad")):
+        for form in (site,) if site.side or site.op else (site, site._replace(side="grad")):
             picked, excluded = (any(selects(rule, form, module) for rule in chosen) for chosen in (asked, left_out))
             if picked and not excluded:
                 calls = len({other.call for other in found if other.module == site.module})
@@ -202,13 +202,17 @@ def running(model: nn.Module, mode: str = "eval") -> Iterator[None]:
                     buffer.copy_(buffers[name])
 
 
-def run(model: nn.Module, inputs: Any) -> Any:
+def device_of(model: nn.Module) -> torch.device | None:
+    """Where the model's first parameter or buffer is, and None where it has none."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
+
+
+def run(model: nn.Module, inputs: Any, device: torch.device | None) -> Any:
     """The model's output for one batch: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
 
-    Tensors are taken to the device of the model's first parameter, since the model itself is never moved.
+    Tensors are taken to `device`, the model's, which itself is never moved.
     """
-    place = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
-    inputs = inputs if place is None else _to(inputs, place)
+    inputs = inputs if device is None else _to(inputs, device)
     try:
         if isinstance(inputs, Mapping):
             return model(**inputs)

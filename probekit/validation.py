@@ -118,6 +118,7 @@ def _check_coding(path: str, node: Json) -> None:
     _require(node["data_type"] in _DTYPES, f"the data_type of {path!r} is {node['data_type']!r}")
     codecs = tuple(codec["name"] for codec in node["codecs"])
     _require(codecs in (_TEXT_CODECS if text else _CODECS), f"the codecs of {path!r} are {codecs}")
+    _require(node["fill_value"] in (0, "", [0, 0]), f"the fill value of {path!r} is {node['fill_value']!r}")
     keys, others = node["chunk_key_encoding"], node.get("storage_transformers") or []
     _require(keys in _KEYS and not others, f"the tiles of {path!r} are named by {keys!r} and {others!r}")
 

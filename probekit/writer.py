@@ -226,11 +226,11 @@ class Writer:
             self._copy(rows, path, slot, span, _from(activation, there + source, span))
 
     def _copy(self, rows: Rows, path: str, slot: Slot, span: slice, activation: Any) -> None:
-        for target, index in rows.pieces(path, slot, span):
-            try:
-                self._buffers.copy(target, activation[index] if index else activation)
-            except OSError as error:
-                self._fail(error)
+        try:
+            for target, part in rows.pieces(path, slot, span):
+                self._buffers.copy(target, activation[part] if part else activation)
+        except OSError as error:
+            self._fail(error)
 
     def end(self, columns: Mapping[str, Array], class_names: Sequence[str] = ()) -> None:
         """Everything of the batch is there.

@@ -143,6 +143,21 @@ def test_a_tile_that_was_interrupted_keeps_what_came_before(tmp_path, monkeypatc
     np.testing.assert_array_equal(rows_of(tmp_path), np.concatenate([values[:2], np.zeros((6, 3), np.float32)]))
 
 
+@pytest.mark.parametrize("reserves", [False, True])
+def test_a_tile_of_few_rows_takes_little_of_the_disk(tmp_path, monkeypatch, reserves):
+    if not reserves:  # as where there is no fallocate
+        monkeypatch.setattr(import_module("probekit.places"), "_fallocate", None)
+    spec = ArraySpec("a", ("sample", "node"), (256,), np.dtype(np.float32), (4096, 256))
+    (tmp_path / "a/c").mkdir(parents=True)
+    tile, values = GrowingTile(Folder(tmp_path), TileCodec(spec), "a/c/0/0"), np.random.randn(40, 256).astype("f4")
+    tile.append(values)
+    tile.finish(40)
+    file = tmp_path / "a/c/0/0"
+    np.testing.assert_array_equal(TileCodec(spec).decode(file.read_bytes())[:40], values)
+    assert file.stat().st_size == 4096 * 1024 + 4
+    assert file.stat().st_blocks * 512 < 2**18
+
+
 def test_what_is_dropped_leaves_nothing(tmp_path):
     tile = grow(tmp_path)
     tile.append(np.ones((2, 3), np.float32))

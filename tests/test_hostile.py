@@ -143,7 +143,7 @@ CHANGES = {
     "other keys": (put(ACTIVATION, "chunk_key_encoding", {"name": "v2"}), "are named by"),
     "a dtype of objects": (put(ACTIVATION, "data_type", "object"), "the data_type"),
     "a dtype that is a list": (put(ACTIVATION, "data_type", [["a", "<i4"]]), "TypeError"),
-    "a fill value that is none": (put(ACTIVATION, "fill_value", {"a": 1}), ZARR),
+    "a fill value that is none": (put(ACTIVATION, "fill_value", {"a": 1}), "the fill value of"),
     "dims that are twice the same": (put(ACTIVATION, "dimension_names", ["sample", "sample"]), "the dims of"),
     "dims of other rows": (put(ACTIVATION, "dimension_names", ["row", "node"]), "dims of"),
     "dims that are missing": (put(ACTIVATION, "dimension_names", None), "TypeError"),
