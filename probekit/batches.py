@@ -13,7 +13,7 @@ from torch import Tensor
 from probekit.columns import Array, Classes, as_column
 from probekit.errors import DataError
 from probekit.fingerprint import tensors
-from probekit.streams import chunks_of, count_of, fixed_rows, rows_of, shuffles, stream
+from probekit.streams import Slices, chunks_of, count_of, cut, fixed_rows, rows_of, shuffles, stream
 from probekit.streams import class_names as names_in
 
 __all__ = ["Batch", "Batches"]
@@ -135,6 +135,20 @@ class Batches:
         return self._classes.grow
 
     def __iter__(self) -> Iterator[Batch]:
+        one_by_one = any(source.kind == "call" for source in self._sources.values())
+        return self._in_memory(self._data) if isinstance(self._data, Slices) and not one_by_one else self._streamed()
+
+    def _in_memory(self, data: Slices) -> Iterator[Batch]:
+        """The batches of what is in memory; columns are made once, of all samples, which may take less than a batch."""
+        item = _Item(data.whole, 0)
+        columns = self._columns(self._take(item), 0, data.rows, None)
+        whole = item.rest()
+        for span in data.spans():
+            inputs = _as_tensors(cut(whole, span), item.index)
+            of_batch = {name: column[span] for name, column in columns.items()}
+            yield Batch(inputs, _rows(inputs, item), of_batch, _mask(inputs), span.start)
+
+    def _streamed(self) -> Iterator[Batch]:
         starts = None if self.chunks is None else self.chunks.starts(self._batch_rows)
         start = 0
         kinds: dict[str, str | None] | None = None
@@ -166,14 +180,20 @@ class Batches:
         found = self._take(item)
         inputs = _as_tensors(item.rest(), item.index)
         rows = _rows(inputs, item)
+        return Batch(inputs, rows, self._columns(found, start, rows, item.index), _mask(inputs), start)
+
+    def _columns(self, found: dict[str, Any], start: int, rows: int, index: int | None) -> dict[str, Array]:
+        """The columns of so many samples, from `start` on: what was `found` with them, and their part of what is given.
+
+        They are the batch number `index`, or all samples where that is None.
+        """
         for name, source in self._sources.items():
             if source.kind == "all":
-                found[name] = _part(source, start, rows, item.index)
-        columns = {name: _column(name, values, rows, item.index) for name, values in found.items()}
+                found[name] = _part(source, start, rows)
+        columns = {name: _column(name, values, rows, index) for name, values in found.items()}
         if LABEL in columns:
-            columns[LABEL] = self._classes.codes(columns[LABEL], f"The labels of batch {item.index}")
-        mask = inputs.get(MASK_KEY) if isinstance(inputs, Mapping) else None
-        return Batch(inputs, rows, columns, mask if isinstance(mask, Tensor) else None, start)
+            columns[LABEL] = self._classes.codes(columns[LABEL], f"The labels{_of(index)}")
+        return columns
 
     def _take(self, item: _Item) -> dict[str, Any]:
         """The values that the item itself holds, by column, taken out of it."""
@@ -356,25 +376,34 @@ def _rows(inputs: Any, item: _Item) -> int:
     return sizes.pop()
 
 
-def _part(source: _Source, start: int, rows: int, index: int) -> Array:
+def _mask(inputs: Any) -> Tensor | None:
+    mask = inputs.get(MASK_KEY) if isinstance(inputs, Mapping) else None
+    return mask if isinstance(mask, Tensor) else None
+
+
+def _part(source: _Source, start: int, rows: int) -> Array:
     if start + rows > len(source.given):
         raise DataError(
-            f"{source.option} holds {len(source.given)} values, and the data hold more samples: batch {index} ends "
-            f"after {start + rows}."
+            f"{source.option} holds {len(source.given)} values, and the data {start + rows} samples or more."
         )
     part: Array = source.given[start : start + rows]
     return part
 
 
-def _column(name: str, values: Any, rows: int, index: int) -> Array:
+def _of(index: int | None) -> str:
+    return "" if index is None else f" of batch {index}"
+
+
+def _column(name: str, values: Any, rows: int, index: int | None) -> Array:
     noun = NOUNS.get(name, f"{name!r}")
-    column = as_column(values, f"The {noun} of batch {index}")
+    column = as_column(values, f"The {noun}{_of(index)}")
     if column.ndim == 0 and name not in NOUNS:
         return np.full(rows, column)
     if column.shape != (rows,):
         advice = "give one label a sample, say where they are with labels=, or labels=False for none"
         raise DataError(
-            f"Batch {index} has {rows} samples, and {noun} of shape {column.shape}: "
+            f"{'The data have' if index is None else f'Batch {index} has'} {rows} samples, and {noun} of shape "
+            f"{column.shape}: "
             f"{advice if name == LABEL else 'give one value a sample'}."
         )
     return column

@@ -27,6 +27,7 @@ Part: TypeAlias = np.ndarray[Any, Any] | bytes
 LOCK = ".lock"
 _BUFFER = 256 * 1024  # bytes that are worth a call of the system
 _BLOCK = 512 * 1024  # bytes a call: of 2 MB Linux keeps them in huge pages, which it has to find or have cleared first
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _KEEP_SIZE = 1  # of fallocate(2): the file stays as long as it is
 
 # Not os.posix_fallocate, which writes to every block itself where the file system can't do it.
@@ -226,19 +227,24 @@ class GrowingFile:
         self._durable, self._unsettled = durable, unsettled
         self._touched = {os.path.dirname(self._target)}
         try:
-            self._file = self._open()
+            descriptor = self._open()
         except FileNotFoundError:
             self._make_folders(os.path.join(folder, key.partition("/c/")[0], "c"))
-            self._file = self._open()
+            descriptor = self._open()
+        self._file: BinaryIO = open(descriptor, "wb", buffering=_BUFFER)  # closed by `end` or `drop`
 
-    def _open(self) -> BinaryIO:
-        return open(self._partial, "wb", buffering=_BUFFER, opener=_opener)  # closed by `end` or `drop`
+    def _open(self) -> int:
+        """Open the file to write it, unless it is a link, which a store of unknown origin may hold."""
+        return os.open(self._partial, _NEW, 0o666)
 
     def _make_folders(self, root: str) -> None:
         """Make the folders of a new row of tiles; where the array's own is missing, someone has removed the store."""
-        os.stat(root)
         folder = os.path.dirname(self._target)
-        os.makedirs(folder, exist_ok=True)
+        try:
+            os.mkdir(folder)
+        except FileNotFoundError:
+            os.stat(root)
+            os.makedirs(folder, exist_ok=True)
         while len(folder) > len(root):
             folder = os.path.dirname(folder)
             self._touched.add(folder)
@@ -285,11 +291,6 @@ class GrowingFile:
         for leave in (self._file.close, partial(os.unlink, self._partial)):
             with suppress(OSError):  # what is wrong has been said
                 leave()
-
-
-def _opener(path: str, flags: int) -> int:
-    """Open a file to write it, unless it is a link, which a store of unknown origin may hold."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _sync(folder: str) -> None:

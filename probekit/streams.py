@@ -21,7 +21,7 @@ from torch.utils.data import (
 from probekit.chunks import ChunkSampler
 from probekit.errors import DataError
 
-__all__ = ["chunks_of", "class_names", "count_of", "fixed_rows", "rows_of", "shuffles", "stream"]
+__all__ = ["Slices", "chunks_of", "class_names", "count_of", "cut", "fixed_rows", "rows_of", "shuffles", "stream"]
 
 # What is in memory, of all samples: a tensor or array, or several of them and lists.
 Whole: TypeAlias = Tensor | np.ndarray[Any, Any] | tuple[Any, ...] | Mapping[str, Any]
@@ -36,7 +36,7 @@ def stream(data: Any, batch_size: int) -> Iterable[Any]:
     if type(data) is TensorDataset:  # a subclass may give other samples than its tensors hold
         data = data.tensors
     if _is_array(data) or _is_whole(data):
-        return _Slices(data, batch_size)
+        return Slices(data, batch_size)
     if _is_hugging_face(data):
         return DataLoader(_as_torch(data), batch_size=batch_size, collate_fn=_collate)
     if isinstance(data, Dataset):
@@ -55,7 +55,7 @@ def stream(data: Any, batch_size: int) -> Iterable[Any]:
 
 def rows_of(data: Iterable[Any]) -> int | None:
     """The number of samples in a stream, None where it can't say."""
-    if isinstance(data, _Slices):
+    if isinstance(data, Slices):
         return data.rows
     # With a batch sampler of one's own, batch_size is None: which samples it draws, only it knows.
     if isinstance(data, DataLoader) and data.batch_size is not None and not data.drop_last:
@@ -114,11 +114,11 @@ def _feature_names(features: Any, key: Any) -> Any:
     return getattr(feature, "names", None)
 
 
-class _Slices:
+class Slices:
     """Batches of what is in memory: slices, with none of the work that a loader does for each sample."""
 
     def __init__(self, whole: Whole, batch_size: int) -> None:
-        self._whole = whole
+        self.whole = whole
         parts = list(whole.values()) if isinstance(whole, Mapping) else whole if isinstance(whole, tuple) else [whole]
         lengths = [len(part) if getattr(part, "ndim", 1) else None for part in parts]
         if len(set(lengths)) > 1 or lengths[0] is None:
@@ -130,12 +130,18 @@ class _Slices:
         return math.ceil(self.rows / self._batch_size)
 
     def __iter__(self) -> Iterator[Any]:
-        for start in range(0, self.rows, self._batch_size):
-            rows = slice(start, start + self._batch_size)
-            if isinstance(self._whole, Mapping):
-                yield {key: part[rows] for key, part in self._whole.items()}
-            else:
-                yield tuple(part[rows] for part in self._whole) if isinstance(self._whole, tuple) else self._whole[rows]
+        return (cut(self.whole, rows) for rows in self.spans())
+
+    def spans(self) -> Iterator[slice]:
+        """Which samples are each batch's."""
+        return (slice(start, start + self._batch_size) for start in range(0, self.rows, self._batch_size))
+
+
+def cut(whole: Whole, rows: slice) -> Any:
+    """Some of the samples of what is in memory."""
+    if isinstance(whole, Mapping):
+        return {key: part[rows] for key, part in whole.items()}
+    return tuple([part[rows] for part in whole]) if isinstance(whole, tuple) else whole[rows]
 
 
 def _is_whole(data: Any) -> bool:

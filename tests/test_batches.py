@@ -215,7 +215,7 @@ def test_data_without_labels_have_none(data):
     "names", [NAMES, np.array(NAMES), np.array(NAMES, dtype=object), tuple(NAMES)], ids=lambda n: type(n).__name__
 )
 def test_string_labels_are_numbered_as_they_appear(names):
-    batches = Batches(X, batch_size=3, labels=names)
+    batches = Batches(list(X.split(3)), labels=names)
     seen = [(batch.labels.tolist(), batches.class_names) for batch in batches]
     assert seen == [
         ([0, 1, 0], ("cat", "dog")),
@@ -225,9 +225,32 @@ def test_string_labels_are_numbered_as_they_appear(names):
     assert [batch.labels.tolist() for batch in batches] == [codes for codes, _ in seen]  # the same the second time
 
 
+def test_string_labels_in_memory_are_known_with_the_first_batch():
+    batches = Batches((X, NAMES), batch_size=3)
+    assert next(iter(batches)).labels.tolist() == [0, 1, 0]
+    assert batches.class_names == ("cat", "dog", "eel")
+
+
+@pytest.mark.parametrize("data", [(X, Y), (X, NAMES), {"x": X, "label": Y, "id": Y}, X.numpy()], ids=range(4))
+@pytest.mark.parametrize("options", [{}, {"columns": {"all": range(7), "one": np.float64(0.5)}, "ids": NAMES}])
+def test_what_is_in_memory_gives_the_batches_of_a_stream(data, options):
+    def part(whole, rows):
+        if isinstance(whole, dict):
+            return {key: values[rows] for key, values in whole.items()}
+        return tuple(values[rows] for values in whole) if isinstance(whole, tuple) else whole[rows]
+
+    stream = [part(data, slice(start, start + 3)) for start in (0, 3, 6)]
+    for ours, theirs in zip(Batches(data, batch_size=3, **options), Batches(stream, **options), strict=True):
+        assert same(ours.inputs, theirs.inputs)
+        assert (ours.rows, ours.start) == (theirs.rows, theirs.start)
+        assert ours.columns.keys() == theirs.columns.keys()
+        for name, column in theirs.columns.items():
+            np.testing.assert_array_equal(ours.columns[name], column, strict=True)
+
+
 def test_string_labels_are_looked_up_where_the_classes_have_names():
     assert column((X, NAMES), class_names=["eel", "dog", "cat"]).tolist() == [2, 1, 2, 0, 1, 2, 2]
-    with pytest.raises(DataError, match=r"labels of batch 1 hold 'eel', which is none of the 2 class names"):
+    with pytest.raises(DataError, match=r"The labels hold 'eel', which is none of the 2 class names"):
         column((X, NAMES), class_names=["dog", "cat"])
 
 
@@ -368,7 +391,7 @@ def test_a_wrong_number_of_values_is_found_before_the_first_batch(data, count):
 def test_a_wrong_number_of_values_is_found_at_the_batch_where_they_end(option):
     batches = iter(Batches(dicts(), **{option: [1] * 5}))
     assert next(batches).rows == 3
-    with pytest.raises(DataError, match=f"{option}= holds 5 values, .* batch 1 ends after 7"):
+    with pytest.raises(DataError, match=f"{option}= holds 5 values, and the data 7 samples or more"):
         next(batches)
     batches = iter(Batches(dicts(), **{option: [1] * 8}))
     assert [next(batches).rows, next(batches).rows] == [3, 4]

@@ -149,7 +149,7 @@ def test_a_tile_of_few_rows_takes_little_of_the_disk(tmp_path, monkeypatch, rese
         monkeypatch.setattr(import_module("probekit.places"), "_fallocate", None)
     spec = ArraySpec("a", ("sample", "node"), (256,), np.dtype(np.float32), (4096, 256))
     (tmp_path / "a/c").mkdir(parents=True)
-    tile, values = GrowingTile(Folder(tmp_path), TileCodec(spec), "a/c/0/0"), np.random.randn(40, 256).astype("f4")
+    tile, values = GrowingTile(Folder(tmp_path), TileCodec(spec), "a/c/0/0"), np.ones((40, 256), np.float32)
     tile.append(values)
     tile.finish(40)
     file = tmp_path / "a/c/0/0"
