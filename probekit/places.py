@@ -231,7 +231,7 @@ class GrowingFile:
         except FileNotFoundError:
             self._make_folders(os.path.join(folder, key.partition("/c/")[0], "c"))
             descriptor = self._open()
-        self._file: BinaryIO = open(descriptor, "wb", buffering=_BUFFER)  # closed by `end` or `drop`
+        self._file: BinaryIO = open(descriptor, "wb", buffering=_BUFFER)  # noqa: SIM115  # closed by `end` or `drop`
 
     def _open(self) -> int:
         """Open the file to write it, unless it is a link, which a store of unknown origin may hold."""
