@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -39,6 +39,8 @@ def no_wait() -> None:
 class Slot:
     """One row of tiles of several arrays, by their paths: `tiles` in memory, `growing` ones in their files.
 
+    Of the values of each row a growing tile takes what the index beside it picks, an empty one all.
+
     The memory is used again and again, since fresh pages are slow.
     """
 
@@ -48,33 +50,33 @@ class Slot:
             for codec in codecs
             if codec not in grown
         }
-        self.growing: dict[str, list[GrowingTile]] = {}
+        self.growing: dict[str, list[tuple[GrowingTile, Index]]] = {}
         self._grown = grown
 
     def begin(self, folder: Folder, row: int) -> None:
         """Begin the files of the tile row `row`."""
         self.growing = {codec.spec.path: [] for codec in self._grown}
         for codec in self._grown:
-            for across in range(codec.spec.across):
-                self.growing[codec.spec.path].append(GrowingTile(folder, codec, codec.spec.key(row, across)))
+            for across, (part, _) in enumerate(codec.spec.parts):
+                self.growing[codec.spec.path].append((GrowingTile(folder, codec, codec.spec.key(row, across)), part))
 
     def refill(self, path: str, across: int, rows: Array) -> None:
         """Begin one of the tiles with these rows."""
         if path in self.growing:
-            self.growing[path][across].append(rows)
+            self.growing[path][across][0].append(rows)
         else:
             self.tiles[path][across][: len(rows)] = rows
 
     def finish(self, rows: int) -> None:
         """Have the files appear with so many rows."""
         for tiles in self.growing.values():
-            for tile in tiles:
+            for tile, _ in tiles:
                 tile.finish(rows)
 
     def drop(self) -> None:
         """Leave nothing of the files that haven't appeared."""
         for tiles in self.growing.values():
-            for tile in tiles:
+            for tile, _ in tiles:
                 tile.drop()
 
 
@@ -120,12 +122,13 @@ class Rows:
         for _ in range(slots):
             self.free.put(Slot(codecs, buffers, grown))
 
-    def pieces(self, path: str, slot: Slot, rows: slice) -> Iterable[tuple[Target, Index]]:
+    def pieces(self, path: str, slot: Slot, rows: slice) -> Sequence[tuple[Target, Index]]:
         """Where the values of an array for a slot's `rows` go.
 
         Each target takes what the index beside it picks of them, an empty one all; what goes to a file goes in order.
         """
+        growing = slot.growing.get(path)
+        if growing is not None:
+            return growing
         parts = self.codecs[path].spec.parts
-        if path in slot.growing:
-            return [(tile, part) for tile, (part, _) in zip(slot.growing[path], parts, strict=True)]
         return [(tile[rows, *where], part) for tile, (part, where) in zip(slot.tiles[path], parts, strict=True)]

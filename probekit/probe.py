@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields, is_dataclass
 from functools import cached_property
@@ -307,7 +307,7 @@ class Probe:
                             f"{named} gave a nested tensor, which torch's fast path of transformer layers makes. Turn "
                             "it off: torch.backends.mha.set_fastpath_enabled(False)."
                         )
-                    self._record(leaf_site, tensor.detach())
+                    self._record(leaf_site, tensor.detach() if tensor.requires_grad else tensor)
         finally:
             self._busy = before
 
@@ -354,7 +354,7 @@ class _Operations(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        if name != "__get__" and any(True for _ in leaves(result)):  # attributes, such as x.T, are no operations
+        if name != "__get__" and leaves(result):  # attributes, such as x.T, are no operations
             self._record_operation(name.strip("_"), result)
         return result
 
@@ -364,11 +364,10 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def leaves(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def leaves(output: Any, path: str = "") -> list[tuple[str, Tensor]]:
     """The tensors in a module's output, nested to any depth, each with its path such as ``[0]`` or ``[hidden]``."""
     if isinstance(output, Tensor):
-        yield path, output
-        return
+        return [(path, output)]
     items: Iterable[tuple[object, Any]]
     if isinstance(output, Mapping):
         items = output.items()
@@ -378,5 +377,4 @@ def leaves(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
         items = ((field.name, getattr(output, field.name)) for field in fields(output))
     else:
         items = ()
-    for key, item in items:
-        yield from leaves(item, f"{path}[{key}]")
+    return [leaf for key, item in items for leaf in leaves(item, f"{path}[{key}]")]
