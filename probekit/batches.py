@@ -139,7 +139,7 @@ class Batches:
         return self._in_memory(self._data) if isinstance(self._data, Slices) and not one_by_one else self._streamed()
 
     def _in_memory(self, data: Slices) -> Iterator[Batch]:
-        """The batches of what is in memory; columns are made once, of all samples, which may take less than a batch."""
+        """The batches of what is in memory, with columns that are made once, of all samples, not batch by batch."""
         item = _Item(data.whole, 0)
         columns = self._columns(self._take(item), 0, data.rows, None)
         whole = item.rest()

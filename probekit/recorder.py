@@ -58,16 +58,15 @@ class Recorder:
         if kept is None:
             raise self._unexpected(site)
         reduced = kept.of(tensor, now.mask, now.rows)
-        source = reduced.tensor
-        if source.shape[1:] != kept.spec.shape or (reduced.sample is None and source.shape[0] != now.rows):
+        source, spec = reduced.tensor, kept.spec
+        if source.shape[1:] != spec.shape or (reduced.sample is None and source.shape[0] != now.rows):
             raise SiteError(
-                f"{kept.name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of {now.rows} "
-                f"samples; in the first batch each {'token' if kept.spec.tokens else 'sample'} had shape "
-                f"{kept.spec.shape}."
+                f"{spec.name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of {now.rows} "
+                f"samples; in the first batch each {'token' if spec.tokens else 'sample'} had shape {spec.shape}."
             )
         if kept.dtype != source.dtype:
-            reduced = reduced._replace(tensor=self._cast(kept.name, source, kept.dtype))
-        self._sink(kept.name, reduced)
+            reduced = reduced._replace(tensor=self._cast(spec.name, source, kept.dtype))
+        self._sink(spec.name, reduced)
 
     def _unexpected(self, site: SiteName) -> SiteError:
         known, number = self._kept.get(site), self._now.number

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import google_crc32c
 import numpy as np
 import zarr
+from numcodecs import VLenUTF8
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
@@ -23,6 +24,8 @@ COMPRESSIONS = {
     "fast": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
     "small": BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
 }
+
+_TEXT = VLenUTF8()  # zarr's vlen-utf8
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Part: TypeAlias = Array | bytes
@@ -40,7 +43,7 @@ class TileCodec:
 
     def __init__(self, spec: ArraySpec) -> None:
         self.spec = spec
-        # Without compression a tile of numbers is its values' bytes and their checksum, and needs no zarr.
+        # Without compression a tile of numbers is its values' bytes and their checksum.
         self.plain = spec.compression is None and spec.dtype.kind != "U"
 
     def metadata(self, rows: int) -> Json:
@@ -56,8 +59,8 @@ class TileCodec:
 
     def encode(self, tile: Array) -> list[Part]:
         """The bytes of a whole tile, in parts to be written one after the other."""
-        if self.plain:
-            data = tile.reshape(-1).view(np.uint8)
+        if self.spec.compression is None:  # which needs no zarr, and takes it twenty times as long
+            data = tile.reshape(-1).view(np.uint8) if self.plain else bytes(_TEXT.encode(tile))
             return [data, google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")]
         memory, array, key = self._one_tile
         array[...] = tile

@@ -14,7 +14,9 @@ from torch import nn
 
 import probekit as pk
 from probekit.errors import StoreError
+from probekit.layout import ArraySpec
 from probekit.store import info, read_attrs
+from probekit.tiles import TileCodec
 
 
 @pytest.fixture
@@ -215,3 +217,18 @@ def test_a_durable_capture_has_everything_on_the_disk_before_a_record_counts_on_
     pk.capture(nn.ReLU(), data, tmp_path / "a.zarr", batch_size=10, memory=2 * 20 * 6 * 4, durable=True)
     assert len(records) == 6  # five rows of tiles, and the end
     assert not entries
+
+
+def test_zarr_reads_tiles_of_text_and_would_write_the_same(tmp_path):
+    names = ["cat", "", "dög", "日本", "a" * 1000, "\n", "🦊"]
+    codec = TileCodec(ArraySpec("names", ("sample",), (), np.dtype(np.str_), (7,)))
+    (tmp_path / "names/c").mkdir(parents=True)
+    (tmp_path / "names/zarr.json").write_text(json.dumps(codec.metadata(7)))
+    tile = tmp_path / "names/c/0"
+    written = b"".join(bytes(part) for part in codec.encode(np.array(names, object)))
+    tile.write_bytes(written)
+    array = zarr.open_array(tmp_path / "names")
+    assert array[:].tolist() == names
+    tile.unlink()
+    array[:] = np.array(names, object)
+    assert tile.read_bytes() == written
