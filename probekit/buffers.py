@@ -53,12 +53,13 @@ class Slot:
         self.growing: dict[str, list[tuple[GrowingTile, Index]]] = {}
         self._grown = grown
 
-    def begin(self, folder: Folder, row: int) -> None:
-        """Begin the files of the tile row `row`."""
+    def begin(self, folder: Folder, row: int, rows: int) -> None:
+        """Begin the files of the tile row `row`, in which so many `rows` at most will be filled."""
         self.growing = {codec.spec.path: [] for codec in self._grown}
         for codec in self._grown:
             for across, (part, _) in enumerate(codec.spec.parts):
-                self.growing[codec.spec.path].append((GrowingTile(folder, codec, codec.spec.key(row, across)), part))
+                tile = GrowingTile(folder, codec, codec.spec.key(row, across), rows)
+                self.growing[codec.spec.path].append((tile, part))
 
     def refill(self, path: str, across: int, rows: Array) -> None:
         """Begin one of the tiles with these rows."""

@@ -39,7 +39,8 @@ def as_column(values: Any, what: str) -> Array:
 
 def _array(values: Any, what: str) -> Array:
     if isinstance(values, Tensor):
-        values = (values.double() if values.is_floating_point() else values).numpy(force=True)  # no bfloat16 there
+        # numpy has no bfloat16, and not every device has float64.
+        values = (values.cpu().double() if values.is_floating_point() else values).numpy(force=True)
     try:
         return np.asarray(values)
     except (TypeError, ValueError) as error:

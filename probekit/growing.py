@@ -18,6 +18,8 @@ _POLYNOMIAL = 0x82F63B78  # Castagnoli's, which crc32c divides by; as in a crc, 
 class GrowingTile:
     """A tile of numbers that aren't compressed, in the file `key`, which appears when it is whole.
 
+    So many `rows` are expected in it.
+
     What is appended has just been made and is still in the processor's caches: written at once it costs less than a
     copy into memory that a thread writes later. The system keeps it until the disk is ready.
 
@@ -26,12 +28,12 @@ class GrowingTile:
         dtype: of its values.
     """
 
-    def __init__(self, folder: Folder, codec: TileCodec, key: str) -> None:
+    def __init__(self, folder: Folder, codec: TileCodec, key: str, rows: int) -> None:
         self.shape, self.dtype = codec.spec.tile[1:], codec.dtype
         self._row_bytes = math.prod(self.shape) * self.dtype.itemsize
         self._bytes = codec.spec.tile[0] * self._row_bytes
         self._file = folder.begin(key)
-        self._file.reserve(self._bytes + CHECKSUM_BYTES)
+        self._file.reserve(rows * self._row_bytes)
         self._rows = 0
         self._checksum: int | None = 0  # None while it isn't known what the file holds
 

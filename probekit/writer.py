@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -294,8 +295,10 @@ class Writer:
             self._raise_failure()
             rows.held.append(slot)
             if isinstance(self.place, Folder):
+                row = rows.first // rows.in_tile + index
+                expected = self.attrs.get("expected_rows", math.inf) - row * rows.in_tile
                 try:
-                    slot.begin(self.place, rows.first // rows.in_tile + index)
+                    slot.begin(self.place, row, min(rows.in_tile, expected))
                 except OSError as error:
                     self._fail(error)
         return rows.held[index]

@@ -82,8 +82,8 @@ def test_only_so_many_files_are_open_at_a_time(tmp_path, monkeypatch):
     begun = []
     begin = Slot.begin
 
-    def counted(self, folder, row):
-        begin(self, folder, row)
+    def counted(self, folder, row, rows):
+        begin(self, folder, row, rows)
         begun.append(sum(map(len, self.growing.values())))
 
     monkeypatch.setattr(Slot, "begin", counted)
@@ -99,7 +99,7 @@ SPEC = ArraySpec("a", ("sample", "node"), (3,), np.dtype(np.float32), (8, 3))
 
 def grow(folder: Path) -> GrowingTile:
     (folder / "a/c").mkdir(parents=True, exist_ok=True)
-    return GrowingTile(Folder(folder), TileCodec(SPEC), "a/c/0/0")
+    return GrowingTile(Folder(folder), TileCodec(SPEC), "a/c/0/0", 8)
 
 
 def rows_of(folder: Path):
@@ -149,7 +149,7 @@ def test_a_tile_of_few_rows_takes_little_of_the_disk(tmp_path, monkeypatch, rese
         monkeypatch.setattr(import_module("probekit.places"), "_fallocate", None)
     spec = ArraySpec("a", ("sample", "node"), (256,), np.dtype(np.float32), (4096, 256))
     (tmp_path / "a/c").mkdir(parents=True)
-    tile, values = GrowingTile(Folder(tmp_path), TileCodec(spec), "a/c/0/0"), np.ones((40, 256), np.float32)
+    tile, values = GrowingTile(Folder(tmp_path), TileCodec(spec), "a/c/0/0", 4096), np.ones((40, 256), np.float32)
     tile.append(values)
     tile.finish(40)
     file = tmp_path / "a/c/0/0"
