@@ -28,10 +28,8 @@ def as_column(values: Any, what: str) -> Array:
     array = _strings(_array(values, what), values)
     kind = array.dtype.kind
     if kind not in "iufbU":
-        raise DataError(
-            f"{what} are of dtype {array.dtype}, such as {array.ravel()[:1].tolist()}: give integers, floats, bools or "
-            "strings."
-        )
+        odd = next((value for value in array.ravel().tolist() if not isinstance(value, str)), None)
+        raise DataError(f"{what} are of dtype {array.dtype}, such as {odd!r}: give integers, floats, bools or strings.")
     if kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise DataError(f"{what} go up to {array.max()}, which is beyond int64: give smaller integers, or strings.")
     return array.astype(_WIDE.get(kind, array.dtype), copy=False)
@@ -118,9 +116,8 @@ class Classes:
             return np.zeros(labels.shape, np.int64)
         strings = labels.dtype.kind == "U"
         if not strings and (labels.dtype.kind not in "ib" or labels.min() < 0):
-            raise DataError(
-                f"{what} are {labels[:3]}…: give class codes, integers from 0, or strings; or labels=False for none."
-            )
+            wrong = f"are {labels[:3]}…" if labels.dtype.kind not in "ib" else f"go down to {labels.min()}"
+            raise DataError(f"{what} {wrong}: give class codes, integers from 0, or strings; or labels=False for none.")
         if self._strings not in (None, strings):
             raise DataError(f"{what} are {'strings' if strings else 'integers'}, unlike those before them.")
         self._strings = strings
