@@ -83,7 +83,8 @@ class Batches:
         count: the number of batches, None where the data can't say.
 
     Raises:
-        DataError: something doesn't fit together. What only a batch can show is raised at that batch, by its number.
+        DataError: something doesn't fit together. What only a batch can show is raised at that batch, by its number;
+            what is in memory shows its labels and columns with the first one.
 
     Example:
         >>> import numpy as np
@@ -122,7 +123,10 @@ class Batches:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, where known; grows as new string labels appear, whole after an iteration."""
+        """The names of the classes, where known; grows as new string labels appear, whole after an iteration.
+
+        Of what is in memory they are whole with the first batch.
+        """
         return self._classes.names
 
     def begin_with(self, names: Sequence[str]) -> None:
@@ -189,7 +193,7 @@ class Batches:
         """
         for name, source in self._sources.items():
             if source.kind == "all":
-                found[name] = _part(source, start, rows)
+                found[name] = _part(source, start, rows, index)
         columns = {name: _column(name, values, rows, index) for name, values in found.items()}
         if LABEL in columns:
             columns[LABEL] = self._classes.codes(columns[LABEL], f"The labels{_of(index)}")
@@ -381,10 +385,11 @@ def _mask(inputs: Any) -> Tensor | None:
     return mask if isinstance(mask, Tensor) else None
 
 
-def _part(source: _Source, start: int, rows: int) -> Array:
+def _part(source: _Source, start: int, rows: int, index: int | None) -> Array:
     if start + rows > len(source.given):
         raise DataError(
-            f"{source.option} holds {len(source.given)} values, and the data {start + rows} samples or more."
+            f"{source.option} holds {len(source.given)} values, and the data hold more samples: batch {index} ends "
+            f"after {start + rows}."
         )
     part: Array = source.given[start : start + rows]
     return part
@@ -401,9 +406,9 @@ def _column(name: str, values: Any, rows: int, index: int | None) -> Array:
         return np.full(rows, column)
     if column.shape != (rows,):
         advice = "give one label a sample, say where they are with labels=, or labels=False for none"
+        who = "The data have" if index is None else f"Batch {index} has"
         raise DataError(
-            f"{'The data have' if index is None else f'Batch {index} has'} {rows} samples, and {noun} of shape "
-            f"{column.shape}: "
+            f"{who} {rows} samples, and {noun} of shape {column.shape}: "
             f"{advice if name == LABEL else 'give one value a sample'}."
         )
     return column

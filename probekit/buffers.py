@@ -54,7 +54,7 @@ class Slot:
         self._grown = grown
 
     def begin(self, folder: Folder, row: int, rows: int) -> None:
-        """Begin the files of the tile row `row`, in which so many `rows` at most will be filled."""
+        """Begin the files of the tile row `row`, in which so many `rows` are expected."""
         self.growing = {codec.spec.path: [] for codec in self._grown}
         for codec in self._grown:
             for across, (part, _) in enumerate(codec.spec.parts):

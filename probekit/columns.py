@@ -115,8 +115,9 @@ class Classes:
         if not labels.size:
             return np.zeros(labels.shape, np.int64)
         strings = labels.dtype.kind == "U"
-        if not strings and (labels.dtype.kind not in "ib" or labels.min() < 0):
-            wrong = f"are {labels[:3]}…" if labels.dtype.kind not in "ib" else f"go down to {labels.min()}"
+        whole = labels.dtype.kind in "ib"
+        if not strings and (not whole or labels.min() < 0):
+            wrong = f"go down to {labels.min()}" if whole else f"are {labels[:3]}…"
             raise DataError(f"{what} {wrong}: give class codes, integers from 0, or strings; or labels=False for none.")
         if self._strings not in (None, strings):
             raise DataError(f"{what} are {'strings' if strings else 'integers'}, unlike those before them.")

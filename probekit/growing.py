@@ -18,10 +18,11 @@ _POLYNOMIAL = 0x82F63B78  # Castagnoli's, which crc32c divides by; as in a crc, 
 class GrowingTile:
     """A tile of numbers that aren't compressed, in the file `key`, which appears when it is whole.
 
-    So many `rows` are expected in it.
-
     What is appended has just been made and is still in the processor's caches: written at once it costs less than a
     copy into memory that a thread writes later. The system keeps it until the disk is ready.
+
+    Args:
+        rows: how many are expected, for which room is reserved.
 
     Attributes:
         shape: of a row in the tile.

@@ -296,6 +296,7 @@ class Writer:
             rows.held.append(slot)
             if isinstance(self.place, Folder):
                 row = rows.first // rows.in_tile + index
+                # Of samples, whose tiles alone grow in files.
                 expected = self.attrs.get("expected_rows", math.inf) - row * rows.in_tile
                 try:
                     slot.begin(self.place, row, min(rows.in_tile, expected))

@@ -252,6 +252,8 @@ def test_string_labels_are_looked_up_where_the_classes_have_names():
     assert column((X, NAMES), class_names=["eel", "dog", "cat"]).tolist() == [2, 1, 2, 0, 1, 2, 2]
     with pytest.raises(DataError, match=r"The labels hold 'eel', which is none of the 2 class names"):
         column((X, NAMES), class_names=["dog", "cat"])
+    with pytest.raises(DataError, match=r"labels of batch 1 hold 'eel', which is none of the 2 class names"):
+        list(Batches([(X[:3], NAMES[:3]), (X[3:], NAMES[3:])], class_names=["dog", "cat"]))
 
 
 def test_class_names_come_from_the_data_set():
@@ -341,7 +343,10 @@ def loader(**options):
         ([(X, Y[:5])], {}, r"Batch 0 has 7 samples, and labels of shape \(5,\)"),
         (dicts(labels=Z), {}, r"Batch 0 has 3 samples, and labels of shape \(3, 3\).*labels=False"),
         ([(X, Y), (X, Y.float())], {}, "labels of batch 1"),
-        ([(X, Y - 1)], {}, "integers from 0"),
+        ([(X, Y - 1)], {}, "labels of batch 0 go down to -1: give class codes, integers from 0"),
+        ((X, Y - 1), {}, "The labels go down to -1"),
+        ((X, Z), {}, r"The data have 7 samples, and labels of shape \(7, 3\)"),
+        ((X, [*NAMES[:6], 3]), {}, "The labels are of dtype object, such as 3"),
         ([(X, Y), X], {}, "Batch 1 has no labels"),
         ([X, (X, Y)], {}, "Batch 1 has labels"),
         ([(X, Y), (X, NAMES)], {}, "labels of batch 1 are strings, unlike"),
@@ -391,7 +396,7 @@ def test_a_wrong_number_of_values_is_found_before_the_first_batch(data, count):
 def test_a_wrong_number_of_values_is_found_at_the_batch_where_they_end(option):
     batches = iter(Batches(dicts(), **{option: [1] * 5}))
     assert next(batches).rows == 3
-    with pytest.raises(DataError, match=f"{option}= holds 5 values, and the data 7 samples or more"):
+    with pytest.raises(DataError, match=f"{option}= holds 5 values, .* batch 1 ends after 7"):
         next(batches)
     batches = iter(Batches(dicts(), **{option: [1] * 8}))
     assert [next(batches).rows, next(batches).rows] == [3, 4]

@@ -1,5 +1,6 @@
 """Tiles that are filled in their files: the bytes of those filled in memory, whatever interrupts them."""
 
+import ctypes
 from importlib import import_module
 from pathlib import Path
 
@@ -143,6 +144,12 @@ def test_a_tile_that_was_interrupted_keeps_what_came_before(tmp_path, monkeypatc
     np.testing.assert_array_equal(rows_of(tmp_path), np.concatenate([values[:2], np.zeros((6, 3), np.float32)]))
 
 
+def can_reserve(folder):
+    with open(folder / "try", "wb") as file:
+        found = import_module("probekit.places")._fallocate
+        return found is not None and found(file.fileno(), 1, ctypes.c_int64(0), ctypes.c_int64(4096)) == 0
+
+
 @pytest.mark.parametrize("reserves", [False, True])
 def test_a_tile_of_few_rows_takes_little_of_the_disk(tmp_path, monkeypatch, reserves):
     if not reserves:  # as where there is no fallocate
@@ -151,6 +158,8 @@ def test_a_tile_of_few_rows_takes_little_of_the_disk(tmp_path, monkeypatch, rese
     (tmp_path / "a/c").mkdir(parents=True)
     tile, values = GrowingTile(Folder(tmp_path), TileCodec(spec), "a/c/0/0", 4096), np.ones((40, 256), np.float32)
     tile.append(values)
+    if reserves and can_reserve(tmp_path):
+        assert (tmp_path / "a/c/0/0.partial").stat().st_blocks * 512 >= 4096 * 1024
     tile.finish(40)
     file = tmp_path / "a/c/0/0"
     np.testing.assert_array_equal(TileCodec(spec).decode(file.read_bytes())[:40], values)
