@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probekit.describe import describe_metrics
+from probekit._measure.catalogue import describe_metrics
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- metrics: made by `make readme` -->\n", "<!-- end of metrics -->\n"

@@ -5,56 +5,28 @@ The public names load on first use, so that ``import probekit`` costs nothing.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from probekit._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from probekit import callbacks, errors, metrics, plot, testing
-    from probekit.capture import capture, plan
-    from probekit.chunks import ChunkSampler
-    from probekit.fingerprint import weights_digest
-    from probekit.live import measure_live
-    from probekit.measure import measure
+    from probekit import callbacks, cluster, errors, load, metrics, plot, progress, report, testing
+    from probekit._capture.capture import capture, plan
+    from probekit._capture.fingerprint import weights_digest
+    from probekit._data.sampler import ChunkSampler
+    from probekit._measure.live import measure_live
+    from probekit._measure.measure import measure
+    from probekit._measure.watch import Watch
+    from probekit._probe.hooks import Probe
+    from probekit._probe.reductions import Projection
+    from probekit._probe.site_table import sites
+    from probekit._results.tables import summary, to_dataframe
+    from probekit._store.store import info
+    from probekit._store.store import open_store as open
+    from probekit._store.torch_dataset import as_dataset
+    from probekit._store.verify import verify
     from probekit.metrics import metric
-    from probekit.probe import Probe
-    from probekit.reduce import Projection
-    from probekit.rows import as_dataset
-    from probekit.sites import sites
-    from probekit.store import info
-    from probekit.store import open_store as open
-    from probekit.tables import summary, to_dataframe
-    from probekit.verify import verify
-    from probekit.watch import Watch
-
-__version__ = "0.1.0"
-
-# public name -> (module, attribute); None: the module itself
-_PUBLIC: dict[str, tuple[str, str | None]] = {
-    "ChunkSampler": ("probekit.chunks", "ChunkSampler"),
-    "Probe": ("probekit.probe", "Probe"),
-    "Projection": ("probekit.reduce", "Projection"),
-    "Watch": ("probekit.watch", "Watch"),
-    "as_dataset": ("probekit.rows", "as_dataset"),
-    "callbacks": ("probekit.callbacks", None),
-    "capture": ("probekit.capture", "capture"),
-    "errors": ("probekit.errors", None),
-    "info": ("probekit.store", "info"),
-    "measure": ("probekit.measure", "measure"),
-    "measure_live": ("probekit.live", "measure_live"),
-    "metric": ("probekit.metrics", "metric"),
-    "metrics": ("probekit.metrics", None),
-    "open": ("probekit.store", "open_store"),
-    "plan": ("probekit.capture", "plan"),
-    "plot": ("probekit.plot", None),
-    "sites": ("probekit.sites", "sites"),
-    "summary": ("probekit.tables", "summary"),
-    "testing": ("probekit.testing", None),
-    "to_dataframe": ("probekit.tables", "to_dataframe"),
-    "verify": ("probekit.verify", "verify"),
-    "weights_digest": ("probekit.fingerprint", "weights_digest"),
-}
 
 __all__ = [
     "ChunkSampler",
@@ -64,8 +36,10 @@ __all__ = [
     "as_dataset",
     "callbacks",
     "capture",
+    "cluster",
     "errors",
     "info",
+    "load",
     "measure",
     "measure_live",
     "metric",
@@ -73,6 +47,8 @@ __all__ = [
     "open",
     "plan",
     "plot",
+    "progress",
+    "report",
     "sites",
     "summary",
     "testing",
@@ -81,29 +57,36 @@ __all__ = [
     "weights_digest",
 ]
 
-
-class _Package(ModuleType):
-    """The package, whose public functions win over the modules of the same name.
-
-    Importing ``probekit.capture`` makes Python set the attribute ``capture`` of the package to that module, and
-    ``pk.capture(...)`` would then call a module.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if isinstance(value, ModuleType) and _PUBLIC.get(name, ("", None))[1] is not None:
-            return
-        super().__setattr__(name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _PUBLIC:
-            raise AttributeError(f"module 'probekit' has no attribute {name!r}")
-        module, attribute = _PUBLIC[name]
-        value = import_module(module) if attribute is None else getattr(import_module(module), attribute)
-        self.__dict__[name] = value
-        return value
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_PUBLIC})
+# Public names that aren't modules of the package, and where they are.
+_WHERE = {
+    "ChunkSampler": "probekit._data.sampler:ChunkSampler",
+    "Probe": "probekit._probe.hooks:Probe",
+    "Projection": "probekit._probe.reductions:Projection",
+    "Watch": "probekit._measure.watch:Watch",
+    "as_dataset": "probekit._store.torch_dataset:as_dataset",
+    "capture": "probekit._capture.capture:capture",
+    "info": "probekit._store.store:info",
+    "measure": "probekit._measure.measure:measure",
+    "measure_live": "probekit._measure.live:measure_live",
+    "metric": "probekit.metrics:metric",
+    "open": "probekit._store.store:open_store",
+    "plan": "probekit._capture.capture:plan",
+    "sites": "probekit._probe.site_table:sites",
+    "summary": "probekit._results.tables:summary",
+    "to_dataframe": "probekit._results.tables:to_dataframe",
+    "verify": "probekit._store.verify:verify",
+    "weights_digest": "probekit._capture.fingerprint:weights_digest",
+}
 
 
-sys.modules[__name__].__class__ = _Package
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'probekit' has no attribute {name!r}")
+    module, _, attribute = _WHERE.get(name, f"probekit.{name}").partition(":")
+    found = import_module(module)
+    value = globals()[name] = getattr(found, attribute) if attribute else found
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,8 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, Self
 
+from probekit._measure.watch import Watch
 from probekit.errors import DataError, PluginError
-from probekit.watch import Watch
 
 __all__ = ["LightningWatch", "TrainerWatch"]
 

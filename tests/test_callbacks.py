@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import probekit as pk
+from probekit._measure.watch import Watch
 from probekit.callbacks import LightningWatch, TrainerWatch
-from probekit.watch import Watch
 
 # What these packages say of themselves and of the machine, as they load and run, is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from probekit._sizes import format_size, parse_size
 from probekit.errors import ProbekitError
-from probekit.sizes import format_size, parse_size
 
 
 @pytest.mark.parametrize(

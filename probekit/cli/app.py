@@ -182,8 +182,8 @@ def capture(
 ) -> None:
     """Stream a model's activations on data into a new store."""
     from probekit import load
-    from probekit.places import place_of
-    from probekit.store import read_record
+    from probekit._store.backend import place_of
+    from probekit._store.store import read_record
 
     samples = load.dataset(data, split, limit=limit, data_dir=data_dir)
     net = load.model(model, weights=weights, seed=seed).to(_device(device))
@@ -253,8 +253,8 @@ def info_command(path: StorePath, json: Json = False) -> None:
     """Show what a store holds and how it was made."""
     from dataclasses import asdict
 
-    from probekit.sizes import format_size
-    from probekit.store import info
+    from probekit._sizes import format_size
+    from probekit._store.store import info
 
     found = info(path)
     if json:
@@ -350,7 +350,7 @@ def metrics_command(json: Json = False) -> None:
     """List the installed metrics."""
     from dataclasses import astuple
 
-    from probekit.describe import describe_metrics
+    from probekit._measure.catalogue import describe_metrics
 
     rows = [astuple(description) for description in describe_metrics()]
     output.table(f"{len(rows)} metrics", ("metric", "kind", "shape", "from", "what it gives"), rows, as_json=json)
@@ -370,7 +370,7 @@ def _first_line(thing: object) -> str:
 
 def _example(model: nn.Module, data: str | None, shape: str | None) -> Any:
     from probekit import load
-    from probekit.batches import Batches
+    from probekit._data.batches import Batches
 
     if data is not None:
         return next(iter(Batches(load.dataset(data, limit=2)))).inputs

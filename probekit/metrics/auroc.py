@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from probekit.metrics._kernels.class_pairs import check_min_count, keeps_pairs, kept_classes, pieces
+from probekit.metrics._kernels.cross_ranks import cross_ranks
 from probekit.metrics.block import Array, Block
-from probekit.metrics.pairs import check_min_count, keeps_pairs, kept_classes, pieces
 from probekit.metrics.protocol import Parameters, Variables, in_pieces
-from probekit.metrics.ranks import cross_ranks
 
 __all__ = ["AUROC"]
 

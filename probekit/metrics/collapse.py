@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.metrics.means import class_moments, nearest, tensors
+from probekit.metrics._kernels.class_means import class_moments, nearest, tensors
 from probekit.metrics.protocol import Parameters, Samples, Variables
 
 __all__ = ["NeuralCollapse"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 from probekit.errors import PluginError
+from probekit.metrics._kernels.cells import Edges, count_cells
 from probekit.metrics.block import Block
-from probekit.metrics.cells import Edges, count_cells
 from probekit.metrics.protocol import Parameters, Variables
 
 __all__ = ["Histogram"]

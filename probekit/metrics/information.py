@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from probekit.errors import PluginError
+from probekit.metrics._kernels.cells import count_cells
+from probekit.metrics._kernels.class_pairs import check_min_count, in_order, kept_classes
 from probekit.metrics.block import Array, Block, Codes
-from probekit.metrics.cells import count_cells
-from probekit.metrics.pairs import check_min_count, in_order, kept_classes
 from probekit.metrics.protocol import Parameters, Variables, in_pieces
 
 __all__ = ["Entropy", "MutualInformation"]

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from probekit.errors import PluginError
+from probekit.metrics._kernels.cells import count_cells
+from probekit.metrics._kernels.class_pairs import MOST_CLASSES, in_order
 from probekit.metrics.block import Array, Block, Codes
-from probekit.metrics.cells import count_cells
-from probekit.metrics.pairs import MOST_CLASSES, in_order
 from probekit.metrics.protocol import Parameters, Variables, in_pieces
 
 __all__ = ["Overlap"]

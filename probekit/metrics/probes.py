@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
+from probekit.metrics._kernels.row_sampling import draws
+from probekit.metrics._kernels.scatter import no_scatter, with_rows
 from probekit.metrics.block import Array
 from probekit.metrics.protocol import Parameters, Samples, Variables
-from probekit.metrics.sampling import draws
-from probekit.metrics.scatter import no_scatter, with_rows
 
 __all__ = ["LinearProbe"]
 

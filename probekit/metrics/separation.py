@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit.metrics._kernels.class_means import class_moments, own_mean_share
+from probekit.metrics._kernels.class_pairs import MOST_CLASSES, distances
 from probekit.metrics.block import Array
-from probekit.metrics.means import class_moments, own_mean_share
 from probekit.metrics.moments import ClassMoments
-from probekit.metrics.pairs import MOST_CLASSES, distances
 from probekit.metrics.protocol import Samples, State, Variables
 
 __all__ = ["DPrime", "Fisher", "Separability"]

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from probekit.errors import PluginError
+from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.protocol import Parameters, Samples, Variables
-from probekit.metrics.sampling import draws
 
 __all__ = ["Silhouette"]
 

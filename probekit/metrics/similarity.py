@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
+from probekit.metrics._kernels.scatter import centred, merged_mean
 from probekit.metrics.block import Array
 from probekit.metrics.moments import ClassMoments
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
-from probekit.metrics.scatter import centred, merged_mean
 
 __all__ = ["CKA", "RSA"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit.metrics._kernels.scatter import merged_scatters, no_scatter, with_rows
 from probekit.metrics.block import Array
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
-from probekit.metrics.scatter import merged_scatters, no_scatter, with_rows
 
 __all__ = ["Covariance", "EffectiveRank", "ParticipationRatio"]
 

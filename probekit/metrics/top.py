@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
-from probekit.metrics.means import tensors
+from probekit.metrics._kernels.class_means import tensors
 from probekit.metrics.protocol import Parameters, Samples, Variables
 
 __all__ = ["TopSamples"]

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from probekit.metrics._kernels.class_pairs import check_min_count, distances, keeps_pairs, kept_classes, pieces
 from probekit.metrics.block import Array, Block, Codes
-from probekit.metrics.pairs import check_min_count, distances, keeps_pairs, kept_classes, pieces
 from probekit.metrics.protocol import Parameters, Variables, in_pieces
 
 __all__ = ["Wasserstein"]

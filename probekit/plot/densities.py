@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from probekit.errors import DataError, SiteError
-from probekit.plot.results import class_names, read
+from probekit.plot.lookup import class_names, read
 from probekit.plot.style import INK, label_classes, new_figure, palette, short_site, tidy
 
 __all__ = ["distribution_grid", "distributions"]

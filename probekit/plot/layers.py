@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import DataError
-from probekit.plot.results import measured, read
+from probekit.plot.lookup import measured, read
 from probekit.plot.style import RULE, label_sites, new_axes, palette, plain, tidy, words
 
 __all__ = ["profile"]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from probekit.errors import DataError
-from probekit.plot.results import class_names, measured, read
+from probekit.plot.lookup import class_names, measured, read
 from probekit.plot.style import (
     RULE,
     class_legend,

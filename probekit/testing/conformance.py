@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from probekit._measure.measure import resolved
 from probekit.errors import PluginError, near
-from probekit.measure import resolved
 from probekit.metrics import Metric
 from probekit.testing import declared, live, outcomes, states
 from probekit.testing.law import ConformanceError, Law

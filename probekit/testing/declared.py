@@ -9,10 +9,10 @@ from typing import Any
 
 import xarray as xr
 
-from probekit.accumulate import scope_of
-from probekit.measure import measure
+from probekit._measure.accumulator import scope_of
+from probekit._measure.measure import measure
+from probekit._results.assemble import join
 from probekit.metrics import ColumnMetric
-from probekit.results import join
 from probekit.testing.data import Data, mixed
 from probekit.testing.law import Broken, every, law
 from probekit.testing.runs import require_same, runs, told

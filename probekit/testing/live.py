@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from probekit.capture import capture
+from probekit._capture.capture import capture
+from probekit._measure.live import measure_live
+from probekit._measure.measure import measure
 from probekit.errors import PluginError
-from probekit.live import measure_live
-from probekit.measure import measure
 from probekit.metrics import SampleMetric, StreamingMetric, Variables
 from probekit.testing.data import mixed
 from probekit.testing.law import Broken, every, law

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from probekit.accumulate import scope_of, side_by_side
+from probekit._measure.accumulator import scope_of, side_by_side
+from probekit._results.assemble import join
 from probekit.metrics import ColumnMetric, SampleMetric, StreamingMetric, Variables
 from probekit.metrics.block import Array
-from probekit.results import join
 from probekit.testing.data import DEAD, Data, mixed
 from probekit.testing.law import Broken, every, law
 from probekit.testing.runs import Run, batch_of, block_of, difference, finalized, require_same, runs, streamed, told

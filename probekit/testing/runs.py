@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from probekit.accumulate import scope_of
+from probekit._measure.accumulator import scope_of
+from probekit._results.assemble import Labels, check
 from probekit.metrics import Block, ColumnMetric, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics.block import Array
-from probekit.results import Labels, check
 from probekit.testing.data import Data, Table
 from probekit.testing.law import Broken
 

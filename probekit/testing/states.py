@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probekit.accumulate import Accumulator
+from probekit._measure.accumulator import Accumulator
 from probekit.metrics import State, StreamingMetric
 from probekit.testing.data import DEAD, Data, mixed
 from probekit.testing.law import Broken, law, streaming

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from probekit import metrics, plugins
-from probekit.measure import resolved
+from probekit._measure.measure import resolved
 from probekit.testing import conformance
 
 VARIANTS = [

@@ -241,8 +241,8 @@ def test_pairs_are_kept_up_to_64_classes_or_as_asked(
 
 def test_ks_and_auroc_rank_the_samples_once_together(monkeypatch: pytest.MonkeyPatch) -> None:
     ranked: list[int] = []
-    pooled = pk.metrics.ranks.pooled
-    monkeypatch.setattr(pk.metrics.ranks, "pooled", lambda *args: (ranked.append(1), pooled(*args))[1])
+    pooled = pk.metrics._kernels.cross_ranks.pooled
+    monkeypatch.setattr(pk.metrics._kernels.cross_ranks, "pooled", lambda *args: (ranked.append(1), pooled(*args))[1])
     block = Block.from_samples(np.random.default_rng(0).normal(size=(60, 7)), np.arange(60) % 3)
     KS().compute(block)
     AUROC().compute(block)

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score
 import probekit as pk
 from probekit.errors import PluginError
 from probekit.metrics import LinearProbe, Samples
-from probekit.metrics.sampling import draws
+from probekit.metrics._kernels.row_sampling import draws
 
 SamplesOf = Callable[..., Samples]
 

@@ -234,8 +234,8 @@ def test_pieces_of_a_block_share_what_is_made_once() -> None:
 
 def test_metrics_that_want_the_same_cells_cut_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cut: list[int] = []
-    pooled = pk.metrics.cells.pooled
-    monkeypatch.setattr(pk.metrics.cells, "pooled", lambda *args: (cut.append(1), pooled(*args))[1])
+    pooled = pk.metrics._kernels.cells.pooled
+    monkeypatch.setattr(pk.metrics._kernels.cells, "pooled", lambda *args: (cut.append(1), pooled(*args))[1])
     block = Block.from_samples(np.random.default_rng(0).normal(size=(60, 40)), np.arange(60) % 3)
     found = [metric.compute(block) for metric in (Overlap(), Histogram(), MutualInformation(), Entropy())]
     assert len(cut) == block.nodes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probekit.metrics.sampling import draws
+from probekit.metrics._kernels.row_sampling import draws
 
 
 def test_a_row_has_its_number_whatever_other_rows_there_are() -> None:

@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_score
 
 from probekit.errors import PluginError
 from probekit.metrics import Samples, Silhouette
-from probekit.metrics.sampling import draws
+from probekit.metrics._kernels.row_sampling import draws
 
 SamplesOf = Callable[..., Samples]
 

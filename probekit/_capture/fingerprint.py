@@ -1,0 +1,126 @@
+"""Whether a capture goes on with the same: what a store keeps of how it was made, and how that differs from now."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from probekit._store.layout import ACTIVATION, Json
+from probekit.errors import StoreError
+
+__all__ = ["check_same", "inputs_digest", "tensors", "weights_digest"]
+
+# The attributes of the root that have to agree where both are known, and what they are called in an error.
+_AGREE = {
+    "model": "the model's class",
+    "weights": "the model's weights (their digest)",
+    "mode": "mode",
+    "predictions": "predictions",
+    "loss": "loss",
+    "batch_size": "batch_size",
+    "inputs": "the inputs of the first batch (their digest)",
+    "expected_rows": "the number of samples",
+}
+
+
+def weights_digest(model: nn.Module) -> str:
+    """blake2b of the name, the type, the shape and the crc32c of every parameter and buffer, 32 hex digits.
+
+    A store tells by it which weights it came from.
+
+    Example:
+        >>> import torch, probekit as pk
+        >>> model = torch.nn.Linear(2, 1)
+        >>> before = pk.weights_digest(model)
+        >>> model.weight.data += 1
+        >>> pk.weights_digest(model) == before
+        False
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor  # of a sharded one, this process's
+            crc = google_crc32c.value(_bytes(tensor))  # blake2b of the bytes takes fifteen times as long, 1 s a GB
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {crc:08x}".encode())
+    return digest.hexdigest()
+
+
+def inputs_digest(inputs: Any) -> str:
+    """crc32c of every tensor in a batch of inputs."""
+    crc = 0
+    for tensor in tensors(inputs):
+        crc = google_crc32c.extend(crc, f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        crc = google_crc32c.extend(crc, _bytes(tensor))
+    return f"{crc:08x}"
+
+
+def tensors(inputs: Any) -> Iterator[Tensor]:
+    """The tensors in a batch of inputs: one, or those in dicts, tuples and lists."""
+    if isinstance(inputs, Tensor):
+        yield inputs
+    elif isinstance(inputs, Mapping | tuple | list):
+        for value in inputs.values() if isinstance(inputs, Mapping) else inputs:
+            yield from tensors(value)
+
+
+def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    flat: np.ndarray[Any, np.dtype[np.uint8]] = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return flat
+
+
+def check_same(
+    url: str, record: Json, attrs: Json, nodes: Mapping[str, Json] | None, *, ignore: tuple[str, ...] = ()
+) -> None:
+    """Raise StoreError where `attrs`, and `nodes` if given, aren't those of a store's `record`, saying what differs.
+
+    `ignore` names attributes that may differ.
+    """
+    theirs = record["attributes"]
+    found = [
+        f"{noun} was {theirs.get(key)!r} and is {attrs.get(key)!r}"
+        for key, noun in _AGREE.items()
+        if key not in ignore and theirs.get(key) != attrs.get(key) and None not in (theirs.get(key), attrs.get(key))
+    ]
+    if nodes is not None:
+        found += _differing_nodes(record["consolidated_metadata"]["metadata"], nodes)
+    if found:
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        raise StoreError(
+            f"{url} was made otherwise, so it can't be gone on with: {'; '.join(found[:5])}{more}. Capture with the "
+            "same, or into another path."
+        )
+
+
+def _differing_nodes(old: Mapping[str, Json], new: Mapping[str, Json]) -> Iterator[str]:
+    for path in [*old, *(new.keys() - old.keys())]:
+        node = old.get(path) or new[path]
+        what = "site" if path.endswith(f"/{ACTIVATION}") else "column" if _is_column(path, node) else None
+        if what and path not in new:
+            yield f"the {what} {path.removesuffix(f'/{ACTIVATION}')!r} isn't asked for now"
+        elif what and path not in old:
+            yield f"the {what} {path.removesuffix(f'/{ACTIVATION}')!r} is not in the store"
+    for path in [path for path in old if path in new]:
+        for noun, was, now in _facts(old[path], new[path]):
+            if was != now:
+                yield f"{noun} of {path.removesuffix(f'/{ACTIVATION}')!r} was {was} and is {now}"
+
+
+def _is_column(path: str, node: Json) -> bool:
+    return "/" not in path and node["node_type"] == "array"
+
+
+def _facts(old: Json, new: Json) -> Iterator[tuple[str, Any, Any]]:
+    if old["node_type"] == "group":
+        for key in ("reduce", "batch_dim", "kept_dtype"):
+            yield key, old["attributes"].get(key), new["attributes"].get(key)
+    elif old["node_type"] == "array":
+        yield "the shape of a row", old["shape"][1:], new["shape"][1:]
+        for key in ("data_type", "codecs", "chunk_grid"):
+            yield key, old[key], new[key]

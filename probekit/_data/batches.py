@@ -1,0 +1,432 @@
+"""What users hand in as data, as one stream of batches: inputs, columns of one value a sample, and the sample count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit._capture.fingerprint import tensors
+from probekit._data.columns import Array, Classes, as_column
+from probekit._data.loaders import Slices, chunks_of, count_of, cut, fixed_rows, rows_of, shuffles, stream
+from probekit._data.loaders import class_names as names_in
+from probekit.errors import DataError
+
+__all__ = ["Batch", "Batches"]
+
+LABEL, SAMPLE_ID = "label", "sample_id"
+LABEL_KEYS = ("labels", "label")
+ID_KEYS = ("sample_id", "id", "idx")
+MASK_KEY = "attention_mask"
+NOUNS = {LABEL: "labels", SAMPLE_ID: "sample ids"}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass is given, and what is known of its samples.
+
+    `columns` holds one array of `rows` values by name: ``label`` (int64 codes) where the data are labelled,
+    ``sample_id`` where they carry ids, and the columns asked for (int64, float64, bool or str). `mask` is the
+    ``attention_mask`` of a dict of inputs, where there is one; it is an input as well. `start` is the number of its
+    first sample in the data.
+    """
+
+    inputs: Any
+    rows: int
+    columns: dict[str, Array]
+    mask: Tensor | None = None
+    start: int = 0
+
+    @property
+    def labels(self) -> Array | None:
+        """The samples' class codes, where they are labelled."""
+        return self.columns.get(LABEL)
+
+
+class Batches:
+    """The batches of `data`, in order; the last one may be short.
+
+    Each item is a dict, a tuple (or list), or a bare tensor or array. Labels, ids and columns are taken out of it, and
+    what is left is the model's: a dict by keyword, several items of a tuple by position. To give several positional
+    inputs beside a label, nest them: ``((x, mask), y)``. Arrays become tensors of the same dtype without a copy where
+    torch can share them; tensors are passed on as they are.
+
+    Args:
+        data: a DataLoader (which keeps its own batch size), a torch or Hugging Face data set (read in order; the
+            latter as torch tensors unless it has a format), tensors or arrays of all samples (one, a tuple, or a dict
+            of them), or an iterable of batches.
+        batch_size: samples a batch, where the data don't come in batches.
+        labels: where the labels are. None: the second item of a pair; the key ``labels`` or ``label`` of a dict. A key
+            (str) of dicts, an index (int) into tuples, a callable ``item -> labels``, or the labels of all samples in
+            order (a sequence, array or tensor). False: there are none, and all of an item is the model's. A callable
+            or a sequence replaces the labels that the data carry. Tuples of three items or more need an index or False.
+        columns: further values a sample, by name: each a key of dicts, an index into tuples, a callable
+            ``item -> values``, the values of all samples in order, or one value for all samples. For dicts a str is
+            always a key and for tuples an int always an index: there, give one value as ``lambda item: "train"``.
+        ids: where the samples' ids are, as in `labels`. None: the first of the keys ``sample_id``, ``id``, ``idx`` that
+            holds one integer or string a sample. False: there are none.
+        keep_labels: leave labels among the inputs too, for models that compute their own loss.
+        class_names: the names of the classes 0, 1, …; by default the data set's ``classes`` or ``features``, unless
+            `labels` is a callable or a sequence.
+
+    Labels are codes from 0, or strings: those are looked up in the class names or, where there are none, numbered by
+    first appearance.
+
+    Attributes:
+        rows: the number of samples, of all processes together where several share the data; None where the data can't
+            say.
+        chunks: the sampler that says which of the samples are this process's, where there is one.
+        count: the number of batches, None where the data can't say.
+
+    Raises:
+        DataError: something doesn't fit together. What only a batch can show is raised at that batch, by its number;
+            what is in memory shows its labels and columns with the first one.
+
+    Example:
+        >>> import numpy as np
+        >>> x, animals = np.zeros((5, 3)), ["cat", "dog", "cat", "eel", "dog"]
+        >>> batches = Batches((x, animals), batch_size=2, columns={"split": "train"})
+        >>> [batch.columns["label"].tolist() for batch in batches], batches.class_names
+        ([[0, 1], [0, 2], [1]], ('cat', 'dog', 'eel'))
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_size: int = 256,
+        labels: Any = None,
+        columns: Mapping[str, Any] | None = None,
+        ids: Any = None,
+        keep_labels: bool = False,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; it must be at least 1.")
+        self._sources = _sources(labels, ids, columns or {})
+        self._label_source = self._sources[LABEL]
+        self._keep_labels = keep_labels
+        self._data = stream(data, batch_size)
+        self.chunks = chunks_of(self._data)
+        self._batch_rows = getattr(self._data, "batch_size", None) or 1
+        self.rows = rows_of(self._data) if self.chunks is None else self.chunks.total
+        self.count = count_of(self._data)
+        theirs = self._label_source.kind in ("default", "place")
+        self._classes = Classes(
+            class_names or (names_in(data, LABEL_KEYS if labels is None else labels) if theirs else None)
+        )
+        self._check_order()
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where known; grows as new string labels appear, whole after an iteration.
+
+        Of what is in memory they are whole with the first batch.
+        """
+        return self._classes.names
+
+    def begin_with(self, names: Sequence[str]) -> None:
+        """Have string labels that appear follow these names; without effect where the names are known."""
+        self._classes.begin_with(names)
+
+    @property
+    def names_grow(self) -> bool:
+        """Whether classes are numbered in the order in which their names appear."""
+        return self._classes.grow
+
+    def __iter__(self) -> Iterator[Batch]:
+        one_by_one = any(source.kind == "call" for source in self._sources.values())
+        return self._in_memory(self._data) if isinstance(self._data, Slices) and not one_by_one else self._streamed()
+
+    def _in_memory(self, data: Slices) -> Iterator[Batch]:
+        """The batches of what is in memory, with columns that are made once, of all samples, not batch by batch."""
+        item = _Item(data.whole, 0)
+        columns = self._columns(self._take(item), 0, data.rows, None)
+        whole = item.rest()
+        for span in data.spans():
+            inputs = _as_tensors(cut(whole, span), item.index)
+            of_batch = {name: column[span] for name, column in columns.items()}
+            yield Batch(inputs, _rows(inputs, item), of_batch, _mask(inputs), span.start)
+
+    def _streamed(self) -> Iterator[Batch]:
+        starts = None if self.chunks is None else self.chunks.starts(self._batch_rows)
+        start = 0
+        kinds: dict[str, str | None] | None = None
+        for index, item in enumerate(self._data):
+            start = start if starts is None else next(starts)
+            batch = self._batch(_Item(item, index), start)
+            kinds = _check_alike(batch, index, kinds)
+            start += batch.rows
+            yield batch
+        for source in self._sources.values():
+            if source.kind == "all" and starts is None:
+                source.check_holds(start)
+
+    def _check_order(self) -> None:
+        """Values of all samples must be as many as the samples, and have an order to go by."""
+        for source in self._sources.values():
+            if source.kind != "all":
+                continue
+            if shuffles(self._data):
+                raise DataError(
+                    f"{source.option} holds the values of all samples in order, and the DataLoader shuffles. Give a "
+                    "loader with shuffle=False, or have the data set return the value with each sample."
+                )
+            known = fixed_rows(self._data)
+            if known is not None:
+                source.check_holds(known)
+
+    def _batch(self, item: _Item, start: int) -> Batch:
+        found = self._take(item)
+        inputs = _as_tensors(item.rest(), item.index)
+        rows = _rows(inputs, item)
+        return Batch(inputs, rows, self._columns(found, start, rows, item.index), _mask(inputs), start)
+
+    def _columns(self, found: dict[str, Any], start: int, rows: int, index: int | None) -> dict[str, Array]:
+        """The columns of so many samples, from `start` on: what was `found` with them, and their part of what is given.
+
+        They are the batch number `index`, or all samples where that is None.
+        """
+        for name, source in self._sources.items():
+            if source.kind == "all":
+                found[name] = _part(source, start, rows, index)
+        columns = {name: _column(name, values, rows, index) for name, values in found.items()}
+        if LABEL in columns:
+            columns[LABEL] = self._classes.codes(columns[LABEL], f"The labels{_of(index)}")
+        return columns
+
+    def _take(self, item: _Item) -> dict[str, Any]:
+        """The values that the item itself holds, by column, taken out of it."""
+        found: dict[str, Any] = {}
+        for name, source in self._sources.items():
+            place = item.place(source)
+            if place is not None:
+                if source.constant and self._label_source.kind == "default":
+                    item.check_not_label(place, source.option)
+                found[name] = item.take(place, source.option, keep=name == LABEL and self._keep_labels)
+            elif source.kind == "call":
+                found[name] = source.given(item.whole)
+            elif source.kind in ("place", "value"):
+                found[name] = source.given
+        if self._sources[SAMPLE_ID].kind == "default" and (place := item.id_place()) is not None:
+            found[SAMPLE_ID] = item.take(place, "ids=")
+        if self._label_source.kind not in ("none", "place") and (place := item.label_place()) is not None:
+            theirs = item.take(place, "labels=", keep=self._keep_labels)
+            self._replace(found, theirs, item)
+        return found
+
+    def _replace(self, found: dict[str, Any], theirs: Any, item: _Item) -> None:
+        """The item's own labels, unless `labels` gives others; then they have at least to look like labels."""
+        if self._label_source.kind == "default":
+            found[LABEL] = theirs
+        elif not item.keyed and np.ndim(as_column(theirs, f"The second item of batch {item.index}")) != 1:
+            raise DataError(
+                f"Batch {item.index} is a pair, whose second item is no label a sample. If it is an input, nest the "
+                "inputs: ((x, z),); labels= then gives the labels."
+            )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the values of one column come from, and the argument that says so."""
+
+    option: str
+    kind: Literal["default", "none", "place", "call", "all", "value"]
+    given: Any = None
+    constant: bool = False  # whether a place that an item can't have is a value instead
+
+    def check_holds(self, samples: int) -> None:
+        """Raise DataError where values given for all samples aren't as many."""
+        if len(self.given) != samples:
+            raise DataError(f"{self.option} holds {len(self.given)} values, and the data hold {samples} samples.")
+
+
+def _sources(labels: Any, ids: Any, columns: Mapping[str, Any]) -> dict[str, _Source]:
+    for name in columns:
+        if not isinstance(name, str) or not name or name in (*LABEL_KEYS, SAMPLE_ID):
+            raise DataError(f"columns has {name!r}. Name columns by strings, and give labels= and ids= as arguments.")
+    given = {LABEL: _standard("labels=", labels), SAMPLE_ID: _standard("ids=", ids)}
+    return given | {name: _source(f"columns[{name!r}]", value, constant=True) for name, value in columns.items()}
+
+
+def _standard(option: str, given: Any) -> _Source:
+    if given is None or given is False:
+        return _Source(option, "none" if given is False else "default")
+    return _source(option, given, constant=False)
+
+
+def _source(option: str, given: Any, *, constant: bool) -> _Source:
+    if isinstance(given, str | int) and not isinstance(given, bool):
+        return _Source(option, "place", given, constant)
+    if callable(given):
+        return _Source(option, "call", given)
+    values = as_column(given, f"The values of {option}")
+    if values.ndim > 1 or (values.ndim == 0 and not constant):
+        raise DataError(
+            f"{option} has shape {values.shape}. Give one value for each sample, a key, an index, or a callable."
+        )
+    return _Source(option, "all" if values.ndim else "value", values)
+
+
+class _Item:
+    """One item of the data: columns are taken out of it, and the rest is the model's."""
+
+    def __init__(self, item: Any, index: int) -> None:
+        self.whole = item
+        self.index = index
+        self.keyed = isinstance(item, Mapping)
+        self._listed = isinstance(item, tuple | list)
+        self._parts: dict[Any, Any] = dict(item) if self.keyed else dict(enumerate(item if self._listed else (item,)))
+        self._rest = dict(self._parts)
+        self._taken: set[Any] = set()
+
+    def __str__(self) -> str:
+        if self.keyed:
+            return f"a dict with the keys {', '.join(map(repr, self._parts))}"
+        size = f" of {len(self._parts)} items" if self._listed else ""
+        return f"a {type(self.whole).__name__}{size}"
+
+    def place(self, source: _Source) -> Any:
+        """The key or index that the source means; None if it doesn't mean one here."""
+        place = source.given
+        if source.kind != "place":
+            return None
+        fits = isinstance(place, str) if self.keyed else self._listed and isinstance(place, int)
+        if not fits:
+            if source.constant:
+                return None
+            raise DataError(f"{source.option}{place!r} has no place in batch {self.index}, which is {self}.")
+        return place + len(self._parts) if not self.keyed and place < 0 else place
+
+    def take(self, place: Any, option: str, *, keep: bool = False) -> Any:
+        if place not in self._parts:
+            hint = " For one value for all samples, give lambda item: value." if option.startswith("columns") else ""
+            raise DataError(f"Batch {self.index} is {self}, and {option} asks for {place!r}.{hint}")
+        if place in self._taken:
+            raise DataError(f"{option} asks for {place!r} of batch {self.index}, which another column is made of.")
+        self._taken.add(place)
+        return self._parts[place] if keep else self._rest.pop(place)
+
+    def check_not_label(self, place: Any, option: str) -> None:
+        if not self.keyed and (len(self._parts), place) == (2, 1):
+            raise DataError(
+                f"{option} asks for 1 of batch {self.index}, a pair, whose second item is the label unless labels= "
+                "says otherwise. For one value for all samples, give lambda item: value."
+            )
+
+    def label_place(self) -> Any:
+        """Where labels are by custom: the keys of a dict, the second of two items."""
+        free = [place for place in self._rest if place not in self._taken]
+        if self.keyed:
+            return next((key for key in LABEL_KEYS if key in free), None)
+        if len(free) > 2:
+            raise DataError(
+                f"Batch {self.index} is {self}, any of which may be the label. Say which with labels=INDEX (the others "
+                "are then positional inputs), take others as ids= or columns=, or say labels=False for none."
+            )
+        return free[1] if len(free) == 2 else None
+
+    def id_place(self) -> Any:
+        return next((key for key in ID_KEYS if key in self._rest and _are_ids(self._rest[key])), None)
+
+    def rest(self) -> Any:
+        """What is the model's: a dict, one value, or a tuple of several."""
+        values = tuple(self._rest.values())
+        return self._rest if self.keyed else values[0] if len(values) == 1 else values
+
+
+def _are_ids(values: Any) -> bool:
+    if isinstance(values, list | tuple):
+        return bool(values) and all(isinstance(value, str | int) for value in values)
+    if isinstance(values, Tensor):
+        return values.dim() == 1 and not values.is_floating_point()
+    return isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuU"
+
+
+def _as_tensors(value: Any, index: int) -> Any:
+    """The inputs with every array in them as a tensor."""
+    if isinstance(value, np.ndarray):
+        return _tensor(value, index)
+    if isinstance(value, Mapping):
+        return {key: _as_tensors(part, index) for key, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_as_tensors(part, index) for part in value)
+    return value
+
+
+def _tensor(array: Array, index: int) -> Tensor:
+    # torch takes no negative strides and no foreign byte order; and what is read-only a model mustn't write into.
+    if not array.flags.writeable or min(array.strides, default=0) < 0 or not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise DataError(
+            f"Batch {index} holds an array of {array.dtype} among the inputs, which no tensor can hold. Take it out "
+            "with labels=, ids= or columns=."
+        ) from error
+
+
+def _rows(inputs: Any, item: _Item) -> int:
+    sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim()}
+    if not sizes:
+        raise DataError(f"Batch {item.index} is {item} that holds no tensor to give to the model.")
+    if len(sizes) > 1:
+        raise DataError(f"The inputs of batch {item.index} have different numbers of samples: {sorted(sizes)}.")
+    return sizes.pop()
+
+
+def _mask(inputs: Any) -> Tensor | None:
+    mask = inputs.get(MASK_KEY) if isinstance(inputs, Mapping) else None
+    return mask if isinstance(mask, Tensor) else None
+
+
+def _part(source: _Source, start: int, rows: int, index: int | None) -> Array:
+    if start + rows > len(source.given):
+        raise DataError(
+            f"{source.option} holds {len(source.given)} values, and the data hold more samples: batch {index} ends "
+            f"after {start + rows}."
+        )
+    part: Array = source.given[start : start + rows]
+    return part
+
+
+def _of(index: int | None) -> str:
+    return "" if index is None else f" of batch {index}"
+
+
+def _column(name: str, values: Any, rows: int, index: int | None) -> Array:
+    noun = NOUNS.get(name, f"{name!r}")
+    column = as_column(values, f"The {noun}{_of(index)}")
+    if column.ndim == 0 and name not in NOUNS:
+        return np.full(rows, column)
+    if column.shape != (rows,):
+        advice = "give one label a sample, say where they are with labels=, or labels=False for none"
+        who = "The data have" if index is None else f"Batch {index} has"
+        raise DataError(
+            f"{who} {rows} samples, and {noun} of shape {column.shape}: "
+            f"{advice if name == LABEL else 'give one value a sample'}."
+        )
+    return column
+
+
+def _check_alike(batch: Batch, index: int, before: dict[str, str | None] | None) -> dict[str, str | None]:
+    """The kind of each column, which every batch must share; None while all batches were empty."""
+    # An empty list says nothing about what it would hold.
+    kinds = {name: column.dtype.kind if batch.rows else None for name, column in batch.columns.items()}
+    if before is None or kinds == before:
+        return kinds
+    for name in sorted(kinds.keys() ^ before.keys()):
+        has = "has no" if name in before else "has"
+        raise DataError(f"Batch {index} {has} {NOUNS.get(name, repr(name))}, unlike those before it.")
+    for name, kind in kinds.items():
+        if None not in (kind, before[name]) and kind != before[name]:
+            raise DataError(
+                f"Batch {index} has {NOUNS.get(name, repr(name))} of dtype {batch.columns[name].dtype}, unlike those "
+                "before it."
+            )
+    return {name: before[name] or kind for name, kind in kinds.items()}

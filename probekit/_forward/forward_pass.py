@@ -1,0 +1,74 @@
+"""One forward pass of a model over a batch, with a probe on it, and a backward pass where gradients are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from probekit._data.batches import Batch
+from probekit._data.columns import logits_of
+from probekit._probe.hooks import Probe
+from probekit._probe.site_table import device_of, run
+from probekit.errors import DataError
+
+__all__ = ["Loss", "Passes"]
+
+Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How the model runs on each batch; `loss` is that of its gradients, if there are any, and None the default."""
+
+    model: nn.Module
+    mode: str
+    loss: Loss | None
+    gradients: bool
+
+    def run(self, batch: Batch, probe: Probe) -> Any:
+        """The model's output, once the probe has seen everything.
+
+        Raises:
+            ModelError: the model fails on the batch.
+            DataError: there is nothing to make a loss of.
+        """
+        if self.mode == "train":
+            torch.manual_seed(batch.start)  # so that what dropout draws doesn't depend on where a capture was stopped
+        with torch.enable_grad() if self.gradients else nullcontext():
+            output = run(self.model, batch.inputs, self._device)
+            if self.gradients:
+                probe.backward(self._loss(output, batch))
+        return output
+
+    @cached_property
+    def _device(self) -> torch.device | None:
+        return device_of(self.model)
+
+    @property
+    def loss_name(self) -> str:
+        loss = F.cross_entropy if self.loss is None else self.loss
+        return str(getattr(loss, "__qualname__", type(loss).__qualname__))
+
+    def _loss(self, output: Any, batch: Batch) -> Tensor:
+        labels = None if batch.labels is None else torch.from_numpy(batch.labels)
+        if self.loss is not None:
+            return self.loss(output, labels)
+        logits = logits_of(output)
+        if labels is None or not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise DataError(
+                "Gradients need a loss. By default it is the cross-entropy of logits (sample, class) and the labels, "
+                f"and here the {'model gives no such logits' if labels is not None else 'data have no labels'}: pass "
+                "loss=, a callable of the output and the labels."
+            )
+        if len(labels) and int(labels.max()) >= logits.shape[1]:
+            raise DataError(
+                f"The labels go up to {int(labels.max())}, and the model's logits have {logits.shape[1]} classes."
+            )
+        return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")

@@ -1,0 +1,119 @@
+"""Where the tasks of a measurement run: on threads of this process, or on a cluster of dask's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+
+from probekit._measure.tasks import Piece, Task, Work
+from probekit.cluster import RETRIES, client_of, result_of
+from probekit.errors import ProbekitError
+
+__all__ = ["Scheduler", "scheduler_of"]
+
+
+class Scheduler(Protocol):
+    """Who runs tasks: up to `parallel` at a time, which share one memory, or else each has as much (`apart`)."""
+
+    apart: bool
+
+    @property
+    def parallel(self) -> int: ...
+
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
+        """Each task with its piece, as they finish; at the end, and at an error, those that haven't begun are dropped.
+
+        Those that share a memory run `parallel` at a time.
+        """
+
+
+@contextmanager
+def scheduler_of(address: str | None) -> Iterator[Scheduler]:
+    """The cluster at an address, or the one that this process is a client of, or else its own threads.
+
+    Raises:
+        ProbekitError: nothing answers at the address, or the package for clusters isn't installed.
+    """
+    if address is not None:
+        with client_of(address) as client:
+            yield _Cluster(client)
+        return
+    active = _active_client()
+    yield _Threads() if active is None else _Cluster(active)
+
+
+def _active_client() -> Any:
+    distributed = sys.modules.get("distributed")  # who has a client has imported it, which takes a second
+    if distributed is None:
+        return None
+    try:
+        return distributed.default_client()
+    except ValueError:  # there is none
+        return None
+
+
+class _Threads:
+    """Threads of this process, in each of which torch uses no further ones."""
+
+    apart = False
+
+    @property
+    def parallel(self) -> int:
+        """The cores that this process may use, which on a shared machine are fewer than there are."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
+        before = torch.get_num_threads()
+        pool = ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            futures = {pool.submit(work.run, task): task for task in tasks}
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)
+
+
+class _Cluster:
+    """The workers of a cluster, which must be able to read the store under its path."""
+
+    apart = True
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @property
+    def parallel(self) -> int:
+        return max(1, sum(map(int, self._client.nthreads().values())))
+
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
+        from distributed import as_completed
+
+        gave_up = "The cluster gave up on a part of the measurement (with out=, finished parts are kept)"
+        # As the result of a task of its own it is made again when the worker that holds it is killed.
+        shared = self._client.submit(_itself, work, pure=False, retries=RETRIES)
+        futures = {self._client.submit(_run, shared, task, pure=False, retries=RETRIES): task for task in tasks}
+        try:
+            for future in as_completed(list(futures), loop=self._client.loop):
+                yield futures[future], result_of(future, gave_up)
+        finally:
+            self._client.cancel([shared, *futures])
+
+
+def _itself(work: Work) -> Work:
+    return work
+
+
+def _run(work: Work, task: Task) -> Piece | ProbekitError:
+    """The piece; an error of ours as it is, since to try again would change nothing."""
+    torch.set_num_threads(1)
+    try:
+        return work.run(task)
+    except ProbekitError as error:
+        return error

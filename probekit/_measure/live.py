@@ -1,0 +1,340 @@
+"""Metrics of a model as it runs, without a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from probekit._capture.plan import CapturePlan, Kept
+from probekit._data.batches import Batch, Batches
+from probekit._forward.dry_run import Request, peek
+from probekit._forward.forward_pass import Loss, Passes
+from probekit._forward.recorder import Recorder
+from probekit._measure.accumulator import BATCH, Accumulator, call, finalized
+from probekit._measure.measure import NAN, check_choice, resolved
+from probekit._measure.site_source import POSITIONS, bounds_of
+from probekit._measure.tasks import Kinds
+from probekit._probe.hooks import Probe
+from probekit._probe.pooling import Reduced
+from probekit._probe.reductions import Reduction
+from probekit._probe.selectors import Selector
+from probekit._probe.site_table import running
+from probekit._results.assemble import Labels, check, dataset_of, join, sites_results
+from probekit._store.layout import group_names, node_axis
+from probekit._version import __version__
+from probekit.errors import DataError, PluginError
+from probekit.metrics import Metric, Spec, State, Variables
+from probekit.metrics.block import working_dtype
+from probekit.metrics.sketch import Sketch
+from probekit.progress import Progress, silent
+
+__all__ = ["measure_live"]
+
+_GATHERED_BYTES = 8 * 2**20  # of a site's observations that wait for an update
+
+
+def measure_live(
+    model: nn.Module,
+    data: Any,
+    metrics: str | Metric | Sequence[str | Metric],
+    *,
+    sites: Selector = "**",
+    exclude: Selector | None = None,
+    reduce: Mapping[Any, Reduction] | Reduction | None = None,
+    batch_dim: Mapping[Any, int] | int = 0,
+    mode: Literal["eval", "train"] = "eval",
+    loss: Loss | None = None,
+    by: Literal["label"] | None = "label",
+    nan: Literal["raise", "omit"] = "raise",
+    positions: Literal["mean", "max", "each"] = "mean",
+    batch_size: int = 256,
+    labels: Any = None,
+    keep_labels: bool = False,
+    class_names: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> xr.DataTree:
+    """The metrics of every site while `model` runs over `data`, on its device: as `probekit.measure`, without a store.
+
+    The memory doesn't depend on the number of samples. Streaming metrics agree with those of a store: counts exactly,
+    moments to 1e-6. Column metrics, such as the median, are **approximate**: they are computed from the counts of a
+    `probekit.metrics.sketch.Sketch`, within 0.4 % of a value and 0.01 % of the ranks for classes of one size, and say
+    so in their attributes `approximate`, `value_error`, `rank_error` and `wide_share`.
+
+    Args:
+        model, data, sites, exclude, reduce, batch_dim, mode, loss: as for `probekit.capture`.
+        batch_size, labels, keep_labels, class_names: as for `probekit.capture`.
+        metrics, nan, positions: as for `probekit.measure`.
+        by: None takes all samples for one group. To group by something else than the label, say with `labels` where
+            that is.
+        progress: wraps the iterable of batches.
+
+    Raises:
+        PluginError: an unknown metric, one that needs the samples more than once, or one that fails.
+        SiteError, DataError, ModelError: as for `probekit.capture`; and NaN in an activation.
+
+    Example:
+        >>> import torch, probekit as pk
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+        >>> x, y = torch.randn(100, 4), torch.arange(100) % 2
+        >>> m = pk.measure_live(model, (x, y), ["std", "sparsity"], sites="1")
+        >>> m["1"]["sparsity"].sizes
+        Frozen({'label': 2, 'node': 3})
+    """
+    kinds = Kinds(resolved(metrics), live=True)
+    if by not in ("label", None):
+        raise DataError(f"by is {by!r}; it is 'label' or None. Say with labels= where what you group by is.")
+    check_choice("nan", nan, NAN)
+    check_choice("positions", positions, POSITIONS)
+    if kinds.samples:
+        raise PluginError(
+            f"The metric {kinds.samples[0].name!r} goes over the samples more than once, and a model that runs gives "
+            "them once. Capture a store with probekit.capture, and measure that."
+        )
+    batches = Batches(
+        data, batch_size=batch_size, labels=labels, ids=False, keep_labels=keep_labels, class_names=class_names
+    )
+    with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
+        first, stream = peek(batches)
+    plan = Request(sites, exclude, reduce, batch_dim, None, None, 2**62, mode).plan(model, first, batches.rows, None)
+    labelled = by is not None and first.labels is not None
+    meters = _Meters(kinds, plan, positions, nan, labelled)
+    recorder = Recorder(plan.model, plan.kept, meters.add)
+    passes = Passes(model, mode, loss, plan.gradients)
+    with running(model, mode), Probe(model, plan.names, record=recorder) as probe:
+        for number, batch in enumerate(progress(stream, "measure", batches.count)):
+            meters.begin(batch)
+            recorder.begin(batch, number)
+            passes.run(batch, probe)
+            recorder.end()
+            meters.end()
+    results = meters.results(batches.class_names or ())
+    results.attrs = {
+        "probekit_version": __version__,
+        "by": "label" if labelled else "none",
+        "model": f"{type(model).__module__}.{type(model).__qualname__}",
+        "mode": mode,
+    }
+    return results
+
+
+class _Meters:
+    """What has been measured so far at each site. `begin` a batch, `add` what the sites give, `end` it."""
+
+    def __init__(self, kinds: Kinds, plan: CapturePlan, positions: str, nan: str, labelled: bool) -> None:
+        self._meters = {kept.name: _Meter(kept, kinds, positions, nan == "omit") for kept in plan.kept}
+        self._classes, self._labelled = 0, labelled
+        self._codes: dict[torch.device, Tensor] = {}
+        self._together = _Together(kinds, list(self._meters.values())) if kinds.streaming("sites") else None
+
+    def begin(self, batch: Batch) -> None:
+        codes = batch.labels if self._labelled and batch.labels is not None else np.zeros(batch.rows, np.int64)
+        self._codes = {torch.device("cpu"): torch.from_numpy(codes)}
+        self._classes = max(self._classes, int(codes.max(initial=0)) + 1)
+
+    def add(self, name: str, reduced: Reduced) -> None:
+        meter = self._meters[name]
+        x = meter.observations(reduced.tensor)
+        if x.device not in self._codes:
+            self._codes[x.device] = self._codes[torch.device("cpu")].to(x.device, non_blocking=True)
+        y = self._codes[x.device]
+        if reduced.sample is not None:
+            y = y.index_select(0, reduced.sample.to(x.device))
+        if x.shape[0] != y.shape[0]:
+            y = y.repeat_interleave(x.shape[0] // y.shape[0])
+        meter.add(x, y, self._classes)
+        if self._together is not None:
+            self._together.add(name, x, y)
+
+    def end(self) -> None:
+        if self._together is not None:
+            self._together.end(self._classes)
+
+    def results(self, class_names: Sequence[str]) -> xr.DataTree:
+        """The tree of results; DataError where there was a NaN, or no sample."""
+        classes = max(self._classes, len(class_names)) if self._labelled else 1
+        names = (*class_names, *map(str, range(len(class_names), classes)))
+        labels = Labels(np.arange(len(names)), names) if self._labelled else Labels(None, ("",))
+        groups = group_names(list(self._meters))  # as in a store, so that a slash in a name is no group of its own
+        children = {groups[name]: meter.results(labels) for name, meter in self._meters.items()}
+        root = xr.Dataset() if self._together is None else self._together.results(labels)
+        return xr.DataTree.from_dict({"/": root, **children})
+
+
+class _Meter:
+    """One site; `device` is where its activations lie."""
+
+    def __init__(self, kept: Kept, kinds: Kinds, positions: str, omit: bool) -> None:
+        self.name, self._kept = kept.name, kept
+        self._kinds, self._positions, self._omit = kinds, positions, omit
+        self._axis = 1 + node_axis(kept.spec.dims) if kept.spec.shape else None
+        self._nodes = kept.spec.shape[self._axis - 1] if self._axis else 1
+        self._width = prod(kept.spec.shape) // max(1, self._nodes)
+        self._dtype = torch.float32 if working_dtype(kept.spec.dtype) == np.float32 else torch.float64
+        self._counted: list[Accumulator] = []
+        self._gathered = _Gathered(self._nodes, self._dtype)
+        self._nan = torch.zeros((), dtype=torch.bool)  # soon on the device: to ask for its value would wait for it
+        self._number = self._omitted = 0
+
+    def observations(self, tensor: Tensor) -> Tensor:
+        """The observations (observation, node) of the rows that the site gave, as they are measured."""
+        if self._axis is None:
+            return tensor[:, None].to(self._dtype)
+        moved = tensor.movedim(self._axis, 1)
+        if moved.dim() == 2:
+            return moved.to(self._dtype)
+        values = moved.flatten(2)
+        if self._positions == "each":
+            return values.transpose(1, 2).reshape(-1, self._nodes).to(self._dtype)
+        return (values.amax(2) if self._positions == "max" else values.mean(2, dtype=torch.float64)).to(self._dtype)
+
+    def spec(self, classes: int, device: torch.device) -> Spec:
+        attrs = self._kept.spec.attrs
+        return Spec(self._nodes, classes, self._dtype, device, bounds_of(str(attrs["type"]), str(attrs["kind"])))
+
+    def add(self, x: Tensor, y: Tensor, classes: int) -> None:
+        if not self._counted:
+            spec, where = self.spec(classes, x.device), f"at site {self.name!r}"
+            sketched = [Sketch()] if self._kinds.columns else []
+            self._counted = [Accumulator(m, spec, where) for m in (self._kinds.streaming("node", "site"), sketched)]
+        if not self._gathered.add(x, y):
+            self._update_gathered(classes)
+            if not self._gathered.add(x, y):
+                self._update(x, y, classes)
+
+    def _update_gathered(self, classes: int) -> None:
+        with _one_thread():
+            self._update(*self._gathered.take(), classes)
+
+    def _update(self, x: Tensor, y: Tensor, classes: int) -> None:
+        x, y = self._without_nan(x, y)
+        self._number += len(x)
+        rows = BATCH if x.device.type == "cpu" else max(1, len(x))
+        for counted in self._counted:
+            counted.grow(classes)
+            for start in range(0, len(x), rows):
+                counted.update(x[start : start + rows], y[start : start + rows])
+
+    def _without_nan(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if not self._omit:
+            if x.numel():
+                self._nan = self._nan.to(x.device) | x.amin().isnan()
+            return x, y
+        whole = ~x.isnan().any(1)
+        kept = x[whole]
+        self._omitted += len(x) - len(kept)
+        return kept, y[whole]
+
+    def results(self, labels: Labels) -> xr.Dataset:
+        where, (streaming, sketched) = f"at site {self.name!r}", self._counted
+        self._update_gathered(labels.number)
+        if self._nan:
+            raise DataError(
+                f"Site {self.name!r} gave NaN, which has no place in an order or a mean: find out where the model "
+                "makes it, leave the site out with sites=, or the samples with nan='omit'."
+            )
+        if not self._number:
+            raise DataError(f"Site {self.name!r}: all {self._omitted} observations hold a NaN, so nothing is measured.")
+        found = {
+            metric.name: check(metric, variables, labels, where, node=self._nodes)
+            for metric, variables in finalized(self._kinds.streaming("node", "site"), streaming.states, where)
+        }
+        about = {"n": self._number, "dtype": str(self._kept.spec.dtype), "approximate": 0}
+        about |= {"omitted": self._omitted} if self._omitted else {}
+        sketch = about
+        if self._kinds.columns:
+            found |= self._from_sketch(sketched.states["sketch"], labels)
+            sketch = about | {"approximate": 1} | Sketch().errors(sketched.states["sketch"])
+        columns = {metric.name for metric in self._kinds.columns}
+        measured = [(metric, found[metric.name]) for metric in self._kinds.metrics if metric.name in found]
+        made = dataset_of(measured, labels, lambda metric: sketch if metric.name in columns else about)
+        pooled = {"positions": f"{self._positions} of {self._width}"} if self._width > 1 else {}
+        return made.assign_attrs(dict(self._kept.spec.attrs) | {"site": self.name} | pooled)
+
+    def _from_sketch(self, state: State, labels: Labels) -> dict[str, Variables]:
+        """What the column metrics make of the samples that stand for the real ones."""
+        columns, where = self._kinds.columns, f"at site {self.name!r}, from a sketch"
+        pieces: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
+        for block in Sketch().blocks(state):
+            for metric in columns:
+                variables = call(metric, where, metric.compute, block)
+                pieces[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
+        return {metric.name: join(metric, pieces[metric.name]) for metric in columns}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to the calling thread: so little work takes longer to hand from core to core than to do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Gathered:
+    """The observations of several small batches, for an update to be worth its calls."""
+
+    def __init__(self, nodes: int, dtype: torch.dtype) -> None:
+        self._rows = min(BATCH, _GATHERED_BYTES // max(1, nodes * dtype.itemsize))
+        self._x, self._y = torch.empty(0, nodes, dtype=dtype), torch.empty(0, dtype=torch.int64)
+        self._filled = 0
+
+    def add(self, x: Tensor, y: Tensor) -> bool:
+        """Whether there was room for these; where there wasn't, nothing is added."""
+        end = self._filled + x.shape[0]
+        if end > self._rows:
+            return False
+        if not self._x.shape[0]:
+            self._x, self._y = x.new_empty(self._rows, x.shape[1]), y.new_empty(self._rows)
+        self._x[self._filled : end], self._y[self._filled : end] = x, y
+        self._filled = end
+        return True
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """All of them, which are then forgotten."""
+        filled, self._filled = self._filled, 0
+        return self._x[:filled], self._y[:filled]
+
+
+class _Together:
+    """All sites at once, for metrics that compare them."""
+
+    def __init__(self, kinds: Kinds, meters: Sequence[_Meter]) -> None:
+        self._metrics, self._meters = kinds.streaming("sites"), meters
+        self._counted: Accumulator | None = None
+        self._batch: dict[str, Tensor] = {}
+        self._y = torch.empty(0)
+        self._number = 0
+
+    def add(self, name: str, x: Tensor, y: Tensor) -> None:
+        self._batch[name], self._y = x.clone(), y  # a later layer may work in place
+
+    def end(self, classes: int) -> None:
+        x = [self._batch[meter.name] for meter in self._meters]
+        lengths = {meter.name: len(one) for meter, one in zip(self._meters, x, strict=True)}
+        if len(set(lengths.values())) > 1:
+            raise DataError(
+                f"Metrics that compare sites need the same observations of all of them; here they are {lengths}. "
+                "Choose sites= that give a row a sample."
+            )
+        if self._counted is None:
+            specs = [meter.spec(classes, one.device) for meter, one in zip(self._meters, x, strict=True)]
+            self._counted = Accumulator(self._metrics, specs, "over the sites")
+        whole = ~torch.stack([one.isnan().any(1) for one in x]).any(0)
+        self._number += int(whole.sum())
+        self._counted.grow(classes)
+        self._counted.update([one[whole] for one in x], self._y[whole])
+
+    def results(self, labels: Labels) -> xr.Dataset:
+        assert self._counted is not None
+        self._counted.grow(labels.number)
+        about = {"n": self._number, "approximate": 0}
+        return sites_results(self._metrics, self._counted.states, [meter.name for meter in self._meters], labels, about)

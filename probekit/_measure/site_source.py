@@ -1,0 +1,182 @@
+"""What a measurement reads: the sites of a store, as tiles of observations by nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from probekit._probe.selectors import Selector, match_names
+from probekit._store.layout import ACTIVATION, ROW, SAMPLE, node_axis
+from probekit._store.lazy_array import as_stored
+from probekit.errors import DataError, StoreError
+from probekit.metrics.block import Array, working_dtype
+
+__all__ = ["POSITIONS", "Source", "bounds_of", "find_sources"]
+
+POSITIONS = ("mean", "max", "each")  # what becomes of the positions of a feature map
+
+_ROWS, _NODES = 4096, 128  # samples read at a time, and nodes where an array has no tiles, being in memory
+_READ_BYTES = 8 * 2**20
+_GIVES = ("output", "operation")  # the kinds of site that hold what a module or an operation gives
+_BOUNDS = {
+    "relu": (0.0, np.inf),
+    "relu6": (0.0, 6.0),
+    "sigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "softplus": (0.0, np.inf),
+    "tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+}
+
+
+def bounds_of(type: str, kind: str) -> tuple[float, float] | None:
+    """The least and the greatest value that a site of such a `type` and `kind` can give, where that is known."""
+    return _BOUNDS.get(type.casefold()) if kind in _GIVES else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The activations of one site, read as tiles (observation, node).
+
+    `key` is the site's group in the store, `name` its name in the model. An observation is a row, a sample's or a
+    token's. The node of a feature map is the channel, else the last axis; what other axes an activation has are
+    positions, which are pooled by their ``"mean"`` or ``"max"``, or are observations ``"each"``.
+    """
+
+    key: str
+    name: str
+    site: xr.Dataset
+    pooling: str = "mean"
+
+    @property
+    def variable(self) -> xr.Variable:
+        return as_stored(self.site.variables[ACTIVATION])
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return {str(key): value for key, value in self.site.attrs.items()}
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the greatest value that its module or operation can give, where that is known."""
+        return bounds_of(str(self.attrs.get("type", "")), str(self.attrs.get("kind", "")))
+
+    @property
+    def tokens(self) -> bool:
+        return self.variable.dims[0] == ROW
+
+    @property
+    def rows(self) -> int:
+        return int(self.variable.shape[0])
+
+    @property
+    def each(self) -> int:
+        """Observations of a row."""
+        return self.positions if self.pooling == "each" else 1
+
+    @property
+    def nodes(self) -> int:
+        return int(self.variable.shape[self._axis]) if self._axis else 1
+
+    @property
+    def positions(self) -> int:
+        """Values that a row has of a node."""
+        return prod(self.variable.shape[1:]) // max(1, self.nodes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype that the values are measured in."""
+        return working_dtype(self.variable.dtype)
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and nodes that are read together: those stored together, or several such rows where they are few."""
+        chunks = self.variable.encoding.get("chunks") or self._unstored_chunks()
+        nodes = min(chunks[self._axis], self.nodes) if self._axis else 1
+        row_bytes = nodes * self.positions * self.variable.dtype.itemsize
+        together = max(1, min(_ROWS, _READ_BYTES // row_bytes) // chunks[0])
+        return min(together * chunks[0], self.rows), nodes
+
+    def _unstored_chunks(self) -> tuple[int, ...]:
+        return tuple(_NODES if axis == self._axis else 1 for axis in range(self.variable.ndim))
+
+    @property
+    def _axis(self) -> int | None:
+        dims = [str(dim) for dim in self.variable.dims[1:]]
+        return 1 + node_axis(dims) if dims else None
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
+        """The nodes `start` to `stop` of all rows, one row of tiles after the other: (first observation, values)."""
+        rows = self.tile[0]
+        for first in range(0, self.rows, rows):
+            yield first * self.each, self.values(slice(first, first + rows), slice(start, stop))
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def values(self, rows: slice, nodes: slice) -> Array:
+        """The values (observation, node) of some rows and nodes; an array of its own, in the order of the rows."""
+        axis = self._axis
+        if axis is None:
+            return self.variable[rows].values[:, None].astype(self.dtype)
+        index = tuple(rows if n == 0 else nodes if n == axis else slice(None) for n in range(self.variable.ndim))
+        values = np.moveaxis(self.variable[index].values, axis, 1)
+        if values.ndim > 2:
+            values = _observations(values.reshape(*values.shape[:2], -1), self.pooling)
+        return np.require(values, self.dtype, "W")
+
+    def with_nan(self) -> npt.NDArray[np.bool_]:
+        """Which observations have a NaN at one of the nodes, (observation,)."""
+        found = np.zeros(self.rows * self.each, dtype=bool)
+        width = self.tile[1]
+        for start in range(0, self.nodes, width):
+            for first, x in self.read(start, min(start + width, self.nodes)):
+                found[first : first + len(x)] |= np.isnan(x).any(axis=1)
+        return found
+
+
+def _observations(values: Array, pooling: str) -> Array:
+    """The observations (observation, node) that values (row, node, position) stand for."""
+    if pooling == "each":
+        return values.transpose(0, 2, 1).reshape(-1, values.shape[1])
+    pooled: Array = values.max(axis=2) if pooling == "max" else values.mean(axis=2, dtype=np.float64)
+    return pooled
+
+
+def find_sources(tree: xr.DataTree, sites: Selector | None, where: str, pooling: str = "mean") -> list[Source]:
+    """The sites of a store that `sites` selects, all of them for None, in the store's order.
+
+    Raises:
+        SiteError: a selector that selects nothing.
+        StoreError: the store has no sites.
+        DataError: a site's activations don't have a row for each sample.
+    """
+    groups = {key: child for key, child in tree.children.items() if ACTIVATION in child.data_vars}
+    if not groups:
+        raise StoreError(f"{where} holds no sites: no group of it has a variable {ACTIVATION!r}.")
+    names = {str(child.attrs.get("site", key)): key for key, child in groups.items()}
+    chosen = list(names) if sites is None else match_names(list(names), sites, where=where)
+    samples = tree.sizes[SAMPLE]
+    return [
+        _checked(Source(names[name], name, groups[names[name]].to_dataset(inherit=False), pooling), samples)
+        for name in chosen
+    ]
+
+
+def _checked(source: Source, samples: int) -> Source:
+    variable = source.variable
+    first = variable.dims[0] if variable.dims else None
+    if first != ROW and (first != SAMPLE or source.rows != samples):
+        raise DataError(
+            f"The activations of site {source.name!r} have the dims {variable.dims} and the shape {variable.shape}; "
+            f"measure needs one row for each of the store's {samples} samples, dims ('sample', ...), or for each "
+            "token, dims ('row', ...)."
+        )
+    if not source.nodes * source.positions or (source.tokens and not source.rows):
+        raise DataError(f"The activations of site {source.name!r} are empty: shape {variable.shape}.")
+    return source

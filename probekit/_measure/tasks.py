@@ -1,0 +1,264 @@
+"""The tasks of a measurement: what one reads of a store, and what it gives.
+
+A task reads its tiles once, in the order of the samples; streaming metrics see each tile as it comes, and for column
+metrics the values are put in their places by class, sorted once, and handed to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from probekit._measure.accumulator import BATCH, Accumulator, call, scope_of
+from probekit._measure.grouping import Rows
+from probekit._measure.site_source import Source
+from probekit._results.assemble import check
+from probekit.errors import DataError
+from probekit.metrics import Block, ColumnMetric, Metric, SampleMetric, Spec, State, StreamingMetric, Variables
+from probekit.metrics._kernels.radix_select import Selection
+from probekit.metrics.block import Array, Codes
+from probekit.metrics.order import OrderMetric
+
+__all__ = ["Kinds", "Piece", "Task", "Work", "at_site"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part of a measurement.
+
+    - ``block``: streaming metrics of nodes and column metrics, over the nodes `start` to `stop` of a site;
+    - ``select``: the same, but for columns that don't fit in memory: they are read several times, and a node takes
+      `memory` bytes;
+    - ``site``: streaming metrics over whole rows of a site, those of nodes with them;
+    - ``samples``: one sample metric, `metric`, over a site;
+    - ``sites``: streaming metrics over the rows of all sites, and `site` is empty.
+    """
+
+    kind: Literal["block", "select", "site", "samples", "sites"]
+    site: str = ""
+    start: int = 0
+    stop: int = 0
+    metric: str = ""
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a task gives: by the metric's name, the states of streaming and the variables of other metrics."""
+
+    states: dict[str, State] = field(default_factory=dict)
+    variables: dict[str, Variables] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The metrics of a measurement by what they are given.
+
+    One that can add up over batches, too, is given all samples, since it is exact, or gives more, by these; but not
+    where samples come once (`live`).
+    """
+
+    metrics: Sequence[Metric]
+    live: bool = False
+
+    @property
+    def columns(self) -> list[ColumnMetric]:
+        return [metric for metric in self.metrics if isinstance(metric, ColumnMetric) and not self._adds_up(metric)]
+
+    @property
+    def samples(self) -> list[SampleMetric]:
+        return [metric for metric in self.metrics if isinstance(metric, SampleMetric) and not self._adds_up(metric)]
+
+    def streaming(self, *scopes: str) -> list[StreamingMetric]:
+        streaming = [m for m in self.metrics if isinstance(m, StreamingMetric) and self._adds_up(m)]
+        return [metric for metric in streaming if scope_of(metric) in scopes]
+
+    def _adds_up(self, metric: Metric) -> bool:
+        return isinstance(metric, StreamingMetric) and (
+            self.live or not isinstance(metric, ColumnMetric | SampleMetric)
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all tasks share: the metrics, the sites, and the observations that are measured of each, by its group.
+
+    `common` are those that metrics of all sites see; None where there are no such metrics.
+    """
+
+    kinds: Kinds
+    sources: Mapping[str, Source]
+    rows: Mapping[str, Rows]
+    common: Rows | None
+
+    def run(self, task: Task) -> Piece:
+        """Do one task.
+
+        Raises:
+            DataError: NaN in the data.
+            PluginError: a metric fails.
+        """
+        if task.kind == "sites":
+            return self._sites()
+        source, rows = self.sources[task.site], self.rows[task.site]
+        if task.kind == "samples":
+            return _samples(next(m for m in self.kinds.samples if m.name == task.metric), source, rows)
+        if task.kind == "site":
+            streaming = self.kinds.streaming("node", "site")
+            return Piece(_stream(streaming, source, rows, 0, source.nodes, None))
+        if task.kind == "select":
+            return self._select(source, rows, task)
+        return self._block(source, rows, task.start, task.stop)
+
+    @property
+    def _of_nodes(self) -> list[StreamingMetric]:
+        """Streaming metrics of blocks of nodes. Where others see whole rows, these go with them."""
+        return [] if self.kinds.streaming("site") else self.kinds.streaming("node")
+
+    def _block(self, source: Source, rows: Rows, start: int, stop: int) -> Piece:
+        columns = self.kinds.columns
+        values = rows.grouping.allocate(stop - start, source.dtype) if columns else None
+        states = _stream(self._of_nodes, source, rows, start, stop, values)
+        if values is None:
+            return Piece(states)
+        block, where = Block.sort(values, rows.grouping.offsets), at_site(source, start, stop)
+        found = {
+            m.name: check(m, call(m, where, m.compute, block), rows.labels, where, node=block.nodes) for m in columns
+        }
+        return Piece(states, found)
+
+    def _select(self, source: Source, rows: Rows, task: Task) -> Piece:
+        start, stop, where = task.start, task.stop, at_site(source, task.start, task.stop)
+        orders = [metric for metric in self.kinds.columns if isinstance(metric, OrderMetric)]
+        states = _stream(self._of_nodes, source, rows, start, stop, None) if self._of_nodes else {}
+
+        def read() -> Iterator[tuple[Codes, Array]]:
+            return ((codes, x) for _, x, codes in _without_nan(source, rows, start, stop))
+
+        found = selection_of(orders, source, rows, task.memory).select(read, stop - start)
+        variables = {metric.name: call(metric, where, found.compute, metric) for metric in orders}
+        return Piece(
+            states, {m.name: check(m, variables[m.name], rows.labels, where, node=stop - start) for m in orders}
+        )
+
+    def _sites(self) -> Piece:
+        """Whole rows of all sites, which are read side by side."""
+        assert self.common is not None
+        sources, rows = list(self.sources.values()), self.common
+        specs = [_spec(source, rows, source.nodes) for source in sources]
+        found = Accumulator(self.kinds.streaming("sites"), specs, "over the sites")
+        for parts in zip(*(_batches(source, rows) for source in sources), strict=True):
+            found.update([x for x, _ in parts], torch.from_numpy(parts[0][1]))
+        return Piece(found.states)
+
+
+def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Rows, memory: int) -> Selection:
+    """How the order statistics that the metrics need are found, in `memory` bytes a node if that is enough."""
+    stored = source.variable.dtype if source.pooling == "each" or source.positions == 1 else source.dtype
+    return Selection.of(metrics, np.bincount(rows.codes, minlength=rows.labels.number), stored, memory)
+
+
+def _samples(metric: SampleMetric, source: Source, rows: Rows) -> Piece:
+    where = at_site(source)
+    variables = call(metric, where, metric.compute_samples, _Samples(source, rows))
+    return Piece(variables={metric.name: check(metric, variables, rows.labels, where, node=source.nodes)})
+
+
+def _stream(
+    metrics: Sequence[StreamingMetric], source: Source, rows: Rows, start: int, stop: int, values: Array | None
+) -> dict[str, State]:
+    """The states of the metrics after all observations, which are also put into `values` by their groups."""
+    found = Accumulator(metrics, _spec(source, rows, stop - start), at_site(source, start, stop))
+    for place, x, codes in _without_nan(source, rows, start, stop):
+        if values is not None:
+            rows.grouping.place(values, place, x)
+        if metrics:
+            for batch, y in zip(_split(x), _split(codes), strict=True):
+                found.update(batch, y)
+    return found.states
+
+
+def _without_nan(source: Source, rows: Rows, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
+    """What is read; DataError after the last of it, if there was a NaN."""
+    nan = np.zeros(stop - start, dtype=bool)
+    for place, x, codes in rows.read(source, start, stop):
+        if len(x) and np.isnan(x.min()):
+            nan |= np.isnan(x).any(axis=0)
+        yield place, x, codes
+    if nan.any():
+        raise DataError(
+            f"Site {source.name!r} holds NaN at {nan.sum()} of its nodes {start} to {stop - 1}, the first at node "
+            f"{start + nan.argmax()}. A NaN has no place in an order or a mean: find out where the model makes it, "
+            "leave the site out with sites=, or the samples with nan='omit'."
+        )
+
+
+def _batches(source: Source, rows: Rows) -> Iterator[tuple[torch.Tensor, Codes]]:
+    """Whole rows with their codes, in batches whose size doesn't depend on how a site is stored."""
+    left, begun = np.empty((0, source.nodes), source.dtype), 0
+    for _, x, _ in _without_nan(source, rows, 0, source.nodes):
+        left = np.concatenate([left, x])
+        whole = len(left) - len(left) % BATCH
+        for at in range(0, whole, BATCH):
+            yield torch.from_numpy(left[at : at + BATCH]), rows.codes[begun + at : begun + at + BATCH]
+        left, begun = left[whole:], begun + whole
+    if len(left):
+        yield torch.from_numpy(left), rows.codes[begun:]
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The observations of a site, as a sample metric reads them."""
+
+    source: Source
+    of: Rows
+
+    @property
+    def number(self) -> int:
+        return self.of.number
+
+    @property
+    def nodes(self) -> int:
+        return self.source.nodes
+
+    @property
+    def classes(self) -> int:
+        return self.of.labels.number
+
+    @property
+    def codes(self) -> Codes:
+        return self.of.codes
+
+    @property
+    def rows(self) -> Codes:
+        return self.of.numbers
+
+    def batches(self) -> Iterator[tuple[Array, Codes]]:
+        for _, x, codes in _without_nan(self.source, self.of, 0, self.nodes):
+            yield x, codes
+
+    def take(self, places: Codes) -> Array:
+        taken = np.empty((len(places), self.nodes), self.source.dtype)
+        done = 0
+        for place, x, _ in _without_nan(self.source, self.of, 0, self.nodes):
+            until = int(np.searchsorted(places, place + len(x)))
+            taken[done:until] = x[places[done:until] - place]
+            done = until
+        return taken
+
+
+def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
+    return f"at site {source.name!r}, nodes {start} to {(source.nodes if stop is None else stop) - 1}"
+
+
+def _spec(source: Source, rows: Rows, nodes: int) -> Spec:
+    dtype = torch.float32 if source.dtype == np.float32 else torch.float64
+    return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds)
+
+
+def _split(array: Array) -> tuple[torch.Tensor, ...]:
+    return torch.split(torch.from_numpy(array), BATCH)

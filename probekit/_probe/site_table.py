@@ -1,0 +1,244 @@
+"""The dry run: which places of a model can be read, and what each of them gives."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
+
+from probekit._probe.hooks import Probe
+from probekit._probe.selectors import Rule, Selector, SiteName, asks_for, module_names, rules, selected_modules, selects
+from probekit.errors import ModelError, SiteError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Site", "SiteTable", "device_of", "run", "running", "sites"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place of a model: what a forward pass on the example gave there.
+
+    `kind` is output, input, gradient or operation. `shape` is the whole activation's, axis 0 the batch where the site
+    can be captured; `calls` is how often its module ran in the pass; `parameters` counts those of the module itself and
+    below it.
+    """
+
+    name: str
+    parts: SiteName
+    kind: str
+    module: str
+    type: str
+    calls: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    parameters: int
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Bytes of one sample's activation, in the dtype that the model gives."""
+        count = 1
+        for length in self.shape[1:]:
+            count *= length
+        return count * self.dtype.itemsize
+
+
+class SiteTable(Sequence[Site]):
+    """Sites in the order in which the model ran them; prints as a table, also in a notebook."""
+
+    columns = ("site", "kind", "type", "calls", "shape", "dtype", "parameters", "bytes/sample")
+
+    def __init__(self, model: str, rows: Sequence[Site]) -> None:
+        self.model = model
+        self._rows = tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    @property
+    def names(self) -> list[str]:
+        return [site.name for site in self]
+
+    def rows(self) -> list[tuple[str, str, str, int, str, str, int, int]]:
+        """The cells under `columns`, one tuple a site."""
+        return [
+            (
+                site.name,
+                site.kind,
+                site.type,
+                site.calls,
+                "×".join(map(str, site.shape)) or "scalar",
+                str(site.dtype).removeprefix("torch."),
+                site.parameters,
+                site.bytes_per_sample,
+            )
+            for site in self
+        ]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(self.rows(), columns=list(self.columns))
+
+    def __repr__(self) -> str:
+        return f"{self.model}: {len(self)} sites\n{self.to_dataframe().to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.model)}: {len(self)} sites</p>{self.to_dataframe().to_html(index=False)}"
+
+
+def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: Selector | None = None) -> SiteTable:
+    """Every site of `model` that `select` picks, with its kind, type, calls, shape, dtype and bytes a sample.
+
+    Runs the model once on `example` in eval mode without gradients, and leaves it as it was: training flags, buffers,
+    the state of the random generators, and hooks.
+
+    Args:
+        model: any torch module; not moved.
+        example: one batch of inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+        select: a selector, by default what every module returns. ``["**", "**:input", "**~*"]`` adds what each is
+            given, and the operations in the bodies of their forwards.
+        exclude: a selector of sites to leave out.
+
+    Raises:
+        SiteError: the selector picks nothing.
+        ModelError: the model can't run on the example.
+
+    Example:
+        >>> import torch, probekit as pk
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+        >>> pk.sites(model, torch.ones(2, 4)).names
+        ['0', '1', '(root)']
+    """
+    modules = module_names(model)
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ModelError(
+            f"{type(model).__name__} has lazy modules, whose shapes a first batch decides: a dry run would decide for "
+            "you. Run the model once first."
+        )
+    asked, left_out = rules(select), [] if exclude is None else rules(exclude)
+    if left_out:
+        selected_modules(model, left_out)  # raises for a name that picks nothing
+    with running(model), _every_module_runs(), Probe(model, list(map(_forward, asked))) as probe:
+        run(model, example, device_of(model))
+        found = probe.take_by_site()
+    rows = []
+    for site, tensor in found.items():
+        module = modules[site.module]
+        for form in (site,) if site.side or site.op else (site, site._replace(side="grad")):
+            picked, excluded = (any(selects(rule, form, module) for rule in chosen) for chosen in (asked, left_out))
+            if picked and not excluded:
+                calls = len({other.call for other in found if other.module == site.module})
+                rows.append(_site(form, module, tensor, calls))
+    return SiteTable(type(model).__name__, rows)
+
+
+def _forward(rule: Rule) -> Rule:
+    """The rule for outputs that stands in for one for gradients, which have the same shape and need no loss then."""
+    if not asks_for(rule, "grad"):
+        return rule
+    if not isinstance(rule, str):
+        raise SiteError(f"{rule!r} asks for gradients; ask for them by a glob, such as 'layers.*:grad'.")
+    return rule.replace(":grad", "")
+
+
+def _site(site: SiteName, module: nn.Module, tensor: Tensor, calls: int) -> Site:
+    return Site(
+        name=str(site),
+        parts=site,
+        kind="operation" if site.op else {"": "output", "input": "input", "grad": "gradient"}[site.side],
+        module=site.module,
+        type=site.op.rpartition("_")[0] if site.op else type(module).__name__,
+        calls=calls,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+        parameters=0 if site.op else sum(parameter.numel() for parameter in module.parameters()),
+    )
+
+
+@contextmanager
+def _every_module_runs() -> Iterator[None]:
+    """Without torch's fast path of transformer layers, which runs none of their modules and gives nested tensors."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def running(model: nn.Module, mode: str = "eval") -> Iterator[None]:
+    """The model in ``"eval"`` or ``"train"`` mode, without gradients.
+
+    Every module's training flag, the buffers and the state of the random generators are put back afterwards.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    # Asking a CUDA device for its state would start CUDA, so only those in use already are kept.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    model.train(mode == "train")
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in buffers:
+                    buffer.copy_(buffers[name])
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Where the model's first parameter or buffer is, and None where it has none."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
+
+
+def run(model: nn.Module, inputs: Any, device: torch.device | None) -> Any:
+    """The model's output for one batch: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+
+    Tensors are taken to `device`, the model's, which itself is never moved.
+    """
+    inputs = inputs if device is None else _to(inputs, device)
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        # A named tuple, such as a PackedSequence, is one argument.
+        several = isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields")
+        return model(*inputs) if several else model(inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"{type(model).__name__} failed on a batch of {_describe(inputs)}: {error}") from error
+
+
+def _to(inputs: Any, device: torch.device) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: _to(value, device) for key, value in inputs.items()}
+    if isinstance(inputs, Tensor | PackedSequence):
+        return inputs.to(device)  # type: ignore[arg-type]  # the stub of PackedSequence.to knows dtypes only
+    if isinstance(inputs, tuple | list):
+        moved = [_to(value, device) for value in inputs]
+        return type(inputs)(*moved) if hasattr(inputs, "_fields") else tuple(moved)
+    return inputs
+
+
+def _describe(inputs: Any) -> str:
+    if isinstance(inputs, Tensor):
+        return f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{key}: {_describe(value)}" for key, value in inputs.items()) + "}"
+    if isinstance(inputs, tuple | list):
+        return "(" + ", ".join(map(_describe, inputs)) + ")"
+    return type(inputs).__name__

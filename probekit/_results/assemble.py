@@ -1,0 +1,221 @@
+"""From what metrics return to a tree of results, in memory and on disk."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.core.buffer import Buffer
+from zarr.errors import ZarrUserWarning
+from zarr.storage import MemoryStore
+
+from probekit._measure.accumulator import finalized
+from probekit._store.backend import place_of
+from probekit.errors import DataError, PluginError, StoreError
+from probekit.metrics import Metric, State, StreamingMetric, Variables
+from probekit.metrics.block import Array
+
+__all__ = [
+    "Labels",
+    "as_store_errors",
+    "check",
+    "dataset_of",
+    "files_of",
+    "join",
+    "require_absent",
+    "sites_results",
+    "write",
+]
+
+CLASS_DIMS = {"label": "class_name", "label_b": "class_name_b"}  # dim -> coordinate that names the classes along it
+
+
+def check(metric: Metric, returned: Any, labels: Labels, where: str, **lengths: int) -> Variables:
+    """The variables that a metric `returned`, once each has a length for each dim, the right one for classes.
+
+    `lengths` are those of other dims that are known, such as ``node=200``.
+
+    Raises:
+        PluginError: addressed to the metric's author.
+        DataError: the metric compares classes, and there are none.
+    """
+    variables = _variables(metric, returned, where)
+    lengths |= {"label": labels.number, "label_b": labels.number}
+    for name, (dims, array) in variables.items():
+        shape = array.shape
+        if len(dims) != len(shape) or any(lengths.get(dim, n) != n for dim, n in zip(dims, shape, strict=True)):
+            expected = ", ".join(f"{dim}: {lengths.get(dim, 'any')}" for dim in dims)
+            raise PluginError(
+                f"The metric {metric.name!r} gave {name!r} the dims {dims} and the shape {shape} {where}; "
+                f"its dims ask for ({expected}). This is for the metric's author to mend."
+            )
+        if "label_b" in dims and labels.values is None:
+            raise DataError(
+                f"The metric {metric.name!r} compares classes, and the samples are not grouped: "
+                "the store has no labels, or by=None was given. Group by one of its columns."
+            )
+    return variables
+
+
+def _variables(metric: Metric, returned: Any, where: str) -> Variables:
+    try:
+        return {str(name): (tuple(dims), np.asarray(array)) for name, (dims, array) in returned.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise PluginError(
+            f"The metric {metric.name!r} returned {type(returned).__name__} {where}, not variables as a dict "
+            "{name: (dims, array)}. This is for the metric's author to mend."
+        ) from error
+
+
+def join(metric: Metric, pieces: Sequence[Variables]) -> Variables:
+    """The variables of a site from those of its blocks of nodes, in order.
+
+    Raises PluginError where a variable has no dim `node`, or not every block gives the same variables.
+    """
+    joined: Variables = {}
+    for name, (dims, _) in pieces[0].items():
+        if "node" not in dims or any(piece.get(name, ((),))[0] != dims for piece in pieces):
+            raise PluginError(
+                f"The column metric {metric.name!r} must give {name!r} a dim 'node', and the same dims for every block "
+                f"of nodes; it gave {dims}. This is for the metric's author to mend."
+            )
+        joined[name] = dims, _concatenate([piece[name][1] for piece in pieces], dims)
+    return joined
+
+
+def _concatenate(arrays: Sequence[Array], dims: tuple[str, ...]) -> Array:
+    along = dims.index("node")
+    lengths = np.max([array.shape for array in arrays], axis=0)
+    return np.concatenate([_padded(array, lengths, along) for array in arrays], axis=along)
+
+
+def _padded(array: Array, lengths: Array, along: int) -> Array:
+    missing = [(0, 0 if axis == along else lengths[axis] - n) for axis, n in enumerate(array.shape)]
+    return np.pad(array, missing, constant_values=np.nan if array.dtype.kind == "f" else 0)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the classes along ``label`` are called; `values` is None where the samples weren't grouped."""
+
+    values: Array | None
+    names: tuple[str, ...]
+
+    @property
+    def number(self) -> int:
+        return len(self.names)
+
+
+def dataset_of(
+    found: Sequence[tuple[Metric, Variables]], labels: Labels, about: Callable[[Metric], Mapping[str, Any]]
+) -> xr.Dataset:
+    """The measured variables of one site, with the classes as coordinates; `about` gives attributes of a metric's.
+
+    Raises PluginError where two metrics give variables of one name, or own dims of one name and different lengths.
+    """
+    made, lengths, owners = dict[str, xr.Variable](), dict[str, int](), dict[str, str]()
+    coordinates: dict[str, Any] = {}
+    for metric, variables in found:
+        for name, (dims, array) in variables.items():
+            if name in owners:
+                raise PluginError(
+                    f"The metrics {owners[name]!r} and {metric.name!r} both give a variable {name!r}. "
+                    "Measure them in separate calls."
+                )
+            owners[name] = metric.name
+            made[name] = _variable(dims, array, metric, labels, about(metric))
+            _check_lengths(name, made[name], lengths, metric)
+        coordinates |= getattr(metric, "coords", {})  # of the metric's own dims, where it says them
+    if labels.values is not None:
+        names = np.array(labels.names, dtype=object)
+        for dim, coordinate in CLASS_DIMS.items():
+            if dim in lengths:
+                coordinates |= {dim: labels.values, coordinate: (dim, names)}
+    return xr.Dataset(made, coordinates)
+
+
+def sites_results(
+    metrics: Sequence[StreamingMetric],
+    states: Mapping[str, State],
+    names: Sequence[str],
+    labels: Labels,
+    about: Mapping[str, Any],
+) -> xr.Dataset:
+    """What compares the sites, with their names as coordinates."""
+    where, lengths = "over the sites", {"site": len(names), "site_b": len(names)}
+    found = [
+        (metric, check(metric, variables, labels, where, **lengths))
+        for metric, variables in finalized(metrics, states, where)
+    ]
+    made = dataset_of(found, labels, lambda _: about)
+    coordinate = np.array(names, dtype=object)  # as which strings are stored in any length
+    return made.assign_coords({dim: coordinate for dim in lengths if dim in made.sizes})
+
+
+def _check_lengths(name: str, variable: xr.Variable, lengths: dict[str, int], metric: Metric) -> None:
+    """Note the lengths of the variable's dims, and raise PluginError where another one has been noted."""
+    for dim, length in zip(variable.dims, variable.shape, strict=True):
+        if lengths.setdefault(str(dim), length) != length:
+            raise PluginError(
+                f"The metric {metric.name!r} gives {name!r} a dim {dim!r} of length {length}, and another metric one "
+                f"of length {lengths[str(dim)]}. Measure them in separate calls."
+            )
+
+
+def _variable(
+    dims: tuple[str, ...], array: Array, metric: Metric, labels: Labels, about: Mapping[str, Any]
+) -> xr.Variable:
+    if labels.values is None and "label" in dims:
+        array, dims = array.take(0, dims.index("label")), tuple(dim for dim in dims if dim != "label")
+    attrs = {
+        "metric": metric.name,
+        "version": metric.version,
+        "parameters": json.dumps(dict(metric.parameters), default=repr),
+        **about,
+    }
+    return xr.Variable(dims, array, attrs)
+
+
+def require_absent(out: Path) -> None:
+    """Raise StoreError if something stands at `out`."""
+    if out.exists():
+        raise StoreError(f"{out} exists already, and measure never replaces anything. Remove it, or give another path.")
+
+
+def files_of(tree: xr.DataTree, encoding: Mapping[str, Any] | None = None) -> dict[str, bytes]:
+    """The files of a zarr store that holds `tree`, by their paths in it; `encoding` is that of ``DataTree.to_zarr``."""
+    memory: dict[str, Buffer] = {}
+    # By default zarr leaves out tiles of nothing but fill, and their folders with them.
+    whole = zarr.config.set({"array.write_empty_chunks": True})
+    with warnings.catch_warnings(action="ignore", category=ZarrUserWarning), whole:
+        tree.to_zarr(MemoryStore(memory), encoding=encoding, zarr_format=3, consolidated=True)
+    return {key: buffer.to_bytes() for key, buffer in memory.items()}
+
+
+def write(results: xr.DataTree, out: Path) -> None:
+    """Write `results` as a zarr store, readable by ``xarray.open_datatree``, which appears whole or not at all.
+
+    Raises:
+        StoreError: something stands at `out`, or it can't be written.
+    """
+    files = files_of(results)
+    require_absent(out)
+    with as_store_errors(str(out)):
+        place_of(out).create(files)
+
+
+@contextmanager
+def as_store_errors(url: str) -> Iterator[None]:
+    """What the system says of a disk that is full or refuses, as a StoreError that names the store's place."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"The results can't be written to {url}: {error.strerror or error}.") from error

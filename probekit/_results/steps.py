@@ -1,0 +1,270 @@
+"""Trees of results of one model at several steps, as one tree with a dim ``step``: in memory, and on disk.
+
+On disk it is a zarr store that plain xarray opens. The root ``zarr.json``, with the metadata of every array inline, is
+the commit record: a step is there when it counts it. So a process that is killed, at any moment, leaves every committed
+step as it was. As many steps as make 32 KiB share a tile, which is replaced by one that holds the same steps and one
+more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import google_crc32c
+import numpy as np
+import xarray as xr
+from zarr.codecs import Crc32cCodec
+
+from probekit._results.assemble import as_store_errors, files_of
+from probekit._store.backend import Place
+from probekit._store.codec import CHECKSUM_BYTES, Array, is_sound
+from probekit._store.layout import RECORD, Json
+from probekit.errors import StoreError
+
+__all__ = ["InMemory", "OnDisk", "Steps", "differences", "variables_of"]
+
+STEP = "step"
+TILE_BYTES = 2**15
+CODECS = ["bytes", "crc32c"]
+OF_XARRAY = ("_FillValue", "coordinates")  # attributes in which it keeps what isn't the metric's
+COMPARED = {"root": ("by", "mode"), "site": ("kind", "type", "reduce", "positions")}
+
+
+class Steps(Protocol):
+    """Where the trees of the steps go. `add` drops those from its step on, which a training that goes back repeats."""
+
+    def add(self, step: int, tree: xr.DataTree) -> None: ...
+    def tree(self) -> xr.DataTree | None: ...
+
+
+def variables_of(tree: xr.DataTree) -> Iterator[tuple[str, xr.DataArray]]:
+    """Every data variable with its path, such as ``layers.0/std``."""
+    for node in tree.subtree:
+        for name, variable in node.data_vars.items():
+            yield f"{node.path}/{name}".lstrip("/"), variable
+
+
+def differences(before: xr.DataTree, now: xr.DataTree) -> list[str]:
+    """What keeps two trees from being steps of one result, a sentence part each; a dim `step` is not counted.
+
+    Dims without values, such as the atoms of a histogram, may be of any length, but for ``node``.
+    """
+    old, new = _described(before), _described(now)
+    return [
+        f"{key} was {_short(old.get(key, 'not there'))} and is {_short(new.get(key, 'not there'))}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _described(tree: xr.DataTree) -> dict[str, str]:
+    found = {key: str(tree.attrs[key]) for key in COMPARED["root"] if key in tree.attrs}
+    for node in tree.subtree:
+        at = f"{node.path.lstrip('/')}/".lstrip("/")
+        found |= {f"{at}{key}": str(node.attrs[key]) for key in COMPARED["site"] if key in node.attrs}
+        dataset = node.to_dataset(inherit=False)
+        found |= {f"{at}{name}": str(each.values.tolist()) for name, each in dataset.coords.items() if name != STEP}
+    return found | {path: _kind(variable) for path, variable in variables_of(tree)}
+
+
+def _kind(variable: xr.DataArray) -> str:
+    fixed = {*variable.coords, "node"}
+    dims = [f"{dim}: {n}" if dim in fixed else str(dim) for dim, n in variable.sizes.items() if dim != STEP]
+    metric = [str(variable.attrs.get(key)) for key in ("metric", "version", "parameters")]
+    return f"{variable.dtype} ({', '.join(dims)}) of {' '.join(metric)}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _fill(dtype: np.dtype[Any]) -> Any:
+    return np.nan if dtype.kind == "f" else np.zeros((), dtype)[()]
+
+
+def _padded(array: Array, shape: Iterable[int]) -> Array:
+    padded = np.full(tuple(map(int, shape)), _fill(array.dtype), array.dtype)
+    padded[tuple(map(slice, array.shape))] = array
+    return padded
+
+
+def _joined(steps: Sequence[int], trees: Sequence[xr.DataTree]) -> xr.DataTree:
+    """One tree whose variables begin with the dim `step`; coordinates and attributes are the last step's."""
+    found = {}
+    for nodes in zip(*(tree.subtree for tree in trees), strict=True):
+        datasets = [node.to_dataset(inherit=False) for node in nodes]
+        last = datasets[-1]
+        variables = {
+            name: xr.Variable((STEP, *variable.dims), _stacked([each[name] for each in datasets]), variable.attrs)
+            for name, variable in last.data_vars.items()
+        }
+        found[nodes[-1].path] = xr.Dataset(variables, last.coords, last.attrs)
+    found["/"] = found["/"].assign_coords({STEP: np.array(steps, np.int64)})
+    return xr.DataTree.from_dict(found)
+
+
+def _stacked(variables: Sequence[xr.DataArray]) -> Array:
+    lengths = np.max([variable.shape for variable in variables], axis=0)
+    return np.stack([_padded(variable.values, lengths) for variable in variables])
+
+
+class InMemory:
+    """The trees of the steps, joined when they are asked for."""
+
+    def __init__(self) -> None:
+        self._trees: dict[int, xr.DataTree] = {}
+
+    def add(self, step: int, tree: xr.DataTree) -> None:
+        self._trees[step] = tree
+
+    def tree(self) -> xr.DataTree | None:
+        return _joined(list(self._trees), list(self._trees.values())) if self._trees else None
+
+
+class OnDisk:
+    """The steps that a store at `place` holds, of which there may be none yet.
+
+    Raises:
+        StoreError: what lies there isn't such a store.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._content = place.read(RECORD) if place.exists() and _has_record(place) else None
+        self._steps: list[int] = []
+        if place.exists():
+            self._record: Json = _checked(self._content, place.url)
+            opened = self.tree()
+            self._steps = [] if opened is None else opened.coords[STEP].values.tolist()
+
+    @property
+    def _nodes(self) -> Json:
+        nodes: Json = self._record["consolidated_metadata"]["metadata"]
+        return nodes
+
+    def tree(self) -> xr.DataTree | None:
+        """What is committed, read when it is indexed."""
+        return None if self._content is None else xr.open_datatree(self._place.url, engine="zarr")
+
+    def add(self, step: int, tree: xr.DataTree) -> None:
+        """Commit the step, in the place of those from it on.
+
+        Raises:
+            StoreError: another process has written there, or it can't be written.
+        """
+        with as_store_errors(self._place.url):
+            if self._content is None:
+                self._create(step, tree)
+            else:
+                with self._place.lock():
+                    self._append(step, tree)
+
+    def _create(self, step: int, tree: xr.DataTree) -> None:
+        whole = _joined([step], [tree])
+        files = files_of(whole, {node.path: _encoding(node.to_dataset(inherit=False)) for node in whole.subtree})
+        self._record = json.loads(files[RECORD])
+        if self._place.exists():
+            raise StoreError(f"{self._place.url} has come to be since this began. Give another path.")
+        self._place.create(files)
+        self._content, self._steps = files[RECORD], [step]
+
+    def _append(self, step: int, tree: xr.DataTree) -> None:
+        if self._place.read(RECORD) != self._content:
+            raise StoreError(
+                f"Another process has written to {self._place.url}. Let one of them watch, or give two paths."
+            )
+        kept = [each for each in self._steps if each < step]
+        if kept != self._steps:  # first, so that no committed step is ever half another's
+            self._commit(kept)
+        self._write(STEP, np.array(step), len(kept))
+        for path, variable in variables_of(tree):
+            self._write(path, variable.values, len(kept))
+            attrs = self._nodes[path]["attributes"]
+            of_xarray = {key: attrs[key] for key in OF_XARRAY if key in attrs}
+            self._nodes[path]["attributes"] = {**variable.attrs, **of_xarray}
+        self._commit([*kept, step])
+
+    def _write(self, path: str, row: Array, count: int) -> None:
+        """Write the tiles that hold the step after the first `count` of an array."""
+        node = self._nodes[path]
+        node["shape"][1:] = list(map(max, node["shape"][1:], row.shape))
+        row = _padded(row, node["shape"][1:])
+        steps, *chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
+        tile_row, at = divmod(count, steps)
+        for index in np.ndindex(*map(math.ceil, np.divide(row.shape, chunk))):
+            piece = row[tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunk, strict=True))]
+            key = "/".join([path, "c", *map(str, (tile_row, *index))])
+            tile = np.full((steps, *chunk), _fill(row.dtype), row.dtype)
+            if at:
+                tile[:at] = self._tile(key, tile)[:at]
+            tile[(at, *map(slice, piece.shape))] = piece
+            self._place.write(key, _encoded(tile))
+
+    def _tile(self, key: str, absent: Array) -> Array:
+        """The tile that is there; `absent` where there is none, since a dim has grown."""
+        try:
+            data = self._place.read(key)
+        except FileNotFoundError:
+            return absent
+        if len(data) != absent.nbytes + CHECKSUM_BYTES or not is_sound(data):
+            raise StoreError(f"{key} of {self._place.url} is damaged. Measure into another path.")
+        return np.frombuffer(data[:-CHECKSUM_BYTES], absent.dtype).reshape(absent.shape)
+
+    def _commit(self, steps: list[int]) -> None:
+        for node in self._nodes.values():
+            if _grows(node):
+                node["shape"][0] = len(steps)
+        content = json.dumps(self._record).encode()
+        self._place.commit(RECORD, content)
+        self._content, self._steps = content, steps
+
+
+def _has_record(place: Place) -> bool:
+    try:
+        return place.size(RECORD) > 0
+    except OSError:
+        return False
+
+
+def _checked(content: bytes | None, url: str) -> Json:
+    """The record in `content`; StoreError where it isn't of steps."""
+    try:
+        record: Json = json.loads(content or b"")
+        nodes = record["consolidated_metadata"]["metadata"]
+        growing = [node for node in nodes.values() if _grows(node)]
+        sound = nodes[STEP] in growing and all([each["name"] for each in node["codecs"]] == CODECS for node in growing)
+    except (ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise StoreError(f"{url} isn't what a Watch has written, so it can't go on with it. Give another path.")
+    return record
+
+
+def _grows(node: Json) -> bool:
+    return bool(node["node_type"] == "array" and node["dimension_names"][:1] == [STEP])
+
+
+def _encoding(dataset: xr.Dataset) -> dict[Any, Any]:
+    return {
+        name: {
+            "chunks": _tile_shape(variable),
+            "compressors": (Crc32cCodec(),),
+            "filters": None,
+            "fill_value": _fill(variable.dtype),
+        }
+        for name, variable in dataset.variables.items()
+        if STEP in variable.dims
+    }
+
+
+def _tile_shape(variable: xr.Variable) -> tuple[int, ...]:
+    shape = [max(1, length) for length in variable.shape[1:]]
+    return max(1, TILE_BYTES // (math.prod(shape) * variable.dtype.itemsize)), *shape
+
+
+def _encoded(tile: Array) -> list[bytes]:
+    data = tile.tobytes()
+    return [data, google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")]

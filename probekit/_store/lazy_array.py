@@ -1,0 +1,214 @@
+"""A store's record as an xarray tree, of which nothing is read before it is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import pickle
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import xarray as xr
+import zarr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.storage import FsspecStore, LocalStore, StorePath, WrapperStore
+
+from probekit._store.codec import Array
+from probekit._store.layout import ACTIVATION, Json
+from probekit._store.plain_chunks import PlainTiles, is_plain
+from probekit.errors import StoreError
+
+__all__ = ["as_stored", "open_tree", "read_array"]
+
+_STORED = "probekit_stored"  # in a variable's encoding: the name of its dask array, and what that reads from
+_FRAME_BYTES = 2**16  # what codecs add to a tile at the most
+_TEXT_BYTES = 2**28  # of a tile of strings
+
+
+class _Tiles(WrapperStore[Store]):
+    """A store of which a tile that is missing is an error, where zarr gives zeros, and none is read beyond its size.
+
+    Args:
+        store: the store as zarr knows it.
+        most: bytes that a tile can have; None for what lies on other machines, which send what they have.
+    """
+
+    def __init__(self, store: Store, most: int | None = None) -> None:
+        super().__init__(store)
+        self._most = most
+
+    def _with_store(self, store: Store) -> _Tiles:
+        return _Tiles(store, self._most)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if byte_range is None and self._most is not None:
+            byte_range = RangeByteRequest(0, self._most)
+        try:
+            found = await self._store.get(key, prototype, byte_range)
+        except OSError:
+            raise
+        except Exception as error:  # the clients of object stores have kinds of their own
+            raise ConnectionError(f"{key} can't be reached: {type(error).__name__}: {error}") from error
+        if found is None:
+            raise FileNotFoundError(f"{key} is missing")
+        return found
+
+
+class _Stored(BackendArray):
+    """One array of a store, as a record's `node` describes it whatever its own metadata say, read when it is indexed.
+
+    Raises:
+        StoreError: zarr, which is asked only where it is needed, makes nothing of the node.
+    """
+
+    def __init__(self, store: Store, url: str, path: str, node: Json) -> None:
+        self.url = url
+        self.path = path
+        self._store = store
+        self._node = node
+        self._plain = _plain(store, path, node)  # where it can be read without zarr
+        self._process = os.getpid()
+        self.shape = tuple(node["shape"])
+        self.dtype = np.dtype(self._array.dtype) if self._plain is None else self._plain.dtype
+
+    @cached_property
+    def _array(self) -> zarr.Array[Any]:
+        try:
+            metadata = ArrayV3Metadata.from_dict(self._node)
+            tiles = _Tiles(self._store, _most(self._store, self._node))
+            return zarr.Array(zarr.AsyncArray(metadata, StorePath(tiles, self.path)))
+        except Exception as error:  # whatever zarr and its codecs make of what they didn't expect
+            fault = f"{self.url} has {self.path!r} with metadata that no writer of a store makes: {error}."
+            raise StoreError(fault) from error
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.VECTORIZED, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> Array:
+        try:
+            if self._plain is not None and all(_is_span(part) for part in key):
+                return self._plain.read(key)
+            if self._process != os.getpid():  # forked, and what talked to an object store stayed behind
+                self._array, self._process = pickle.loads(pickle.dumps(self._array)), os.getpid()
+            if any(isinstance(part, np.ndarray) for part in key):
+                return np.asarray(self._array.vindex[key] if _pointwise(key) else self._array.oindex[key])
+            return np.asarray(self._array[key])
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: blosc's
+            fault = str(error).rstrip(".")
+            raise StoreError(
+                f"{self.path} of {self.url} can't be read: {fault}. `probekit verify {self.url}` names all "
+                "that is damaged or missing."
+            ) from error
+
+
+def _is_span(part: Any) -> bool:
+    return part.step in (None, 1) if isinstance(part, slice) else not isinstance(part, np.ndarray)
+
+
+def _pointwise(key: tuple[Any, ...]) -> bool:
+    return sum(isinstance(part, np.ndarray) for part in key) == len(key) > 1
+
+
+def open_tree(url: str | Path, record: Json) -> xr.DataTree:
+    """The tree that a store's record describes: one group a site, the samples' columns attached to each as coords.
+
+    Only arrays that a store has are opened, and nothing is read: no index, which xarray would load, is made of them.
+
+    Raises:
+        StoreError: the record has what no writer makes.
+    """
+    store = _store(url)
+    root: dict[str, xr.Variable] = {}
+    sites: dict[str, dict[str, xr.Variable]] = {}
+    attrs: dict[str, Json] = {}
+    for path, node in record["consolidated_metadata"]["metadata"].items():
+        group, _, name = path.rpartition("/")
+        if node["node_type"] == "group":
+            attrs[path], sites[path] = node["attributes"], sites.get(path, {})
+        else:
+            variables = sites.setdefault(group, {}) if group else root
+            variables[name] = _variable(store, str(url), path, node)
+    columns = {name: root[name] for name in record["attributes"]["coordinates"].split()}
+    others = {name: variable for name, variable in root.items() if name not in columns}
+    tree = xr.DataTree(xr.Dataset(others, columns, record["attributes"]))
+    # Not through the constructor, which copies each of them.
+    tree.children = {group: xr.DataTree(_site(variables, columns, attrs[group])) for group, variables in sites.items()}
+    return tree
+
+
+def _site(variables: Mapping[str, xr.Variable], columns: Mapping[str, xr.Variable], attrs: Json) -> xr.Dataset:
+    # Children inherit index coordinates only, and these are none: an index would load every value on opening.
+    own = {name: variable for name, variable in variables.items() if name != ACTIVATION}
+    values = {name: variable for name, variable in variables.items() if name == ACTIVATION}
+    dims = {dim for variable in values.values() for dim in variable.dims}
+    shared = {name: column for name, column in columns.items() if set(column.dims) <= dims}
+    return xr.Dataset(values, shared | own, attrs)
+
+
+def _variable(store: Store, url: str, path: str, node: Json) -> xr.Variable:
+    dims, tile = tuple(node["dimension_names"]), tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
+    lazy = indexing.LazilyIndexedArray(_Stored(store, url, path, node))
+    tiles = dict(zip(dims, tile, strict=True))
+    encoding = {"chunks": tile, "preferred_chunks": tiles}
+    variable = xr.Variable(dims, lazy, node.get("attributes", {}), encoding, fastpath=True)
+    if path.rpartition("/")[2] != ACTIVATION or not _has_dask():
+        return variable  # groupby takes no columns of dask's
+    chunked = variable.chunk(tiles, name=f"{path}-{uuid4().hex}")  # dask's own name is a digest, which takes long
+    chunked.encoding[_STORED] = (chunked.data.name, lazy)
+    return chunked
+
+
+@lru_cache(maxsize=1)
+def _has_dask() -> bool:
+    return importlib.util.find_spec("dask") is not None
+
+
+def _plain(store: Store, path: str, node: Json) -> PlainTiles | None:
+    if not isinstance(store, LocalStore) or not is_plain(node):
+        return None
+    tile = tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
+    return PlainTiles(str(store.root / path), tuple(node["shape"]), tile, np.dtype(node["data_type"]))
+
+
+def as_stored(variable: xr.Variable) -> xr.Variable:
+    """The variable without dask, read from the store itself, where it is as `open_tree` gave it; else what it is.
+
+    Who reads tile after tile on threads of his own has nothing of dask's.
+    """
+    name, lazy = variable.encoding.get(_STORED, (None, None))
+    if variable.chunks is None or variable.data.name != name:
+        return variable
+    return xr.Variable(variable.dims, lazy, variable.attrs, variable.encoding, fastpath=True)
+
+
+def read_array(url: str, path: str, node: Json, rows: slice = slice(None)) -> Array:
+    """The values of the array at `path`, all or those in `rows`, as a record's `node` describes it.
+
+    Raises:
+        StoreError: a tile is missing or damaged.
+    """
+    array = _Stored(_store(url), url, path, node)
+    return array._read((rows, *[slice(None)] * (len(array.shape) - 1)))
+
+
+def _most(store: Store, node: Json) -> int | None:
+    if not isinstance(store, LocalStore):
+        return None
+    if node["data_type"] == "string":
+        return _TEXT_BYTES
+    tile = node["chunk_grid"]["configuration"]["chunk_shape"]
+    return int(math.prod(tile) * np.dtype(node["data_type"]).itemsize) + _FRAME_BYTES
+
+
+def _store(url: str | Path) -> Store:
+    text = str(url)
+    return FsspecStore.from_url(text, read_only=True) if "://" in text else LocalStore(text, read_only=True)

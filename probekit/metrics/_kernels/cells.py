@@ -1,0 +1,139 @@
+"""The cells in which the distributions of classes are compared: atoms, and bins of what is left.
+
+An atom is a value that at least 1 % of a node's samples share, and at least two: the 0 of a ReLU, the 1 of a saturated
+sigmoid. The other values fall into bins between shared edges, left-closed (the last closed on both sides). Edges of
+equal mass are quantiles of the class-balanced mixture, in which every class weighs the same: edge j of B is the
+smallest value v with F(v) > j / B. A tied value then never splits; where one value holds several quantiles, edges
+coincide and the bins between them are empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from math import lcm
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from probekit.metrics._kernels.pooled_sort import CARRIED, pooled, values_of
+from probekit.metrics.block import Array, Block, Codes
+
+__all__ = ["Cells", "Edges", "count_cells"]
+
+Edges: TypeAlias = Literal["mass", "width"]
+
+_ATOM = 100  # an atom holds at least one in this many samples
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How the samples of each class fall into cells.
+
+    `edges` (node, bin + 1), NaN where all samples are on atoms; `atoms` (node, atom), NaN after a node's last;
+    `in_bins` (class, node, bin) and `on_atoms` (class, node, atom), which together count every sample once.
+    """
+
+    edges: Array
+    atoms: Array
+    in_bins: Codes
+    on_atoms: Codes
+
+    @property
+    def counts(self) -> Codes:
+        """The samples in all cells, (cell, class, node).
+
+        Atoms come last: their number differs between blocks, and zeros at the end of a sum change no bit of it.
+        """
+        return np.concatenate([np.moveaxis(self.in_bins, 2, 0), np.moveaxis(self.on_atoms, 2, 0)])
+
+
+def count_cells(block: Block, bins: int, kind: Edges = "mass") -> Cells:
+    """The atoms of each node, `bins` bins of equal mass or width for its other values, and the counts in both.
+
+    Where they lie is found once for all metrics that ask the same of the same block.
+    """
+    # Of pieces, so that metrics that take a block as a whole share with those that take it in pieces.
+    cuts = [piece.shared(("cuts", bins, kind), partial(_cuts, piece, bins, kind)) for piece in block.split()]
+    edges = np.array([edges for cut in cuts for edges, _ in cut], block.values.dtype).reshape(block.nodes, bins + 1)
+    atoms = _padded([atoms for cut in cuts for _, atoms in cut], block.values.dtype)
+    in_bins, on_atoms = _count(block, edges, atoms)
+    return Cells(edges, atoms, in_bins, on_atoms)
+
+
+def _cuts(block: Block, bins: int, kind: Edges) -> list[tuple[Array, Array]]:
+    """The edges and the atoms of each node."""
+    weights = np.repeat(_weights(block.counts), block.counts)
+    return [_cut(row, weights, bins, kind) for row in block.values]
+
+
+def _weights(counts: Codes) -> Codes:
+    """Weights of a sample of each class in proportion to 1 / n_c, as integers of 32 bits.
+
+    Their sums are exact, so that no edge depends on the order of equal values. The weights are, too, where the least
+    common multiple of the counts allows; else they are rounded at the 32nd bit of the largest.
+    """
+    there = [int(count) for count in counts if count]
+    scale = min(lcm(*there), CARRIED * min(there, default=1))
+    return np.array([(2 * scale + n) // (2 * n) if n else 0 for n in map(int, counts)], np.int64)
+
+
+def _cut(row: Array, weights: Codes, bins: int, kind: Edges) -> tuple[Array, Array]:
+    """The edges and the atoms of one node."""
+    keys, mass = pooled(row, weights)
+    starts = _atoms(keys)
+    for start, stop in zip(starts, np.searchsorted(keys, keys[starts], "right"), strict=True):
+        mass[start:stop] = 0
+    if kind == "width":
+        mass[np.isinf(values_of(keys))] = 0
+    edges = _quantiles(keys, np.cumsum(mass), bins)
+    return (_even(edges) if kind == "width" else edges), values_of(keys[starts])
+
+
+def _atoms(keys: Array) -> Codes:
+    """Where among the sorted `keys` the runs of equal ones begin that hold at least 1 % of all."""
+    run = max(2, -(-len(keys) // _ATOM))
+    ahead = keys[run - 1 :]
+    equal = ahead == keys[: len(ahead)]
+    return np.flatnonzero(np.diff(equal, prepend=False) & equal)
+
+
+def _quantiles(keys: Array, cumulative: Codes, bins: int) -> Array:
+    """The edges of bins of equal mass, among sorted `keys` with the `cumulative` mass; NaN where there is none."""
+    total = int(cumulative[-1]) if len(cumulative) else 0
+    if total == 0:
+        return np.full(bins + 1, np.nan, values_of(keys[:0]).dtype)
+    inner = np.searchsorted(cumulative, [edge * total // bins for edge in range(bins)], side="right")
+    return values_of(keys[np.append(inner, np.searchsorted(cumulative, total))])
+
+
+def _even(edges: Array) -> Array:
+    """As many edges at equal distances, between the first and the last of `edges`."""
+    first, last = edges[[0, -1]].astype(np.float64)
+    even: Array = 2 * np.linspace(first / 2, last / 2, len(edges))  # of halves, whose difference can't overflow
+    return even.clip(first, last).astype(edges.dtype)
+
+
+def _padded(rows: list[Array], dtype: np.dtype[np.generic]) -> Array:
+    padded = np.full((len(rows), max(map(len, rows), default=0)), np.nan, dtype)
+    for row, into in zip(rows, padded, strict=True):
+        into[: len(row)] = row
+    return padded
+
+
+def _count(block: Block, edges: Array, atoms: Array) -> tuple[Codes, Codes]:
+    """Samples of each class in each bin and on each atom of each node: (class, node, bin) and (class, node, atom)."""
+    inner = edges[:, 1:-1]
+    below = np.empty((block.classes, *inner.shape), np.int64)
+    on_atoms = np.empty((block.classes, *atoms.shape), np.int64)
+    for code in range(block.classes):
+        for node, values in enumerate(block[code]):
+            below[code, node] = values.searchsorted(inner[node])
+            on_atoms[code, node] = values.searchsorted(atoms[node], "right") - values.searchsorted(atoms[node])
+    # NaN, where there is no edge or atom, sorts behind every value: all samples are below it, and none are on it.
+    ends = np.broadcast_to(block.counts[:, None, None], (block.classes, block.nodes, 1))
+    in_bins = np.diff(below, prepend=0, append=ends)
+    home = (inner[:, None] <= atoms[..., None]).sum(axis=-1)  # the bin that an atom would fall into
+    for atom in range(atoms.shape[1]):
+        in_bins[:, np.arange(block.nodes), home[:, atom]] -= on_atoms[:, :, atom]
+    return in_bins, on_atoms

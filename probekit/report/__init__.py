@@ -1,0 +1,7 @@
+"""Self-contained HTML pages, and what a recipe returns."""
+
+from __future__ import annotations
+
+from probekit.report.page import Outcome, Page, Picture, Tabular
+
+__all__ = ["Outcome", "Page", "Picture", "Tabular"]

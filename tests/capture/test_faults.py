@@ -1,0 +1,358 @@
+"""Whatever goes wrong during a capture: it says what, leaves nothing behind, and what was committed stays as it was."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import probekit as pk
+from probekit._store.backend import Folder
+from probekit.errors import ModelError, ProbekitError, StoreError
+
+# The child of a fork has none of OpenMP's threads, and would wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+ROWS, BATCH = 240, 4
+MEMORY = 2 * 2 * BATCH * 303 * 4  # two batches in a chunk-row
+X = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(ROWS) % 3
+
+
+class Faulty(nn.Sequential):
+    """Raises at one of its batches, whose number counts from the first after the dry runs."""
+
+    at, error = None, RuntimeError("out of order")
+
+    def forward(self, x):
+        if self.at is not None and len(x) == BATCH and torch.equal(x, X[self.at * BATCH : (self.at + 1) * BATCH]):
+            raise self.error
+        return super().forward(x)
+
+
+def net():
+    torch.manual_seed(0)
+    return Faulty(nn.Linear(6, 300), nn.Dropout(), nn.Linear(300, 3)).train()
+
+
+class Batches:
+    """The data in batches; `between` is called before each with the number of its first sample."""
+
+    def __init__(self, between=lambda start: None):
+        self.between = between
+
+    def __iter__(self):
+        for start in range(0, ROWS, BATCH):
+            self.between(start)
+            yield X[start : start + BATCH], Y[start : start + BATCH]
+
+
+def capture(out, model=None, data=None, **options):
+    return pk.capture(model or net(), data or Batches(), out, sites=["0", "2"], memory=MEMORY, **options)
+
+
+def files(store):
+    found = {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
+    record = json.loads(found.pop("zarr.json"))
+    record["attributes"]["created"] = ""
+    return found | {"zarr.json": record}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "a.zarr"
+    capture(path)
+    return path
+
+
+def opened(out):
+    with warnings.catch_warnings(action="ignore"):
+        return pk.open(out)
+
+
+def check_after(out, whole, model):
+    """All is as before, what was committed is a sound prefix, and it goes on to the same bits; its rows."""
+    until = time.monotonic() + 1
+    while any(thread.name.startswith("probekit-w") for thread in threading.enumerate()):
+        assert time.monotonic() < until, "a writer's thread lives on"
+        time.sleep(0.01)  # one that was interrupted as it started ends by itself
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert torch.is_grad_enabled()
+    if not out.exists():
+        return 0
+    tree, expected = opened(out), opened(whole)
+    rows = tree.sizes["sample"]
+    assert pk.verify(out)
+    for site in ("0", "2"):
+        found = tree[site]["activation"]
+        np.testing.assert_array_equal(found.values, expected[site]["activation"].values[:rows])
+        np.testing.assert_array_equal(found["label"].values, Y[:rows])
+    again = net()
+    capture(out, again, resume=True)  # which the lock, if it were held, would refuse
+    assert files(out) == files(whole)
+    return rows
+
+
+def at_rest(out, rows):
+    while opened(out).sizes["sample"] < rows:
+        time.sleep(0.002)
+
+
+def in_data(start):
+    if start == 100:
+        raise OSError("the camera is off")
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_an_exception_in_the_data(tmp_path, whole, durable):
+    model = net()
+    with pytest.raises(OSError, match="the camera is off"):
+        capture(tmp_path / "a", model, Batches(in_data), durable=durable)
+    assert check_after(tmp_path / "a", whole, model) == 100
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 37, 59])
+def test_an_exception_in_the_model(tmp_path, whole, batch):
+    model = net()
+    model.at = batch
+    with pytest.raises(ModelError, match="out of order"):
+        capture(tmp_path / "a", model)
+    model.at = None
+    assert check_after(tmp_path / "a", whole, model) == batch * BATCH
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError("no memory"), KeyError("bug")])
+@pytest.mark.parametrize("number", [0, 1, 9, 44])
+def test_an_exception_in_the_writers_thread(tmp_path, whole, monkeypatch, error, number):
+    calls, write = iter(range(10**9)), Folder.write
+
+    def failing(self, key, parts):
+        if threading.current_thread().name.startswith("probekit-w") and next(calls) == number:
+            raise error
+        write(self, key, parts)
+
+    monkeypatch.setattr(Folder, "write", failing)
+    model = net()
+    with pytest.raises(StoreError, match=r"Writing .* failed: .*(No space|no memory|bug).* can be read; resume=True"):
+        capture(tmp_path / "a", model)
+    monkeypatch.undo()
+    assert check_after(tmp_path / "a", whole, model) % 8 == 0
+
+
+def truncate(out):
+    file = max((out / "0/activation/c").rglob("*/*"))
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+UNDER_IT = {
+    "a site's folder removed": lambda out: shutil.rmtree(out / "0"),
+    "a file in the way": lambda out: (shutil.rmtree(out / "2/activation/c"), (out / "2/activation/c").write_text("")),
+    "the store removed": lambda out: shutil.rmtree(out),
+}
+
+
+@pytest.mark.parametrize("change", UNDER_IT)
+def test_what_is_taken_away_under_the_writer_stops_it(tmp_path, whole, change):
+    out, model = tmp_path / "a", net()
+
+    def between(start):
+        if start == 100:
+            at_rest(out, 96)
+            UNDER_IT[change](out)
+
+    with pytest.raises(StoreError, match=r"Writing .* failed: .*(No such file|Not a directory)"):
+        capture(out, model, Batches(between))
+    if out.exists():
+        assert opened(out).attrs["rows"] == 96
+        if (out / "2/activation/c").is_file():
+            with pytest.raises(StoreError, match=r"can't be repaired: File exists: .*/2/activation/c\. Move what"):
+                pk.verify(out, repair=True)
+            (out / "2/activation/c").unlink()
+        assert pk.verify(out, repair=True).kept == 0
+    check_after(out, whole, model)
+
+
+def test_a_tile_truncated_under_the_writer_is_found_and_made_again(tmp_path, whole):
+    out, model = tmp_path / "a", net()
+
+    def between(start):
+        if start == 100:
+            at_rest(out, 96)
+            truncate(out)
+
+    capture(out, model, Batches(between))
+    [damage] = pk.verify(out).damages
+    assert (damage.name, damage.what.partition(":")[0]) == ("0", "wrong length")
+    assert pk.verify(out, repair=True).kept == damage.start
+    check_after(out, whole, model)
+
+
+# A file that is being opened just then is closed by the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupts_at_any_moment(tmp_path, whole):
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    start = time.perf_counter()
+    capture(tmp_path / "first")
+    longest = time.perf_counter() - start
+    moments, rows = random.Random(0), []
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(30):
+            out, model = tmp_path / str(number), net()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.001, longest))
+                capture(out, model)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            rows.append(check_after(out, whole, model))
+            shutil.rmtree(out, ignore_errors=True)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(set(rows)) > 5, rows
+    assert sorted(os.listdir(tmp_path)) == ["first"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 400 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("no disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk(small_disk, whole):
+    model = net()
+    with pytest.raises(StoreError, match=r"No space left on device\. Its first \d+ samples are committed"):
+        capture(small_disk / "a", model)
+    rows = opened(small_disk / "a").sizes["sample"]
+    assert rows > 0
+    shutil.copytree(small_disk / "a", whole.parent / "roomier")
+    assert check_after(whole.parent / "roomier", whole, model) == rows
+
+
+def test_a_read_only_disk(small_disk, whole):
+    (small_disk / "a").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StoreError, match="can't be created: Read-only file system"):
+        capture(small_disk / "b")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(tmp_path, whole):
+    shutil.copytree(whole, tmp_path / "a")
+    os.chmod(tmp_path / "a", 0o555)
+    assert pk.verify(tmp_path / "a")
+    for write in (lambda: capture(tmp_path / "a", resume=True), lambda: capture(tmp_path / "a", overwrite=True)):
+        with pytest.raises(StoreError, match="can't be written: Permission denied"):
+            write()
+
+
+def test_a_capture_that_was_killed_while_it_began_goes_on(tmp_path, whole):
+    def killed(self, place):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Folder.make_room = killed
+            capture(tmp_path / "a")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert check_after(tmp_path / "a", whole, net()) == 0
+
+
+# Two writers
+
+
+def in_a_fork(function):
+    """What `function` gives or says in a forked process."""
+    parent, child = multiprocessing.get_context("fork").Pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child.send(str(function()))
+        except BaseException as error:
+            child.send(f"{type(error).__name__}: {error}")
+        finally:
+            os._exit(0)
+    assert parent.poll(20)
+    os.waitpid(pid, 0)
+    return parent.recv()
+
+
+def in_small_files(out):
+    """A capture where no file may be larger than 5 KB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    capture(out)
+
+
+def test_a_file_that_the_system_refuses(tmp_path, whole):
+    said = in_a_fork(lambda: in_small_files(tmp_path / "a"))
+    assert re.match(r"StoreError: Writing .* failed: File too large\. Its first 0 samples are committed", said), said
+    assert check_after(tmp_path / "a", whole, net()) == 0
+
+
+REFUSED = "StoreError: .* is being written by another process. Wait until it is done or stop it; .*resume=True"
+
+
+@pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_second_writer_is_refused_while_the_first_lives(tmp_path, whole, options, forked):
+    out, model, said = tmp_path / "a", net(), []
+
+    def second():
+        try:
+            capture(out, **options)
+        except ProbekitError as error:
+            return f"{type(error).__name__}: {error}"
+        return "written"
+
+    def between(start):
+        if start == 100:
+            said.append(in_a_fork(second) if forked else second())
+
+    capture(out, model, Batches(between))
+    assert re.match(REFUSED, said[0], re.DOTALL), said
+    assert files(out) == files(whole)
+
+
+def test_after_the_first_was_killed_the_second_goes_on(tmp_path, whole):
+    out = tmp_path / "a"
+
+    def between(start):
+        if start == 100:
+            at_rest(out, 96)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            capture(out, data=Batches(between))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert (out / ".lock").exists()  # which nobody holds
+    assert check_after(out, whole, net()) == 96
