@@ -23,6 +23,7 @@ test: lint types
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/lint-imports --no-logo --config pyproject.toml > $(VENV)/floors || { cat $(VENV)/floors; exit 1; }
 
 types: $(VENV)/installed-test
 	@$(BIN)/mypy

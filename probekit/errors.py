@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["DataError", "ModelError", "PluginError", "ProbekitError", "SiteError", "StoreError", "near"]
+__all__ = ["DataError", "ModelError", "PluginError", "ProbekitError", "SiteError", "StoreError", "check_choice", "near"]
 
 
 class ProbekitError(Exception):
@@ -30,6 +30,13 @@ class StoreError(ProbekitError):
 
 class PluginError(ProbekitError):
     """A metric, recipe or loader is unknown, broken, or asked for something that it can't do."""
+
+
+def check_choice(name: str, value: object, known: Iterable[object], error: type[ProbekitError] = DataError) -> None:
+    """Raise an `error` where the argument `name` has a value that isn't among the `known` ones."""
+    *most, last = known
+    if value not in (*most, last):
+        raise error(f"{name} is {value!r}; it is {', '.join(map(repr, most))} or {last!r}.")
 
 
 def near(name: str, known: Iterable[str]) -> str:

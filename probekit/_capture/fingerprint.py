@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from probekit._nested import tensors
 from probekit._store.layout import ACTIVATION, Json
+from probekit._store.record import CommitRecord
 from probekit.errors import StoreError
 
-__all__ = ["check_same", "inputs_digest", "tensors", "weights_digest"]
+__all__ = ["check_same", "inputs_digest", "weights_digest"]
 
 # The attributes of the root that have to agree where both are known, and what they are called in an error.
 _AGREE = {
@@ -61,35 +63,26 @@ def inputs_digest(inputs: Any) -> str:
     return f"{crc:08x}"
 
 
-def tensors(inputs: Any) -> Iterator[Tensor]:
-    """The tensors in a batch of inputs: one, or those in dicts, tuples and lists."""
-    if isinstance(inputs, Tensor):
-        yield inputs
-    elif isinstance(inputs, Mapping | tuple | list):
-        for value in inputs.values() if isinstance(inputs, Mapping) else inputs:
-            yield from tensors(value)
-
-
 def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     flat: np.ndarray[Any, np.dtype[np.uint8]] = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return flat
 
 
 def check_same(
-    url: str, record: Json, attrs: Json, nodes: Mapping[str, Json] | None, *, ignore: tuple[str, ...] = ()
+    url: str, record: CommitRecord, attrs: Json, nodes: Mapping[str, Json] | None, *, ignore: tuple[str, ...] = ()
 ) -> None:
     """Raise StoreError where `attrs`, and `nodes` if given, aren't those of a store's `record`, saying what differs.
 
     `ignore` names attributes that may differ.
     """
-    theirs = record["attributes"]
+    theirs = record.attributes
     found = [
         f"{noun} was {theirs.get(key)!r} and is {attrs.get(key)!r}"
         for key, noun in _AGREE.items()
         if key not in ignore and theirs.get(key) != attrs.get(key) and None not in (theirs.get(key), attrs.get(key))
     ]
     if nodes is not None:
-        found += _differing_nodes(record["consolidated_metadata"]["metadata"], nodes)
+        found += _differing_nodes(record.nodes, nodes)
     if found:
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise StoreError(

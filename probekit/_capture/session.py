@@ -1,40 +1,73 @@
-"""One capture as it runs: a model and its data, and the store that they go into."""
+"""A capture as it runs: a model and its data, and the store that they go into."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from probekit._capture.comparison import Columns
 from probekit._capture.fingerprint import check_same, inputs_digest, weights_digest
-from probekit._capture.plan import CapturePlan
-from probekit._data.batches import Batch, Batches
-from probekit._data.columns import PREDICTION, predictions
+from probekit._capture.plan import CaptureOptions, CapturePlan, plan_capture
+from probekit._capture.process_group import Group
+from probekit._data.batches import Batch, Batches, peek
+from probekit._data.columns import Array
 from probekit._data.sampler import ChunkSampler
-from probekit._forward.dry_run import Request
-from probekit._forward.forward_pass import Loss, Passes
-from probekit._forward.recorder import Recorder, into
+from probekit._forward.forward_pass import ForwardPass
+from probekit._forward.outputs import PREDICTION, predictions
+from probekit._forward.recorder import Recorder, Sink
 from probekit._probe.hooks import Probe
+from probekit._probe.model_run import running
+from probekit._probe.pooling import Reduced
 from probekit._probe.selectors import rules
-from probekit._probe.site_table import running
-from probekit._store import store
-from probekit._store.backend import Place
-from probekit._store.codec import Array
-from probekit._store.layout import SAMPLES, Json, Layout
-from probekit._store.record import create, lengths_of, nodes_of
+from probekit._store.backend import Backend
+from probekit._store.layout import MARKERS, SAMPLES, Json, Layout
+from probekit._store.record import CommitRecord, nodes_of
+from probekit._store.store import check_absent, class_names, create, read_record, remove, require_record
 from probekit._version import __version__
-from probekit._write.rank_writer import RankWriter
-from probekit._write.site_writer import SiteWriter
-from probekit._write.transfer import Copies
-from probekit._write.writer import Start, Writer
-from probekit.errors import DataError, StoreError
+from probekit._write.commits import PrefixCommits, Start
+from probekit._write.rank_commits import RankCommits, done_chunks
+from probekit._write.site_commits import SiteCommits
+from probekit._write.transfer import Transfer
+from probekit._write.writer import Writer
+from probekit.errors import DataError, StoreError, check_choice
+from probekit.progress import Progress
 
-__all__ = ["Session"]
+__all__ = ["CaptureJob", "IfExists"]
+
+
+@dataclass(frozen=True)
+class IfExists:
+    """What is done about a store that exists already.
+
+    Raises:
+        DataError: the options contradict each other.
+    """
+
+    resume: bool
+    append: Literal["samples", "sites"] | None
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        if self.append is not None:
+            check_choice("append", self.append, ("samples", "sites"))
+        if self.overwrite and (self.resume or self.append):
+            raise DataError("overwrite=True replaces the store that resume or append would add to. Give one of them.")
+        if self.resume and self.append:
+            raise DataError("resume=True completes what append added, too, given the same data. Give one of them.")
+
+    def check(self, backend: Backend) -> None:
+        """Raise StoreError where a store is in the way, or one to append to is missing."""
+        if self.append:
+            require_record(backend)
+        elif not self.overwrite and not self.resume:
+            check_absent(backend)
 
 
 @dataclass(frozen=True)
@@ -45,73 +78,66 @@ class Session:
     """
 
     model: nn.Module
-    request: Request
-    loss: Loss | None
+    options: CaptureOptions
     batches: Batches
     first: Batch
     plan: CapturePlan
-    place: Place
-    copies: Copies
+    backend: Backend
+    transfer: Transfer
 
     def new(self) -> Writer:
         """The writer of a store that isn't there yet."""
-        self.plan.require_room(self.place)
+        self.plan.require_room(self.backend)
         layout, attrs = self.plan.layout(self._dtypes), self._attrs(0)
-        nodes = create(self.place, layout, attrs, self.batches.rows or 0)
-        start = Start(nodes, attrs, dict.fromkeys(layout.arrays, 0))
-        return Writer(self.place, layout, start, self.copies)
+        nodes = create(self.backend, layout, attrs, self.batches.rows or 0)
+        start = Start(layout, nodes, attrs, dict.fromkeys(layout.arrays, 0))
+        return Writer(self.backend, start, PrefixCommits(self.backend, start), self.transfer)
 
-    def resumed(self) -> Writer | None:
-        """The writer that goes on with a store that isn't complete; None where it is.
+    def resumed(self, record: CommitRecord) -> Writer | None:
+        """The writer that resumes a store that isn't complete; None where it is.
 
         Raises:
-            StoreError: the store was made otherwise.
+            StoreError: the store was captured with different settings.
         """
-        record = store.read_record(self.place)
-        theirs = record["attributes"]
-        layout, attrs = self._laid_out(theirs), self._attrs(theirs["start"])
+        layout, attrs = self._laid_out(record), self._attrs(record.start)
         nodes = nodes_of(layout, attrs.get("expected_rows", 0))
-        check_same(self.place.url, record, attrs, nodes)
-        return None if theirs["complete"] else self._writer(record, layout, nodes, attrs)
+        check_same(self.backend.url, record, attrs, nodes)
+        return None if record.complete else self._prefix_writer(record, layout, nodes, attrs)
 
-    def longer(self) -> Writer:
+    def longer(self, record: CommitRecord) -> Writer:
         """The writer that puts the samples after those of a complete store.
 
         Raises:
-            StoreError: the store isn't complete, or was made otherwise.
+            StoreError: the store isn't complete, or was captured with different settings.
         """
-        record = store.read_record(self.place)
-        theirs = record["attributes"]
-        self._require_complete(theirs)
-        layout, attrs = self._laid_out(theirs), self._attrs(theirs["rows"])
-        if self.batches.rows == self.first.rows < theirs["batch_size"]:  # all of the data are less than a batch
-            attrs["batch_size"] = theirs["batch_size"]
+        self._require_complete(record)
+        layout, attrs = self._laid_out(record), self._attrs(record.rows)
+        if self.batches.rows == self.first.rows < record.batch_size:  # all of the data are less than a batch
+            attrs["batch_size"] = record.batch_size
         nodes = nodes_of(layout, attrs.get("expected_rows", 0))
-        check_same(self.place.url, record, attrs, nodes, ignore=("inputs", "expected_rows"))
-        return self._writer(record, layout, nodes, attrs)
+        check_same(self.backend.url, record, attrs, nodes, ignore=("inputs", "expected_rows"))
+        return self._prefix_writer(record, layout, nodes, attrs)
 
-    def wider(self) -> SiteWriter:
+    def wider(self, record: CommitRecord) -> Writer:
         """The writer that adds sites to a complete store, of the same samples.
 
         Raises:
-            StoreError: the store isn't complete, was made otherwise, or has one of the sites.
+            StoreError: the store isn't complete, was captured with different settings, or has one of the sites.
         """
-        record = store.read_record(self.place)
-        theirs = record["attributes"]
-        self._require_complete(theirs)
-        layout = replace(self._laid_out(theirs), new_columns=False)
-        nodes = nodes_of(layout, theirs["rows"])
-        there = [site for site, group in layout.groups.items() if group in record["consolidated_metadata"]["metadata"]]
+        self._require_complete(record)
+        layout = replace(self._laid_out(record), new_columns=False)
+        nodes = nodes_of(layout, record.rows)
+        there = [site for site, group in layout.groups.items() if group in record.nodes]
         if there:
-            raise StoreError(f"{self.place.url} has {', '.join(map(repr, there))} already. Select other sites.")
+            raise StoreError(f"{self.backend.url} has {', '.join(map(repr, there))} already. Select other sites.")
         ours = self._attrs(0)
-        ignore = ("inputs",) if theirs["start"] else ()  # of a store made in parts, those of its last part are known
-        check_same(self.place.url, record, ours, None, ignore=ignore)
-        self.plan.require_room(self.place)
-        attrs = {**theirs, "sites": [*theirs["sites"], *ours["sites"]]}
-        lengths = dict.fromkeys(layout.arrays, 0)
-        start = Start(nodes, attrs, lengths, store.class_names(self.place, record))
-        return SiteWriter(self.place, layout, start, self.copies, record)
+        ignore = ("inputs",) if record.start else ()  # where samples were appended, those of the last data are known
+        check_same(self.backend.url, record, ours, None, ignore=ignore)
+        self.plan.require_room(self.backend)
+        attrs = {**record.attributes, "sites": [*record.attributes["sites"], *ours["sites"]]}
+        names = class_names(self.backend, record)
+        start = Start(layout, nodes, attrs, dict.fromkeys(layout.arrays, 0), names)
+        return Writer(self.backend, start, SiteCommits(self.backend, start, record), self.transfer)
 
     def require_alike(self) -> None:
         """Raise DataError where several processes would give the classes different codes."""
@@ -121,38 +147,43 @@ class Session:
                 "them in order."
             )
 
-    def ranked(self, sampler: ChunkSampler) -> RankWriter:
-        """The writer of this process's chunk-rows."""
-        record = store.read_record(self.place)
-        layout = self._laid_out(record["attributes"])
-        nodes = nodes_of(layout, sampler.total)
-        start = Start(nodes, record["attributes"], {SAMPLES: 0}, store.class_names(self.place, record))
-        return RankWriter(self.place, layout, start, self.copies, sampler)
+    def ranked(self, record: CommitRecord, sampler: ChunkSampler) -> tuple[Writer, RankCommits]:
+        """The writer of this process's chunk rows, and what commits them."""
+        layout = self._laid_out(record)
+        nodes, names = nodes_of(layout, sampler.total), class_names(self.backend, record)
+        start = Start(layout, nodes, record.attributes, {SAMPLES: 0}, names)
+        commits = RankCommits(self.backend, start, sampler)
+        return Writer(self.backend, start, commits, self.transfer), commits
 
-    def _laid_out(self, theirs: Json) -> Layout:
-        """The arrays, in tiles as long as those that are there."""
-        plan = replace(self.plan, chunk_rows=theirs["chunk_rows"], token_rows=theirs["token_rows"])
+    def _laid_out(self, record: CommitRecord) -> Layout:
+        """The arrays, in chunks as long as those that are there."""
+        plan = replace(self.plan, rows_per_chunk=record.rows_per_chunk, tokens_per_chunk=record.tokens_per_chunk)
         return plan.layout(self._dtypes)
 
-    def _writer(self, record: Json, layout: Layout, nodes: dict[str, Json], attrs: Json) -> Writer:
-        attrs = {**attrs, "created": record["attributes"]["created"]}
-        start = Start(nodes, attrs, lengths_of(layout, record), store.class_names(self.place, record))
-        return Writer(self.place, layout, start, self.copies)
+    def _prefix_writer(self, record: CommitRecord, layout: Layout, nodes: dict[str, Json], attrs: Json) -> Writer:
+        attrs = {**attrs, "created": record.attributes["created"]}
+        start = Start(layout, nodes, attrs, record.lengths(layout), class_names(self.backend, record))
+        return Writer(self.backend, start, PrefixCommits(self.backend, start), self.transfer)
 
-    def _require_complete(self, theirs: Json) -> None:
-        if not theirs["complete"]:
+    def _require_complete(self, record: CommitRecord) -> None:
+        if not record.complete:
             raise StoreError(
-                f"{self.place.url} isn't complete, so nothing can be added to it. Finish it first: the same capture "
+                f"{self.backend.url} isn't complete, so nothing can be added to it. Finish it first: the same capture "
                 "with resume=True (--resume)."
             )
 
-    def run(self, stream: Iterable[Batch], writer: Writer) -> None:
-        """Run the model on every batch that isn't in the store yet, and compare the others' columns with it."""
-        done, offset = writer.committed, writer.offset
-        seen = store.Columns(self.place, self._unknown) if writer.compares else None
+    def run(self, stream: Iterable[Batch], writer: Writer, record: CommitRecord | None) -> None:
+        """Run the model on every batch that isn't in the store yet, and compare the others' columns with it.
+
+        `record` is that of the store before, if there was one.
+        """
+        done, offset = writer.committed, writer.commits.offset
+        compared = record if writer.commits.compares else None
+        seen = None if compared is None else Columns(self.backend, compared, self._unknown)
         end = offset
-        recorder, passes = Recorder(self.plan.model, self.plan.kept, into(writer)), self._passes
-        with running(self.model, self.request.mode), Probe(self.model, self.plan.names, record=recorder) as probe:
+        sites = self.plan.site_plan
+        recorder, forward = Recorder(sites, _into(writer)), self._forward
+        with running(self.model, self.options.run.mode), Probe(self.model, sites.names, record=recorder) as probe:
             for number, batch in enumerate(stream):
                 if offset:
                     batch = replace(batch, start=offset + batch.start)
@@ -163,24 +194,25 @@ class Session:
                     continue
                 recorder.begin(batch, number)
                 writer.begin(batch.rows, at=batch.start)
-                output = passes.run(batch, probe)
+                output = forward.run(batch, probe)
                 predicted = {name: predictions(output, batch.rows) for name in self._unknown}
                 recorder.end()
                 writer.end(columns | predicted, self.batches.class_names or ())
         if seen is not None and end < seen.rows:
             raise DataError(
-                f"The data hold {end - offset} samples, and {self.place.url} has {seen.rows - offset} of them already."
+                f"The data hold {end - offset} samples, and {self.backend.url} already has {seen.rows - offset} of "
+                "them."
             )
         recorder.warn_of_overflow()
 
     @property
     def _unknown(self) -> tuple[str, ...]:
         """The columns that are known only when the model has run."""
-        return (PREDICTION,) if self.request.predictions else ()
+        return (PREDICTION,) if self.options.run.predictions else ()
 
     @property
-    def _passes(self) -> Passes:
-        return Passes(self.model, self.request.mode, self.loss, self.plan.gradients)
+    def _forward(self) -> ForwardPass:
+        return ForwardPass(self.model, self.options.run, self.plan.site_plan.gradients)
 
     @property
     def _dtypes(self) -> dict[str, np.dtype[Any]]:
@@ -198,21 +230,135 @@ class Session:
             "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
             "weights": weights_digest(self.model),
             "inputs": inputs_digest(self.first.inputs),
-            "sites": [str(rule) for rule in rules(self.request.sites)],
-            "dtype": self.request.dtype or "as given",
-            "mode": self.request.mode,
-            "predictions": "kept" if self.request.predictions else "not kept",
+            "sites": [str(rule) for rule in rules(self.options.sites.sites)],
+            "dtype": self.options.sites.dtype or "as given",
+            "mode": self.options.run.mode,
+            "predictions": "kept" if self.options.run.predictions else "not kept",
             "batch_size": self.first.rows,
             "start": start,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         if self.batches.rows is not None:
             attrs["expected_rows"] = start + self.batches.rows
-        if self._passes.gradients:
-            attrs["loss"] = self._passes.loss_name
+        if self._forward.gradients:
+            attrs["loss"] = self._forward.loss_name
         return attrs
+
+
+@dataclass(frozen=True)
+class CaptureJob:
+    """One call of `capture`."""
+
+    model: nn.Module
+    options: CaptureOptions
+    batches: Batches
+    backend: Backend
+    if_exists: IfExists
+    transfer: Transfer
+    progress: Progress
+
+    def run(self) -> None:
+        """Capture what the store lacks, in this process alone or with the others of its group."""
+        if self.batches.chunks is None:
+            self._run_alone()
+        else:
+            self._run_with_others(self.batches.chunks)
+
+    def _run_alone(self) -> None:
+        with ExitStack() as stack:
+            record = self._existing(stack)
+            if record is not None:
+                self.batches.begin_with(class_names(self.backend, record))
+            first, stream = peek(self.batches)
+            session = self._session(first)
+            if self.if_exists.overwrite:
+                remove(self.backend)
+            writer = self._writer(session, record)
+            if record is None:
+                stack.enter_context(self.backend.lock())
+            if writer is not None:
+                session.run(self._shown(stream), stack.enter_context(writer), record)
+
+    def _existing(self, stack: ExitStack) -> CommitRecord | None:
+        """The record of the store that is added to, which is locked before it is read; None for a new store."""
+        adds = self.if_exists.resume or self.if_exists.append
+        if not adds or not self.backend.exists():
+            return None
+        require_record(self.backend)  # before a lock is put where there is no store
+        stack.enter_context(self.backend.lock())
+        return read_record(self.backend)
+
+    def _run_with_others(self, sampler: ChunkSampler) -> None:
+        """Capture this process's chunk rows of a store that several may write."""
+        group = Group(sampler)
+        if self.if_exists.append:
+            raise DataError("append= takes data in order, and no ChunkSampler. Give a loader without one.")
+        first = next(iter(self.batches), None)
+        session = None if first is None else self._session(first)
+        with ExitStack() as stack:
+            if group.by_first(lambda: self._lay_out(session, stack)) == "complete":
+                return
+            record = read_record(self.backend)
+            sampler.done = done_chunks(self.backend, record.rows, sampler)
+            if session is None:  # this process has no chunk row of its own
+                group.by_all(lambda: None)
+                group.by_first(lambda: None)
+                return
+            writer, commits = session.ranked(record, sampler)
+            group.by_all(lambda: self._run_own(session, writer))
+            group.by_first(commits.close)
+
+    def _lay_out(self, session: Session | None, stack: ExitStack) -> str:
+        """In the first process, which always has a chunk row: have a store to write into, and lock it."""
+        if session is None:
+            raise DataError("The data hold no samples.")
+        session.require_alike()
+        if self.if_exists.overwrite:
+            remove(self.backend)
+        record = self._existing(stack)
+        writer = self._writer(session, record)
+        if record is None:
+            stack.enter_context(self.backend.lock())
+        if writer is None:
+            return "complete"
+        rows = session.plan.rows_per_chunk
+        theirs = rows if record is None else record.rows_per_chunk
+        if rows != theirs:
+            raise StoreError(f"{self.backend.url} has chunk rows of {theirs} samples, and the ChunkSampler of {rows}.")
+        self.backend.make_room([MARKERS])
+        return "to be written"
+
+    def _run_own(self, session: Session, writer: Writer) -> None:
+        with writer:
+            session.run(self._shown(iter(self.batches)), writer, None)
+
+    def _session(self, first: Batch) -> Session:
+        plan = plan_capture(self.model, self.batches, first, self.options, self.backend.free())
+        return Session(self.model, self.options, self.batches, first, plan, self.backend, self.transfer)
+
+    def _writer(self, session: Session, record: CommitRecord | None) -> Writer | None:
+        if record is None:
+            return session.new()
+        if self.if_exists.resume:
+            return session.resumed(record)
+        return session.longer(record) if self.if_exists.append == "samples" else session.wider(record)
+
+    def _shown(self, stream: Iterable[Batch]) -> Iterable[Batch]:
+        return self.progress(stream, f"capture {self.backend.url.rpartition('/')[2]}", self.batches.count)
 
 
 def _columns(batch: Batch) -> dict[str, Array]:
     """The columns of a batch; samples that carry no id are numbered."""
     return {"sample_id": np.arange(batch.start, batch.start + batch.rows)} | batch.columns
+
+
+def _into(writer: Writer) -> Sink:
+    """A sink that gives a writer what is recorded."""
+
+    def give(name: str, reduced: Reduced) -> None:
+        if reduced.sample is None or reduced.positions is None:
+            writer.put(name, reduced.tensor)
+        else:
+            writer.append(name, reduced.tensor, reduced.sample.numpy(), reduced.positions.numpy())
+
+    return give

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from probekit._capture.fingerprint import tensors
 from probekit._data.columns import Array, Classes, as_column
+from probekit._data.fields import LABEL, LABEL_KEYS, MASK_KEY, NOUNS, SAMPLE_ID, Item, Source, sources_of
 from probekit._data.loaders import Slices, chunks_of, count_of, cut, fixed_rows, rows_of, shuffles, stream
 from probekit._data.loaders import class_names as names_in
+from probekit._nested import mapped, tensors
 from probekit.errors import DataError
 
-__all__ = ["Batch", "Batches"]
-
-LABEL, SAMPLE_ID = "label", "sample_id"
-LABEL_KEYS = ("labels", "label")
-ID_KEYS = ("sample_id", "id", "idx")
-MASK_KEY = "attention_mask"
-NOUNS = {LABEL: "labels", SAMPLE_ID: "sample ids"}
+__all__ = ["Batch", "Batches", "peek"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; it must be at least 1.")
-        self._sources = _sources(labels, ids, columns or {})
+        self._sources = sources_of(labels, ids, columns or {})
         self._label_source = self._sources[LABEL]
         self._keep_labels = keep_labels
         self._data = stream(data, batch_size)
@@ -144,7 +140,7 @@ class Batches:
 
     def _in_memory(self, data: Slices) -> Iterator[Batch]:
         """The batches of what is in memory, with columns that are made once, of all samples, not batch by batch."""
-        item = _Item(data.whole, 0)
+        item = Item(data.whole, 0)
         columns = self._columns(self._take(item), 0, data.rows, None)
         whole = item.rest()
         for span in data.spans():
@@ -158,7 +154,7 @@ class Batches:
         kinds: dict[str, str | None] | None = None
         for index, item in enumerate(self._data):
             start = start if starts is None else next(starts)
-            batch = self._batch(_Item(item, index), start)
+            batch = self._batch(Item(item, index), start)
             kinds = _check_alike(batch, index, kinds)
             start += batch.rows
             yield batch
@@ -180,7 +176,7 @@ class Batches:
             if known is not None:
                 source.check_holds(known)
 
-    def _batch(self, item: _Item, start: int) -> Batch:
+    def _batch(self, item: Item, start: int) -> Batch:
         found = self._take(item)
         inputs = _as_tensors(item.rest(), item.index)
         rows = _rows(inputs, item)
@@ -199,7 +195,7 @@ class Batches:
             columns[LABEL] = self._classes.codes(columns[LABEL], f"The labels{_of(index)}")
         return columns
 
-    def _take(self, item: _Item) -> dict[str, Any]:
+    def _take(self, item: Item) -> dict[str, Any]:
         """The values that the item itself holds, by column, taken out of it."""
         found: dict[str, Any] = {}
         for name, source in self._sources.items():
@@ -219,7 +215,7 @@ class Batches:
             self._replace(found, theirs, item)
         return found
 
-    def _replace(self, found: dict[str, Any], theirs: Any, item: _Item) -> None:
+    def _replace(self, found: dict[str, Any], theirs: Any, item: Item) -> None:
         """The item's own labels, unless `labels` gives others; then they have at least to look like labels."""
         if self._label_source.kind == "default":
             found[LABEL] = theirs
@@ -230,132 +226,9 @@ class Batches:
             )
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where the values of one column come from, and the argument that says so."""
-
-    option: str
-    kind: Literal["default", "none", "place", "call", "all", "value"]
-    given: Any = None
-    constant: bool = False  # whether a place that an item can't have is a value instead
-
-    def check_holds(self, samples: int) -> None:
-        """Raise DataError where values given for all samples aren't as many."""
-        if len(self.given) != samples:
-            raise DataError(f"{self.option} holds {len(self.given)} values, and the data hold {samples} samples.")
-
-
-def _sources(labels: Any, ids: Any, columns: Mapping[str, Any]) -> dict[str, _Source]:
-    for name in columns:
-        if not isinstance(name, str) or not name or name in (*LABEL_KEYS, SAMPLE_ID):
-            raise DataError(f"columns has {name!r}. Name columns by strings, and give labels= and ids= as arguments.")
-    given = {LABEL: _standard("labels=", labels), SAMPLE_ID: _standard("ids=", ids)}
-    return given | {name: _source(f"columns[{name!r}]", value, constant=True) for name, value in columns.items()}
-
-
-def _standard(option: str, given: Any) -> _Source:
-    if given is None or given is False:
-        return _Source(option, "none" if given is False else "default")
-    return _source(option, given, constant=False)
-
-
-def _source(option: str, given: Any, *, constant: bool) -> _Source:
-    if isinstance(given, str | int) and not isinstance(given, bool):
-        return _Source(option, "place", given, constant)
-    if callable(given):
-        return _Source(option, "call", given)
-    values = as_column(given, f"The values of {option}")
-    if values.ndim > 1 or (values.ndim == 0 and not constant):
-        raise DataError(
-            f"{option} has shape {values.shape}. Give one value for each sample, a key, an index, or a callable."
-        )
-    return _Source(option, "all" if values.ndim else "value", values)
-
-
-class _Item:
-    """One item of the data: columns are taken out of it, and the rest is the model's."""
-
-    def __init__(self, item: Any, index: int) -> None:
-        self.whole = item
-        self.index = index
-        self.keyed = isinstance(item, Mapping)
-        self._listed = isinstance(item, tuple | list)
-        self._parts: dict[Any, Any] = dict(item) if self.keyed else dict(enumerate(item if self._listed else (item,)))
-        self._rest = dict(self._parts)
-        self._taken: set[Any] = set()
-
-    def __str__(self) -> str:
-        if self.keyed:
-            return f"a dict with the keys {', '.join(map(repr, self._parts))}"
-        size = f" of {len(self._parts)} items" if self._listed else ""
-        return f"a {type(self.whole).__name__}{size}"
-
-    def place(self, source: _Source) -> Any:
-        """The key or index that the source means; None if it doesn't mean one here."""
-        place = source.given
-        if source.kind != "place":
-            return None
-        fits = isinstance(place, str) if self.keyed else self._listed and isinstance(place, int)
-        if not fits:
-            if source.constant:
-                return None
-            raise DataError(f"{source.option}{place!r} has no place in batch {self.index}, which is {self}.")
-        return place + len(self._parts) if not self.keyed and place < 0 else place
-
-    def take(self, place: Any, option: str, *, keep: bool = False) -> Any:
-        if place not in self._parts:
-            hint = " For one value for all samples, give lambda item: value." if option.startswith("columns") else ""
-            raise DataError(f"Batch {self.index} is {self}, and {option} asks for {place!r}.{hint}")
-        if place in self._taken:
-            raise DataError(f"{option} asks for {place!r} of batch {self.index}, which another column is made of.")
-        self._taken.add(place)
-        return self._parts[place] if keep else self._rest.pop(place)
-
-    def check_not_label(self, place: Any, option: str) -> None:
-        if not self.keyed and (len(self._parts), place) == (2, 1):
-            raise DataError(
-                f"{option} asks for 1 of batch {self.index}, a pair, whose second item is the label unless labels= "
-                "says otherwise. For one value for all samples, give lambda item: value."
-            )
-
-    def label_place(self) -> Any:
-        """Where labels are by custom: the keys of a dict, the second of two items."""
-        free = [place for place in self._rest if place not in self._taken]
-        if self.keyed:
-            return next((key for key in LABEL_KEYS if key in free), None)
-        if len(free) > 2:
-            raise DataError(
-                f"Batch {self.index} is {self}, any of which may be the label. Say which with labels=INDEX (the others "
-                "are then positional inputs), take others as ids= or columns=, or say labels=False for none."
-            )
-        return free[1] if len(free) == 2 else None
-
-    def id_place(self) -> Any:
-        return next((key for key in ID_KEYS if key in self._rest and _are_ids(self._rest[key])), None)
-
-    def rest(self) -> Any:
-        """What is the model's: a dict, one value, or a tuple of several."""
-        values = tuple(self._rest.values())
-        return self._rest if self.keyed else values[0] if len(values) == 1 else values
-
-
-def _are_ids(values: Any) -> bool:
-    if isinstance(values, list | tuple):
-        return bool(values) and all(isinstance(value, str | int) for value in values)
-    if isinstance(values, Tensor):
-        return values.dim() == 1 and not values.is_floating_point()
-    return isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuU"
-
-
-def _as_tensors(value: Any, index: int) -> Any:
+def _as_tensors(inputs: Any, index: int) -> Any:
     """The inputs with every array in them as a tensor."""
-    if isinstance(value, np.ndarray):
-        return _tensor(value, index)
-    if isinstance(value, Mapping):
-        return {key: _as_tensors(part, index) for key, part in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_as_tensors(part, index) for part in value)
-    return value
+    return mapped(lambda value: _tensor(value, index) if isinstance(value, np.ndarray) else value, inputs)
 
 
 def _tensor(array: Array, index: int) -> Tensor:
@@ -371,7 +244,7 @@ def _tensor(array: Array, index: int) -> Tensor:
         ) from error
 
 
-def _rows(inputs: Any, item: _Item) -> int:
+def _rows(inputs: Any, item: Item) -> int:
     sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim()}
     if not sizes:
         raise DataError(f"Batch {item.index} is {item} that holds no tensor to give to the model.")
@@ -385,7 +258,7 @@ def _mask(inputs: Any) -> Tensor | None:
     return mask if isinstance(mask, Tensor) else None
 
 
-def _part(source: _Source, start: int, rows: int, index: int | None) -> Array:
+def _part(source: Source, start: int, rows: int, index: int | None) -> Array:
     if start + rows > len(source.given):
         raise DataError(
             f"{source.option} holds {len(source.given)} values, and the data hold more samples: batch {index} ends "
@@ -430,3 +303,12 @@ def _check_alike(batch: Batch, index: int, before: dict[str, str | None] | None)
                 "before it."
             )
     return {name: before[name] or kind for name, kind in kinds.items()}
+
+
+def peek(batches: Batches) -> tuple[Batch, Iterator[Batch]]:
+    """The first batch of the data, and the stream that still begins with it; DataError where there is none."""
+    stream = iter(batches)
+    first = next(stream, None)
+    if first is None or not first.rows:
+        raise DataError("The data hold no samples.")
+    return first, chain([first], stream)

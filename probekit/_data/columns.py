@@ -1,18 +1,16 @@
-"""Columns of one value a sample: what users hand in as labels, ids and the like, and what a model predicts."""
+"""Columns of one value a sample: what users hand in as labels, ids and the like."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
-from probekit.errors import DataError, ModelError, near
+from probekit.errors import DataError, near
 
-__all__ = ["PREDICTION", "Array", "Classes", "as_column", "logits_of", "predictions"]
-
-PREDICTION = "prediction"
+__all__ = ["Array", "Classes", "as_column"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -52,29 +50,6 @@ def _strings(array: Array, values: Any) -> Array:
     if array.dtype.kind == "U" and isinstance(values, list | tuple) and not all(isinstance(v, str) for v in values):
         return np.asarray(values, dtype=object)
     return array
-
-
-def logits_of(output: Any) -> Any:
-    """What a model's output says are its logits: what it has as ``.logits`` or ``["logits"]``, else itself."""
-    return output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
-
-
-def predictions(output: Any, rows: int) -> Array:
-    """The class that a model predicts for each of so many samples: where its logits (sample, class) are largest, int64.
-
-    Raises:
-        ModelError: the output has no such logits.
-    """
-    logits = logits_of(output)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
-        given = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"in a {type(output).__name__}"
-        raise ModelError(
-            "predictions=True keeps where the logits of a model are largest, which are (sample, class) with two "
-            f"classes at least. What this model gives for {rows} samples is {given}. Capture a model that returns "
-            "logits, alone, as .logits or under the key 'logits'; or leave predictions out."
-        )
-    classes: Array = logits.detach().argmax(1).cpu().numpy()
-    return classes
 
 
 class Classes:

@@ -14,7 +14,7 @@ __all__ = ["ChunkSampler"]
 
 
 class ChunkSampler(Sampler[int]):
-    """The samples of every `world`-th chunk-row of a data set, in order: rank r has the chunk-rows r, r + world, ….
+    """The samples of every `world`-th chunk row of a data set, in order: rank r has the chunk rows r, r + world, ….
 
     Give it to the DataLoader of each process that torchrun starts, and the loader to `probekit.capture`: each process
     then captures its own rows of one store, at their places in the data set, none twice and none left out. The store is
@@ -23,7 +23,7 @@ class ChunkSampler(Sampler[int]):
 
     Args:
         data: the data set, or its length.
-        chunk_rows: samples in a chunk-row, a multiple of the loader's batch size; the unit of the store's tiles.
+        chunk_rows: samples in a chunk row, a multiple of the loader's batch size; the unit of the store's chunks.
         rank, world: which process of how many; by default as torchrun says, 0 of 1 without it.
 
     Raises:
@@ -50,16 +50,16 @@ class ChunkSampler(Sampler[int]):
                 f"ChunkSampler was given chunk_rows={chunk_rows}, rank={self.rank}, world={self.world}: chunk_rows is "
                 "at least 1, and the rank below the number of processes."
             )
-        self.done: Collection[int] = ()  # chunk-rows that need no capture any more
+        self.done: Collection[int] = ()  # chunk rows that need no capture any more
 
     @property
     def chunks(self) -> list[int]:
-        """The chunk-rows of this process that aren't done."""
+        """The chunk rows of this process that aren't done."""
         every = range(self.rank, math.ceil(self.total / self.chunk_rows), self.world)
         return [chunk for chunk in every if chunk not in self.done]
 
     def rows(self, chunk: int) -> range:
-        """The samples of a chunk-row."""
+        """The samples of a chunk row."""
         return range(chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.total))
 
     def starts(self, batch_size: int) -> Iterator[int]:

@@ -1,134 +1,93 @@
-"""What is asked of a capture, and the plan that follows from a dry run on a few samples."""
+"""The dry run: what a model gives for the first samples of the data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 
-from probekit._capture.plan import CapturePlan, make_plan
-from probekit._data.batches import Batch, Batches
-from probekit._data.columns import PREDICTION, predictions
-from probekit._probe.reductions import Reduction
-from probekit._probe.selectors import Selector
-from probekit._probe.site_table import SiteTable, device_of, run, running
-from probekit._probe.site_table import sites as dry_run
-from probekit._sizes import parse_size
+from probekit._data.batches import Batch
+from probekit._forward.options import RunOptions, SiteOptions
+from probekit._forward.outputs import PREDICTION, predictions
+from probekit._nested import mapped
+from probekit._probe.model_run import device_of, run, running
+from probekit._probe.site_table import SiteTable, find_sites
 from probekit.errors import DataError, ModelError
 
-__all__ = ["Request", "peek"]
+__all__ = ["DryRun", "dry_run"]
 
-DRY_ROWS = 3  # samples of a dry run
+SAMPLES = 3  # of a dry run
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be captured of a model, and how; see `probekit.capture` for each."""
+class DryRun:
+    """The sites of a model as they were for the samples of `example`, and for one sample less.
 
-    sites: Selector
-    exclude: Selector | None
-    reduce: Mapping[Any, Reduction] | Reduction | None
-    batch_dim: Mapping[Any, int] | int
-    dtype: str | None
-    compression: str | None
-    memory: str | int
-    mode: str
-    predictions: bool = False
+    `shorter` shows which axis follows the batch. It is None where the model doesn't take one sample less.
+    """
 
-    def plan(self, model: nn.Module, first: Batch, rows: int | None, free: int | None) -> CapturePlan:
-        """The plan for data that begin with the batch `first`.
-
-        Raises:
-            ModelError: predictions are to be kept, and the model gives no logits.
-        """
-        example, table = self._dry_run(model, first)
-        if self.predictions:
-            _check_predictions(model, example)
-        return make_plan(
-            model,
-            table,
-            self._shorter(model, example),
-            example,
-            batch_size=first.rows,
-            rows=rows,
-            free=free,
-            reduce=self.reduce,
-            batch_dim=self.batch_dim,
-            dtype=self.dtype,
-            compression=self.compression,
-            memory=self.bytes,
-        )
-
-    @property
-    def bytes(self) -> int:
-        """The bound on the writer's buffers."""
-        return parse_size(self.memory)
-
-    def _dry_run(self, model: nn.Module, first: Batch) -> tuple[Batch, SiteTable]:
-        """A dry run on a few samples, which cost little, or on the whole batch where the model takes no fewer."""
-        few = _head(first, DRY_ROWS)
-        table = self._tried(model, few)
-        if few is None or table is None:
-            return first, self._sites(model, first)
-        return few, table
-
-    def _shorter(self, model: nn.Module, example: Batch) -> SiteTable | None:
-        """The sites on one sample less than the example: which axis follows the batch shows then.
-
-        An axis may be as long as the batch by chance, such as the time steps of a recurrent layer. There is no second
-        run for a single sample, nor for a model that takes batches of one size only.
-        """
-        return self._tried(model, _head(example, example.rows - 1))
-
-    def _tried(self, model: nn.Module, batch: Batch | None) -> SiteTable | None:
-        """The sites on a batch; None where there is none, or the model doesn't take so few samples."""
-        try:
-            return None if batch is None else self._sites(model, batch)
-        except ModelError:
-            return None
-
-    def _sites(self, model: nn.Module, batch: Batch) -> SiteTable:
-        return dry_run(model, batch.inputs, select=self.sites, exclude=self.exclude)
+    example: Batch
+    sites: SiteTable
+    shorter: SiteTable | None
 
 
-def _check_predictions(model: nn.Module, example: Batch) -> None:
+def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions) -> DryRun:
+    """Run the model on a few samples of the `first` batch, or on all of it where the model doesn't take fewer.
+
+    Raises:
+        SiteError: the selector picks nothing.
+        ModelError: the model can't run on the batch, or gives no logits to predict by.
+        DataError: a column is called as the predictions are.
+    """
+    few = _head(first, SAMPLES)
+    found = _tried(model, few, sites, how)
+    if few is None or found is None:
+        few, found = first, _sites(model, first, sites, how)
+    if how.predictions:
+        _check_predictions(model, few, how)
+    # An axis may be as long as the batch by chance, such as the time steps of a recurrent layer.
+    return DryRun(few, found, _tried(model, _head(few, few.rows - 1), sites, how))
+
+
+def _tried(model: nn.Module, batch: Batch | None, sites: SiteOptions, how: RunOptions) -> SiteTable | None:
+    """The sites for a batch; None where there is none, or the model doesn't take so few samples."""
+    try:
+        return None if batch is None else _sites(model, batch, sites, how)
+    except ModelError:
+        return None
+
+
+def _sites(model: nn.Module, batch: Batch, sites: SiteOptions, how: RunOptions) -> SiteTable:
+    return find_sites(model, batch.inputs, sites.sites, sites.exclude, how.mode)
+
+
+def _check_predictions(model: nn.Module, example: Batch, how: RunOptions) -> None:
     if PREDICTION in example.columns:
         raise DataError(
-            f"columns= has {PREDICTION!r}, as which predictions=True keeps what the model predicts. Name it otherwise."
+            f"columns= has {PREDICTION!r}, the name under which predictions=True keeps what the model predicts. Give "
+            "that column another name."
         )
-    with running(model):
+    with running(model, how.mode):
         predictions(run(model, example.inputs, device_of(model)), example.rows)
 
 
 def _head(batch: Batch, rows: int) -> Batch | None:
     """The first samples of a batch; None where it has no more, or its inputs can't be cut."""
-    inputs = _cut(batch.inputs, batch.rows, rows)
-    if not 0 < rows < batch.rows or inputs is None:
+    if not 0 < rows < batch.rows:
+        return None
+    try:
+        inputs = mapped(lambda value: _cut(value, batch.rows, rows), batch.inputs)
+    except TypeError:
         return None
     mask = None if batch.mask is None else batch.mask[:rows]
     return replace(batch, inputs=inputs, rows=rows, mask=mask, columns={n: v[:rows] for n, v in batch.columns.items()})
 
 
-def _cut(inputs: Any, rows: int, wanted: int) -> Any:
-    """The first samples of all tensors in `inputs`; None for what isn't made of tensors."""
-    if isinstance(inputs, Tensor):
-        return inputs[:wanted] if inputs.dim() and len(inputs) == rows else inputs
-    if isinstance(inputs, Mapping):
-        parts = {name: _cut(value, rows, wanted) for name, value in inputs.items()}
-        return None if any(part is None and inputs[name] is not None for name, part in parts.items()) else parts
-    if isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields"):
-        several = [_cut(value, rows, wanted) for value in inputs]
-        return None if any(part is None for part in several) else tuple(several)
-    return inputs if isinstance(inputs, str | int | float | bool) else None
-
-
-def peek(batches: Batches) -> tuple[Batch, Iterator[Batch]]:
-    """The first batch of the data, and the stream that still begins with it; DataError where there is none."""
-    stream = iter(batches)
-    first = next(stream, None)
-    if first is None or not first.rows:
-        raise DataError("The data hold no samples.")
-    return first, chain([first], stream)
+def _cut(value: Any, rows: int, wanted: int) -> Any:
+    """The first samples of a tensor; TypeError for what may hold samples in a way that nobody knows."""
+    if isinstance(value, Tensor):
+        return value[:wanted] if value.dim() and len(value) == rows else value
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(type(value).__name__)

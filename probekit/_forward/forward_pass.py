@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probekit._data.batches import Batch
-from probekit._data.columns import logits_of
+from probekit._forward.options import RunOptions
+from probekit._forward.outputs import logits_of
 from probekit._probe.hooks import Probe
-from probekit._probe.site_table import device_of, run
+from probekit._probe.model_run import device_of, run
 from probekit.errors import DataError
 
-__all__ = ["Loss", "Passes"]
-
-Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
+__all__ = ["ForwardPass"]
 
 
 @dataclass(frozen=True)
-class Passes:
-    """How the model runs on each batch; `loss` is that of its gradients, if there are any, and None the default."""
+class ForwardPass:
+    """How the model runs on each batch: with `gradients`, a backward pass follows."""
 
     model: nn.Module
-    mode: str
-    loss: Loss | None
+    options: RunOptions
     gradients: bool
 
     def run(self, batch: Batch, probe: Probe) -> Any:
@@ -39,7 +36,7 @@ class Passes:
             ModelError: the model fails on the batch.
             DataError: there is nothing to make a loss of.
         """
-        if self.mode == "train":
+        if self.options.mode == "train":
             torch.manual_seed(batch.start)  # so that what dropout draws doesn't depend on where a capture was stopped
         with torch.enable_grad() if self.gradients else nullcontext():
             output = run(self.model, batch.inputs, self._device)
@@ -53,13 +50,13 @@ class Passes:
 
     @property
     def loss_name(self) -> str:
-        loss = F.cross_entropy if self.loss is None else self.loss
+        loss = F.cross_entropy if self.options.loss is None else self.options.loss
         return str(getattr(loss, "__qualname__", type(loss).__qualname__))
 
     def _loss(self, output: Any, batch: Batch) -> Tensor:
         labels = None if batch.labels is None else torch.from_numpy(batch.labels)
-        if self.loss is not None:
-            return self.loss(output, labels)
+        if self.options.loss is not None:
+            return self.options.loss(output, labels)
         logits = logits_of(output)
         if labels is None or not isinstance(logits, Tensor) or logits.dim() != 2:
             raise DataError(

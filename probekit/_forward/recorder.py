@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from probekit._capture.plan import Kept
 from probekit._data.batches import Batch
+from probekit._forward.site_plan import PlannedSite, SitePlan
 from probekit._probe.reductions import Mask, Reduced
-from probekit._probe.selectors import SiteName
-from probekit._write.writer import Writer
+from probekit._probe.site_name import SiteName
 from probekit.errors import SiteError
 
-__all__ = ["Recorder", "Sink", "into"]
+__all__ = ["Recorder", "Sink"]
 
 Sink: TypeAlias = Callable[[str, Reduced], None]
 
@@ -29,7 +28,7 @@ class _Now:
     number: int
     rows: int
     mask: Mask | None
-    missing: dict[SiteName, Kept]
+    missing: dict[SiteName, PlannedSite]
 
 
 class Recorder:
@@ -41,35 +40,35 @@ class Recorder:
         SiteError: a site ran at one batch and not at another, more or less often, or changed its shape.
     """
 
-    def __init__(self, model: str, kept: Sequence[Kept], sink: Sink) -> None:
-        self._model = model
+    def __init__(self, plan: SitePlan, sink: Sink) -> None:
+        self._model = plan.model
         self._sink = sink
-        self._kept = {one.site._replace(call=one.site.call or 0): one for one in kept}
+        self._planned = {each.site._replace(call=each.site.call or 0): each for each in plan.sites}
         self._overflows: dict[str, Tensor] = {}
         self._now = _Now(-1, 0, None, {})
 
     def begin(self, batch: Batch, number: int) -> None:
         mask = None if batch.mask is None else Mask.of(batch.mask)
-        self._now = _Now(number, batch.rows, mask, dict(self._kept))
+        self._now = _Now(number, batch.rows, mask, dict(self._planned))
 
     def __call__(self, site: SiteName, tensor: Tensor) -> None:
         now = self._now
-        kept = now.missing.pop(site, None)
-        if kept is None:
+        planned = now.missing.pop(site, None)
+        if planned is None:
             raise self._unexpected(site)
-        reduced = kept.of(tensor, now.mask, now.rows)
-        source, spec = reduced.tensor, kept.spec
+        reduced = planned.keep(tensor, now.mask, now.rows)
+        source, spec = reduced.tensor, planned.spec
         if source.shape[1:] != spec.shape or (reduced.sample is None and source.shape[0] != now.rows):
             raise SiteError(
                 f"{spec.name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of {now.rows} "
                 f"samples; in the first batch each {'token' if spec.tokens else 'sample'} had shape {spec.shape}."
             )
-        if kept.dtype != source.dtype:
-            reduced = reduced._replace(tensor=self._cast(spec.name, source, kept.dtype))
+        if planned.dtype != source.dtype:
+            reduced = reduced._replace(tensor=self._cast(spec.name, source, planned.dtype))
         self._sink(spec.name, reduced)
 
     def _unexpected(self, site: SiteName) -> SiteError:
-        known, number = self._kept.get(site), self._now.number
+        known, number = self._planned.get(site), self._now.number
         if known is None:
             return SiteError(f"{site} of {self._model} ran at batch {number} and not in the first batch.")
         return SiteError(f"{known.name} of {self._model} ran more often at batch {number} than in the first batch.")
@@ -84,7 +83,7 @@ class Recorder:
     def end(self) -> None:
         """Check that every site ran in the batch."""
         if self._now.missing:
-            missing = ", ".join(sorted(kept.name for kept in self._now.missing.values()))
+            missing = ", ".join(sorted(each.name for each in self._now.missing.values()))
             raise SiteError(f"{missing} of {self._model} didn't run at batch {self._now.number}.")
 
     def warn_of_overflow(self) -> None:
@@ -95,15 +94,3 @@ class Recorder:
                 f"Values too large for the dtype became infinite: {lost}. Capture these sites as float32.",
                 stacklevel=4,
             )
-
-
-def into(writer: Writer) -> Sink:
-    """A sink that gives a writer what is recorded."""
-
-    def give(name: str, reduced: Reduced) -> None:
-        if reduced.sample is None or reduced.positions is None:
-            writer.put(name, reduced.tensor)
-        else:
-            writer.append(name, reduced.tensor, reduced.sample.numpy(), reduced.positions.numpy())
-
-    return give

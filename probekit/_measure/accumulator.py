@@ -8,12 +8,14 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
+from probekit._results.assemble import Labels, check, dataset_of
 from probekit.errors import PluginError, ProbekitError
 from probekit.metrics import Metric, Spec, State, StreamingMetric, Variables
 
-__all__ = ["BATCH", "Accumulator", "call", "finalized", "leaders", "scope_of", "side_by_side"]
+__all__ = ["BATCH", "Accumulator", "call", "finalized", "leaders", "scope_of", "side_by_side", "sites_results"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,3 +115,21 @@ def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P
     except Exception as error:
         fault = str(error) if isinstance(error, ProbekitError) else f"{type(error).__name__}: {error}"
         raise PluginError(f"The metric {metric.name!r} failed {where}: {fault.rstrip('.')}.") from error
+
+
+def sites_results(
+    metrics: Sequence[StreamingMetric],
+    states: Mapping[str, State],
+    names: Sequence[str],
+    labels: Labels,
+    about: Mapping[str, Any],
+) -> xr.Dataset:
+    """What compares the sites, with their names as coordinates."""
+    where, lengths = "over the sites", {"site": len(names), "site_b": len(names)}
+    found = [
+        (metric, check(metric, variables, labels, where, **lengths))
+        for metric, variables in finalized(metrics, states, where)
+    ]
+    made = dataset_of(found, labels, lambda _: about)
+    coordinate = np.array(names, dtype=object)  # as which strings are stored in any length
+    return made.assign_coords({dim: coordinate for dim in lengths if dim in made.sizes})

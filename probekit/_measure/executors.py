@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 import torch
 
-from probekit._measure.tasks import Piece, Task, Work
+from probekit._measure.tasks import Task, TaskResult, Work
 from probekit.cluster import RETRIES, client_of, result_of
 from probekit.errors import ProbekitError
 
-__all__ = ["Scheduler", "scheduler_of"]
+__all__ = ["Executor", "executor_for"]
 
 
-class Scheduler(Protocol):
+class Executor(Protocol):
     """Who runs tasks: up to `parallel` at a time, which share one memory, or else each has as much (`apart`)."""
 
     apart: bool
@@ -26,15 +26,15 @@ class Scheduler(Protocol):
     @property
     def parallel(self) -> int: ...
 
-    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
-        """Each task with its piece, as they finish; at the end, and at an error, those that haven't begun are dropped.
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, TaskResult]]:
+        """Each task with its result, as they finish; at the end, and at an error, those that haven't begun are dropped.
 
         Those that share a memory run `parallel` at a time.
         """
 
 
 @contextmanager
-def scheduler_of(address: str | None) -> Iterator[Scheduler]:
+def executor_for(address: str | None) -> Iterator[Executor]:
     """The cluster at an address, or the one that this process is a client of, or else its own threads.
 
     Raises:
@@ -42,10 +42,10 @@ def scheduler_of(address: str | None) -> Iterator[Scheduler]:
     """
     if address is not None:
         with client_of(address) as client:
-            yield _Cluster(client)
+            yield _ClusterExecutor(client)
         return
     active = _active_client()
-    yield _Threads() if active is None else _Cluster(active)
+    yield _ThreadExecutor() if active is None else _ClusterExecutor(active)
 
 
 def _active_client() -> Any:
@@ -58,7 +58,7 @@ def _active_client() -> Any:
         return None
 
 
-class _Threads:
+class _ThreadExecutor:
     """Threads of this process, in each of which torch uses no further ones."""
 
     apart = False
@@ -68,7 +68,7 @@ class _Threads:
         """The cores that this process may use, which on a shared machine are fewer than there are."""
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, TaskResult]]:
         before = torch.get_num_threads()
         pool = ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(1,))
         try:
@@ -80,7 +80,7 @@ class _Threads:
             torch.set_num_threads(before)
 
 
-class _Cluster:
+class _ClusterExecutor:
     """The workers of a cluster, which must be able to read the store under its path."""
 
     apart = True
@@ -92,10 +92,10 @@ class _Cluster:
     def parallel(self) -> int:
         return max(1, sum(map(int, self._client.nthreads().values())))
 
-    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, Piece]]:
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, TaskResult]]:
         from distributed import as_completed
 
-        gave_up = "The cluster gave up on a part of the measurement (with out=, finished parts are kept)"
+        gave_up = "The cluster gave up on a task of the measurement (with out=, the results of finished tasks are kept)"
         # As the result of a task of its own it is made again when the worker that holds it is killed.
         shared = self._client.submit(_itself, work, pure=False, retries=RETRIES)
         futures = {self._client.submit(_run, shared, task, pure=False, retries=RETRIES): task for task in tasks}
@@ -110,8 +110,8 @@ def _itself(work: Work) -> Work:
     return work
 
 
-def _run(work: Work, task: Task) -> Piece | ProbekitError:
-    """The piece; an error of ours as it is, since to try again would change nothing."""
+def _run(work: Work, task: Task) -> TaskResult | ProbekitError:
+    """The result; an error of ours as it is, since to try again would change nothing."""
     torch.set_num_threads(1)
     try:
         return work.run(task)

@@ -17,7 +17,7 @@ from probekit._store.layout import CLASS_NAME, ROW, SAMPLE
 from probekit.errors import DataError, near
 from probekit.metrics.block import Array, Codes, Grouping
 
-__all__ = ["Groups", "Rows", "Where", "selected"]
+__all__ = ["Groups", "Observations", "Where", "selected"]
 
 Where: TypeAlias = Mapping[str, Any] | npt.ArrayLike | xr.DataArray
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -121,7 +121,7 @@ def _mask(where: Any, samples: int) -> Mask:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Observations:
     """The observations of a site that are measured: `codes` has the group of each, `numbers` its row in the store.
 
     `kept` (observation) tells them among all that the site has; it is None where all are measured. `omitted` of the
@@ -135,7 +135,7 @@ class Rows:
     omitted: int = 0
 
     @classmethod
-    def of(cls, source: Source, groups: Groups, samples: Mask | None, root: xr.Dataset) -> Rows:
+    def of(cls, source: Source, groups: Groups, samples: Mask | None, root: xr.Dataset) -> Observations:
         """The observations of the `samples` that are selected."""
         kept = samples
         if source.tokens:
@@ -144,7 +144,7 @@ class Rows:
         everything = cls(groups.labels, groups.codes, np.arange(source.rows))._repeated(source.each)
         return everything if kept is None else everything._those(np.repeat(kept, source.each))
 
-    def without(self, nan: Mask, site: str) -> Rows:
+    def without(self, nan: Mask, site: str) -> Observations:
         """These, but for the observations with a NaN; `nan` (observation) is for all that the `site` has.
 
         Raises DataError if none is left.
@@ -160,12 +160,12 @@ class Rows:
             raise DataError(f"Site {site!r}: all {omitted} observations hold a NaN, so there is nothing to measure.")
         return replace(self, codes=self.codes[places], numbers=self.numbers[places], kept=kept, omitted=omitted)
 
-    def _repeated(self, each: int) -> Rows:
+    def _repeated(self, each: int) -> Observations:
         if each == 1:
             return self
         return replace(self, codes=np.repeat(self.codes, each), numbers=np.repeat(self.numbers, each))
 
-    def _those(self, kept: Mask) -> Rows:
+    def _those(self, kept: Mask) -> Observations:
         return replace(self, codes=self.codes[kept], numbers=self.numbers[kept], kept=kept)
 
     @property

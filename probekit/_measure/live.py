@@ -12,24 +12,24 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from probekit._capture.plan import CapturePlan, Kept
-from probekit._data.batches import Batch, Batches
-from probekit._forward.dry_run import Request, peek
-from probekit._forward.forward_pass import Loss, Passes
+from probekit._data.batches import Batch, Batches, peek
+from probekit._forward.forward_pass import ForwardPass
+from probekit._forward.options import Loss, RunOptions, SiteOptions
 from probekit._forward.recorder import Recorder
-from probekit._measure.accumulator import BATCH, Accumulator, call, finalized
-from probekit._measure.measure import NAN, check_choice, resolved
+from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites
+from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, sites_results
+from probekit._measure.measure import NAN
+from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.site_source import POSITIONS, bounds_of
-from probekit._measure.tasks import Kinds
 from probekit._probe.hooks import Probe
+from probekit._probe.model_run import running
 from probekit._probe.pooling import Reduced
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector
-from probekit._probe.site_table import running
-from probekit._results.assemble import Labels, check, dataset_of, join, sites_results
+from probekit._results.assemble import Labels, check, dataset_of, join
 from probekit._store.layout import group_names, node_axis
 from probekit._version import __version__
-from probekit.errors import DataError, PluginError
+from probekit.errors import DataError, PluginError, check_choice
 from probekit.metrics import Metric, Spec, State, Variables
 from probekit.metrics.block import working_dtype
 from probekit.metrics.sketch import Sketch
@@ -87,14 +87,14 @@ def measure_live(
         >>> m["1"]["sparsity"].sizes
         Frozen({'label': 2, 'node': 3})
     """
-    kinds = Kinds(resolved(metrics), live=True)
+    chosen = MetricSet(resolved(metrics), live=True)
     if by not in ("label", None):
         raise DataError(f"by is {by!r}; it is 'label' or None. Say with labels= where what you group by is.")
     check_choice("nan", nan, NAN)
     check_choice("positions", positions, POSITIONS)
-    if kinds.samples:
+    if chosen.samples:
         raise PluginError(
-            f"The metric {kinds.samples[0].name!r} goes over the samples more than once, and a model that runs gives "
+            f"The metric {chosen.samples[0].name!r} goes over the samples more than once, and a model that runs gives "
             "them once. Capture a store with probekit.capture, and measure that."
         )
     batches = Batches(
@@ -102,16 +102,17 @@ def measure_live(
     )
     with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
         first, stream = peek(batches)
-    plan = Request(sites, exclude, reduce, batch_dim, None, None, 2**62, mode).plan(model, first, batches.rows, None)
+    how = RunOptions(mode, loss)
+    plan = plan_sites(model, first, SiteOptions(sites, exclude, reduce, batch_dim), how)
     labelled = by is not None and first.labels is not None
-    meters = _Meters(kinds, plan, positions, nan, labelled)
-    recorder = Recorder(plan.model, plan.kept, meters.add)
-    passes = Passes(model, mode, loss, plan.gradients)
+    meters = _Meters(chosen, plan, positions, nan, labelled)
+    recorder = Recorder(plan, meters.add)
+    forward = ForwardPass(model, how, plan.gradients)
     with running(model, mode), Probe(model, plan.names, record=recorder) as probe:
         for number, batch in enumerate(progress(stream, "measure", batches.count)):
             meters.begin(batch)
             recorder.begin(batch, number)
-            passes.run(batch, probe)
+            forward.run(batch, probe)
             recorder.end()
             meters.end()
     results = meters.results(batches.class_names or ())
@@ -127,11 +128,11 @@ def measure_live(
 class _Meters:
     """What has been measured so far at each site. `begin` a batch, `add` what the sites give, `end` it."""
 
-    def __init__(self, kinds: Kinds, plan: CapturePlan, positions: str, nan: str, labelled: bool) -> None:
-        self._meters = {kept.name: _Meter(kept, kinds, positions, nan == "omit") for kept in plan.kept}
+    def __init__(self, metrics: MetricSet, plan: SitePlan, positions: str, nan: str, labelled: bool) -> None:
+        self._meters = {site.name: _Meter(site, metrics, positions, nan == "omit") for site in plan.sites}
         self._classes, self._labelled = 0, labelled
         self._codes: dict[torch.device, Tensor] = {}
-        self._together = _Together(kinds, list(self._meters.values())) if kinds.streaming("sites") else None
+        self._together = _Together(metrics, list(self._meters.values())) if metrics.streaming("sites") else None
 
     def begin(self, batch: Batch) -> None:
         codes = batch.labels if self._labelled and batch.labels is not None else np.zeros(batch.rows, np.int64)
@@ -170,13 +171,13 @@ class _Meters:
 class _Meter:
     """One site; `device` is where its activations lie."""
 
-    def __init__(self, kept: Kept, kinds: Kinds, positions: str, omit: bool) -> None:
-        self.name, self._kept = kept.name, kept
-        self._kinds, self._positions, self._omit = kinds, positions, omit
-        self._axis = 1 + node_axis(kept.spec.dims) if kept.spec.shape else None
-        self._nodes = kept.spec.shape[self._axis - 1] if self._axis else 1
-        self._width = prod(kept.spec.shape) // max(1, self._nodes)
-        self._dtype = torch.float32 if working_dtype(kept.spec.dtype) == np.float32 else torch.float64
+    def __init__(self, site: PlannedSite, metrics: MetricSet, positions: str, omit: bool) -> None:
+        self.name, self._spec = site.name, site.spec
+        self._metrics, self._positions, self._omit = metrics, positions, omit
+        self._axis = 1 + node_axis(self._spec.dims) if self._spec.shape else None
+        self._nodes = self._spec.shape[self._axis - 1] if self._axis else 1
+        self._width = prod(self._spec.shape) // max(1, self._nodes)
+        self._dtype = torch.float32 if working_dtype(self._spec.dtype) == np.float32 else torch.float64
         self._counted: list[Accumulator] = []
         self._gathered = _Gathered(self._nodes, self._dtype)
         self._nan = torch.zeros((), dtype=torch.bool)  # soon on the device: to ask for its value would wait for it
@@ -195,14 +196,14 @@ class _Meter:
         return (values.amax(2) if self._positions == "max" else values.mean(2, dtype=torch.float64)).to(self._dtype)
 
     def spec(self, classes: int, device: torch.device) -> Spec:
-        attrs = self._kept.spec.attrs
+        attrs = self._spec.attrs
         return Spec(self._nodes, classes, self._dtype, device, bounds_of(str(attrs["type"]), str(attrs["kind"])))
 
     def add(self, x: Tensor, y: Tensor, classes: int) -> None:
         if not self._counted:
             spec, where = self.spec(classes, x.device), f"at site {self.name!r}"
-            sketched = [Sketch()] if self._kinds.columns else []
-            self._counted = [Accumulator(m, spec, where) for m in (self._kinds.streaming("node", "site"), sketched)]
+            sketched = [Sketch()] if self._metrics.columns else []
+            self._counted = [Accumulator(m, spec, where) for m in (self._metrics.streaming("node", "site"), sketched)]
         if not self._gathered.add(x, y):
             self._update_gathered(classes)
             if not self._gathered.add(x, y):
@@ -243,23 +244,23 @@ class _Meter:
             raise DataError(f"Site {self.name!r}: all {self._omitted} observations hold a NaN, so nothing is measured.")
         found = {
             metric.name: check(metric, variables, labels, where, node=self._nodes)
-            for metric, variables in finalized(self._kinds.streaming("node", "site"), streaming.states, where)
+            for metric, variables in finalized(self._metrics.streaming("node", "site"), streaming.states, where)
         }
-        about = {"n": self._number, "dtype": str(self._kept.spec.dtype), "approximate": 0}
+        about = {"n": self._number, "dtype": str(self._spec.dtype), "approximate": 0}
         about |= {"omitted": self._omitted} if self._omitted else {}
         sketch = about
-        if self._kinds.columns:
+        if self._metrics.columns:
             found |= self._from_sketch(sketched.states["sketch"], labels)
             sketch = about | {"approximate": 1} | Sketch().errors(sketched.states["sketch"])
-        columns = {metric.name for metric in self._kinds.columns}
-        measured = [(metric, found[metric.name]) for metric in self._kinds.metrics if metric.name in found]
+        columns = {metric.name for metric in self._metrics.columns}
+        measured = [(metric, found[metric.name]) for metric in self._metrics.metrics if metric.name in found]
         made = dataset_of(measured, labels, lambda metric: sketch if metric.name in columns else about)
         pooled = {"positions": f"{self._positions} of {self._width}"} if self._width > 1 else {}
-        return made.assign_attrs(dict(self._kept.spec.attrs) | {"site": self.name} | pooled)
+        return made.assign_attrs(dict(self._spec.attrs) | {"site": self.name} | pooled)
 
     def _from_sketch(self, state: State, labels: Labels) -> dict[str, Variables]:
         """What the column metrics make of the samples that stand for the real ones."""
-        columns, where = self._kinds.columns, f"at site {self.name!r}, from a sketch"
+        columns, where = self._metrics.columns, f"at site {self.name!r}, from a sketch"
         pieces: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
         for block in Sketch().blocks(state):
             for metric in columns:
@@ -307,8 +308,8 @@ class _Gathered:
 class _Together:
     """All sites at once, for metrics that compare them."""
 
-    def __init__(self, kinds: Kinds, meters: Sequence[_Meter]) -> None:
-        self._metrics, self._meters = kinds.streaming("sites"), meters
+    def __init__(self, metrics: MetricSet, meters: Sequence[_Meter]) -> None:
+        self._metrics, self._meters = metrics.streaming("sites"), meters
         self._counted: Accumulator | None = None
         self._batch: dict[str, Tensor] = {}
         self._y = torch.empty(0)

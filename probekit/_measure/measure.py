@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,26 +10,26 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from probekit import plugins
-from probekit._measure.accumulator import finalized, side_by_side
-from probekit._measure.executors import Scheduler, scheduler_of
-from probekit._measure.grouping import Groups, Mask, Rows, Where, selected
+from probekit._measure.accumulator import finalized, side_by_side, sites_results
+from probekit._measure.executors import Executor, executor_for
+from probekit._measure.grouping import Groups, Mask, Observations, Where, selected
+from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.planner import Plan, plan_of
 from probekit._measure.site_source import POSITIONS, Source, find_sources
-from probekit._measure.task_cache import Parts, key_of
-from probekit._measure.tasks import Kinds, Piece, Task, Work, at_site
+from probekit._measure.task_cache import TaskCache, key_of
+from probekit._measure.tasks import Task, TaskResult, Work, at_site
 from probekit._probe.selectors import Selector
-from probekit._results.assemble import check, dataset_of, join, sites_results, write
+from probekit._results.assemble import check, dataset_of, join
+from probekit._results.files import write
 from probekit._sizes import parse_size
-from probekit._store.backend import place_of
-from probekit._store.store import open_store, read_record
+from probekit._store.backend import backend_of
+from probekit._store.store import open_record, read_record
 from probekit._version import __version__
-from probekit.errors import DataError, PluginError
-from probekit.metrics import ColumnMetric, Metric, SampleMetric, State, StreamingMetric, Variables
-from probekit.metrics.parameters import with_parameters
+from probekit.errors import DataError, check_choice
+from probekit.metrics import Metric, State, Variables
 from probekit.progress import Progress, silent
 
-__all__ = ["NAN", "check_choice", "measure", "resolved"]
+__all__ = ["NAN", "measure"]
 
 NAN = ("raise", "omit")
 _CARRIED = ("model", "weights", "mode", "created")  # attributes of a store that its results keep
@@ -99,93 +98,66 @@ def measure(
     check_choice("nan", nan, NAN)
     check_choice("positions", positions, POSITIONS)
     with ExitStack() as stack:
-        parts = None
+        tree, identity = _opened(store)
+        cache = None
         if out is not None:
-            parts = Parts(Path(out), _key(chosen, store, where, by=by, nan=nan, positions=positions))
-            stack.callback(parts.close)
-        tree = store if isinstance(store, xr.DataTree) else open_store(store)
+            options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions}
+            # Nobody can tell whether a tree in memory is the one that it was.
+            key = None if identity is None else key_of(chosen, **identity, **options)
+            cache = stack.enter_context(TaskCache(Path(out), key))
         named = "the tree" if isinstance(store, xr.DataTree) else str(store)
         sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
         root = tree.to_dataset(inherit=False)
         groups = Groups.of(root, by)
-        work = _work(Kinds(chosen), sources, groups, root, selected(root, where), nan)
-        workers = stack.enter_context(scheduler_of(scheduler))
-        plan = plan_of(work.kinds, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
-        pieces = dict(progress(_pieces(work, plan, workers, parts), str(plan), len(plan.tasks)))
-        results = _results(work, [(task, pieces[task]) for task in plan.tasks])
+        work = _work(MetricSet(chosen), sources, groups, root, selected(root, where), nan)
+        workers = stack.enter_context(executor_for(scheduler))
+        plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
+        done = dict(progress(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
+        results = _results(work, [(task, done[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": __version__, "by": groups.by or "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
-        if parts is not None and out is not None:
+        if cache is not None and out is not None:
             write(results, Path(out))
     return results
 
 
-def resolved(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
-    """The metrics that are meant by names and objects, each once.
-
-    Raises PluginError for what is no metric, and for one given twice.
-    """
-    given = metrics if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
-    found = [_metric(one) for one in given]
-    if not found:
-        raise PluginError("No metric was given. Name at least one; `probekit metrics` lists them.")
-    twice = [name for name, count in Counter(metric.name for metric in found).items() if count > 1]
-    if twice:
-        raise PluginError(f"The metric {twice[0]!r} was given twice. Measure its variants in separate calls.")
-    return found
-
-
-def _metric(given: object) -> Metric:
-    found = _named(given) if isinstance(given, str) else given
-    found = found() if isinstance(found, type) else found
-    if not isinstance(found, StreamingMetric | ColumnMetric | SampleMetric):
-        raise PluginError(
-            f"{given!r} is not a metric. Give a name, a function under @pk.metric, or an object with name, version, "
-            "parameters and either compute(block), compute_samples(samples), or init, update, merge and finalize."
-        )
-    return found
-
-
-def _named(given: str) -> object:
-    """What is registered under a name, with the parameters that follow its colon, if any."""
-    name, colon, parameters = given.partition(":")
-    found: object = plugins.load(plugins.METRICS, name)
-    return with_parameters(found, name, parameters) if colon else found
-
-
-def check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    """Raise DataError where the option `name` has a value that there isn't."""
-    if value not in known:
-        raise DataError(f"{name} is {value!r}; it is {', '.join(map(repr, known[:-1]))} or {known[-1]!r}.")
-
-
-def _key(metrics: Sequence[Metric], store: str | Path | xr.DataTree, where: Where | None, **others: Any) -> str | None:
-    """What finished tasks depend on; None for an open tree, of which nobody can tell whether it is the one it was."""
+def _opened(store: str | Path | xr.DataTree) -> tuple[xr.DataTree, dict[str, str] | None]:
+    """An open store, and what tells it from others; None for a tree."""
     if isinstance(store, xr.DataTree):
-        return None
-    place = place_of(store)
-    chosen = dict(where) if isinstance(where, Mapping) else None if where is None else np.asarray(where).tolist()
-    return key_of(metrics, record=read_record(place), url=place.url, where=chosen, **others)
+        return store, None
+    backend = backend_of(store)
+    record = read_record(backend)
+    return open_record(store, record), {"record": record.dump().decode(), "url": backend.url}
+
+
+def _plain(where: Where | None) -> Any:
+    """What selects samples, as plain values."""
+    return dict(where) if isinstance(where, Mapping) else None if where is None else np.asarray(where).tolist()
 
 
 def _work(
-    kinds: Kinds, sources: Mapping[str, Source], groups: Groups, root: xr.Dataset, samples: Mask | None, nan: str
+    metrics: MetricSet,
+    sources: Mapping[str, Source],
+    groups: Groups,
+    root: xr.Dataset,
+    samples: Mask | None,
+    nan: str,
 ) -> Work:
     """What all tasks share, once it is known which observations of each site are measured."""
-    alike: dict[object, Rows] = {}  # the same rows of several sites are put in order once
-    rows: dict[str, Rows] = {}
+    alike: dict[object, Observations] = {}  # the same rows of several sites are put in order once
+    rows: dict[str, Observations] = {}
     for key, source in sources.items():
         kind = key if source.tokens else source.each
-        rows[key] = alike.get(kind) or alike.setdefault(kind, Rows.of(source, groups, samples, root))
-    common = _common(list(sources.values()), rows) if kinds.streaming("sites") else None
+        rows[key] = alike.get(kind) or alike.setdefault(kind, Observations.of(source, groups, samples, root))
+    common = _common(list(sources.values()), rows) if metrics.streaming("sites") else None
     if nan == "omit":
         faulty = {key: source.with_nan() for key, source in sources.items()}
         rows = {key: rows[key].without(faulty[key], source.name) for key, source in sources.items()}
         common = common and common.without(np.any(list(faulty.values()), axis=0), "all together")
-    return Work(kinds, sources, rows, common)
+    return Work(metrics, sources, rows, common)
 
 
-def _common(sources: Sequence[Source], rows: Mapping[str, Rows]) -> Rows:
+def _common(sources: Sequence[Source], rows: Mapping[str, Observations]) -> Observations:
     """The observations that all sites have; DataError where theirs aren't the same."""
     tokens = [source.name for source in sources if source.tokens]
     if tokens or len({source.each for source in sources}) > 1:
@@ -197,45 +169,49 @@ def _common(sources: Sequence[Source], rows: Mapping[str, Rows]) -> Rows:
     return rows[sources[0].key]
 
 
-def _pieces(work: Work, plan: Plan, workers: Scheduler, parts: Parts | None) -> Iterator[tuple[Task, Piece]]:
-    """Every task with its piece: those that are finished already, then the others."""
+def _task_results(
+    work: Work, plan: Plan, workers: Executor, cache: TaskCache | None
+) -> Iterator[tuple[Task, TaskResult]]:
+    """Every task with its result: those that are finished already, then the others."""
     todo = []
     for task in plan.tasks:
-        piece = parts.find(task) if parts is not None else None
-        if piece is None:
+        result = cache.find(task) if cache is not None else None
+        if result is None:
             todo.append(task)
         else:
-            yield task, piece
-    for task, piece in workers.run(work, todo, plan.parallel):
-        if parts is not None:
-            parts.keep(task, piece)
-        yield task, piece
+            yield task, result
+    for task, result in workers.run(work, todo, plan.parallel):
+        if cache is not None:
+            cache.keep(task, result)
+        yield task, result
 
 
-def _results(work: Work, pieces: Sequence[tuple[Task, Piece]]) -> xr.DataTree:
-    """The tree of results, from the pieces in the order of the plan."""
-    children = {key: _of_site(work, key, [part for part in pieces if part[0].site == key]) for key in work.sources}
-    overall = [piece for task, piece in pieces if task.kind == "sites"]
+def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> xr.DataTree:
+    """The tree of results, from those of the tasks in the order of the plan."""
+    children = {key: _of_site(work, key, [each for each in done if each[0].site == key]) for key in work.sources}
+    overall = [result for task, result in done if task.kind == "sites"]
     root = _of_sites(work, overall[0]) if overall else xr.Dataset()
     return xr.DataTree.from_dict({"/": root, **children})
 
 
-def _of_site(work: Work, key: str, pieces: Sequence[tuple[Task, Piece]]) -> xr.Dataset:
-    source, rows, kinds = work.sources[key], work.rows[key], work.kinds
-    blocks = [piece for task, piece in pieces if task.kind in ("block", "select")]
-    whole = [piece for task, piece in pieces if task.kind == "site"]
+def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> xr.Dataset:
+    source, rows, metrics = work.sources[key], work.rows[key], work.metrics
+    blocks = [result for task, result in done if task.kind in ("block", "select")]
+    whole = [result for task, result in done if task.kind == "site"]
     found: dict[str, Variables] = {}
-    for task, piece in pieces:
-        found |= piece.variables if task.kind == "samples" else {}
-    found |= {metric.name: join(metric, [block.variables[metric.name] for block in blocks]) for metric in kinds.columns}
-    streaming = kinds.streaming("node", "site") if whole else kinds.streaming("node")
+    for task, result in done:
+        found |= result.variables if task.kind == "samples" else {}
+    found |= {
+        metric.name: join(metric, [block.variables[metric.name] for block in blocks]) for metric in metrics.columns
+    }
+    streaming = metrics.streaming("node", "site") if whole else metrics.streaming("node")
     if streaming:
         states = whole[0].states if whole else _joined([block.states for block in blocks])
         for metric, variables in finalized(streaming, states, at_site(source)):
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
     about = {"n": rows.number, "dtype": str(source.variable.dtype), "approximate": 0}
     about |= {"omitted": rows.omitted} if rows.omitted else {}
-    made = dataset_of([(m, found[m.name]) for m in kinds.metrics if m.name in found], rows.labels, lambda _: about)
+    made = dataset_of([(m, found[m.name]) for m in metrics.metrics if m.name in found], rows.labels, lambda _: about)
     pooled = {"positions": f"{source.pooling} of {source.positions}"} if source.positions > 1 else {}
     return made.assign_attrs(source.attrs | {"site": source.name} | pooled)
 
@@ -244,8 +220,8 @@ def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
     return {name: side_by_side([each[name] for each in states]) for name in states[0]}
 
 
-def _of_sites(work: Work, piece: Piece) -> xr.Dataset:
+def _of_sites(work: Work, result: TaskResult) -> xr.Dataset:
     """What compares the sites, in the order of `work`."""
     assert work.common is not None
     names, about = [source.name for source in work.sources.values()], {"n": work.common.number, "approximate": 0}
-    return sites_results(work.kinds.streaming("sites"), piece.states, names, work.common.labels, about)
+    return sites_results(work.metrics.streaming("sites"), result.states, names, work.common.labels, about)

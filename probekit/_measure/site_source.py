@@ -1,4 +1,4 @@
-"""What a measurement reads: the sites of a store, as tiles of observations by nodes."""
+"""What a measurement reads: the sites of a store, as chunks of observations by nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["POSITIONS", "Source", "bounds_of", "find_sources"]
 
 POSITIONS = ("mean", "max", "each")  # what becomes of the positions of a feature map
 
-_ROWS, _NODES = 4096, 128  # samples read at a time, and nodes where an array has no tiles, being in memory
+_ROWS, _NODES = 4096, 128  # samples read at a time, and nodes where an array has no chunks, being in memory
 _READ_BYTES = 8 * 2**20
 _GIVES = ("output", "operation")  # the kinds of site that hold what a module or an operation gives
 _BOUNDS = {
@@ -43,7 +43,7 @@ def bounds_of(type: str, kind: str) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class Source:
-    """The activations of one site, read as tiles (observation, node).
+    """The activations of one site, read as chunks (observation, node).
 
     `key` is the site's group in the store, `name` its name in the model. An observation is a row, a sample's or a
     token's. The node of a feature map is the channel, else the last axis; what other axes an activation has are
@@ -96,8 +96,8 @@ class Source:
         return working_dtype(self.variable.dtype)
 
     @property
-    def tile(self) -> tuple[int, int]:
-        """Rows and nodes that are read together: those stored together, or several such rows where they are few."""
+    def chunk(self) -> tuple[int, int]:
+        """Observations and nodes that are read together: a chunk, or several where chunks are small."""
         chunks = self.variable.encoding.get("chunks") or self._unstored_chunks()
         nodes = min(chunks[self._axis], self.nodes) if self._axis else 1
         row_bytes = nodes * self.positions * self.variable.dtype.itemsize
@@ -113,8 +113,8 @@ class Source:
         return 1 + node_axis(dims) if dims else None
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
-        """The nodes `start` to `stop` of all rows, one row of tiles after the other: (first observation, values)."""
-        rows = self.tile[0]
+        """The nodes `start` to `stop` of all rows, one chunk row after the other: (first observation, values)."""
+        rows = self.chunk[0]
         for first in range(0, self.rows, rows):
             yield first * self.each, self.values(slice(first, first + rows), slice(start, stop))
 
@@ -133,7 +133,7 @@ class Source:
     def with_nan(self) -> npt.NDArray[np.bool_]:
         """Which observations have a NaN at one of the nodes, (observation,)."""
         found = np.zeros(self.rows * self.each, dtype=bool)
-        width = self.tile[1]
+        width = self.chunk[1]
         for start in range(0, self.nodes, width):
             for first, x in self.read(start, min(start + width, self.nodes)):
                 found[first : first + len(x)] |= np.isnan(x).any(axis=1)

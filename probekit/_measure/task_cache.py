@@ -1,32 +1,33 @@
-"""What a measurement has finished, on disk, so that none of it is computed again when it is started again."""
+"""The results of finished tasks, on disk, so that a measurement that is started again doesn't compute them again."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import json
-import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from uuid import uuid4
 
 import torch
-from filelock import FileLock, Timeout
 
-from probekit._measure.tasks import Piece, Task
-from probekit._results.assemble import as_store_errors, require_absent
+from probekit._files import whole_file
+from probekit._measure.tasks import Task, TaskResult
+from probekit._results.files import as_store_errors, require_absent
+from probekit._store.local import locked
 from probekit._version import __version__
-from probekit.errors import StoreError
 from probekit.metrics import Metric, Variables
 
-__all__ = ["Parts", "key_of"]
+__all__ = ["TaskCache", "key_of"]
 
 
 def key_of(metrics: Sequence[Metric], **others: Any) -> str:
-    """A digest of what the pieces of a measurement depend on: the metrics, their code, and `others`."""
+    """A digest of what the results of a measurement depend on: the metrics, their code, and `others`."""
     described = [(m.name, m.version, dict(m.parameters), _source(m)) for m in metrics]
     text = json.dumps([__version__, described, others], default=repr, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -41,12 +42,15 @@ def _source(metric: Metric) -> str:
         return uuid4().hex
 
 
-class Parts:
-    """The folder beside a result that isn't finished, with a file for each finished task.
+class TaskCache:
+    """The folder beside a result that isn't finished, with a file for the result of each finished task.
+
+    Use it as a context manager: its end removes the folder, unless the measurement was stopped before its results were
+    written and another one can use what is there.
 
     Args:
-        out: where the result will stand.
-        key: what the pieces depend on; those of another key are thrown away. For None, they are of no use later.
+        out: where the results will stand.
+        key: what the task results depend on; those of another key are thrown away. For None they can't be used later.
 
     Raises:
         StoreError: something stands at `out`, the folder can't be written, or another process writes into it.
@@ -56,15 +60,22 @@ class Parts:
         require_absent(out)
         self._out, self._key = out, key
         self._folder = out.with_name(f".{out.name}.parts")
-        with as_store_errors(str(out)):
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack, as_store_errors(str(self._out)):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self._folder / "lock", timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise StoreError(f"Another process is measuring into {out}. Wait for it, or give another path.") from error
-        with as_store_errors(str(out)):
+            stack.callback(self._remove)
+            refusal = f"Another process is measuring into {self._out}. Wait for it, or give another path."
+            stack.enter_context(locked(self._folder / "lock", refusal))
             self._begin()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
 
     def _begin(self) -> None:
         named = self._folder / "key"
@@ -74,28 +85,22 @@ class Parts:
             old.unlink()
         named.write_text(self._key or "")
 
-    def find(self, task: Task) -> Piece | None:
-        """The piece of a task, if it was finished."""
+    def find(self, task: Task) -> TaskResult | None:
+        """The result of a task, if it was finished."""
         try:
             found = torch.load(self._path(task), weights_only=True)
         except FileNotFoundError:
             return None
         variables = {metric: _arrays(of) for metric, of in found["variables"].items()}
-        return Piece(found["states"], variables)
+        return TaskResult(found["states"], variables)
 
-    def keep(self, task: Task, piece: Piece) -> None:
-        """Have the piece on the disk, whole or not at all."""
-        variables = {metric: _tensors(of) for metric, of in piece.variables.items()}
-        path = self._path(task)
-        partial = path.with_suffix(".partial")
-        with as_store_errors(str(self._out)):
-            with open(partial, "wb") as file:
-                torch.save({"states": piece.states, "variables": variables}, file)
-            os.replace(partial, path)
+    def keep(self, task: Task, result: TaskResult) -> None:
+        """Have the result on the disk, whole or not at all."""
+        variables = {metric: _tensors(of) for metric, of in result.variables.items()}
+        with as_store_errors(str(self._out)), whole_file(self._path(task)) as file:
+            torch.save({"states": result.states, "variables": variables}, file)
 
-    def close(self) -> None:
-        """Let others measure. The pieces go where the result stands, or nothing can be made of them."""
-        self._lock.release()
+    def _remove(self) -> None:
         if self._key is None or self._out.exists():
             shutil.rmtree(self._folder, ignore_errors=True)
 

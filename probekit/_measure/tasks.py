@@ -1,6 +1,6 @@
 """The tasks of a measurement: what one reads of a store, and what it gives.
 
-A task reads its tiles once, in the order of the samples; streaming metrics see each tile as it comes, and for column
+A task reads its chunks once, in the order of the samples; streaming metrics see each chunk as it comes, and for column
 metrics the values are put in their places by class, sorted once, and handed to all of them.
 """
 
@@ -13,17 +13,18 @@ from typing import Literal
 import numpy as np
 import torch
 
-from probekit._measure.accumulator import BATCH, Accumulator, call, scope_of
-from probekit._measure.grouping import Rows
+from probekit._measure.accumulator import BATCH, Accumulator, call
+from probekit._measure.grouping import Observations
+from probekit._measure.metric_set import MetricSet
 from probekit._measure.site_source import Source
 from probekit._results.assemble import check
 from probekit.errors import DataError
-from probekit.metrics import Block, ColumnMetric, Metric, SampleMetric, Spec, State, StreamingMetric, Variables
+from probekit.metrics import Block, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.order import OrderMetric
 
-__all__ = ["Kinds", "Piece", "Task", "Work", "at_site"]
+__all__ = ["Task", "TaskResult", "Work", "at_site"]
 
 
 @dataclass(frozen=True)
@@ -47,40 +48,11 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TaskResult:
     """What a task gives: by the metric's name, the states of streaming and the variables of other metrics."""
 
     states: dict[str, State] = field(default_factory=dict)
     variables: dict[str, Variables] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """The metrics of a measurement by what they are given.
-
-    One that can add up over batches, too, is given all samples, since it is exact, or gives more, by these; but not
-    where samples come once (`live`).
-    """
-
-    metrics: Sequence[Metric]
-    live: bool = False
-
-    @property
-    def columns(self) -> list[ColumnMetric]:
-        return [metric for metric in self.metrics if isinstance(metric, ColumnMetric) and not self._adds_up(metric)]
-
-    @property
-    def samples(self) -> list[SampleMetric]:
-        return [metric for metric in self.metrics if isinstance(metric, SampleMetric) and not self._adds_up(metric)]
-
-    def streaming(self, *scopes: str) -> list[StreamingMetric]:
-        streaming = [m for m in self.metrics if isinstance(m, StreamingMetric) and self._adds_up(m)]
-        return [metric for metric in streaming if scope_of(metric) in scopes]
-
-    def _adds_up(self, metric: Metric) -> bool:
-        return isinstance(metric, StreamingMetric) and (
-            self.live or not isinstance(metric, ColumnMetric | SampleMetric)
-        )
 
 
 @dataclass(frozen=True)
@@ -90,12 +62,12 @@ class Work:
     `common` are those that metrics of all sites see; None where there are no such metrics.
     """
 
-    kinds: Kinds
+    metrics: MetricSet
     sources: Mapping[str, Source]
-    rows: Mapping[str, Rows]
-    common: Rows | None
+    rows: Mapping[str, Observations]
+    common: Observations | None
 
-    def run(self, task: Task) -> Piece:
+    def run(self, task: Task) -> TaskResult:
         """Do one task.
 
         Raises:
@@ -106,10 +78,10 @@ class Work:
             return self._sites()
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
-            return _samples(next(m for m in self.kinds.samples if m.name == task.metric), source, rows)
+            return _samples(next(m for m in self.metrics.samples if m.name == task.metric), source, rows)
         if task.kind == "site":
-            streaming = self.kinds.streaming("node", "site")
-            return Piece(_stream(streaming, source, rows, 0, source.nodes, None))
+            streaming = self.metrics.streaming("node", "site")
+            return TaskResult(_stream(streaming, source, rows, 0, source.nodes, None))
         if task.kind == "select":
             return self._select(source, rows, task)
         return self._block(source, rows, task.start, task.stop)
@@ -117,23 +89,23 @@ class Work:
     @property
     def _of_nodes(self) -> list[StreamingMetric]:
         """Streaming metrics of blocks of nodes. Where others see whole rows, these go with them."""
-        return [] if self.kinds.streaming("site") else self.kinds.streaming("node")
+        return [] if self.metrics.streaming("site") else self.metrics.streaming("node")
 
-    def _block(self, source: Source, rows: Rows, start: int, stop: int) -> Piece:
-        columns = self.kinds.columns
+    def _block(self, source: Source, rows: Observations, start: int, stop: int) -> TaskResult:
+        columns = self.metrics.columns
         values = rows.grouping.allocate(stop - start, source.dtype) if columns else None
         states = _stream(self._of_nodes, source, rows, start, stop, values)
         if values is None:
-            return Piece(states)
+            return TaskResult(states)
         block, where = Block.sort(values, rows.grouping.offsets), at_site(source, start, stop)
         found = {
             m.name: check(m, call(m, where, m.compute, block), rows.labels, where, node=block.nodes) for m in columns
         }
-        return Piece(states, found)
+        return TaskResult(states, found)
 
-    def _select(self, source: Source, rows: Rows, task: Task) -> Piece:
+    def _select(self, source: Source, rows: Observations, task: Task) -> TaskResult:
         start, stop, where = task.start, task.stop, at_site(source, task.start, task.stop)
-        orders = [metric for metric in self.kinds.columns if isinstance(metric, OrderMetric)]
+        orders = [metric for metric in self.metrics.columns if isinstance(metric, OrderMetric)]
         states = _stream(self._of_nodes, source, rows, start, stop, None) if self._of_nodes else {}
 
         def read() -> Iterator[tuple[Codes, Array]]:
@@ -141,35 +113,35 @@ class Work:
 
         found = selection_of(orders, source, rows, task.memory).select(read, stop - start)
         variables = {metric.name: call(metric, where, found.compute, metric) for metric in orders}
-        return Piece(
+        return TaskResult(
             states, {m.name: check(m, variables[m.name], rows.labels, where, node=stop - start) for m in orders}
         )
 
-    def _sites(self) -> Piece:
+    def _sites(self) -> TaskResult:
         """Whole rows of all sites, which are read side by side."""
         assert self.common is not None
         sources, rows = list(self.sources.values()), self.common
         specs = [_spec(source, rows, source.nodes) for source in sources]
-        found = Accumulator(self.kinds.streaming("sites"), specs, "over the sites")
-        for parts in zip(*(_batches(source, rows) for source in sources), strict=True):
-            found.update([x for x, _ in parts], torch.from_numpy(parts[0][1]))
-        return Piece(found.states)
+        found = Accumulator(self.metrics.streaming("sites"), specs, "over the sites")
+        for batches in zip(*(_batches(source, rows) for source in sources), strict=True):
+            found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
+        return TaskResult(found.states)
 
 
-def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Rows, memory: int) -> Selection:
+def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Observations, memory: int) -> Selection:
     """How the order statistics that the metrics need are found, in `memory` bytes a node if that is enough."""
     stored = source.variable.dtype if source.pooling == "each" or source.positions == 1 else source.dtype
     return Selection.of(metrics, np.bincount(rows.codes, minlength=rows.labels.number), stored, memory)
 
 
-def _samples(metric: SampleMetric, source: Source, rows: Rows) -> Piece:
+def _samples(metric: SampleMetric, source: Source, rows: Observations) -> TaskResult:
     where = at_site(source)
     variables = call(metric, where, metric.compute_samples, _Samples(source, rows))
-    return Piece(variables={metric.name: check(metric, variables, rows.labels, where, node=source.nodes)})
+    return TaskResult(variables={metric.name: check(metric, variables, rows.labels, where, node=source.nodes)})
 
 
 def _stream(
-    metrics: Sequence[StreamingMetric], source: Source, rows: Rows, start: int, stop: int, values: Array | None
+    metrics: Sequence[StreamingMetric], source: Source, rows: Observations, start: int, stop: int, values: Array | None
 ) -> dict[str, State]:
     """The states of the metrics after all observations, which are also put into `values` by their groups."""
     found = Accumulator(metrics, _spec(source, rows, stop - start), at_site(source, start, stop))
@@ -182,7 +154,7 @@ def _stream(
     return found.states
 
 
-def _without_nan(source: Source, rows: Rows, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
+def _without_nan(source: Source, rows: Observations, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
     """What is read; DataError after the last of it, if there was a NaN."""
     nan = np.zeros(stop - start, dtype=bool)
     for place, x, codes in rows.read(source, start, stop):
@@ -197,7 +169,7 @@ def _without_nan(source: Source, rows: Rows, start: int, stop: int) -> Iterator[
         )
 
 
-def _batches(source: Source, rows: Rows) -> Iterator[tuple[torch.Tensor, Codes]]:
+def _batches(source: Source, rows: Observations) -> Iterator[tuple[torch.Tensor, Codes]]:
     """Whole rows with their codes, in batches whose size doesn't depend on how a site is stored."""
     left, begun = np.empty((0, source.nodes), source.dtype), 0
     for _, x, _ in _without_nan(source, rows, 0, source.nodes):
@@ -215,7 +187,7 @@ class _Samples:
     """The observations of a site, as a sample metric reads them."""
 
     source: Source
-    of: Rows
+    of: Observations
 
     @property
     def number(self) -> int:
@@ -255,7 +227,7 @@ def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
     return f"at site {source.name!r}, nodes {start} to {(source.nodes if stop is None else stop) - 1}"
 
 
-def _spec(source: Source, rows: Rows, nodes: int) -> Spec:
+def _spec(source: Source, rows: Observations, nodes: int) -> Spec:
     dtype = torch.float32 if source.dtype == np.float32 else torch.float64
     return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds)
 

@@ -16,9 +16,9 @@ import xarray as xr
 from torch import nn
 
 from probekit._measure.live import measure_live
-from probekit._measure.measure import resolved
+from probekit._measure.metric_set import resolved
 from probekit._results.steps import InMemory, OnDisk, Steps, differences, variables_of
-from probekit._store.backend import place_of
+from probekit._store.backend import backend_of
 from probekit.errors import DataError, StoreError
 from probekit.metrics import Metric
 
@@ -163,7 +163,7 @@ def _steps(out: str | Path | None, resume: bool) -> Steps:
         if resume:
             raise DataError("resume=True goes on with what lies at out=, and no out= was given.")
         return InMemory()
-    place = place_of(out)
+    place = backend_of(out)
     if not resume and place.exists():
         raise StoreError(f"{out} exists already. resume=True goes on with it; or remove it, or give another path.")
     return OnDisk(place)

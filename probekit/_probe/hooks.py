@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import fields, is_dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from probekit._probe.selectors import (
-    Rule,
-    Selector,
-    SiteName,
-    asks_for,
-    module_names,
-    no_match,
-    rules,
-    selected_modules,
-    selects,
-)
+from probekit._nested import leaves
+from probekit._probe.calls import CallCounter, in_backward
+from probekit._probe.operations import OperationFollower
+from probekit._probe.selectors import Rule, Selector, asks_for, module_names, no_match, rules, selected_modules, selects
+from probekit._probe.site_name import SiteName
 from probekit.errors import SiteError
 
-__all__ = ["Probe", "Record", "leaves"]
+__all__ = ["Probe", "Record"]
 
 Record: TypeAlias = Callable[[SiteName, Tensor], None]
 Hook: TypeAlias = Callable[..., None]
@@ -85,12 +76,8 @@ class Probe:
         self._takes = record is None
         self._hooks = ExitStack()
         self._attached = False
-        self._depth = 0  # of the model's forward passes that are under way
-        self._calls: dict[tuple[str, str], int] = defaultdict(int)  # of each module and side, in this pass
-        self._most_calls: dict[str, int] = defaultdict(int)  # of each module in any pass since the last take
-        self._running: list[tuple[str, int, dict[str, int]]] = []  # modules under way: name, call, operations so far
-        self._loose = False  # whether this pass is a call of a part, not of the model
-        self._busy = False  # while the probe itself handles tensors
+        self._calls = CallCounter(self._begin_pass)
+        self._operations = OperationFollower(self._calls, self._on_operation)
         self._wanted: dict[SiteName, bool] = {}
         self._pass: dict[SiteName, Tensor] = {}  # kept of the pass under way
         self._edges: list[torch.autograd.graph.GradientEdge] = []  # of the gradient sites of this pass
@@ -98,9 +85,9 @@ class Probe:
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:  # a failure while attaching removes what is on already
-            hooks.callback(self._model.register_forward_pre_hook(self._begin, prepend=True).remove)
+            hooks.callback(self._model.register_forward_pre_hook(self._calls.begin, prepend=True).remove)
             if self._of("op"):
-                self._follow_modules(hooks)
+                self._operations.attach(self._modules, hooks)
             for name, module in self._selected("input"):
                 hooks.callback(module.register_forward_pre_hook(self._on_input(name), with_kwargs=True).remove)
             for name, module in self._selected("grad"):
@@ -108,10 +95,10 @@ class Probe:
             for name, module in self._selected(""):
                 hooks.callback(module.register_forward_hook(self._on_output(name)).remove)
             hooks.callback(self._model.register_forward_hook(self._complete).remove)
-            hooks.callback(self._model.register_forward_hook(self._end, always_call=True).remove)  # also if it raises
+            hooks.callback(self._model.register_forward_hook(self._calls.end, always_call=True).remove)
             self._hooks = hooks.pop_all()
-        self._attached, self._depth = True, 0
-        self._running.clear()
+        self._attached = True
+        self._calls.reset()
         return self
 
     def __exit__(
@@ -137,7 +124,7 @@ class Probe:
                 "or exported copy of it doesn't run its modules, so probe the original."
             )
         named = self._named(passes)
-        self._most_calls.clear()
+        self._calls.forget()
         left_out = [site for site, wanted in self._wanted.items() if not wanted]
         for rule in self._rules:
             if not any(self._picks(rule, site) for site in (*named, *left_out)):
@@ -200,7 +187,7 @@ class Probe:
     def _named(self, passes: list[dict[SiteName, Tensor]]) -> dict[SiteName, list[Tensor]]:
         """The tensors of each selected site, one a pass, under names that carry a call only where there are several."""
         recorded = dict.fromkeys(site for kept in passes for site in kept)
-        several = {module for module, calls in self._most_calls.items() if calls > 1}
+        several = self._calls.several
         named = {}
         for site in recorded:
             name = site if site.module in several else site._replace(call=None)
@@ -216,37 +203,18 @@ class Probe:
 
     # Forward passes
 
-    def _begin(self, module: nn.Module, args: Any) -> None:
-        if self._depth == 0:
-            self._new_pass()
-        self._depth += 1
-
-    def _complete(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._depth == 1:
+    def _begin_pass(self, of_part: bool) -> None:
+        self._pass, self._edges = {}, []
+        if of_part:  # nothing tells when it ends
             self._keep_pass()
 
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._depth -= 1
-
-    def _new_pass(self, *, loose: bool = False) -> None:
-        self._calls.clear()
-        self._pass, self._edges = {}, []
-        self._loose = loose
+    def _complete(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._calls.outermost:
+            self._keep_pass()
 
     def _keep_pass(self) -> None:
         if self._takes:
             self._kept.append(self._pass)
-
-    def _call(self, name: str, side: str) -> int:
-        """The number of this call of a module in this pass, counted at this `side` of it."""
-        if self._depth == 0 and (not self._loose or (name, side) in self._calls):
-            # A part of the model was called by itself: a pass that ends when one of its modules comes again.
-            self._new_pass(loose=True)
-            self._keep_pass()
-        call = self._calls[name, side]
-        self._calls[name, side] = call + 1
-        self._most_calls[name] = max(self._most_calls[name], call + 1)
-        return call
 
     # What is recorded
 
@@ -254,9 +222,9 @@ class Probe:
         plain: dict[int, SiteName] = {}  # of outputs that are one tensor, by call: most sites, most of the time
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if _in_backward():
+            if in_backward():
                 return
-            call = self._call(name, "")
+            call = self._calls.count(name, "")
             site = plain.get(call) or plain.setdefault(call, SiteName(name, call))
             self._take_leaves(site, leaves(output))
 
@@ -265,16 +233,16 @@ class Probe:
     def _on_input(self, name: str) -> Hook:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
             given: Any = args[0] if len(args) == 1 and not kwargs else dict(enumerate(args)) | kwargs
-            if not _in_backward():
-                self._take_leaves(SiteName(name, self._call(name, "input"), side="input"), leaves(given))
+            if not in_backward():
+                self._take_leaves(SiteName(name, self._calls.count(name, "input"), side="input"), leaves(given))
 
         return hook
 
     def _on_gradient(self, name: str) -> Hook:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if _in_backward():
+            if in_backward():
                 return
-            site = SiteName(name, self._call(name, "grad"), side="grad")
+            site = SiteName(name, self._calls.count(name, "grad"), side="grad")
             if not torch.is_grad_enabled():
                 raise SiteError(f"{site._replace(call=None)} of {self._model_name} was asked for without gradients.")
             for leaf, tensor in leaves(output):
@@ -296,7 +264,8 @@ class Probe:
         return hook
 
     def _take_leaves(self, site: SiteName, found: Iterable[tuple[str, Tensor]]) -> None:
-        before, self._busy = self._busy, True  # what the probe itself does to tensors is no operation of the model's
+        # What the probe itself does to tensors is not an operation of the model's.
+        before, self._operations.paused = self._operations.paused, True
         try:
             for leaf, tensor in found:
                 leaf_site = site._replace(leaf=leaf) if leaf else site
@@ -309,72 +278,11 @@ class Probe:
                         )
                     self._record(leaf_site, tensor.detach() if tensor.requires_grad else tensor)
         finally:
-            self._busy = before
+            self._operations.paused = before
 
     def _keep(self, site: SiteName, tensor: Tensor) -> None:
         # A copy now: an in-place operation later, even through .data, leaves no trace that could be checked.
         self._pass[site] = tensor.clone()
 
-    # Operations that are no module
-
-    def _follow_modules(self, hooks: ExitStack) -> None:
-        """From here on know which module is running, and see every operation."""
-        for name, module in self._modules.items():
-            hooks.callback(module.register_forward_pre_hook(self._enter(name)).remove)
-            hooks.callback(module.register_forward_hook(self._leave, always_call=True).remove)
-        hooks.enter_context(_Operations(self._on_operation))
-
-    def _enter(self, name: str) -> Hook:
-        def hook(module: nn.Module, args: Any) -> None:
-            if not _in_backward():
-                self._running.append((name, self._call(name, "op"), defaultdict(int)))
-
-        return hook
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._running:
-            self._running.pop()
-
-    def _on_operation(self, function: str, result: Any) -> None:
-        if self._busy or not self._running:
-            return
-        name, call, counts = self._running[-1]
-        site = SiteName(name, call, op=f"{function}_{counts[function]}")
-        counts[function] += 1
+    def _on_operation(self, site: SiteName, result: Any) -> None:
         self._take_leaves(site, leaves(result))
-
-
-class _Operations(TorchFunctionMode):
-    """Hands over every torch function that is called and gives tensors: its name and its result."""
-
-    def __init__(self, record: Callable[[str, Any], None]) -> None:
-        super().__init__()
-        self._record_operation = record
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name != "__get__" and leaves(result):  # attributes, such as x.T, are no operations
-            self._record_operation(name.strip("_"), result)
-        return result
-
-
-def _in_backward() -> bool:
-    """Whether a backward pass is under way, in which checkpointed modules run once more to no new purpose."""
-    return torch._C._current_graph_task_id() != -1
-
-
-def leaves(output: Any, path: str = "") -> list[tuple[str, Tensor]]:
-    """The tensors in a module's output, nested to any depth, each with its path such as ``[0]`` or ``[hidden]``."""
-    if isinstance(output, Tensor):
-        return [(path, output)]
-    items: Iterable[tuple[object, Any]]
-    if isinstance(output, Mapping):
-        items = output.items()
-    elif isinstance(output, list | tuple):
-        items = zip(getattr(output, "_fields", range(len(output))), output, strict=True)
-    elif is_dataclass(output):
-        items = ((field.name, getattr(output, field.name)) for field in fields(output))
-    else:
-        items = ()
-    return [leaf for key, item in items for leaf in leaves(item, f"{path}[{key}]")]

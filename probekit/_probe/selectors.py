@@ -1,22 +1,21 @@
-"""Names of sites, and the selectors that pick sites by name, by module type, or by a rule of the caller's."""
+"""Selectors, which pick sites by name, by module type, or by a rule of the caller's."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from torch import nn
 from torch.fx import GraphModule
 
+from probekit._probe.site_name import ENDING, ROOT, SiteName, split_name
 from probekit.errors import SiteError, near
 
 __all__ = [
-    "ROOT",
     "Rule",
     "Selector",
-    "SiteName",
     "asks_for",
     "match_names",
     "module_names",
@@ -26,47 +25,8 @@ __all__ = [
     "selects",
 ]
 
-ROOT = "(root)"  # the name of the model itself, whose qualified name is empty
-
 Rule: TypeAlias = str | re.Pattern[str] | type[nn.Module] | Callable[[str, nn.Module], bool]
 Selector: TypeAlias = Rule | Sequence[Rule]
-
-_END = r"(?:@(?P<call>\d+|\*))?(?:~(?P<op>[^:\[]*))?(?::(?P<side>input|grad))?(?P<leaf>\[.*)?"
-_ENDING = re.compile(_END, re.DOTALL)
-_PARTS = re.compile(rf"(?P<module>.*?){_END}", re.DOTALL)
-
-
-class SiteName(NamedTuple):
-    """The parts of a site's name: ``cell@1:input[0]`` is the first input of the second call of module ``cell``.
-
-    `call` is None for a module that runs once in a forward pass. `op` is an operation in the body of the module's
-    forward that is no module itself, such as ``relu_0``. `side` is ``input``, ``grad`` or empty for the output. `leaf`
-    is empty where that is one tensor.
-    """
-
-    module: str
-    call: int | None = None
-    leaf: str = ""
-    side: str = ""
-    op: str = ""
-
-    def __str__(self) -> str:
-        call = "" if self.call is None else f"@{self.call}"
-        return f"{self.module}{call}{self.op and f'~{self.op}'}{self.side and f':{self.side}'}{self.leaf}"
-
-    @classmethod
-    def parse(cls, name: str) -> SiteName:
-        """The parts of `name`, as ``str()`` of a site's name gives it."""
-        parts = _split(name)
-        call = None if parts["call"] is None else int(parts["call"])
-        return cls(parts["module"] or "", call, parts["leaf"] or "", parts["side"] or "", parts["op"] or "")
-
-
-@lru_cache(maxsize=1024)
-def _split(text: str) -> dict[str, str | None]:
-    match = _PARTS.fullmatch(text)
-    assert match is not None  # every part is optional, so every text matches
-    return match.groupdict()
 
 
 @lru_cache(maxsize=1024)
@@ -105,7 +65,7 @@ def _runs_no_module(model: GraphModule) -> bool:
 def selects(rule: Rule, name: SiteName, module: nn.Module | None) -> bool:
     """Whether `rule` picks the site `name` of `module` (None where only names are known)."""
     if isinstance(rule, str):
-        parts = _split(rule)
+        parts = split_name(rule)
         return rule == str(name) or (
             _glob(parts["module"] or "").fullmatch(name.module) is not None
             and (parts["call"] in (None, "*") or parts["call"] == str(name.call))
@@ -132,8 +92,8 @@ def asks_for(rule: Rule, part: str, modules: Iterable[str] = ()) -> bool:
     if not isinstance(rule, str):
         return False
     starts = sorted((name for name in modules if rule.startswith(name)), key=len, reverse=True)
-    endings = (_ENDING.fullmatch(rule[len(name) :]) for name in starts)
-    parts = next((found.groupdict() for found in endings if found), None) or _split(rule)
+    endings = (ENDING.fullmatch(rule[len(name) :]) for name in starts)
+    parts = next((found.groupdict() for found in endings if found), None) or split_name(rule)
     return parts["op"] is not None if part == "op" else parts["side"] == part
 
 
@@ -163,7 +123,7 @@ def selected_modules(model: nn.Module, selector: Selector) -> dict[str, nn.Modul
         if isinstance(rule, re.Pattern):
             found = set(modules)
         else:
-            base: Rule = _split(rule)["module"] or "" if isinstance(rule, str) and rule not in modules else rule
+            base: Rule = split_name(rule)["module"] or "" if isinstance(rule, str) and rule not in modules else rule
             found = {name for name, module in modules.items() if selects(base, SiteName(name), module)}
             if isinstance(rule, str):  # a module's own name may hold what else ends it, as in ModuleDict({"x[0]": …})
                 found |= {name for name in modules if rule.startswith(name) and rule[len(name) :][:1] in "@~:["}

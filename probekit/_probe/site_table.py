@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.rnn import PackedSequence
 
 from probekit._probe.hooks import Probe
-from probekit._probe.selectors import Rule, Selector, SiteName, asks_for, module_names, rules, selected_modules, selects
+from probekit._probe.model_run import device_of, every_module_runs, run, running
+from probekit._probe.selectors import Rule, Selector, asks_for, module_names, rules, selected_modules, selects
+from probekit._probe.site_name import SiteName
 from probekit.errors import ModelError, SiteError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Site", "SiteTable", "device_of", "run", "running", "sites"]
+__all__ = ["Site", "SiteTable", "find_sites", "sites"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,11 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
         >>> pk.sites(model, torch.ones(2, 4)).names
         ['0', '1', '(root)']
     """
+    return find_sites(model, example, select, exclude, "eval")
+
+
+def find_sites(model: nn.Module, example: Any, select: Selector, exclude: Selector | None, mode: str) -> SiteTable:
+    """`sites` of a model that runs in ``"eval"`` or ``"train"`` mode."""
     modules = module_names(model)
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ModelError(
@@ -131,7 +135,7 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
     asked, left_out = rules(select), [] if exclude is None else rules(exclude)
     if left_out:
         selected_modules(model, left_out)  # raises for a name that picks nothing
-    with running(model), _every_module_runs(), Probe(model, list(map(_forward, asked))) as probe:
+    with running(model, mode), every_module_runs(), Probe(model, list(map(_forward, asked))) as probe:
         run(model, example, device_of(model))
         found = probe.take_by_site()
     rows = []
@@ -166,79 +170,3 @@ def _site(site: SiteName, module: nn.Module, tensor: Tensor, calls: int) -> Site
         dtype=tensor.dtype,
         parameters=0 if site.op else sum(parameter.numel() for parameter in module.parameters()),
     )
-
-
-@contextmanager
-def _every_module_runs() -> Iterator[None]:
-    """Without torch's fast path of transformer layers, which runs none of their modules and gives nested tensors."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def running(model: nn.Module, mode: str = "eval") -> Iterator[None]:
-    """The model in ``"eval"`` or ``"train"`` mode, without gradients.
-
-    Every module's training flag, the buffers and the state of the random generators are put back afterwards.
-    """
-    training = [(module, module.training) for module in model.modules()]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    # Asking a CUDA device for its state would start CUDA, so only those in use already are kept.
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    model.train(mode == "train")
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, flag in training:
-            module.training = flag
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in buffers:
-                    buffer.copy_(buffers[name])
-
-
-def device_of(model: nn.Module) -> torch.device | None:
-    """Where the model's first parameter or buffer is, and None where it has none."""
-    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
-
-
-def run(model: nn.Module, inputs: Any, device: torch.device | None) -> Any:
-    """The model's output for one batch: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
-
-    Tensors are taken to `device`, the model's, which itself is never moved.
-    """
-    inputs = inputs if device is None else _to(inputs, device)
-    try:
-        if isinstance(inputs, Mapping):
-            return model(**inputs)
-        # A named tuple, such as a PackedSequence, is one argument.
-        several = isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields")
-        return model(*inputs) if several else model(inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(f"{type(model).__name__} failed on a batch of {_describe(inputs)}: {error}") from error
-
-
-def _to(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, Mapping):
-        return {key: _to(value, device) for key, value in inputs.items()}
-    if isinstance(inputs, Tensor | PackedSequence):
-        return inputs.to(device)  # type: ignore[arg-type]  # the stub of PackedSequence.to knows dtypes only
-    if isinstance(inputs, tuple | list):
-        moved = [_to(value, device) for value in inputs]
-        return type(inputs)(*moved) if hasattr(inputs, "_fields") else tuple(moved)
-    return inputs
-
-
-def _describe(inputs: Any) -> str:
-    if isinstance(inputs, Tensor):
-        return f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
-    if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{key}: {_describe(value)}" for key, value in inputs.items()) + "}"
-    if isinstance(inputs, tuple | list):
-        return "(" + ", ".join(map(_describe, inputs)) + ")"
-    return type(inputs).__name__

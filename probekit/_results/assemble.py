@@ -1,38 +1,24 @@
-"""From what metrics return to a tree of results, in memory and on disk."""
+"""From what metrics return to a tree of results."""
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
-from zarr.core.buffer import Buffer
-from zarr.errors import ZarrUserWarning
-from zarr.storage import MemoryStore
 
-from probekit._measure.accumulator import finalized
-from probekit._store.backend import place_of
-from probekit.errors import DataError, PluginError, StoreError
-from probekit.metrics import Metric, State, StreamingMetric, Variables
+from probekit.errors import DataError, PluginError
+from probekit.metrics import Metric, Variables
 from probekit.metrics.block import Array
 
 __all__ = [
     "Labels",
-    "as_store_errors",
     "check",
     "dataset_of",
-    "files_of",
     "join",
-    "require_absent",
-    "sites_results",
-    "write",
 ]
 
 CLASS_DIMS = {"label": "class_name", "label_b": "class_name_b"}  # dim -> coordinate that names the classes along it
@@ -142,24 +128,6 @@ def dataset_of(
     return xr.Dataset(made, coordinates)
 
 
-def sites_results(
-    metrics: Sequence[StreamingMetric],
-    states: Mapping[str, State],
-    names: Sequence[str],
-    labels: Labels,
-    about: Mapping[str, Any],
-) -> xr.Dataset:
-    """What compares the sites, with their names as coordinates."""
-    where, lengths = "over the sites", {"site": len(names), "site_b": len(names)}
-    found = [
-        (metric, check(metric, variables, labels, where, **lengths))
-        for metric, variables in finalized(metrics, states, where)
-    ]
-    made = dataset_of(found, labels, lambda _: about)
-    coordinate = np.array(names, dtype=object)  # as which strings are stored in any length
-    return made.assign_coords({dim: coordinate for dim in lengths if dim in made.sizes})
-
-
 def _check_lengths(name: str, variable: xr.Variable, lengths: dict[str, int], metric: Metric) -> None:
     """Note the lengths of the variable's dims, and raise PluginError where another one has been noted."""
     for dim, length in zip(variable.dims, variable.shape, strict=True):
@@ -182,40 +150,3 @@ def _variable(
         **about,
     }
     return xr.Variable(dims, array, attrs)
-
-
-def require_absent(out: Path) -> None:
-    """Raise StoreError if something stands at `out`."""
-    if out.exists():
-        raise StoreError(f"{out} exists already, and measure never replaces anything. Remove it, or give another path.")
-
-
-def files_of(tree: xr.DataTree, encoding: Mapping[str, Any] | None = None) -> dict[str, bytes]:
-    """The files of a zarr store that holds `tree`, by their paths in it; `encoding` is that of ``DataTree.to_zarr``."""
-    memory: dict[str, Buffer] = {}
-    # By default zarr leaves out tiles of nothing but fill, and their folders with them.
-    whole = zarr.config.set({"array.write_empty_chunks": True})
-    with warnings.catch_warnings(action="ignore", category=ZarrUserWarning), whole:
-        tree.to_zarr(MemoryStore(memory), encoding=encoding, zarr_format=3, consolidated=True)
-    return {key: buffer.to_bytes() for key, buffer in memory.items()}
-
-
-def write(results: xr.DataTree, out: Path) -> None:
-    """Write `results` as a zarr store, readable by ``xarray.open_datatree``, which appears whole or not at all.
-
-    Raises:
-        StoreError: something stands at `out`, or it can't be written.
-    """
-    files = files_of(results)
-    require_absent(out)
-    with as_store_errors(str(out)):
-        place_of(out).create(files)
-
-
-@contextmanager
-def as_store_errors(url: str) -> Iterator[None]:
-    """What the system says of a disk that is full or refuses, as a StoreError that names the store's place."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"The results can't be written to {url}: {error.strerror or error}.") from error

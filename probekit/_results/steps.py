@@ -2,7 +2,7 @@
 
 On disk it is a zarr store that plain xarray opens. The root ``zarr.json``, with the metadata of every array inline, is
 the commit record: a step is there when it counts it. So a process that is killed, at any moment, leaves every committed
-step as it was. As many steps as make 32 KiB share a tile, which is replaced by one that holds the same steps and one
+step as it was. As many steps as make 32 KiB share a chunk, which is replaced by one that holds the same steps and one
 more.
 """
 
@@ -13,21 +13,22 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-import google_crc32c
 import numpy as np
 import xarray as xr
 from zarr.codecs import Crc32cCodec
 
-from probekit._results.assemble import as_store_errors, files_of
-from probekit._store.backend import Place
-from probekit._store.codec import CHECKSUM_BYTES, Array, is_sound
-from probekit._store.layout import RECORD, Json
+from probekit._results.files import as_store_errors, files_of
+from probekit._store.backend import Backend
+from probekit._store.codec import Array, ChunkCodec
+from probekit._store.layout import RECORD, Json, chunk_key
+from probekit._store.record import dump
+from probekit._store.validation import spec_of
 from probekit.errors import StoreError
 
 __all__ = ["InMemory", "OnDisk", "Steps", "differences", "variables_of"]
 
 STEP = "step"
-TILE_BYTES = 2**15
+CHUNK_BYTES = 2**15
 CODECS = ["bytes", "crc32c"]
 OF_XARRAY = ("_FillValue", "coordinates")  # attributes in which it keeps what isn't the metric's
 COMPARED = {"root": ("by", "mode"), "site": ("kind", "type", "reduce", "positions")}
@@ -125,18 +126,18 @@ class InMemory:
 
 
 class OnDisk:
-    """The steps that a store at `place` holds, of which there may be none yet.
+    """The steps that a store at `backend` holds, of which there may be none yet.
 
     Raises:
         StoreError: what lies there isn't such a store.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._content = place.read(RECORD) if place.exists() and _has_record(place) else None
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._content = backend.read(RECORD) if backend.exists() and _has_record(backend) else None
         self._steps: list[int] = []
-        if place.exists():
-            self._record: Json = _checked(self._content, place.url)
+        if backend.exists():
+            self._record: Json = _checked(self._content, backend.url)
             opened = self.tree()
             self._steps = [] if opened is None else opened.coords[STEP].values.tolist()
 
@@ -147,7 +148,7 @@ class OnDisk:
 
     def tree(self) -> xr.DataTree | None:
         """What is committed, read when it is indexed."""
-        return None if self._content is None else xr.open_datatree(self._place.url, engine="zarr")
+        return None if self._content is None else xr.open_datatree(self._backend.url, engine="zarr")
 
     def add(self, step: int, tree: xr.DataTree) -> None:
         """Commit the step, in the place of those from it on.
@@ -155,26 +156,26 @@ class OnDisk:
         Raises:
             StoreError: another process has written there, or it can't be written.
         """
-        with as_store_errors(self._place.url):
+        with as_store_errors(self._backend.url):
             if self._content is None:
                 self._create(step, tree)
             else:
-                with self._place.lock():
+                with self._backend.lock():
                     self._append(step, tree)
 
     def _create(self, step: int, tree: xr.DataTree) -> None:
         whole = _joined([step], [tree])
         files = files_of(whole, {node.path: _encoding(node.to_dataset(inherit=False)) for node in whole.subtree})
         self._record = json.loads(files[RECORD])
-        if self._place.exists():
-            raise StoreError(f"{self._place.url} has come to be since this began. Give another path.")
-        self._place.create(files)
+        if self._backend.exists():
+            raise StoreError(f"{self._backend.url} has come to be since this began. Give another path.")
+        self._backend.create(files)
         self._content, self._steps = files[RECORD], [step]
 
     def _append(self, step: int, tree: xr.DataTree) -> None:
-        if self._place.read(RECORD) != self._content:
+        if self._backend.read(RECORD) != self._content:
             raise StoreError(
-                f"Another process has written to {self._place.url}. Let one of them watch, or give two paths."
+                f"Another process has written to {self._backend.url}. Let one of them watch, or give two paths."
             )
         kept = [each for each in self._steps if each < step]
         if kept != self._steps:  # first, so that no committed step is ever half another's
@@ -188,43 +189,43 @@ class OnDisk:
         self._commit([*kept, step])
 
     def _write(self, path: str, row: Array, count: int) -> None:
-        """Write the tiles that hold the step after the first `count` of an array."""
+        """Write the chunks that hold the step after the first `count` of an array."""
         node = self._nodes[path]
         node["shape"][1:] = list(map(max, node["shape"][1:], row.shape))
-        row = _padded(row, node["shape"][1:])
-        steps, *chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
-        tile_row, at = divmod(count, steps)
-        for index in np.ndindex(*map(math.ceil, np.divide(row.shape, chunk))):
-            piece = row[tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunk, strict=True))]
-            key = "/".join([path, "c", *map(str, (tile_row, *index))])
-            tile = np.full((steps, *chunk), _fill(row.dtype), row.dtype)
+        spec = spec_of(path, node)
+        codec, values = ChunkCodec(spec), _padded(row, spec.shape)
+        chunk_row, at = divmod(count, spec.chunk[0])
+        for index in np.ndindex(*map(math.ceil, np.divide(spec.shape, spec.chunk[1:]))):
+            new = values[tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, spec.chunk[1:], strict=True))]
+            key = chunk_key(path, (chunk_row, *index))
+            chunk = np.full(spec.chunk, _fill(spec.dtype), spec.dtype)
             if at:
-                tile[:at] = self._tile(key, tile)[:at]
-            tile[(at, *map(slice, piece.shape))] = piece
-            self._place.write(key, _encoded(tile))
+                chunk[:at] = self._chunk(codec, key, chunk)[:at]
+            where: tuple[Any, ...] = (at, *map(slice, new.shape))
+            chunk[where] = new
+            self._backend.write(key, codec.encode(chunk))
 
-    def _tile(self, key: str, absent: Array) -> Array:
-        """The tile that is there; `absent` where there is none, since a dim has grown."""
+    def _chunk(self, codec: ChunkCodec, key: str, absent: Array) -> Array:
+        """The chunk that is there; `absent` where there is none, since a dim has grown."""
         try:
-            data = self._place.read(key)
+            return codec.decode(self._backend.read(key))
         except FileNotFoundError:
             return absent
-        if len(data) != absent.nbytes + CHECKSUM_BYTES or not is_sound(data):
-            raise StoreError(f"{key} of {self._place.url} is damaged. Measure into another path.")
-        return np.frombuffer(data[:-CHECKSUM_BYTES], absent.dtype).reshape(absent.shape)
+        except ValueError as error:
+            raise StoreError(f"{key} of {self._backend.url} is damaged. Measure into another path.") from error
 
     def _commit(self, steps: list[int]) -> None:
         for node in self._nodes.values():
             if _grows(node):
                 node["shape"][0] = len(steps)
-        content = json.dumps(self._record).encode()
-        self._place.commit(RECORD, content)
+        content = dump(self._record)
+        self._backend.commit(RECORD, content)
         self._content, self._steps = content, steps
 
 
-def _has_record(place: Place) -> bool:
+def _has_record(backend: Backend) -> bool:
     try:
-        return place.size(RECORD) > 0
+        return backend.size(RECORD) > 0
     except OSError:
         return False
 
@@ -250,7 +251,7 @@ def _grows(node: Json) -> bool:
 def _encoding(dataset: xr.Dataset) -> dict[Any, Any]:
     return {
         name: {
-            "chunks": _tile_shape(variable),
+            "chunks": _chunk_shape(variable),
             "compressors": (Crc32cCodec(),),
             "filters": None,
             "fill_value": _fill(variable.dtype),
@@ -260,11 +261,6 @@ def _encoding(dataset: xr.Dataset) -> dict[Any, Any]:
     }
 
 
-def _tile_shape(variable: xr.Variable) -> tuple[int, ...]:
+def _chunk_shape(variable: xr.Variable) -> tuple[int, ...]:
     shape = [max(1, length) for length in variable.shape[1:]]
-    return max(1, TILE_BYTES // (math.prod(shape) * variable.dtype.itemsize)), *shape
-
-
-def _encoded(tile: Array) -> list[bytes]:
-    data = tile.tobytes()
-    return [data, google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")]
+    return max(1, CHUNK_BYTES // (math.prod(shape) * variable.dtype.itemsize)), *shape

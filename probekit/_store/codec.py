@@ -1,4 +1,4 @@
-"""Tiles as bytes: what zarr's codecs make of an array, and back."""
+"""Chunks as bytes: what zarr's codecs make of an array, and back."""
 
 from __future__ import annotations
 
@@ -13,12 +13,22 @@ from numcodecs import VLenUTF8
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
+from probekit._files import Content
 from probekit._store.layout import ArraySpec, Json
 from probekit.errors import StoreError
 
-__all__ = ["CHECKSUM_BYTES", "Array", "Part", "TileCodec", "check_compression", "is_sound"]
+__all__ = [
+    "CHECKSUM_BYTES",
+    "Array",
+    "ChunkCodec",
+    "Content",
+    "check_compression",
+    "checksum_bytes",
+    "is_sound",
+    "is_sound_chunk",
+]
 
-CHECKSUM_BYTES = 4  # crc32c, little-endian, at the end of each tile
+CHECKSUM_BYTES = 4  # crc32c, little-endian, at the end of each chunk
 # Both shuffle bits, which brings the equal ones of neighbouring values together.
 COMPRESSIONS = {
     "fast": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
@@ -28,7 +38,6 @@ COMPRESSIONS = {
 _TEXT = VLenUTF8()  # zarr's vlen-utf8
 
 Array: TypeAlias = np.ndarray[Any, Any]
-Part: TypeAlias = Array | bytes
 
 
 def check_compression(compression: str | None) -> None:
@@ -38,81 +47,91 @@ def check_compression(compression: str | None) -> None:
         raise StoreError(f"compression is {compression!r}; it can be {known}, or None for none.")
 
 
-class TileCodec:
-    """The tiles of one array: their bytes on disk, as zarr writes them, and the array's metadata."""
+class ChunkCodec:
+    """The chunks of one array: their bytes on disk, as zarr writes them, and the array's metadata."""
 
     def __init__(self, spec: ArraySpec) -> None:
         self.spec = spec
-        # Without compression a tile of numbers is its values' bytes and their checksum.
+        # Without compression a chunk of numbers is its values' bytes and their checksum.
         self.plain = spec.compression is None and spec.dtype.kind != "U"
 
     def metadata(self, rows: int) -> Json:
         """The array's ``zarr.json`` at so many rows."""
         spec = self.spec
-        found: Json = json.loads(_metadata(spec.dims, spec.dtype, spec.tile, spec.compression))
+        found: Json = json.loads(_metadata(spec.dims, spec.dtype, spec.chunk, spec.compression))
         return {**found, "shape": [rows, *spec.shape]}
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of a tile in memory: of strings, objects, since a fixed width would cut the longer ones."""
+        """The dtype of a chunk in memory: of strings, objects, since a fixed width would cut the longer ones."""
         return np.dtype(object) if self.spec.dtype.kind == "U" else self.spec.dtype
 
-    def encode(self, tile: Array) -> list[Part]:
-        """The bytes of a whole tile, in parts to be written one after the other."""
-        if self.spec.compression is None:  # which needs no zarr, and takes it twenty times as long
-            data = tile.reshape(-1).view(np.uint8) if self.plain else bytes(_TEXT.encode(tile))
-            return [data, google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")]
-        memory, array, key = self._one_tile
-        array[...] = tile
+    def encode(self, chunk: Array) -> list[Content]:
+        """The bytes of a whole chunk, in pieces to be written one after the other."""
+        if self.spec.compression is None:  # needs no zarr, which takes twenty times as long
+            data = chunk.reshape(-1).view(np.uint8) if self.plain else bytes(_TEXT.encode(chunk))
+            return [data, checksum_bytes(google_crc32c.value(data))]
+        memory, array, key = self._one_chunk
+        array[...] = chunk
         return [memory[key].to_bytes()]
 
     def decode(self, data: bytes) -> Array:
-        """The tile that `data` holds.
+        """The chunk that `data` holds.
 
         Raises:
             ValueError: its checksum or its length is wrong.
         """
-        if not is_sound(data):
+        if not is_sound_chunk(data):
             raise ValueError("its checksum is wrong")
         if self.plain:
-            return np.frombuffer(data[:-CHECKSUM_BYTES], self.spec.dtype).reshape(self.spec.tile)
-        memory, array, key = self._one_tile
+            return np.frombuffer(data[:-CHECKSUM_BYTES], self.spec.dtype).reshape(self.spec.chunk)
+        memory, array, key = self._one_chunk
         memory[key] = default_buffer_prototype().buffer.from_bytes(data)
         return np.asarray(array[...])
 
     @cached_property
-    def _one_tile(self) -> tuple[dict[str, Buffer], zarr.Array[Any], str]:
-        """An array of one tile in memory, and the key of its bytes there: zarr encodes and decodes through it."""
+    def _one_chunk(self) -> tuple[dict[str, Buffer], zarr.Array[Any], str]:
+        """An array of one chunk in memory, and the key of its bytes there: zarr encodes and decodes through it."""
         spec = self.spec
-        memory, array = _in_memory(spec.dims, spec.dtype, spec.tile, spec.compression)
-        return memory, array, "/".join(["c", *["0"] * len(spec.tile)])
+        memory, array = _in_memory(spec.dims, spec.dtype, spec.chunk, spec.compression)
+        return memory, array, "/".join(["c", *["0"] * len(spec.chunk)])
 
 
-def is_sound(data: bytes) -> bool:
-    """Whether the checksum at the end of a tile is that of its bytes."""
-    body, checksum = np.frombuffer(data, np.uint8)[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]  # without a copy
-    return len(data) > CHECKSUM_BYTES and google_crc32c.value(body) == int.from_bytes(checksum, "little")
+def checksum_bytes(checksum: int) -> bytes:
+    """A crc32c as it ends a chunk."""
+    return checksum.to_bytes(CHECKSUM_BYTES, "little")
+
+
+def is_sound_chunk(data: bytes) -> bool:
+    """Whether a whole chunk ends with the checksum of what is before."""
+    body = np.frombuffer(data, np.uint8)[:-CHECKSUM_BYTES]  # without a copy
+    return len(data) > CHECKSUM_BYTES and is_sound(body, data[-CHECKSUM_BYTES:])
+
+
+def is_sound(body: Content, checksum: bytes) -> bool:
+    """Whether a chunk's `body` has the checksum that ends the chunk."""
+    return checksum_bytes(google_crc32c.value(body)) == checksum
 
 
 def _in_memory(
-    dims: tuple[str, ...], dtype: np.dtype[Any], tile: tuple[int, ...], compression: str | None
+    dims: tuple[str, ...], dtype: np.dtype[Any], chunk: tuple[int, ...], compression: str | None
 ) -> tuple[dict[str, Buffer], zarr.Array[Any]]:
     text = dtype.kind == "U"
     memory: dict[str, Buffer] = {}
     array = zarr.create_array(
         memory,
-        shape=tile,
-        chunks=tile,
+        shape=chunk,
+        chunks=chunk,
         dtype=str if text else dtype,  # strings of any length, which fixed-width ones are cut to
         dimension_names=dims,
         compressors=[*([] if compression is None else [COMPRESSIONS[compression]]), Crc32cCodec()],
         filters=None,
         fill_value="" if text else np.zeros((), dtype)[()],
-        config={"write_empty_chunks": True},  # so that a missing file always means a missing tile
+        config={"write_empty_chunks": True},  # so that a missing file always means a missing chunk
     )
     return memory, array
 
 
 @lru_cache(maxsize=1024)  # layers of a model are often alike, and each takes zarr milliseconds
-def _metadata(dims: tuple[str, ...], dtype: np.dtype[Any], tile: tuple[int, ...], compression: str | None) -> bytes:
-    return _in_memory(dims, dtype, tile, compression)[0]["zarr.json"].to_bytes()
+def _metadata(dims: tuple[str, ...], dtype: np.dtype[Any], chunk: tuple[int, ...], compression: str | None) -> bytes:
+    return _in_memory(dims, dtype, chunk, compression)[0]["zarr.json"].to_bytes()

@@ -1,9 +1,4 @@
-"""The store's layout: names of groups, arrays and their tiles, metadata, and the commit record.
-
-Rows become real when the root ``zarr.json`` is replaced: it carries the metadata of every array inline, with the
-committed lengths as their shapes. Readers see exactly that prefix, whenever the writer stops. docs/store.md has the
-specification.
-"""
+"""The store's layout: the names of its groups and arrays, their chunks, and the keys of these."""
 
 from __future__ import annotations
 
@@ -36,9 +31,9 @@ __all__ = [
     "Layout",
     "SiteSpec",
     "check_columns",
+    "chunk_key",
     "columns_of",
     "group_names",
-    "record",
 ]
 
 FORMAT = 1
@@ -47,10 +42,10 @@ ACTIVATION = "activation"
 POSITION = "position"
 SAMPLE, ROW = "sample", "row"
 SAMPLES = ""  # among the row dimensions, by the side of the sites that have one of their own
-TILE_BYTES, TILE_ROW_BYTES = 4 * 2**20, 1024  # of a tile, or of each of its rows where that makes more
-MARKERS = ".done"  # the folder where each of several processes marks the chunk-rows that it has written
+CHUNK_BYTES, CHUNK_BYTES_PER_ROW = 4 * 2**20, 1024  # of a chunk, or of each of its rows where that makes more
+MARKERS = ".done"  # the folder where each of several processes marks the chunk rows that it has written
 CLASS_NAME = "class_name"
-CLASS_NAMES = 1024  # in a tile of class names
+CLASS_NAMES = 1024  # in a chunk of class names
 ROOT_VARIABLES = ("label", "sample_id", CLASS_NAME)  # no site's group may be called like one
 MAX_NAME_BYTES = 200
 
@@ -84,45 +79,45 @@ class SiteSpec:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a store: its path, its dims, the shape of a row, the dtype and the shape of a tile, rows first."""
+    """One array of a store: its path, its dims, the shape of a row, the dtype and the shape of a chunk, rows first."""
 
     path: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    tile: tuple[int, ...]
+    chunk: tuple[int, ...]
     compression: str | None = None
 
     @cached_property
     def split(self) -> tuple[int, int] | None:
-        """The axis along which tiles part the nodes, and how many tiles that makes; None where a tile has them all."""
-        for axis, (length, part) in enumerate(zip(self.shape, self.tile[1:], strict=True)):
+        """The axis along which chunks split the nodes, and into how many; None where a chunk has them all."""
+        for axis, (length, part) in enumerate(zip(self.shape, self.chunk[1:], strict=True)):
             if length > part:
                 return axis, math.ceil(length / part)
         return None
 
     @property
     def across(self) -> int:
-        """Tiles in a row of tiles."""
+        """Chunks in a chunk row."""
         return self.split[1] if self.split else 1
 
     @cached_property
-    def parts(self) -> list[tuple[Index, Index]]:
-        """Of each tile in a row of tiles: which part of (row, ...) it holds, all of it for ``()``, and where in it."""
+    def node_spans(self) -> list[tuple[Index, Index]]:
+        """For each chunk of a chunk row: which nodes of (row, ...) it holds, all for ``()``, and where in the chunk."""
         if self.split is None:
-            return [((), tuple(map(slice, self.shape)))]  # a site without nodes has tiles of one
-        axis, width = self.split[0], self.tile[1 + self.split[0]]
+            return [((), tuple(map(slice, self.shape)))]  # a site without nodes has chunks of one
+        axis, width = self.split[0], self.chunk[1 + self.split[0]]
         before = (slice(None),) * axis
         starts = range(0, self.shape[axis], width)
         spans = [slice(start, min(start + width, self.shape[axis])) for start in starts]
         return [((slice(None), *before, span), (*before, slice(span.stop - span.start))) for span in spans]
 
     def key(self, row: int, across: int) -> str:
-        """The path of the tile in the tile row `row`, `across` tiles from the first."""
+        """The path of the chunk in the chunk row `row`, `across` chunks from the first."""
         index = [0] * len(self.shape)
         if self.split:
             index[self.split[0]] = across
-        return "/".join([self.path, "c", *map(str, (row, *index))])
+        return chunk_key(self.path, (row, *index))
 
 
 @dataclass(frozen=True)
@@ -130,30 +125,26 @@ class Layout:
     """The arrays of a store: those of its sites, and the columns of its samples at the root.
 
     Attributes:
-        chunk_rows: samples in a tile.
-        token_rows: tokens in a tile, of the sites whose rows are tokens.
+        rows_per_chunk: samples in a chunk.
+        tokens_per_chunk: tokens in a chunk, of the sites whose rows are tokens.
         new_columns: whether the samples' columns are arrays of this layout; else they are there already.
     """
 
     sites: tuple[SiteSpec, ...]
     columns: Mapping[str, np.dtype[Any]]
-    chunk_rows: int
-    token_rows: int
+    rows_per_chunk: int
+    tokens_per_chunk: int
     new_columns: bool = True
 
     @cached_property
     def groups(self) -> dict[str, str]:
         return group_names([site.name for site in self.sites], self.columns)
 
-    def rows(self, site: SiteSpec) -> int:
-        """Rows in a tile of the site."""
-        return self.token_rows if site.tokens else self.chunk_rows
-
     def activation(self, site: SiteSpec) -> ArraySpec:
-        rows = self.rows(site)
+        rows = self.tokens_per_chunk if site.tokens else self.rows_per_chunk
         path = f"{self.groups[site.name]}/{ACTIVATION}"
-        tile = (rows, *tile_shape(site, rows))
-        return ArraySpec(path, (site.row_dim, *site.dims), site.shape, site.dtype, tile, site.compression)
+        chunk = (rows, *chunk_shape(site, rows))
+        return ArraySpec(path, (site.row_dim, *site.dims), site.shape, site.dtype, chunk, site.compression)
 
     @cached_property
     def arrays(self) -> dict[str, list[ArraySpec]]:
@@ -170,24 +161,29 @@ class Layout:
                 found |= {activation.path: [activation], columns_of(activation.path): self.token_columns(site)}
         return found
 
-    def in_tile(self, dim: str) -> int:
-        """Rows in a tile of a row dimension."""
-        return self.chunk_rows if dim == SAMPLES else self.token_rows
+    def rows_in_chunk(self, dim: str) -> int:
+        """Rows in a chunk of a row dimension."""
+        return self.rows_per_chunk if dim == SAMPLES else self.tokens_per_chunk
 
     @cached_property
     def sample_columns(self) -> dict[str, ArraySpec]:
         """The columns of the samples, at the root, by name."""
         columns = self.columns if self.new_columns else {}
-        return {name: self._column(name, dtype, SAMPLE, self.chunk_rows) for name, dtype in columns.items()}
+        return {name: self._column(name, dtype, SAMPLE, self.rows_per_chunk) for name, dtype in columns.items()}
 
     def token_columns(self, site: SiteSpec) -> list[ArraySpec]:
         """The columns of a token site's rows, in its group: its sample's columns, and its position."""
         columns = {**self.columns, POSITION: np.dtype(np.int64)}
         group = self.groups[site.name]
-        return [self._column(f"{group}/{name}", dtype, ROW, self.token_rows) for name, dtype in columns.items()]
+        return [self._column(f"{group}/{name}", dtype, ROW, self.tokens_per_chunk) for name, dtype in columns.items()]
 
     def _column(self, path: str, dtype: np.dtype[Any], dim: str, rows: int) -> ArraySpec:
         return ArraySpec(path, (dim,), (), dtype, (rows,))
+
+
+def chunk_key(path: str, index: Iterable[int]) -> str:
+    """The key of a chunk of the array at `path`, by its index along each axis; within its folder for an empty path."""
+    return "/".join([*([path] if path else []), "c", *map(str, index)])
 
 
 def columns_of(activation: str) -> str:
@@ -232,8 +228,8 @@ def _percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode())
 
 
-def tile_shape(spec: SiteSpec, rows: int) -> tuple[int, ...]:
-    """The shape of a tile after its `rows`: as many nodes as make a few MB; other axes whole.
+def chunk_shape(spec: SiteSpec, rows: int) -> tuple[int, ...]:
+    """The shape of a chunk after its `rows`: as many nodes as make a few MB; other axes whole.
 
     The node is the last axis, or the channel of a feature map, as `dims` say.
     """
@@ -242,7 +238,7 @@ def tile_shape(spec: SiteSpec, rows: int) -> tuple[int, ...]:
     axis = node_axis(spec.dims)
     node_bytes = max(1, rows * spec.bytes_per_row // max(1, spec.shape[axis]))
     shape = [max(1, length) for length in spec.shape]
-    columns = math.ceil(shape[axis] / max(1, max(TILE_BYTES, rows * TILE_ROW_BYTES) // node_bytes))
+    columns = math.ceil(shape[axis] / max(1, max(CHUNK_BYTES, rows * CHUNK_BYTES_PER_ROW) // node_bytes))
     shape[axis] = math.ceil(shape[axis] / columns)  # even ones, so that threads have equal work
     return tuple(shape)
 
@@ -250,32 +246,3 @@ def tile_shape(spec: SiteSpec, rows: int) -> tuple[int, ...]:
 def node_axis(dims: Sequence[str]) -> int:
     """Which of a row's axes counts the nodes: ``channel`` where there is one, else the last."""
     return dims.index("channel") if "channel" in dims else len(dims) - 1
-
-
-def record(
-    nodes: Mapping[str, Json],
-    *,
-    lengths: Mapping[str, int],
-    coordinates: Collection[str],
-    class_names: Sequence[str],
-    attrs: Json,
-) -> Json:
-    """The root's metadata: `nodes` inline, arrays in `lengths` with so many rows, and the store's attributes."""
-    inline = {path: _at_length(node, lengths[path]) if path in lengths else node for path, node in nodes.items()}
-    if CLASS_NAME in inline:
-        inline[CLASS_NAME] = _at_length(inline[CLASS_NAME], len(class_names))
-        flags = {
-            "flag_values": list(range(len(class_names))),
-            "flag_meanings": " ".join(re.sub(r"\s+", "_", name) or "_" for name in class_names),
-        }
-        inline["label"] = {**inline["label"], "attributes": flags}
-    return {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {"probekit_format": FORMAT, **attrs, "coordinates": " ".join(coordinates)},
-        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inline},
-    }
-
-
-def _at_length(node: Json, rows: int) -> Json:
-    return {**node, "shape": [rows, *node["shape"][1:]]}

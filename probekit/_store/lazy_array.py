@@ -6,10 +6,11 @@ import importlib.util
 import math
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import numpy as np
@@ -22,32 +23,34 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import FsspecStore, LocalStore, StorePath, WrapperStore
 
-from probekit._store.codec import Array
-from probekit._store.layout import ACTIVATION, Json
-from probekit._store.plain_chunks import PlainTiles, is_plain
+from probekit._store.codec import CHECKSUM_BYTES, Array, is_sound
+from probekit._store.layout import ACTIVATION, Json, chunk_key
+from probekit._store.record import CommitRecord
 from probekit.errors import StoreError
 
 __all__ = ["as_stored", "open_tree", "read_array"]
 
+Span: TypeAlias = tuple[int, int]
+
 _STORED = "probekit_stored"  # in a variable's encoding: the name of its dask array, and what that reads from
-_FRAME_BYTES = 2**16  # what codecs add to a tile at the most
-_TEXT_BYTES = 2**28  # of a tile of strings
+_FRAME_BYTES = 2**16  # what codecs add to a chunk at the most
+_TEXT_BYTES = 2**28  # of a chunk of strings
 
 
-class _Tiles(WrapperStore[Store]):
-    """A store of which a tile that is missing is an error, where zarr gives zeros, and none is read beyond its size.
+class _Chunks(WrapperStore[Store]):
+    """A store of which a chunk that is missing is an error, where zarr gives zeros, and none is read beyond its size.
 
     Args:
         store: the store as zarr knows it.
-        most: bytes that a tile can have; None for what lies on other machines, which send what they have.
+        most: bytes that a chunk can have; None for what lies on other machines, which send what they have.
     """
 
     def __init__(self, store: Store, most: int | None = None) -> None:
         super().__init__(store)
         self._most = most
 
-    def _with_store(self, store: Store) -> _Tiles:
-        return _Tiles(store, self._most)
+    def _with_store(self, store: Store) -> _Chunks:
+        return _Chunks(store, self._most)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if byte_range is None and self._most is not None:
@@ -84,8 +87,8 @@ class _Stored(BackendArray):
     def _array(self) -> zarr.Array[Any]:
         try:
             metadata = ArrayV3Metadata.from_dict(self._node)
-            tiles = _Tiles(self._store, _most(self._store, self._node))
-            return zarr.Array(zarr.AsyncArray(metadata, StorePath(tiles, self.path)))
+            chunks = _Chunks(self._store, _most(self._store, self._node))
+            return zarr.Array(zarr.AsyncArray(metadata, StorePath(chunks, self.path)))
         except Exception as error:  # whatever zarr and its codecs make of what they didn't expect
             fault = f"{self.url} has {self.path!r} with metadata that no writer of a store makes: {error}."
             raise StoreError(fault) from error
@@ -118,7 +121,7 @@ def _pointwise(key: tuple[Any, ...]) -> bool:
     return sum(isinstance(part, np.ndarray) for part in key) == len(key) > 1
 
 
-def open_tree(url: str | Path, record: Json) -> xr.DataTree:
+def open_tree(url: str | Path, record: CommitRecord) -> xr.DataTree:
     """The tree that a store's record describes: one group a site, the samples' columns attached to each as coords.
 
     Only arrays that a store has are opened, and nothing is read: no index, which xarray would load, is made of them.
@@ -130,16 +133,16 @@ def open_tree(url: str | Path, record: Json) -> xr.DataTree:
     root: dict[str, xr.Variable] = {}
     sites: dict[str, dict[str, xr.Variable]] = {}
     attrs: dict[str, Json] = {}
-    for path, node in record["consolidated_metadata"]["metadata"].items():
+    for path, node in record.nodes.items():
         group, _, name = path.rpartition("/")
         if node["node_type"] == "group":
             attrs[path], sites[path] = node["attributes"], sites.get(path, {})
         else:
             variables = sites.setdefault(group, {}) if group else root
             variables[name] = _variable(store, str(url), path, node)
-    columns = {name: root[name] for name in record["attributes"]["coordinates"].split()}
+    columns = {name: root[name] for name in record.columns}
     others = {name: variable for name, variable in root.items() if name not in columns}
-    tree = xr.DataTree(xr.Dataset(others, columns, record["attributes"]))
+    tree = xr.DataTree(xr.Dataset(others, columns, record.attributes))
     # Not through the constructor, which copies each of them.
     tree.children = {group: xr.DataTree(_site(variables, columns, attrs[group])) for group, variables in sites.items()}
     return tree
@@ -155,14 +158,14 @@ def _site(variables: Mapping[str, xr.Variable], columns: Mapping[str, xr.Variabl
 
 
 def _variable(store: Store, url: str, path: str, node: Json) -> xr.Variable:
-    dims, tile = tuple(node["dimension_names"]), tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
+    dims, chunk = tuple(node["dimension_names"]), tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
     lazy = indexing.LazilyIndexedArray(_Stored(store, url, path, node))
-    tiles = dict(zip(dims, tile, strict=True))
-    encoding = {"chunks": tile, "preferred_chunks": tiles}
+    chunks = dict(zip(dims, chunk, strict=True))
+    encoding = {"chunks": chunk, "preferred_chunks": chunks}
     variable = xr.Variable(dims, lazy, node.get("attributes", {}), encoding, fastpath=True)
     if path.rpartition("/")[2] != ACTIVATION or not _has_dask():
         return variable  # groupby takes no columns of dask's
-    chunked = variable.chunk(tiles, name=f"{path}-{uuid4().hex}")  # dask's own name is a digest, which takes long
+    chunked = variable.chunk(chunks, name=f"{path}-{uuid4().hex}")  # dask's own name is a digest, which takes long
     chunked.encoding[_STORED] = (chunked.data.name, lazy)
     return chunked
 
@@ -172,17 +175,17 @@ def _has_dask() -> bool:
     return importlib.util.find_spec("dask") is not None
 
 
-def _plain(store: Store, path: str, node: Json) -> PlainTiles | None:
+def _plain(store: Store, path: str, node: Json) -> PlainChunks | None:
     if not isinstance(store, LocalStore) or not is_plain(node):
         return None
-    tile = tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
-    return PlainTiles(str(store.root / path), tuple(node["shape"]), tile, np.dtype(node["data_type"]))
+    chunk = tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
+    return PlainChunks(str(store.root / path), tuple(node["shape"]), chunk, np.dtype(node["data_type"]))
 
 
 def as_stored(variable: xr.Variable) -> xr.Variable:
     """The variable without dask, read from the store itself, where it is as `open_tree` gave it; else what it is.
 
-    Who reads tile after tile on threads of his own has nothing of dask's.
+    Who reads chunk after chunk on threads of his own has nothing of dask's.
     """
     name, lazy = variable.encoding.get(_STORED, (None, None))
     if variable.chunks is None or variable.data.name != name:
@@ -194,7 +197,7 @@ def read_array(url: str, path: str, node: Json, rows: slice = slice(None)) -> Ar
     """The values of the array at `path`, all or those in `rows`, as a record's `node` describes it.
 
     Raises:
-        StoreError: a tile is missing or damaged.
+        StoreError: a chunk is missing or damaged.
     """
     array = _Stored(_store(url), url, path, node)
     return array._read((rows, *[slice(None)] * (len(array.shape) - 1)))
@@ -205,10 +208,82 @@ def _most(store: Store, node: Json) -> int | None:
         return None
     if node["data_type"] == "string":
         return _TEXT_BYTES
-    tile = node["chunk_grid"]["configuration"]["chunk_shape"]
-    return int(math.prod(tile) * np.dtype(node["data_type"]).itemsize) + _FRAME_BYTES
+    chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
+    return int(math.prod(chunk) * np.dtype(node["data_type"]).itemsize) + _FRAME_BYTES
 
 
 def _store(url: str | Path) -> Store:
     text = str(url)
     return FsspecStore.from_url(text, read_only=True) if "://" in text else LocalStore(text, read_only=True)
+
+
+def is_plain(node: Json) -> bool:
+    """Whether the chunks of the array that `node` describes are the bytes of its values and a checksum."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    return node["codecs"] in ([little, {"name": "crc32c"}], [{"name": "bytes"}, {"name": "crc32c"}])
+
+
+class PlainChunks:
+    """An array whose chunks lie below `folder`, uncompressed.
+
+    Zarr reads the same values, through five copies and an event loop, which takes several times as long.
+    """
+
+    def __init__(self, folder: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.folder = folder
+        self.shape = shape
+        self.chunk = chunk
+        self.dtype = dtype
+
+    def read(self, key: Sequence[int | slice]) -> Array:
+        """The values at `key`, as numpy indexes with integers and slices of step 1.
+
+        Raises:
+            OSError: a chunk is missing.
+            ValueError: a chunk is damaged.
+        """
+        spans = [_span(part, length) for part, length in zip(key, self.shape, strict=True)]
+        values = np.empty([stop - start for start, stop in spans], self.dtype)
+        parts = (range(a // n, -(-b // n)) if b > a else () for (a, b), n in zip(spans, self.chunk, strict=True))
+        for index in product(*parts):
+            self._copy(index, spans, values)
+        found: Array = values[tuple(slice(None) if isinstance(part, slice) else 0 for part in key)]
+        return found
+
+    def _copy(self, index: tuple[int, ...], spans: Sequence[Span], values: Array) -> None:
+        """Copy what `values`, which stands at `spans`, has of the chunk at `index`."""
+        inside, outside = [], []
+        for number, (start, stop), length in zip(index, spans, self.chunk, strict=True):
+            first, last = max(start, number * length), min(stop, (number + 1) * length)
+            inside.append(slice(first - number * length, last - number * length))
+            outside.append(slice(first - start, last - start))
+        target = values[tuple(outside)]
+        if target.shape == self.chunk and target.flags.c_contiguous:
+            self._load(index, target)
+        else:
+            chunk = np.empty(self.chunk, self.dtype)
+            self._load(index, chunk)
+            target[...] = chunk[tuple(inside)]
+
+    def _load(self, index: tuple[int, ...], chunk: Array) -> None:
+        name = chunk_key("", index)
+        data = chunk.reshape(-1).view(np.uint8)
+        try:
+            with open(os.path.join(self.folder, name), "rb") as file:
+                count = file.readinto(data.data)
+                checksum = file.read(CHECKSUM_BYTES + 1)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{name} is missing") from error
+        if count < data.nbytes or len(checksum) != CHECKSUM_BYTES:
+            size = math.prod(self.chunk) * self.dtype.itemsize + CHECKSUM_BYTES
+            raise ValueError(f"{name} is {'shorter' if count < data.nbytes else 'of another size'} than {size} bytes")
+        if not is_sound(data, checksum):
+            raise ValueError(f"the checksum of {name} is wrong")
+
+
+def _span(part: int | slice, length: int) -> Span:
+    if isinstance(part, slice):
+        start, stop, _ = part.indices(length)
+        return start, max(start, stop)
+    at = range(length)[part]
+    return at, at + 1

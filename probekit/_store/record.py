@@ -1,82 +1,194 @@
-"""What a store says of itself: the metadata of its nodes, and the commit record."""
+"""The commit record: what a store has committed, as one value, and the metadata of its nodes.
+
+Rows become real when the root ``zarr.json`` is replaced: it carries the metadata of every array inline, with the
+committed lengths as their shapes. Readers see exactly that prefix, whenever the writer stops. docs/store.md has the
+specification.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from probekit._store import layout
-from probekit._store.backend import Place
-from probekit._store.codec import TileCodec
-from probekit._store.layout import CLASS_NAME, CLASS_NAMES, RECORD, SAMPLES, ArraySpec, Json, Layout
-from probekit.errors import StoreError
+from probekit._store.codec import ChunkCodec
+from probekit._store.layout import CLASS_NAME, CLASS_NAMES, FORMAT, SAMPLES, ArraySpec, Json, Layout
+from probekit._store.validation import check_record, specs_of
 
-__all__ = ["class_name_tiles", "create", "dump", "lengths_of", "nodes_of", "record_of"]
+__all__ = ["CommitRecord", "class_name_chunks", "dump", "nodes_of"]
 
 _CLASS_NAMES = ArraySpec(CLASS_NAME, ("label",), (), np.dtype(np.str_), (CLASS_NAMES,))
 
 
-def nodes_of(store: Layout, rows: int) -> dict[str, Json]:
+@dataclass(frozen=True)
+class CommitRecord:
+    """What a store has committed.
+
+    Attributes:
+        attributes: those of the root group: how the store was made, and how much of it is committed.
+        nodes: the metadata of all other nodes by their paths, arrays at their committed lengths.
+    """
+
+    attributes: Json
+    nodes: Mapping[str, Json]
+
+    @classmethod
+    def parse(cls, content: bytes) -> CommitRecord:
+        """The record that a root ``zarr.json`` holds; for another format than this version's, its attributes alone.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError, RecursionError: no writer makes such a record.
+        """
+        found = json.loads(content)
+        if int(found["attributes"]["probekit_format"]) != FORMAT:
+            return cls(found["attributes"], {})
+        check_record(found)
+        return cls(found["attributes"], found["consolidated_metadata"]["metadata"])
+
+    @classmethod
+    def of(
+        cls, layout: Layout, nodes: Mapping[str, Json], lengths: Mapping[str, int], names: Sequence[str], attrs: Json
+    ) -> CommitRecord:
+        """The record of a store at these lengths of its row dimensions, with the `names` of its classes."""
+        of_arrays = {spec.path: lengths[dim] for dim, arrays in layout.arrays.items() for spec in arrays}
+        inline = {
+            path: _at_length(node, of_arrays[path]) if path in of_arrays else node for path, node in nodes.items()
+        }
+        if CLASS_NAME in inline:
+            inline[CLASS_NAME] = _at_length(inline[CLASS_NAME], len(names))
+            inline["label"] = {**inline["label"], "attributes": _flags(names)}
+        own = {
+            "probekit_format": FORMAT,
+            **attrs,
+            "chunk_rows": layout.rows_per_chunk,
+            "token_rows": layout.tokens_per_chunk,
+            "rows": lengths[SAMPLES],
+            "coordinates": " ".join(layout.columns),
+        }
+        return cls(own, inline)
+
+    @property
+    def format(self) -> int:
+        return int(self.attributes["probekit_format"])
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.attributes["complete"])
+
+    @property
+    def rows(self) -> int:
+        """The committed samples."""
+        return int(self.attributes["rows"])
+
+    @property
+    def start(self) -> int:
+        """The number of the first sample that the last capture into the store gave."""
+        return int(self.attributes["start"])
+
+    @property
+    def expected_rows(self) -> int | None:
+        """The samples that the store will hold, where that is known."""
+        return self.attributes.get("expected_rows")
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.attributes["batch_size"])
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """Samples in a chunk; on disk the attribute is called ``chunk_rows``."""
+        return int(self.attributes["chunk_rows"])
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Tokens in a chunk, of the sites whose rows are tokens; on disk the attribute is called ``token_rows``."""
+        return int(self.attributes["token_rows"])
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the samples' columns."""
+        return str(self.attributes["coordinates"]).split()
+
+    @cached_property
+    def arrays(self) -> dict[str, ArraySpec]:
+        """The arrays by their paths."""
+        return specs_of(self.nodes)
+
+    def length(self, path: str) -> int:
+        """The committed rows of an array."""
+        return int(self.nodes[path]["shape"][0])
+
+    def lengths(self, layout: Layout) -> dict[str, int]:
+        """The committed lengths of a layout's row dimensions."""
+        return {dim: self.length(arrays[0].path) for dim, arrays in layout.arrays.items()}
+
+    def at(self, lengths: Mapping[str, int]) -> CommitRecord:
+        """The same with other lengths of the arrays at these paths."""
+        nodes = {
+            path: _at_length(node, lengths[path]) if path in lengths else node for path, node in self.nodes.items()
+        }
+        return replace(self, nodes=nodes)
+
+    def dump(self) -> bytes:
+        """The root ``zarr.json``."""
+        return dump(
+            {
+                "zarr_format": 3,
+                "node_type": "group",
+                "attributes": self.attributes,
+                "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": self.nodes},
+            }
+        )
+
+
+def nodes_of(layout: Layout, rows: int) -> dict[str, Json]:
     """The metadata of every node of a store but the root, by its path, at so many samples."""
     nodes: dict[str, Json] = {
-        store.groups[site.name]: {
+        layout.groups[site.name]: {
             "zarr_format": 3,
             "node_type": "group",
             "attributes": {"site": site.name, **site.attrs},
         }
-        for site in store.sites
+        for site in layout.sites
     }
-    for dim, arrays in store.arrays.items():
+    for dim, arrays in layout.arrays.items():
         for spec in arrays:
-            nodes[spec.path] = TileCodec(spec).metadata(rows if dim == SAMPLES else 0)
-    if "label" in store.sample_columns:
-        nodes[CLASS_NAME] = TileCodec(_CLASS_NAMES).metadata(0)
+            nodes[spec.path] = ChunkCodec(spec).metadata(rows if dim == SAMPLES else 0)
+    if "label" in layout.sample_columns:
+        nodes[CLASS_NAME] = ChunkCodec(_CLASS_NAMES).metadata(0)
     return nodes
 
 
-def record_of(
-    store: Layout, nodes: Mapping[str, Json], lengths: Mapping[str, int], class_names: Sequence[str], attrs: Json
-) -> Json:
-    """The commit record at these lengths of the row dimensions."""
-    of_arrays = {spec.path: lengths[dim] for dim, arrays in store.arrays.items() for spec in arrays}
-    attrs = {**attrs, "chunk_rows": store.chunk_rows, "token_rows": store.token_rows, "rows": lengths[SAMPLES]}
-    return layout.record(nodes, lengths=of_arrays, coordinates=store.columns, class_names=class_names, attrs=attrs)
-
-
-def lengths_of(store: Layout, record: Json) -> dict[str, int]:
-    """The lengths of the row dimensions that a record says are committed."""
-    nodes = record["consolidated_metadata"]["metadata"]
-    return {dim: nodes[arrays[0].path]["shape"][0] for dim, arrays in store.arrays.items()}
-
-
-def class_name_tiles(names: Sequence[str]) -> list[tuple[str, list[bytes]]]:
-    """The tiles that hold the names of the classes, each with its path."""
-    codec = TileCodec(_CLASS_NAMES)
-    tiles = []
+def class_name_chunks(names: Sequence[str]) -> list[tuple[str, list[bytes]]]:
+    """The chunks that hold the names of the classes, each with its key."""
+    codec = ChunkCodec(_CLASS_NAMES)
+    chunks = []
     for first in range(0, len(names), CLASS_NAMES):
-        part = names[first : first + CLASS_NAMES]
-        tile = np.array([*part, *[""] * (CLASS_NAMES - len(part))], object)
-        tiles.append((codec.spec.key(first // CLASS_NAMES, 0), [bytes(each) for each in codec.encode(tile)]))
-    return tiles
-
-
-def create(place: Place, store: Layout, attrs: Json, rows: int) -> dict[str, Json]:
-    """Lay a new store out at `place`, for as many samples as are expected; the metadata of its nodes.
-
-    Raises:
-        StoreError: a site or a column can't have its name, or the place refuses.
-    """
-    layout.check_columns(store.columns)
-    nodes = nodes_of(store, rows)
-    record = record_of(store, nodes, dict.fromkeys(store.arrays, 0), (), {**attrs, "complete": 0})
-    try:
-        place.create({**{f"{path}/{RECORD}": dump(node) for path, node in nodes.items()}, RECORD: dump(record)})
-    except OSError as error:
-        raise StoreError(f"{place.url} can't be created: {error.strerror or error}.") from error
-    return nodes
+        few = names[first : first + CLASS_NAMES]
+        chunk = np.array([*few, *[""] * (CLASS_NAMES - len(few))], object)
+        chunks.append((codec.spec.key(first // CLASS_NAMES, 0), [bytes(each) for each in codec.encode(chunk)]))
+    return chunks
 
 
 def dump(content: Json) -> bytes:
     return json.dumps(content).encode()
+
+
+def _at_lengths(nodes: Mapping[str, Json], lengths: Mapping[str, int]) -> dict[str, Json]:
+    return {path: _at_length(node, lengths[path]) if path in lengths else node for path, node in nodes.items()}
+
+
+def _at_length(node: Json, rows: int) -> Json:
+    return {**node, "shape": [rows, *node["shape"][1:]]}
+
+
+def _flags(names: Sequence[str]) -> Json:
+    """The attributes by which CF readers know the classes of label codes."""
+    return {
+        "flag_values": list(range(len(names))),
+        "flag_meanings": " ".join(re.sub(r"\s+", "_", name) or "_" for name in names),
+    }

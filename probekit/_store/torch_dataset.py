@@ -25,25 +25,25 @@ __all__ = ["Rows", "as_dataset"]
 Index: TypeAlias = "slice | Sequence[int] | Tensor"
 Batch: TypeAlias = "tuple[Tensor, Tensor] | Tensor"
 
-UNTILED = 4096  # rows read together where they lie in no tiles, being in memory
+UNCHUNKED = 4096  # rows read together where they lie in no chunks, being in memory
 
 
 def as_dataset(site: xr.DataTree | xr.Dataset, *, label: str | None = "label", memory: str | int = "256MiB") -> Rows:
     """The rows of a site, samples or tokens, as a torch data set of (activation, label).
 
     Values keep their dtype and shape, labels are int64 codes; without labels it gives the activation alone. Rows are
-    read by rows of tiles, of which it keeps those last used: neighbours cost one read. Take batches from
-    ``rows.loader(512)``, or ``rows.loader(512, shuffle=True)``, which shuffles rows of tiles and the rows within as
+    read by chunk rows, of which it keeps those last used: neighbours cost one read. Take batches from
+    ``rows.loader(512)``, or ``rows.loader(512, shuffle=True)``, which shuffles chunk rows and the rows within as
     many of them as fit in half of `memory`. A DataLoader of your own works too; with ``shuffle=True`` it is fast where
-    the site fits in `memory`, and reads a row of tiles for almost every row where it doesn't.
+    the site fits in `memory`, and reads a chunk row for almost every row where it doesn't.
 
     Args:
         site: a site of an open store, ``tree["layers.0"]``.
         label: the column beside the activation: another one, or None for the activation alone.
-        memory: what the rows of tiles that are kept may take, in each process that reads.
+        memory: what the chunk rows that are kept may take, in each process that reads.
 
     Raises:
-        DataError: it is no site, it has no such column of numbers, or one row of tiles doesn't fit in `memory`.
+        DataError: it is no site, it has no such column of numbers, or one chunk row doesn't fit in `memory`.
 
     Example:
         >>> import numpy as np, xarray as xr, probekit as pk
@@ -78,7 +78,7 @@ def _target(data: xr.Dataset, name: str | None, dim: str) -> xr.Variable | None:
 
 
 class Rows(Dataset[Any]):
-    """Rows of one site, read by rows of tiles; made by `as_dataset`.
+    """Rows of one site, read by chunk rows; made by `as_dataset`.
 
     ``rows[5]`` is one row: a tensor and its label. ``rows[10:20]`` and ``rows[[3, 1, 4]]`` are batches: a tensor of
     rows and one of labels.
@@ -87,15 +87,15 @@ class Rows(Dataset[Any]):
     def __init__(self, activation: xr.Variable, target: xr.Variable | None, memory: int) -> None:
         self._activation = activation
         self._target = target
-        tile = activation.encoding.get("chunks", (UNTILED,))
+        chunk = activation.encoding.get("chunks", (UNCHUNKED,))
         #: Rows that are read together.
-        self.together = max(1, min(tile[0], len(self)))
+        self.together = max(1, min(chunk[0], len(self)))
         size = self.together * (prod(activation.shape[1:]) * activation.dtype.itemsize + (target is not None) * 8)
-        #: Rows of tiles that are kept.
+        #: Chunk rows that are kept.
         self.kept = memory // max(1, size)
         if not self.kept:
             raise DataError(
-                f"A row of tiles takes {format_size(size)}, and memory is {format_size(memory)}. Give "
+                f"A chunk row takes {format_size(size)}, and memory is {format_size(memory)}. Give "
                 f"memory={format_size(1.01 * size)!r} or more."
             )
         self._cache: OrderedDict[int, tuple[Array, Array | None]] = OrderedDict()
@@ -131,14 +131,14 @@ class Rows(Dataset[Any]):
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> DataLoader[Any]:
-        """A DataLoader of batches (activations, labels), which reads each row of tiles once an epoch.
+        """A DataLoader of batches (activations, labels), which reads each chunk row once an epoch.
 
         Args:
             batch_size: rows in a batch; the last has fewer, unless `drop_last`.
-            shuffle: give the rows of tiles in a random order, and the rows within several of them mixed.
+            shuffle: give the chunk rows in a random order, and the rows within several of them mixed.
             generator: what the order is drawn from, anew for each epoch; by default torch's own.
             options: of `torch.utils.data.DataLoader`. ``num_workers`` is seldom worth it: what costs is to hand the
-                batches over, and each worker reads the tiles for itself.
+                batches over, and each worker reads the chunks for itself.
         """
         rows = self if shuffle else copy(self)
         if not shuffle:
@@ -180,7 +180,7 @@ class Rows(Dataset[Any]):
         return values, labels
 
     def _read(self, block: int) -> tuple[Array, Array | None]:
-        """The values and the labels of the row of tiles number `block`, kept for the next who asks."""
+        """The values and the labels of the chunk row number `block`, kept for the next who asks."""
         if block in self._cache:
             self._cache.move_to_end(block)
         else:
@@ -196,7 +196,7 @@ class Rows(Dataset[Any]):
 
 
 class _Batches(Sampler[Any]):
-    """The rows of each batch of an epoch, so that each row of tiles is read once."""
+    """The rows of each batch of an epoch, so that each chunk row is read once."""
 
     def __init__(
         self, rows: Rows, batch_size: int, shuffle: bool, drop_last: bool, generator: torch.Generator | None
@@ -228,7 +228,7 @@ class _Batches(Sampler[Any]):
             yield rest
 
     def _mixed(self) -> Iterator[Tensor]:
-        """All rows in random order, as many rows of tiles at a time as half of the cache has."""
+        """All rows in random order, as many chunk rows at a time as half of the cache has."""
         generator = self._generator
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))

@@ -1,4 +1,4 @@
-"""Whether a record describes what a writer of stores makes: the one place where a store of unknown origin is judged.
+"""Whether a record describes what a writer of stores makes: the one module where a store of unknown origin is judged.
 
 Everything that opens, reads, verifies or goes on with a store starts from a record that has passed here, so that no
 name leads out of the store, no codec but four is looked up, and no length is believed that would fill the memory.
@@ -14,11 +14,11 @@ import numpy as np
 
 from probekit._store.layout import ACTIVATION, CLASS_NAME, POSITION, ROW, SAMPLE, ArraySpec, Json
 
-__all__ = ["MAX_TILE_BYTES", "arrays_of", "check_record"]
+__all__ = ["MAX_CHUNK_BYTES", "check_record", "spec_of", "specs_of"]
 
-MAX_TILE_BYTES = 2**31  # what reading one value may take; a writer's tiles are far below
-MAX_ROWS_OF_TILES = 2**20  # of one array
-MAX_TILES = 2**24  # of a store: each is a file
+MAX_CHUNK_BYTES = 2**31  # what reading one value may take; a writer's chunks are far below
+MAX_CHUNK_ROWS = 2**20  # of one array
+MAX_CHUNKS = 2**24  # of a store: each is a file
 MAX_AXES = 32  # numpy's bound, less what its users add
 
 _NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -43,28 +43,28 @@ def check_record(record: Any) -> None:
         _require(isinstance(node["attributes"], dict), f"the attributes of {path!r} are no object")
         _check_node(path, node)
     _require(len({path.casefold() for path in nodes}) == len(nodes), "names of nodes differ in case only")
-    arrays = arrays_of(record)
+    arrays = specs_of(nodes)
     _check_columns(coordinates.split(), rows, arrays, nodes)
     _check_sites(rows, arrays, nodes)
     for path, spec in arrays.items():
-        in_tile = attributes["token_rows" if spec.dims[0] == ROW else "chunk_rows"]
-        _require(path == CLASS_NAME or spec.tile[0] == in_tile, f"tiles of {path!r} have {spec.tile[0]} rows")
-    tiles = 0
+        rows_per_chunk = attributes["token_rows" if spec.dims[0] == ROW else "chunk_rows"]
+        _require(path == CLASS_NAME or spec.chunk[0] == rows_per_chunk, f"chunks of {path!r} have {spec.chunk[0]} rows")
+    chunks = 0
     for path, spec in arrays.items():
         length = nodes[path]["shape"][0]
-        in_rows = math.ceil(length / spec.tile[0])
-        _require(in_rows <= MAX_ROWS_OF_TILES, f"{path!r} has {in_rows} rows of tiles")
-        tiles += in_rows * spec.across
-    _require(tiles <= MAX_TILES, f"there are {tiles} tiles")
+        in_rows = math.ceil(length / spec.chunk[0])
+        _require(in_rows <= MAX_CHUNK_ROWS, f"{path!r} has {in_rows} chunk rows")
+        chunks += in_rows * spec.across
+    _require(chunks <= MAX_CHUNKS, f"there are {chunks} chunks")
 
 
-def arrays_of(record: Json) -> dict[str, ArraySpec]:
-    """The arrays that a record holds, by their paths."""
-    nodes = record["consolidated_metadata"]["metadata"]
-    return {path: _spec(path, node) for path, node in nodes.items() if node["node_type"] == "array"}
+def specs_of(nodes: Mapping[str, Json]) -> dict[str, ArraySpec]:
+    """The arrays among the nodes of a store, by their paths."""
+    return {path: spec_of(path, node) for path, node in nodes.items() if node["node_type"] == "array"}
 
 
-def _spec(path: str, node: Json) -> ArraySpec:
+def spec_of(path: str, node: Json) -> ArraySpec:
+    """The array that a node's metadata describe."""
     codecs = [codec["name"] for codec in node["codecs"]]
     return ArraySpec(
         path,
@@ -100,17 +100,17 @@ def _check_node(path: str, node: Json) -> None:
         return
     _require(node["node_type"] == "array", f"{path!r} is {node['node_type']!r}, neither a group nor an array")
     shape, dims, grid = node["shape"], node["dimension_names"], node["chunk_grid"]
-    tile = grid["configuration"]["chunk_shape"]
+    chunk = grid["configuration"]["chunk_shape"]
     _require(0 < len(shape) <= MAX_AXES and all(map(_is_count, shape)), f"the shape of {path!r} is {shape!r}")
-    regular = grid["name"] == "regular" and len(tile) == len(shape) and all(_is_count(part, 1) for part in tile)
-    _require(regular, f"the tiles of {path!r} are {grid!r}")
-    split = sum(length > part for length, part in zip(shape[1:], tile[1:], strict=True))
-    _require(split <= 1, f"the tiles of {path!r} part more than one axis")
+    regular = grid["name"] == "regular" and len(chunk) == len(shape) and all(_is_count(part, 1) for part in chunk)
+    _require(regular, f"the chunks of {path!r} are {grid!r}")
+    split = sum(length > part for length, part in zip(shape[1:], chunk[1:], strict=True))
+    _require(split <= 1, f"the chunks of {path!r} part more than one axis")
     names = len(dims) == len(shape) == len(set(dims)) and all(isinstance(dim, str) and dim for dim in dims)
     _require(names and path.rpartition("/")[2] not in dims, f"the dims of {path!r} are {dims!r}")
     _check_coding(path, node)
-    size = math.prod(tile) * max(1, _DTYPES[node["data_type"]].itemsize)
-    _require(size <= MAX_TILE_BYTES, f"a tile of {path!r} takes {size} bytes")
+    size = math.prod(chunk) * max(1, _DTYPES[node["data_type"]].itemsize)
+    _require(size <= MAX_CHUNK_BYTES, f"a chunk of {path!r} takes {size} bytes")
 
 
 def _check_coding(path: str, node: Json) -> None:
@@ -120,7 +120,7 @@ def _check_coding(path: str, node: Json) -> None:
     _require(codecs in (_TEXT_CODECS if text else _CODECS), f"the codecs of {path!r} are {codecs}")
     _require(node["fill_value"] in (0, "", [0, 0]), f"the fill value of {path!r} is {node['fill_value']!r}")
     keys, others = node["chunk_key_encoding"], node.get("storage_transformers") or []
-    _require(keys in _KEYS and not others, f"the tiles of {path!r} are named by {keys!r} and {others!r}")
+    _require(keys in _KEYS and not others, f"the chunks of {path!r} are named by {keys!r} and {others!r}")
 
 
 def _check_columns(

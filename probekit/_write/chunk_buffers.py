@@ -1,135 +1,115 @@
-"""Where a store's tiles are filled, a row of tiles at a time, of each row dimension: in memory, or in their files."""
+"""Where a store's chunks are filled, a chunk row at a time, for each row dimension: in memory, or in their files."""
 
 from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from probekit._store.backend import Folder
-from probekit._store.codec import Array, TileCodec
+from probekit._files import PartialFile
+from probekit._store.codec import Array, ChunkCodec
 from probekit._store.layout import Index
-from probekit._write.chunk_file import GrowingTile
+from probekit._write.chunk_file import ChunkFile
+from probekit._write.transfer import Target, Transfer
 
-__all__ = ["Buffers", "Rows", "Slot", "Target", "Wait", "no_wait"]
-
-Target: TypeAlias = Array | GrowingTile
-Wait: TypeAlias = Callable[[], None]
+__all__ = ["RowBuffer", "RowDimension"]
 
 
-class Buffers(Protocol):
-    """Memory that activations are copied into, and what copies them."""
+class RowBuffer:
+    """One chunk row of several arrays, by their paths: `chunks` in memory, and chunks in `files`.
 
-    immediate: bool  # whether a copy is done when it returns; one into a file has to be
-
-    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array: ...
-
-    def copy(self, target: Target, source: Any) -> None: ...
-
-    def fence(self) -> Wait:
-        """What waits until all copies that have begun are done."""
-
-
-def no_wait() -> None:
-    pass
-
-
-class Slot:
-    """One row of tiles of several arrays, by their paths: `tiles` in memory, `growing` ones in their files.
-
-    Of the values of each row a growing tile takes what the index beside it picks, an empty one all.
+    Beside each file stands the index of the nodes that go to it, ``()`` for all.
 
     The memory is used again and again, since fresh pages are slow.
     """
 
-    def __init__(self, codecs: Sequence[TileCodec], buffers: Buffers, grown: Sequence[TileCodec] = ()) -> None:
-        self.tiles = {
-            codec.spec.path: [_tile(codec, buffers) for _ in range(codec.spec.across)]
+    def __init__(self, codecs: Sequence[ChunkCodec], transfer: Transfer, in_files: Sequence[ChunkCodec] = ()) -> None:
+        self.chunks = {
+            codec.spec.path: [_empty_chunk(codec, transfer) for _ in range(codec.spec.across)]
             for codec in codecs
-            if codec not in grown
+            if codec not in in_files
         }
-        self.growing: dict[str, list[tuple[GrowingTile, Index]]] = {}
-        self._grown = grown
+        self.files: dict[str, list[tuple[ChunkFile, Index]]] = {}
+        self._in_files = in_files
 
-    def begin(self, folder: Folder, row: int, rows: int) -> None:
-        """Begin the files of the tile row `row`, in which so many `rows` are expected."""
-        self.growing = {codec.spec.path: [] for codec in self._grown}
-        for codec in self._grown:
-            for across, (part, _) in enumerate(codec.spec.parts):
-                tile = GrowingTile(folder, codec, codec.spec.key(row, across), rows)
-                self.growing[codec.spec.path].append((tile, part))
+    def begin(self, begin: Callable[[str], PartialFile], row: int, rows: int) -> None:
+        """Begin the files of the chunk row `row`, in which so many `rows` are expected."""
+        self.files = {codec.spec.path: [] for codec in self._in_files}
+        for codec in self._in_files:
+            for across, (nodes, _) in enumerate(codec.spec.node_spans):
+                file = ChunkFile(begin(codec.spec.key(row, across)), codec, rows)
+                self.files[codec.spec.path].append((file, nodes))
 
     def refill(self, path: str, across: int, rows: Array) -> None:
-        """Begin one of the tiles with these rows."""
-        if path in self.growing:
-            self.growing[path][across][0].append(rows)
+        """Begin one of the chunks with these rows."""
+        if path in self.files:
+            self.files[path][across][0].append(rows)
         else:
-            self.tiles[path][across][: len(rows)] = rows
+            self.chunks[path][across][: len(rows)] = rows
 
     def finish(self, rows: int) -> None:
         """Have the files appear with so many rows."""
-        for tiles in self.growing.values():
-            for tile, _ in tiles:
-                tile.finish(rows)
+        for files in self.files.values():
+            for file, _ in files:
+                file.finish(rows)
 
     def drop(self) -> None:
         """Leave nothing of the files that haven't appeared."""
-        for tiles in self.growing.values():
-            for tile, _ in tiles:
-                tile.drop()
+        for files in self.files.values():
+            for file, _ in files:
+                file.drop()
 
 
-def _tile(codec: TileCodec, buffers: Buffers) -> Array:
+def _empty_chunk(codec: ChunkCodec, transfer: Transfer) -> Array:
     if codec.dtype == object:
-        return np.full(codec.spec.tile, "", object)
-    return buffers.zeros(codec.spec.tile, codec.dtype)
+        return np.full(codec.spec.chunk, "", object)
+    return transfer.zeros(codec.spec.chunk, codec.dtype)
 
 
-class Rows:
-    """A row dimension: its arrays, the tiles that are being filled, and how far they are.
+class RowDimension:
+    """A row dimension: its arrays, the row buffers that are being filled, and how far they are.
 
     Args:
         codecs: of its arrays.
-        in_tile: rows in a tile.
+        rows_per_chunk: rows in a chunk.
         length: rows that are there already.
-        buffers: where the memory comes from.
-        slots: rows of tiles that are filled or written at a time.
-        grown: those of `codecs` whose tiles are filled in their files.
+        transfer: where the memory comes from.
+        buffers: how many row buffers are filled or written at a time.
+        in_files: those of `codecs` whose chunks are filled in their files.
 
     Attributes:
-        first: the first row of the tiles in ``held[0]``.
+        first: the first row of the chunks in ``filling[0]``.
         filled: rows that are in them.
         length: rows of the batches that ended.
     """
 
     def __init__(
         self,
-        codecs: Sequence[TileCodec],
-        in_tile: int,
+        codecs: Sequence[ChunkCodec],
+        rows_per_chunk: int,
         length: int,
-        buffers: Buffers,
-        slots: int,
-        grown: Sequence[TileCodec],
+        transfer: Transfer,
+        buffers: int,
+        in_files: Sequence[ChunkCodec],
     ) -> None:
         self.codecs = {codec.spec.path: codec for codec in codecs}
-        self.in_tile = in_tile
-        self.first = length - length % self.in_tile
-        self.filled = length % self.in_tile
+        self.rows_per_chunk = rows_per_chunk
+        self.first = length - length % rows_per_chunk
+        self.filled = length % rows_per_chunk
         self.length = length
-        self.held: list[Slot] = []
-        self.free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        for _ in range(slots):
-            self.free.put(Slot(codecs, buffers, grown))
+        self.filling: list[RowBuffer] = []
+        self.free: queue.SimpleQueue[RowBuffer] = queue.SimpleQueue()
+        for _ in range(buffers):
+            self.free.put(RowBuffer(codecs, transfer, in_files))
 
-    def pieces(self, path: str, slot: Slot, rows: slice) -> Sequence[tuple[Target, Index]]:
-        """Where the values of an array for a slot's `rows` go.
+    def targets(self, path: str, buffer: RowBuffer, rows: slice) -> Sequence[tuple[Target, Index]]:
+        """Where the values of an array for a buffer's `rows` go, each with the index of its nodes, ``()`` for all.
 
-        Each target takes what the index beside it picks of them, an empty one all; what goes to a file goes in order.
+        What goes to a file goes in order.
         """
-        growing = slot.growing.get(path)
-        if growing is not None:
-            return growing
-        parts = self.codecs[path].spec.parts
-        return [(tile[rows, *where], part) for tile, (part, where) in zip(slot.tiles[path], parts, strict=True)]
+        files = buffer.files.get(path)
+        if files is not None:
+            return files
+        spans = self.codecs[path].spec.node_spans
+        return [(chunk[rows, *where], nodes) for chunk, (nodes, where) in zip(buffer.chunks[path], spans, strict=True)]

@@ -1,4 +1,4 @@
-"""A tile that goes to its file as its rows come, without a stay in memory."""
+"""A chunk that goes to its file row by row, without waiting in memory."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from functools import lru_cache
 
 import google_crc32c
 
-from probekit._store.backend import Folder
-from probekit._store.codec import CHECKSUM_BYTES, Array, TileCodec
+from probekit._files import PartialFile
+from probekit._store.codec import Array, ChunkCodec, checksum_bytes
 
-__all__ = ["GrowingTile"]
+__all__ = ["ChunkFile"]
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, which crc32c divides by; as in a crc, bit 31 is the coefficient of x⁰
 
 
-class GrowingTile:
-    """A tile of numbers that aren't compressed, in the file `key`, which appears when it is whole.
+class ChunkFile:
+    """A chunk of numbers that aren't compressed, in a file that appears when the chunk is whole.
 
     What is appended has just been made and is still in the processor's caches: written at once it costs less than a
     copy into memory that a thread writes later. The system keeps it until the disk is ready.
 
     Args:
+        file: where the chunk goes.
+        codec: of the chunk's array.
         rows: how many are expected, for which room is reserved.
 
     Attributes:
-        shape: of a row in the tile.
+        shape: of a row in the chunk.
         dtype: of its values.
     """
 
-    def __init__(self, folder: Folder, codec: TileCodec, key: str, rows: int) -> None:
-        self.shape, self.dtype = codec.spec.tile[1:], codec.dtype
+    def __init__(self, file: PartialFile, codec: ChunkCodec, rows: int) -> None:
+        self.shape, self.dtype = codec.spec.chunk[1:], codec.dtype
         self._row_bytes = math.prod(self.shape) * self.dtype.itemsize
-        self._bytes = codec.spec.tile[0] * self._row_bytes
-        self._file = folder.begin(key)
+        self._bytes = codec.spec.chunk[0] * self._row_bytes
+        self._file = file
         self._file.reserve(rows * self._row_bytes)
         self._rows = 0
         self._checksum: int | None = 0  # None while it isn't known what the file holds
@@ -46,13 +48,13 @@ class GrowingTile:
         self._checksum = google_crc32c.extend(checksum, rows)
 
     def finish(self, rows: int) -> None:
-        """Have the tile appear with the first so many `rows`, and zeros behind."""
+        """Have the chunk appear with the first so many `rows`, and zeros behind."""
         checksum = self._checksum
         if checksum is None or rows < self._rows:  # Ctrl-C came in between, or a batch didn't end
             checksum = google_crc32c.value(self._file.cut(rows * self._row_bytes))
         padding = self._bytes - rows * self._row_bytes
         self._file.skip(padding)
-        self._file.write(_after_zeros(checksum, padding).to_bytes(CHECKSUM_BYTES, "little"))
+        self._file.write(checksum_bytes(_after_zeros(checksum, padding)))
         self._file.end()
 
     def drop(self) -> None:
@@ -61,14 +63,14 @@ class GrowingTile:
 
 
 def _after_zeros(checksum: int, count: int) -> int:
-    """The crc32c of what has this `checksum` and so many zero bytes behind, without a look at any of them.
+    """The crc32c of content with this `checksum` and so many zero bytes behind it, without reading any of them.
 
     A zero byte multiplies the inverted checksum by x⁸ modulo the polynomial.
     """
     return _product(_eighth_power(count), checksum ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
 
 
-@lru_cache(maxsize=64)  # the tiles of a row have as many zeros each
+@lru_cache(maxsize=64)  # the chunks of a row have as many zeros each
 def _eighth_power(exponent: int) -> int:
     """x⁸ to the `exponent`, modulo crc32c's polynomial."""
     power, square = 1 << 31, 1 << 23

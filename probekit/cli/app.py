@@ -94,7 +94,7 @@ Dtype = Annotated[
     typer.Option(help="On disk; as the model gives it by default."),
 ]
 Compression = Annotated[
-    Literal["fast", "small"] | None, typer.Option(help="Of the tiles: lz4 or zstd; none by default, which is fastest.")
+    Literal["fast", "small"] | None, typer.Option(help="Of the chunks: lz4 or zstd; none by default, which is fastest.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples a batch.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first samples only.")]
@@ -182,12 +182,10 @@ def capture(
 ) -> None:
     """Stream a model's activations on data into a new store."""
     from probekit import load
-    from probekit._store.backend import place_of
-    from probekit._store.store import read_record
 
     samples = load.dataset(data, split, limit=limit, data_dir=data_dir)
     net = load.model(model, weights=weights, seed=seed).to(_device(device))
-    complete = resume and place_of(out).exists() and bool(read_record(place_of(out))["attributes"]["complete"])
+    bars = output.Bars()
     probekit.capture(
         net,
         samples,
@@ -205,9 +203,9 @@ def capture(
         resume=resume,
         overwrite=overwrite,
         durable=durable,
-        progress=output.Bars(),
+        progress=bars,
     )
-    done = f"{out} was complete already" if complete else f"Captured into {out}"
+    done = f"Captured into {out}" if bars.used else f"{out} was complete already"
     output.paragraph(f"{done}. Look at it with: probekit info {out}")
 
 
@@ -262,9 +260,9 @@ def info_command(path: StorePath, json: Json = False) -> None:
         return
     state = "complete" if found.complete else f"of {found.attrs.get('expected_rows', '?')}: not complete"
     size = format_size(sum(site.bytes for site in found.sites))
-    columns = ("site", "type", "dims", "shape", "dtype", "tile", "on disk")
+    columns = ("site", "type", "dims", "shape", "dtype", "chunk", "on disk")
     rows = [
-        (s.name, s.type, s.dims, _times(s.shape), s.dtype, _times(s.tile), format_size(s.bytes)) for s in found.sites
+        (s.name, s.type, s.dims, _times(s.shape), s.dtype, _times(s.chunk), format_size(s.bytes)) for s in found.sites
     ]
     output.table(f"{path}: {found.rows} samples, {state}, {size}", columns, rows, as_json=False)
     if found.classes:
@@ -289,7 +287,7 @@ def verify_command(
 ) -> None:
     """Check that all of a store is there and is what was written; exit code 1 where damage is left.
 
-    Reads every tile once and compares its length and its checksum. A store that is being written is checked as far as
+    Reads every chunk once and compares its length and its checksum. A store that is being written is checked as far as
     it is committed.
     """
     from dataclasses import asdict

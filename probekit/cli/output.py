@@ -93,8 +93,10 @@ class Bars:
 
     def __init__(self) -> None:
         self._shown: Progress | None = None
+        self.used = False  # whether there was anything to wrap
 
     def __call__(self, items: Iterable[T], /, description: str, total: int | None = None) -> Iterator[T]:
+        self.used = True
         if self._shown is not None:
             yield from _advance(self._shown, items, description, total)
             return

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from probekit._measure.measure import resolved
+from probekit._measure.metric_set import resolved
 from probekit.errors import PluginError, near
 from probekit.metrics import Metric
 from probekit.testing import declared, live, outcomes, states

@@ -63,7 +63,7 @@ def _open(name: str, path: Path) -> None:
 
 
 def one_node(quick: bool) -> Table:
-    """One node of all samples, of a site that has several tiles side by side."""
+    """One node of all samples, of a site that has several chunks side by side."""
     samples = 8_192 if quick else 32_768
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "acts.zarr"
@@ -82,7 +82,7 @@ def one_node(quick: bool) -> Table:
         Row.timed(
             f"open and read one node ({read / 1e6:.1f} MB)",
             times["one"],
-            Figure(read / column, "bytes read ÷ its column of tiles", 1.01),
+            Figure(read / column, "bytes read ÷ its column of chunks", 1.01),
             ratio(times["one"], times["all"], "all nodes"),
         ),
     ]
@@ -97,10 +97,10 @@ def rows(quick: bool) -> Table:
         path = Path(folder) / "acts.zarr"
         data = (torch.randn(samples, 64), torch.arange(samples) % 10)
         site = pk.capture(nn.Sequential(nn.Linear(64, 800)), data, path, sites="0")["0"]
-        tiles = [file for file in (path / "0/activation/c").rglob("*") if file.is_file()]
-        buffer = bytearray(max(file.stat().st_size for file in tiles))
+        chunks = [file for file in (path / "0/activation/c").rglob("*") if file.is_file()]
+        buffer = bytearray(max(file.stat().st_size for file in chunks))
         cases: dict[str, Callable[[], object]] = {
-            "read() of the files": lambda: [_read_into(file, buffer) for file in tiles],
+            "read() of the files": lambda: [_read_into(file, buffer) for file in chunks],
             "as_dataset(site).loader(512)": lambda: _exhaust(pk.as_dataset(site).loader(512)),
             "the same, shuffle=True": lambda: _exhaust(pk.as_dataset(site).loader(512, shuffle=True)),
             "DataLoader(as_dataset(site), 512)": lambda: _exhaust(DataLoader(pk.as_dataset(site), 512)),

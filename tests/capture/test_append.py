@@ -23,16 +23,16 @@ def files(store):
     return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
 
 
-def tiles(store):
+def chunks(store):
     return {name: content for name, content in files(store).items() if not name.endswith("zarr.json")}
 
 
-SMALL = 2 * 20 * 303 * 4 * 2  # chunk-rows of 20
+SMALL = 2 * 20 * 303 * 4 * 2  # chunk rows of 20
 OPTIONS = {"sites": ["1", "2"], "batch_size": 10, "memory": SMALL}
 
 
 @pytest.mark.parametrize("cut", [40, 50, 75])
-def test_samples_are_put_after_those_that_are_there_to_the_same_tiles(tmp_path, cut):
+def test_samples_are_put_after_those_that_are_there_to_the_same_chunks(tmp_path, cut):
     pk.capture(mlp(), (X, Y), tmp_path / "whole", **OPTIONS)
     pk.capture(mlp(), (X[:cut], Y[:cut]), tmp_path / "parts", **OPTIONS)
     tree = pk.capture(mlp(), (X[cut:], Y[cut:]), tmp_path / "parts", append="samples", **OPTIONS)
@@ -41,7 +41,7 @@ def test_samples_are_put_after_those_that_are_there_to_the_same_tiles(tmp_path, 
         np.testing.assert_array_equal(tree[name].values, whole[name].values)
     np.testing.assert_allclose(tree["2"]["activation"].values, whole["2"]["activation"].values, rtol=1e-5, atol=1e-6)
     if cut % 10 == 0:  # the same batches
-        assert tiles(tmp_path / "parts") == tiles(tmp_path / "whole")
+        assert chunks(tmp_path / "parts") == chunks(tmp_path / "whole")
     found = info(tmp_path / "parts")
     assert (found.rows, found.complete, found.attrs["expected_rows"], found.attrs["start"]) == (95, True, 95, cut)
 
@@ -62,7 +62,7 @@ def test_an_appended_part_that_was_stopped_goes_on_with_resume_and_the_same_data
     batches = [(X[start : start + 10], Y[start : start + 10]) for start in range(50, 95, 10)]
     pk.capture(mlp(), batches, tmp_path / "a", resume=True, **OPTIONS)
     pk.capture(mlp(), (X, Y), tmp_path / "whole", **OPTIONS)
-    assert tiles(tmp_path / "a") == tiles(tmp_path / "whole")
+    assert chunks(tmp_path / "a") == chunks(tmp_path / "whole")
 
 
 def test_new_string_labels_are_numbered_behind_those_that_are_there(tmp_path):
@@ -77,10 +77,10 @@ def test_new_string_labels_are_numbered_behind_those_that_are_there(tmp_path):
 
 def test_sites_are_added_and_the_others_stay_as_they_are(tmp_path):
     pk.capture(mlp(), (X, Y), tmp_path / "a", sites="1", batch_size=10, memory=SMALL)
-    before = tiles(tmp_path / "a")
+    before = chunks(tmp_path / "a")
     more = {"sites": ["0", "2"], "batch_size": 10, "append": "sites"}
     tree = pk.capture(mlp(), (X, Y), tmp_path / "a", reduce={"0": [1, 2]}, **more)
-    assert before.items() <= tiles(tmp_path / "a").items()
+    assert before.items() <= chunks(tmp_path / "a").items()
     assert set(tree.children) == {"0", "1", "2"}
     with torch.no_grad():
         np.testing.assert_allclose(tree["2"]["activation"].values, mlp()(X), rtol=1e-5, atol=1e-6)

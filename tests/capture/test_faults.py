@@ -19,14 +19,14 @@ import torch
 from torch import nn
 
 import probekit as pk
-from probekit._store.backend import Folder
+from probekit._store.local import LocalBackend
 from probekit.errors import ModelError, ProbekitError, StoreError
 
 # The child of a fork has none of OpenMP's threads, and would wait for them for ever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 ROWS, BATCH = 240, 4
-MEMORY = 2 * 2 * BATCH * 303 * 4  # two batches in a chunk-row
+MEMORY = 2 * 2 * BATCH * 303 * 4  # two batches in a chunk row
 X = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(ROWS) % 3
 
@@ -137,14 +137,14 @@ def test_an_exception_in_the_model(tmp_path, whole, batch):
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError("no memory"), KeyError("bug")])
 @pytest.mark.parametrize("number", [0, 1, 9, 44])
 def test_an_exception_in_the_writers_thread(tmp_path, whole, monkeypatch, error, number):
-    calls, write = iter(range(10**9)), Folder.write
+    calls, write = iter(range(10**9)), LocalBackend.write
 
     def failing(self, key, parts):
         if threading.current_thread().name.startswith("probekit-w") and next(calls) == number:
             raise error
         write(self, key, parts)
 
-    monkeypatch.setattr(Folder, "write", failing)
+    monkeypatch.setattr(LocalBackend, "write", failing)
     model = net()
     with pytest.raises(StoreError, match=r"Writing .* failed: .*(No space|no memory|bug).* can be read; resume=True"):
         capture(tmp_path / "a", model)
@@ -275,7 +275,7 @@ def test_a_capture_that_was_killed_while_it_began_goes_on(tmp_path, whole):
     pid = os.fork()
     if pid == 0:
         try:
-            Folder.make_room = killed
+            LocalBackend.make_room = killed
             capture(tmp_path / "a")
         finally:
             os._exit(1)

@@ -22,7 +22,7 @@ def test_a_plan_foretells_what_the_capture_then_does(tmp_path):
     )
     assert plan.rows == tree.sizes["sample"]
     assert plan.bytes == sum(tree[site]["activation"].nbytes for site in ("1", "3"))
-    assert plan.buffer == 2 * plan.chunk_rows * (4 * 2 * 2 + 3) * 4
+    assert plan.buffer == 2 * plan.rows_per_chunk * (4 * 2 * 2 + 3) * 4
     for spec in plan.specs:
         activation = tree[spec.name]["activation"]
         assert (activation.dims, activation.shape, activation.dtype) == (
@@ -30,7 +30,7 @@ def test_a_plan_foretells_what_the_capture_then_does(tmp_path):
             (50, *spec.shape),
             "f4",
         )
-        assert activation.encoding["chunks"][0] == plan.chunk_rows
+        assert activation.encoding["chunks"][0] == plan.rows_per_chunk
 
 
 def test_a_plan_prints(tmp_path):

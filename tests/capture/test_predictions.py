@@ -13,7 +13,7 @@ from probekit.errors import DataError, ModelError, StoreError
 
 X = torch.randn(95, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(95) % 4
-SMALL = 2 * 20 * 303 * 4 * 2  # two batches in a chunk-row
+SMALL = 2 * 20 * 303 * 4 * 2  # two batches in a chunk row
 
 
 def mlp(seed=0):
@@ -54,7 +54,7 @@ def capture(out, data=None, model=None, **options):
     return pk.capture(model or mlp(), batches() if data is None else data, out, **options)
 
 
-def tiles(store):
+def chunks(store):
     return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("c/**/*") if file.is_file()}
 
 
@@ -108,7 +108,7 @@ def test_a_stopped_capture_goes_on_to_the_same_bits(tmp_path, at, durable):
     with warnings.catch_warnings(action="ignore"):
         np.testing.assert_array_equal(pk.open(tmp_path / "parts")["prediction"].values, expected()[:at])
     capture(tmp_path / "parts", resume=True, durable=durable)
-    assert tiles(tmp_path / "parts") == tiles(tmp_path / "whole")
+    assert chunks(tmp_path / "parts") == chunks(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -162,7 +162,7 @@ def texts(stop=None):
         yield {"input_ids": IDS[rows], "attention_mask": MASK[rows], "label": Y[rows]}
 
 
-@pytest.mark.parametrize("memory", ["256MiB", 1200])  # one tile; tiles far shorter than a batch's tokens
+@pytest.mark.parametrize("memory", ["256MiB", 1200])  # one chunk; chunks far shorter than a batch's tokens
 def test_each_token_has_the_prediction_of_its_sample(tmp_path, memory):
     torch.manual_seed(0)
     model = Encoder()
@@ -177,18 +177,18 @@ def test_each_token_has_the_prediction_of_its_sample(tmp_path, memory):
         capture(tmp_path / "parts", texts(50), model, **options)
     assert pk.verify(tmp_path / "parts")
     capture(tmp_path / "parts", texts(), model, resume=True, **options)
-    assert tiles(tmp_path / "parts") == tiles(tmp_path / "whole")
+    assert chunks(tmp_path / "parts") == chunks(tmp_path / "whole")
 
 
 def test_a_damaged_column_of_them_is_found_repaired_and_made_again(tmp_path):
     capture(tmp_path / "a")
-    before = tiles(tmp_path / "a")
+    before = chunks(tmp_path / "a")
     (tmp_path / "a/prediction/c/1").write_bytes(bytes(324))
     [damage] = pk.verify(tmp_path / "a").damages
     assert (damage.name, damage.start, damage.stop, damage.what) == ("prediction", 40, 80, "wrong checksum")
     assert pk.verify(tmp_path / "a", repair=True).kept == 40
     capture(tmp_path / "a", resume=True)
-    assert tiles(tmp_path / "a") == before
+    assert chunks(tmp_path / "a") == before
 
 
 def test_chunk_rows_of_several_processes_hold_them_too(tmp_path):

@@ -66,7 +66,7 @@ def counting():
     return Counting(nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 3))
 
 
-SMALL = 2 * 20 * 303 * 4 * 2  # two batches in a chunk-row
+SMALL = 2 * 20 * 303 * 4 * 2  # two batches in a chunk row
 
 
 @pytest.mark.parametrize("at", [10, 20, 50, 90])
@@ -103,7 +103,7 @@ def test_batches_that_straddle_the_last_commit_go_on_where_it_ended(tmp_path):
         return subprocess.run([sys.executable, "-c", STRADDLING, str(out), str(stop)], check=False).returncode
 
     assert run(tmp_path / "whole", -1) == 0
-    assert run(tmp_path / "parts", 70) == -signal.SIGKILL  # whole chunk-rows of 20 are there, the batches end at 47, 50
+    assert run(tmp_path / "parts", 70) == -signal.SIGKILL  # whole chunk rows of 20 are there, the batches end at 47, 50
     with warnings.catch_warnings(action="ignore"):
         assert pk.open(tmp_path / "parts").sizes["sample"] in (20, 40, 60)
     assert run(tmp_path / "parts", -1) == 0
@@ -162,8 +162,8 @@ def test_other_labels_or_another_order_are_refused_at_the_first_sample_that_diff
 
 
 def test_a_damaged_last_tile_is_named_with_what_to_do(stopped):
-    tile = next((stopped / "2/activation/c").rglob("*/*"))
-    tile.write_bytes(tile.read_bytes()[:-9] + bytes(9))
+    chunk = next((stopped / "2/activation/c").rglob("*/*"))
+    chunk.write_bytes(chunk.read_bytes()[:-9] + bytes(9))
     with pytest.raises(StoreError, match=r"2/activation/c/0/0 is damaged or missing .* --repair"):
         pk.capture(mlp(), Stopping(), stopped, sites=["1", "2"], reduce={"1": [0, 1]}, resume=True)
 

@@ -52,7 +52,7 @@ def by_hand(data):
 
 
 @pytest.mark.parametrize("left", [False, True])
-@pytest.mark.parametrize("memory", ["256MiB", 1200, 900])  # one tile; tiles that end within a batch; of few rows
+@pytest.mark.parametrize("memory", ["256MiB", 1200, 900])  # one chunk; chunks that end within a batch; of few rows
 def test_each_real_token_is_a_row_with_the_columns_of_its_sample(tmp_path, left, memory):
     data = texts(left)
     tree = capture(tmp_path / "a.zarr", data, memory=memory)
@@ -79,7 +79,7 @@ def test_plain_xarray_opens_it(tmp_path):
         np.testing.assert_array_equal(plain["mix"]["label"].values, ours["mix"]["label"].values)
 
 
-def test_the_store_does_not_depend_on_the_memory_but_in_its_tiles(tmp_path):
+def test_the_store_does_not_depend_on_the_memory_but_in_its_chunks(tmp_path):
     xr.testing.assert_identical(
         capture(tmp_path / "a.zarr", texts(), memory=900)["mix"].to_dataset().load(),
         capture(tmp_path / "b.zarr", texts())["mix"].to_dataset().load(),

@@ -1,4 +1,4 @@
-"""Measuring stores: sites and metrics, one reading of each tile, bounded memory, and the same results in any pieces."""
+"""Measuring stores: sites and metrics, each chunk read once, bounded memory, the same results from any tasks."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def tree_of(y: np.ndarray, **sites: np.ndarray) -> xr.DataTree:
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Callable[..., xr.DataTree]:
-    """Writes a tree as a zarr store with tiles of the given shape, and opens it."""
+    """Writes a tree as a zarr store with chunks of the given shape, and opens it."""
 
-    def write(tree: xr.DataTree, tile: tuple[int, int]) -> xr.DataTree:
-        path = tmp_path / f"{tile[0]}x{tile[1]}.zarr"
-        encoding = {f"/{key}": {"activation": {"chunks": tile, "compressors": None}} for key in tree.children}
+    def write(tree: xr.DataTree, chunk: tuple[int, int]) -> xr.DataTree:
+        path = tmp_path / f"{chunk[0]}x{chunk[1]}.zarr"
+        encoding = {f"/{key}": {"activation": {"chunks": chunk, "compressors": None}} for key in tree.children}
         tree.to_zarr(path, encoding=encoding, consolidated=False)
         return xr.open_datatree(path, engine="zarr", chunks=None, consolidated=False)
 
@@ -71,13 +71,13 @@ def test_the_whole_way_from_a_model_to_numbers(tmp_path: Path) -> None:
     assert results.attrs["model"] == "torch.nn.modules.container.Sequential"
 
 
-@pytest.mark.parametrize("tile", [(1000, 60), (128, 7), (300, 60), (8, 60)])
+@pytest.mark.parametrize("chunk", [(1000, 60), (128, 7), (300, 60), (8, 60)])
 @pytest.mark.parametrize("memory", ["1GiB", "800KiB"])
 def test_results_do_not_depend_on_tiles_or_memory(
-    stored: Callable[..., xr.DataTree], x: np.ndarray, y: np.ndarray, tile: tuple[int, int], memory: str
+    stored: Callable[..., xr.DataTree], x: np.ndarray, y: np.ndarray, chunk: tuple[int, int], memory: str
 ) -> None:
     whole = pk.measure(tree_of(y, relu=x), ALL)["relu"].to_dataset()
-    found = pk.measure(stored(tree_of(y, relu=x), tile), ALL, memory=memory)["relu"].to_dataset()
+    found = pk.measure(stored(tree_of(y, relu=x), chunk), ALL, memory=memory)["relu"].to_dataset()
     exact = [name for name in whole.data_vars if name not in ("mean", "std")]
     assert len(exact) == 14
     xr.testing.assert_identical(found[exact], whole[exact])
@@ -90,7 +90,7 @@ def test_memory_changes_no_bit_of_any_result(x: np.ndarray, y: np.ndarray) -> No
 
 
 class CountingStore(WrapperStore[LocalStore]):
-    """Counts how often each tile is read."""
+    """Counts how often each chunk is read."""
 
     reads: ClassVar[Counter[str]] = Counter()  # the class's, since zarr makes copies of the store
 
@@ -105,9 +105,9 @@ def test_all_metrics_together_read_each_tile_once(
     stored(tree_of(y, a=x, b=x), (250, 20))
     counting = CountingStore(LocalStore(tmp_path / "250x20.zarr"))
     pk.measure(xr.open_datatree(counting, engine="zarr", chunks=None, consolidated=False), ALL)
-    tiles = {key: count for key, count in counting.reads.items() if count}
-    assert len(tiles) == 2 * 4 * 3
-    assert set(tiles.values()) == {1}
+    chunks = {key: count for key, count in counting.reads.items() if count}
+    assert len(chunks) == 2 * 4 * 3
+    assert set(chunks.values()) == {1}
 
 
 def test_memory_bounds_what_is_held(stored: Callable[..., xr.DataTree]) -> None:

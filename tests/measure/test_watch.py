@@ -145,8 +145,8 @@ def test_gradients_are_left_alone_and_adding_up_goes_on() -> None:
     assert all(torch.equal(before[name], parameter.grad) for name, parameter in model.named_parameters())  # type: ignore[arg-type]
 
 
-def test_on_disk_is_what_is_in_memory_over_many_tiles(tmp_path: Path) -> None:
-    # 12 steps: of 700 nodes, one to five share a tile; the atoms of a histogram grow and shrink as the model trains.
+def test_on_disk_is_what_is_in_memory_over_many_chunks(tmp_path: Path) -> None:
+    # 12 steps: of 700 nodes, one to five share a chunk; the atoms of a histogram grow and shrink as the model trains.
     options: dict[str, Any] = {"sites": ["1", "2"]}
     watch = Watch(model := mlp(), (X, Y), METRICS, every=1, out=tmp_path / "watch.zarr", **options)
     train(model, range(12), watch)

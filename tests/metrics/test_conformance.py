@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from probekit import metrics, plugins
-from probekit._measure.measure import resolved
+from probekit._measure.metric_set import resolved
 from probekit.testing import conformance
 
 VARIANTS = [

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import probekit as pk
 from probekit import plugins
-from probekit._measure.measure import resolved
+from probekit._measure.metric_set import resolved
 from probekit.metrics import StreamingMetric
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -3,7 +3,8 @@ import re
 import pytest
 from torch import nn
 
-from probekit._probe.selectors import SiteName, match_names, selected_modules
+from probekit._probe.selectors import match_names, selected_modules
+from probekit._probe.site_name import SiteName
 from probekit.errors import SiteError
 
 NAMES = ["layer1.0.relu@0", "layer1.0.relu@1", "layer1.0.conv", "layer2.0.conv", "lstm[0]", "lstm[1][hidden]", "(root)"]

@@ -14,18 +14,18 @@ import probekit as pk
 
 
 def read(store: Path, path: str) -> np.ndarray:
-    """An array of a store whose tiles aren't compressed."""
+    """An array of a store whose chunks aren't compressed."""
     node = json.loads((store / "zarr.json").read_text())["consolidated_metadata"]["metadata"][path]
-    shape, tile = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
+    shape, chunk = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
     assert node["codecs"][-1] == {"name": "crc32c"}
     found = np.empty(shape, node["data_type"])
-    for index in product(*(range(-(-length // part)) for length, part in zip(shape, tile, strict=True))):
+    for index in product(*(range(-(-length // part)) for length, part in zip(shape, chunk, strict=True))):
         data = store.joinpath(path, "c", *map(str, index)).read_bytes()
         assert google_crc32c.value(data[:-4]) == int.from_bytes(data[-4:], "little")
-        start = [place * part for place, part in zip(index, tile, strict=True)]
-        stop = [min(s + part, length) for s, part, length in zip(start, tile, shape, strict=True)]
+        start = [place * part for place, part in zip(index, chunk, strict=True)]
+        stop = [min(s + part, length) for s, part, length in zip(start, chunk, shape, strict=True)]
         inside = tuple(slice(0, b - a) for a, b in zip(start, stop, strict=True))
-        values = np.frombuffer(data[:-4], node["data_type"]).reshape(tile)
+        values = np.frombuffer(data[:-4], node["data_type"]).reshape(chunk)
         found[tuple(map(slice, start, stop))] = values[inside]
     return found
 
@@ -58,7 +58,7 @@ def test_the_specification_is_enough_to_read_a_store(tmp_path: Path, dtype: str 
         maps, wide = net.maps(x).flatten(2).transpose(1, 2).reshape(-1, 40), net.wide(x.flatten(1))
     record = json.loads((tmp_path / "a.zarr/zarr.json").read_text())
     assert record["attributes"]["probekit_format"] == 1
-    assert len(list((tmp_path / "a.zarr/wide/activation/c/0").iterdir())) > 1  # several tiles of nodes
+    assert len(list((tmp_path / "a.zarr/wide/activation/c/0").iterdir())) > 1  # several chunks of nodes
     for path, expected in {"maps/activation": maps, "wide/activation": wide}.items():
         found = read(tmp_path / "a.zarr", path)
         np.testing.assert_array_equal(found, tree[path].values)

@@ -119,7 +119,7 @@ CHANGES = {
     "nodes that are a list": (lambda r, n: r.update(consolidated_metadata={"metadata": []}), "not a commit record"),
     "no nodes": (lambda r, n: n.clear(), "the root has"),
     "a huge length": (put("label", "shape", [BIG]), "'label' has not 8 rows"),
-    "a huge length everywhere": (everywhere(BIG), "rows of tiles"),
+    "a huge length everywhere": (everywhere(BIG), "chunk rows"),
     "a negative length": (everywhere(-1), "rows is -1"),
     "a length that is a float": (everywhere(8.0), "rows is 8.0"),
     "a length that is true": (everywhere(True), "rows is True"),
@@ -130,11 +130,14 @@ CHANGES = {
     "other rows than the record": (attribute("rows", 7), "has not 7 rows"),
     "rows that are missing": (lambda r, n: r["attributes"].pop("rows"), "KeyError: 'rows'"),
     "rows of tokens that disagree": (put("1/position", "shape", [23]), "has not 24 rows"),
-    "enormous tiles": (put(ACTIVATION, "chunk_grid", "configuration", "chunk_shape", [8, BIG]), "takes 32000000000000"),
-    "tiles of nothing": (put(ACTIVATION, "chunk_grid", "configuration", "chunk_shape", [8, 0]), "the tiles of"),
-    "tiles of other rows": (put(ACTIVATION, "chunk_grid", "configuration", "chunk_shape", [3, 4]), "have 3 rows"),
-    "many tiles": (put(ACTIVATION, "shape", [8, 2**30]), "there are 2684"),
-    "an irregular grid": (put(ACTIVATION, "chunk_grid", "name", "rectilinear"), "the tiles of"),
+    "enormous chunks": (
+        put(ACTIVATION, "chunk_grid", "configuration", "chunk_shape", [8, BIG]),
+        "takes 32000000000000",
+    ),
+    "chunks of nothing": (put(ACTIVATION, "chunk_grid", "configuration", "chunk_shape", [8, 0]), "the chunks of"),
+    "chunks of other rows": (put(ACTIVATION, "chunk_grid", "configuration", "chunk_shape", [3, 4]), "have 3 rows"),
+    "many chunks": (put(ACTIVATION, "shape", [8, 2**30]), "there are 2684"),
+    "an irregular grid": (put(ACTIVATION, "chunk_grid", "name", "rectilinear"), "the chunks of"),
     "an unknown codec": (put(ACTIVATION, "codecs", [*CODEC, {"name": "evil"}]), "the codecs of"),
     "a codec that unpickles": (put(ACTIVATION, "codecs", [{"name": "numcodecs.pickle"}]), "the codecs of"),
     "no checksum": (put(ACTIVATION, "codecs", CODEC[:1]), "the codecs of"),
@@ -223,15 +226,15 @@ def test_labels_beyond_the_classes_are_no_memory(made, hostile):
 
 def test_a_tile_that_never_ends_is_not_read(made, hostile):
     path = hostile((made / "zarr.json").read_text())
-    tile = path / "0/activation/c/0/0"
-    tile.unlink()
-    tile.symlink_to("/dev/zero")
+    chunk = path / "0/activation/c/0/0"
+    chunk.unlink()
+    chunk.symlink_to("/dev/zero")
     assert [damage.what.partition(":")[0] for damage in pk.verify(path).damages] == ["wrong length"]
     with pytest.raises(StoreError, match=r"checksum|another size"):
         pk.open(path)["0"]["activation"].load()
-    tile.unlink()
-    tile.touch()
-    os.truncate(tile, 2**40)
+    chunk.unlink()
+    chunk.touch()
+    os.truncate(chunk, 2**40)
     assert [damage.what.partition(":")[0] for damage in pk.verify(path).damages] == ["wrong length"]
     with pytest.raises(StoreError, match=r"checksum|another size"):
         pk.open(path)["0"]["activation"].load()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from probekit._store.layout import SiteSpec, group_names, tile_shape
+from probekit._store.layout import SiteSpec, chunk_shape, group_names
 from probekit.errors import StoreError
 
 HOSTILE = [
@@ -58,4 +58,4 @@ def test_names_that_differ_in_case_only_are_refused():
     ],
 )
 def test_tiles_are_a_few_megabytes_of_whole_nodes(dims, shape, rows, expected):
-    assert tile_shape(SiteSpec("a", dims, shape, np.dtype("f4")), rows) == expected
+    assert chunk_shape(SiteSpec("a", dims, shape, np.dtype("f4")), rows) == expected

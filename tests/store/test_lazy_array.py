@@ -1,4 +1,4 @@
-"""With dask installed the variables of an open store are dask arrays of one chunk a tile; measuring leaves it aside."""
+"""With dask installed, the variables of an open store are dask arrays of its chunks; measuring doesn't use dask."""
 
 import pickle
 
@@ -30,9 +30,9 @@ def values(path):
 
 def test_chunks_are_tiles_and_nothing_is_read_before_it_is_computed(path):
     site = pk.open(path)["1"]["activation"]
-    tile = site.encoding["chunks"]
-    assert tile[0] < 95
-    assert site.chunks[0] == (tile[0],) * (95 // tile[0]) + ((95 % tile[0],) if 95 % tile[0] else ())
+    chunk = site.encoding["chunks"]
+    assert chunk[0] < 95
+    assert site.chunks[0] == (chunk[0],) * (95 // chunk[0]) + ((95 % chunk[0],) if 95 % chunk[0] else ())
     assert site.chunks[1] == (20,)
     for file in (path / "1/activation/c").rglob("*/*"):
         file.unlink()

@@ -20,7 +20,7 @@ from probekit.errors import StoreError
 fsspec = pytest.importorskip("fsspec")
 
 X, Y = torch.randn(95, 6, generator=torch.Generator().manual_seed(0)), torch.arange(95) % 4
-SMALL = 2 * 20 * 20 * 4 * 2  # a few batches in a chunk-row
+SMALL = 2 * 20 * 20 * 4 * 2  # a few batches in a chunk row
 
 
 @pytest.fixture(scope="module")
@@ -266,8 +266,8 @@ def test_what_is_damaged_is_found_dropped_and_made_again(folder):
     assert (bool(found), found.rows, found.sites) == (True, 95, 3)
     files, root = fsspec.core.url_to_fs(url)
     files.rm(f"{root}/1/activation/c/2/0")
-    tile = files.cat_file(f"{root}/label/c/1")
-    files.pipe_file(f"{root}/label/c/1", bytes(len(tile)))
+    chunk = files.cat_file(f"{root}/label/c/1")
+    files.pipe_file(f"{root}/label/c/1", bytes(len(chunk)))
     damages = {damage.array: (damage.start, damage.what) for damage in pk.verify(url).damages}
     assert damages == {"1/activation": (2 * rows, "missing"), "label": (rows, "wrong checksum")}
     assert pk.verify(url, repair=True).kept == rows

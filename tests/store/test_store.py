@@ -13,7 +13,7 @@ import zarr
 from torch import nn
 
 import probekit as pk
-from probekit._store.codec import TileCodec
+from probekit._store.codec import ChunkCodec
 from probekit._store.layout import ArraySpec
 from probekit._store.store import info, read_attrs
 from probekit.errors import StoreError
@@ -35,7 +35,7 @@ def test_open_attaches_labels_and_ids_to_each_site(store):
     assert site.groupby("label").mean().sizes == {"label": 3, "node": 5}
 
 
-def test_opening_reads_no_tile(store):
+def test_opening_reads_no_chunk(store):
     for file in store.glob("*/activation/c"):
         shutil.rmtree(file)
     assert pk.open(store)["1"]["activation"].shape == (30, 5)
@@ -55,17 +55,17 @@ def test_the_record_and_each_arrays_own_metadata_agree_in_the_end(store):
 
 
 def test_every_tile_carries_a_checksum(store):
-    tile = next((store / "1/activation/c").glob("*/*"))
-    damaged = bytearray(tile.read_bytes())
+    chunk = next((store / "1/activation/c").glob("*/*"))
+    damaged = bytearray(chunk.read_bytes())
     damaged[3] ^= 1
-    tile.write_bytes(damaged)
+    chunk.write_bytes(damaged)
     with pytest.raises(StoreError, match=r"1/activation of .* can't be read: .*checksum.* `probekit verify"):
         pk.open(store)["1"]["activation"].load()
 
 
 def test_a_tile_that_is_missing_is_no_zeros(store):
-    tile = next((store / "1/activation/c").glob("*/*"))
-    tile.unlink()
+    chunk = next((store / "1/activation/c").glob("*/*"))
+    chunk.unlink()
     with pytest.raises(StoreError, match=r"1/activation of .* can't be read: .* is missing"):
         pk.open(store)["1"]["activation"].load()
     (store / "label/c/0").unlink()
@@ -91,10 +91,10 @@ def test_info_says_what_a_store_holds(store):
     assert found.classes == {"ant": 10, "bee fly": 10, "2": 10}
     site = next(site for site in found.sites if site.name == "1")
     assert (site.type, site.dims, site.shape, site.dtype) == ("ReLU", ("sample", "node"), (30, 5), "float32")
-    # the rows are padded to whole tiles on disk; each tile has four bytes of checksum
-    tiles = -(-30 // site.tile[0])
+    # the rows are padded to whole chunks on disk; each chunk has four bytes of checksum
+    chunks = -(-30 // site.chunk[0])
     files = [file for file in (store / "1").rglob("*") if file.is_file() and file.name != "zarr.json"]
-    assert sum(file.stat().st_size for file in files) == tiles * (site.tile[0] * 5 * 4 + 4)
+    assert sum(file.stat().st_size for file in files) == chunks * (site.chunk[0] * 5 * 4 + 4)
     assert found.attrs["batch_size"] == 4
     assert found.attrs["model"] == "torch.nn.modules.container.Sequential"
 
@@ -215,20 +215,20 @@ def test_a_durable_capture_has_everything_on_the_disk_before_a_record_counts_on_
     monkeypatch.setattr(os, "replace", logged_replace)
     data = torch.zeros(95, 6), torch.arange(95) % 3
     pk.capture(nn.ReLU(), data, tmp_path / "a.zarr", batch_size=10, memory=2 * 20 * 6 * 4, durable=True)
-    assert len(records) == 6  # five rows of tiles, and the end
+    assert len(records) == 6  # five chunk rows, and the end
     assert not entries
 
 
 def test_zarr_reads_tiles_of_text_and_would_write_the_same(tmp_path):
     names = ["cat", "", "dög", "日本", "a" * 1000, "\n", "🦊"]
-    codec = TileCodec(ArraySpec("names", ("sample",), (), np.dtype(np.str_), (7,)))
+    codec = ChunkCodec(ArraySpec("names", ("sample",), (), np.dtype(np.str_), (7,)))
     (tmp_path / "names/c").mkdir(parents=True)
     (tmp_path / "names/zarr.json").write_text(json.dumps(codec.metadata(7)))
-    tile = tmp_path / "names/c/0"
+    chunk = tmp_path / "names/c/0"
     written = b"".join(bytes(part) for part in codec.encode(np.array(names, object)))
-    tile.write_bytes(written)
+    chunk.write_bytes(written)
     array = zarr.open_array(tmp_path / "names")
     assert array[:].tolist() == names
-    tile.unlink()
+    chunk.unlink()
     array[:] = np.array(names, object)
-    assert tile.read_bytes() == written
+    assert chunk.read_bytes() == written

@@ -20,7 +20,7 @@ ROWS, NODES = 103, 6
 def capture(out, labels=True, **options):
     torch.manual_seed(0)
     x, y = torch.randn(ROWS, 5), torch.arange(ROWS) % 3
-    options = {"batch_size": 5, "memory": 2 * 10 * (NODES + 4) * 4} | options  # ten rows in a tile
+    options = {"batch_size": 5, "memory": 2 * 10 * (NODES + 4) * 4} | options  # ten rows in a chunk
     return pk.capture(nn.Sequential(nn.Linear(5, NODES), nn.ReLU()), (x, y) if labels else x, out, sites="1", **options)
 
 
@@ -43,7 +43,7 @@ def test_rows_are_those_of_the_arrays(site):
     rows, values, labels = pk.as_dataset(site), site["activation"].values, site["label"].values
     assert len(rows) == ROWS
     assert repr(rows).startswith(f"Rows({ROWS} of shape (")
-    assert site["activation"].encoding["chunks"][0] < 30  # several rows of tiles
+    assert site["activation"].encoding["chunks"][0] < 30  # several chunk rows
     for index in (0, 57, ROWS - 1, -1):
         row, label = rows[index]
         np.testing.assert_array_equal(row, values[index])
@@ -149,7 +149,7 @@ def test_another_column_or_none(tmp_path):
             pk.as_dataset(site, label=name)
 
 
-def test_tokens_feature_maps_and_compressed_tiles(tmp_path):
+def test_tokens_feature_maps_and_compressed_chunks(tmp_path):
     class Words(nn.Sequential):
         def forward(self, input_ids, attention_mask):
             return super().forward(input_ids)
@@ -176,20 +176,20 @@ def test_a_part_of_a_site_and_one_in_memory(site):
 def test_what_cannot_be_a_data_set_of_rows(site, tmp_path):
     with pytest.raises(DataError, match=r"made of one site, such as tree\['layers.0'\]\. It has the sites 1"):
         pk.as_dataset(pk.open(tmp_path / "a.zarr"))
-    with pytest.raises(DataError, match=r"A row of tiles takes .* and memory is 100 bytes"):
+    with pytest.raises(DataError, match=r"A chunk row takes .* and memory is 100 bytes"):
         pk.as_dataset(site, memory=100)
     with pytest.raises(DataError, match="batch_size is 0"):
         pk.as_dataset(site).loader(0)
 
 
 def test_a_damaged_tile_is_named(site, tmp_path):
-    tile = tmp_path / "a.zarr/1/activation/c/1/0"
-    whole = tile.read_bytes()
+    chunk = tmp_path / "a.zarr/1/activation/c/1/0"
+    whole = chunk.read_bytes()
     for content, fault in ((whole[:-5] + b"x" + whole[-4:], "checksum"), (whole[:-1], "size"), (whole + b"1", "size")):
-        tile.write_bytes(content)
+        chunk.write_bytes(content)
         with pytest.raises(StoreError, match=rf"c/1/0.*{fault}|{fault}.*c/1/0"):
             pk.as_dataset(site)[:]
-    tile.unlink()
+    chunk.unlink()
     with pytest.raises(StoreError, match="c/1/0 is missing"):
         pk.as_dataset(site)[:]
 

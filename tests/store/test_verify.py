@@ -37,7 +37,7 @@ def first_position(tensor):
 
 
 def capture(out, **options):
-    """A store of chunk-rows of 8 samples and 41 tokens."""
+    """A store of chunk rows of 8 samples and 41 tokens."""
     torch.manual_seed(0)
     reduce = {"mix": "tokens", "wide": first_position}
     given = {"data": texts(), "reduce": reduce, "memory": 40_000, "batch_size": BATCH}
@@ -59,7 +59,7 @@ def store(tmp_path):
     return tmp_path / "a.zarr"
 
 
-def tiles(store, array):
+def chunks(store, array):
     return sorted((file for file in (store / array / "c").rglob("*") if file.is_file()), key=lambda f: len(str(f)))
 
 
@@ -70,7 +70,7 @@ def flip(file):
 
 
 def of_row(store, array, row):
-    return next(file for file in tiles(store, array) if file.relative_to(store / array / "c").parts[0] == str(row))
+    return next(file for file in chunks(store, array) if file.relative_to(store / array / "c").parts[0] == str(row))
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "fast"}, {"compression": "small"}, {"ids": list("ab") * 24}])
@@ -80,7 +80,7 @@ def test_a_store_that_was_written_is_sound(tmp_path, options):
     assert found
     assert (found.rows, found.sites, found.columns, found.damages, found.kept) == (ROWS, 2, 3, (), None)
     sizes = [len(content) for name, content in files(tmp_path / "a.zarr").items() if not name.endswith(".json")]
-    assert (found.tiles, found.bytes) == (len(sizes), sum(sizes))
+    assert (found.chunks, found.bytes) == (len(sizes), sum(sizes))
     assert (tree.attrs["chunk_rows"], tree.attrs["token_rows"]) == (8, 41)
     assert "all sound" in repr(found)
 

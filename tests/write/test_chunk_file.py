@@ -1,7 +1,5 @@
-"""Tiles that are filled in their files: the bytes of those filled in memory, whatever interrupts them."""
+"""Chunks that are filled in their files: the bytes of those filled in memory, whatever interrupts them."""
 
-import ctypes
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +9,19 @@ import zarr
 from torch import nn
 
 import probekit as pk
-from probekit._store.backend import Folder, GrowingFile
-from probekit._store.codec import TileCodec
+from probekit._files import PartialFile
+from probekit._store.codec import ChunkCodec
 from probekit._store.layout import ArraySpec
-from probekit._write.chunk_buffers import Slot
-from probekit._write.chunk_file import GrowingTile
-from probekit._write.transfer import Copies
+from probekit._store.local import LocalBackend
+from probekit._write.chunk_file import ChunkFile
+from probekit._write.transfer import Transfer
 from probekit.errors import SiteError, StoreError
+from tests.stores import capture_into
 
 X = torch.randn(95, 6, generator=torch.Generator().manual_seed(0))
 
 
-class InMemory(Copies):
+class InMemory(Transfer):
     immediate = False
 
 
@@ -57,68 +56,61 @@ class Forms(nn.Module):
 
 def wide():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 1111), nn.Unflatten(1, (11, 101)), nn.Conv1d(11, 3, 5))
+    return nn.Sequential(nn.Linear(6, 11 * 404), nn.Unflatten(1, (11, 404)), nn.Conv1d(11, 3, 5))
 
 
-@pytest.mark.parametrize("model", [Forms, wide])
-@pytest.mark.parametrize("memory", [300_000, "256MiB"])
-def test_a_store_is_that_of_tiles_in_memory(tmp_path, monkeypatch, model, memory):
-    layout = import_module("probekit._store.layout")
-    monkeypatch.setattr(layout, "TILE_BYTES", 3000)  # so that rows are split, the last tile being narrower
-    monkeypatch.setattr(layout, "TILE_ROW_BYTES", 100)
-    monkeypatch.setattr(import_module("probekit._write.writer"), "_OPEN_FILES", 1000)
-    made = model()
-    pk.capture(made, X, tmp_path / "growing", batch_size=10, memory=memory)
-    monkeypatch.setattr(import_module("probekit._capture.capture"), "copies_for", lambda model: InMemory())
-    pk.capture(made, X, tmp_path / "memory", batch_size=10, memory=memory)
-    assert files(tmp_path / "growing") == files(tmp_path / "memory")
-    if model is wide:
+@pytest.mark.parametrize(("model", "samples"), [(Forms, 95), (wide, 995)])
+@pytest.mark.parametrize("memory", ["4MiB", "256MiB"])
+def test_a_store_is_that_of_chunks_in_memory(tmp_path, model, samples, memory):
+    made, x = model(), X.repeat(11, 1)[:samples]
+    pk.capture(made, x, tmp_path / "files", batch_size=10, memory=memory)
+    capture_into(LocalBackend(tmp_path / "memory"), made, x, batch_size=10, memory=memory, transfer=InMemory())
+    assert files(tmp_path / "files") == files(tmp_path / "memory")
+    if model is wide and memory == "256MiB":
         with torch.no_grad():
-            expected = made[0](X)
-        assert len(list((tmp_path / "growing/0/activation/c/0").iterdir())) > 3
-        np.testing.assert_allclose(pk.open(tmp_path / "growing")["0"]["activation"].values, expected, atol=1e-5)
+            expected = made[0](x)
+        assert len(list((tmp_path / "files/0/activation/c/0").iterdir())) > 3  # the last chunk being narrower
+        np.testing.assert_allclose(pk.open(tmp_path / "files")["0"]["activation"].values, expected, atol=1e-5)
 
 
-def test_only_so_many_files_are_open_at_a_time(tmp_path, monkeypatch):
-    begun = []
-    begin = Slot.begin
+@pytest.mark.parametrize(("sites", "begun"), [(3, 4), (70, 0)])
+def test_only_so_many_files_are_open_at_a_time(tmp_path, sites, begun):
+    seen = []
 
-    def counted(self, folder, row, rows):
-        begin(self, folder, row, rows)
-        begun.append(sum(map(len, self.growing.values())))
+    class Counting(nn.Sequential):
+        def forward(self, x):
+            seen.append(len(list(tmp_path.rglob("activation/**/*.partial"))))
+            return super().forward(x)
 
-    monkeypatch.setattr(Slot, "begin", counted)
-    for limit, expected in [(3, 0), (4, 4)]:  # with the model's own output four sites
-        monkeypatch.setattr(import_module("probekit._write.writer"), "_OPEN_FILES", limit)
-        begun.clear()
-        pk.capture(wide(), X, tmp_path / str(limit), batch_size=95)
-        assert begun == [expected]
+    pk.capture(Counting(*(nn.Identity() for _ in range(sites))), X, tmp_path / "a", batch_size=40, memory="64MiB")
+    assert seen[-1] == begun  # with the model's own output one site more
 
 
 SPEC = ArraySpec("a", ("sample", "node"), (3,), np.dtype(np.float32), (8, 3))
 
 
-def grow(folder: Path) -> GrowingTile:
-    (folder / "a/c").mkdir(parents=True, exist_ok=True)
-    return GrowingTile(Folder(folder), TileCodec(SPEC), "a/c/0/0", 8)
+def begin(folder: Path, kind: type[PartialFile] = PartialFile, spec: ArraySpec = SPEC) -> ChunkFile:
+    (folder / "a/c/0").mkdir(parents=True, exist_ok=True)
+    file = kind(str(folder / "a/c/0/0"), str(folder / "a/c/0/0.partial"))
+    return ChunkFile(file, ChunkCodec(spec), spec.chunk[0])
 
 
 def rows_of(folder: Path):
-    return TileCodec(SPEC).decode((folder / "a/c/0/0").read_bytes())
+    return ChunkCodec(SPEC).decode((folder / "a/c/0/0").read_bytes())
 
 
 @pytest.mark.parametrize(
     ("appended", "kept"),
     [(rows, kept) for rows in [(), (1,), (3, 5), (2, 2)] for kept in (0, 1, 4, 8) if kept <= sum(rows)],
 )
-def test_a_tile_ends_with_the_rows_that_count_and_zeros(tmp_path, appended, kept):
-    values, tile = np.arange(24, dtype=np.float32).reshape(8, 3) + 1, grow(tmp_path)
+def test_a_chunk_ends_with_the_rows_that_count_and_zeros(tmp_path, appended, kept):
+    values, chunk = np.arange(24, dtype=np.float32).reshape(8, 3) + 1, begin(tmp_path)
     start = 0
     for rows in appended:
-        tile.append(values[start : start + rows])
+        chunk.append(values[start : start + rows])
         start += rows
     assert not (tmp_path / "a/c/0/0").exists()
-    tile.finish(kept)
+    chunk.finish(kept)
     expected = np.zeros((8, 3), np.float32)
     expected[:kept] = values[:kept]
     np.testing.assert_array_equal(rows_of(tmp_path), expected)
@@ -126,71 +118,94 @@ def test_a_tile_ends_with_the_rows_that_count_and_zeros(tmp_path, appended, kept
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_a_tile_that_was_interrupted_keeps_what_came_before(tmp_path, monkeypatch, written):
-    values, tile = np.ones((8, 3), np.float32), grow(tmp_path)
-    tile.append(values[:2])
-    write = GrowingFile.write
+def test_a_chunk_that_was_interrupted_keeps_what_came_before(tmp_path, written):
+    class Interrupted(PartialFile):
+        writes = 0
 
-    def interrupted(self, part):
-        if written:
-            write(self, part)
-        raise KeyboardInterrupt
+        def write(self, content):
+            self.writes += 1
+            if self.writes != 2 or written:
+                super().write(content)
+            if self.writes == 2:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(GrowingFile, "write", interrupted)
+    values, chunk = np.ones((8, 3), np.float32), begin(tmp_path, Interrupted)
+    chunk.append(values[:2])
     with pytest.raises(KeyboardInterrupt):
-        tile.append(2 * values[:3])
-    monkeypatch.undo()
-    tile.finish(2)
+        chunk.append(2 * values[:3])
+    chunk.finish(2)
     np.testing.assert_array_equal(rows_of(tmp_path), np.concatenate([values[:2], np.zeros((6, 3), np.float32)]))
 
 
+class Unreserved(PartialFile):
+    """As where a file system can't reserve room."""
+
+    def reserve(self, length):
+        pass
+
+
 def can_reserve(folder):
-    with open(folder / "try", "wb") as file:
-        found = import_module("probekit._store.backend")._fallocate
-        return found is not None and found(file.fileno(), 1, ctypes.c_int64(0), ctypes.c_int64(4096)) == 0
+    file = PartialFile(str(folder / "try"), str(folder / "try.partial"))
+    file.reserve(4096)
+    blocks = (folder / "try.partial").stat().st_blocks
+    file.drop()
+    return blocks > 0
 
 
-@pytest.mark.parametrize("reserves", [False, True])
-def test_a_tile_of_few_rows_takes_little_of_the_disk(tmp_path, monkeypatch, reserves):
-    if not reserves:  # as where there is no fallocate
-        monkeypatch.setattr(import_module("probekit._store.backend"), "_fallocate", None)
+@pytest.mark.parametrize("kind", [PartialFile, Unreserved])
+def test_a_chunk_of_few_rows_takes_little_of_the_disk(tmp_path, kind):
     spec = ArraySpec("a", ("sample", "node"), (256,), np.dtype(np.float32), (4096, 256))
-    (tmp_path / "a/c").mkdir(parents=True)
-    tile, values = GrowingTile(Folder(tmp_path), TileCodec(spec), "a/c/0/0", 4096), np.ones((40, 256), np.float32)
-    tile.append(values)
-    if reserves and can_reserve(tmp_path):
+    chunk, values = begin(tmp_path, kind, spec), np.ones((40, 256), np.float32)
+    chunk.append(values)
+    if kind is PartialFile and can_reserve(tmp_path):
         assert (tmp_path / "a/c/0/0.partial").stat().st_blocks * 512 >= 4096 * 1024
-    tile.finish(40)
+    chunk.finish(40)
     file = tmp_path / "a/c/0/0"
-    np.testing.assert_array_equal(TileCodec(spec).decode(file.read_bytes())[:40], values)
+    np.testing.assert_array_equal(ChunkCodec(spec).decode(file.read_bytes())[:40], values)
     assert file.stat().st_size == 4096 * 1024 + 4
     assert file.stat().st_blocks * 512 < 2**18
 
 
 def test_what_is_dropped_leaves_nothing(tmp_path):
-    tile = grow(tmp_path)
-    tile.append(np.ones((2, 3), np.float32))
-    tile.drop()
+    chunk = begin(tmp_path)
+    chunk.append(np.ones((2, 3), np.float32))
+    chunk.drop()
     assert list((tmp_path / "a/c/0").iterdir()) == []
+
+
+class FullDisk(LocalBackend):
+    """A disk that is full when so many chunks have been begun, or so many blocks written to them."""
+
+    def __init__(self, path, call, number):
+        super().__init__(path)
+        self.call, self.left = call, number
+
+    def begin(self, key):
+        self.count("begin", "activation" in key)
+        file = super().begin(key)
+        write = file.write
+
+        def counted(content):
+            self.count("write", True)
+            write(content)
+
+        file.write = counted
+        return file
+
+    def count(self, call, counts):
+        if call == self.call and counts:
+            self.left -= 1
+            if self.left == -1:
+                raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("call", ["begin", "write"])
 @pytest.mark.parametrize("number", [0, 1, 5, 17])
-def test_a_disk_that_refuses_names_itself_and_keeps_what_was_committed(tmp_path, monkeypatch, call, number):
+def test_a_disk_that_refuses_names_itself_and_keeps_what_was_committed(tmp_path, call, number):
     torch.manual_seed(0)
     model, out = nn.Sequential(nn.Linear(6, 300), nn.ReLU()), tmp_path / "a"
-    owner = Folder if call == "begin" else GrowingFile
-    real, calls = getattr(owner, call), iter(range(10**9))
-
-    def failing(self, what):
-        if (call == "write" or "activation" in what) and next(calls) == number:
-            raise OSError(28, "No space left on device")
-        return real(self, what)
-
-    monkeypatch.setattr(owner, call, failing)
     with pytest.raises(StoreError, match=r"(No space left on device|can't be created)"):
-        pk.capture(model, X, out, batch_size=5, memory=2 * 10 * 600 * 4)
-    monkeypatch.undo()
+        capture_into(FullDisk(out, call, number), model, X, batch_size=5, memory=2 * 10 * 600 * 4)
     if out.exists():
         assert not list(out.rglob("*.partial"))
         assert pk.verify(out)
@@ -220,8 +235,8 @@ def test_a_site_that_gives_rows_twice_is_refused(tmp_path):
         pk.capture(model, data, tmp_path / "a", sites=["net", "net:grad"], loss=loss, batch_size=10)
 
 
-def test_a_part_larger_than_one_write_takes(tmp_path):
-    folder = Folder(tmp_path)
+def test_content_larger_than_one_write_takes(tmp_path):
+    folder = LocalBackend(tmp_path)
     folder.make_room(["a/c"])
     values = np.arange(200_000).reshape(-1, 8) * (1 - 2j)
     folder.write("a/c/0", [values, values.tobytes(), values[:0], b"end"])

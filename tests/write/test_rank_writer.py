@@ -106,8 +106,8 @@ def test_the_rows_are_those_of_a_capture_without_a_sampler(tmp_path: Path, alone
         "predictions": True,
     }
     ours = pk.capture(model, (x, torch.arange(95) % 4), tmp_path / "a", sites=["1", "2"], **options)
-    tiles = {name: content for name, content in files(tmp_path / "a").items() if "/c/" in name}
-    assert tiles == {name: content for name, content in alone.items() if "/c/" in name}
+    chunks = {name: content for name, content in files(tmp_path / "a").items() if "/c/" in name}
+    assert chunks == {name: content for name, content in alone.items() if "/c/" in name}
     np.testing.assert_allclose(ours["2"]["activation"].values, model(x).detach(), rtol=1e-5, atol=1e-6)
 
 
@@ -131,7 +131,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     batches = [(torch.full((5, 6), value), torch.zeros(5, dtype=torch.long)) for value in (0.0, 0.0, 0.0, 1.0)]
     with pytest.raises(ZeroDivisionError):
         pk.capture(failing, batches, tmp_path / "b")
-    with pytest.raises(StoreError, match="has chunk-rows of 8195 samples, and the ChunkSampler of 10"):
+    with pytest.raises(StoreError, match="has chunk rows of 8195 samples, and the ChunkSampler of 10"):
         pk.capture(failing, loader(chunk_rows=10), tmp_path / "b", resume=True)
     pk.capture(nn.Linear(6, 3), loader(chunk_rows=10), tmp_path / "a")
     with pytest.raises(DataError, match="append= takes data in order"):

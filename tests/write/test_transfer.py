@@ -4,7 +4,6 @@ There is no GPU in the tests. `Late` is the worst one: a copy happens only when 
 """
 
 import threading
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -12,10 +11,12 @@ import torch
 from torch import nn
 
 import probekit as pk
-from probekit._write.transfer import Copies, PinnedCopies, copies_for
+from probekit._store.local import LocalBackend
+from probekit._write.transfer import PinnedTransfer, Transfer, transfer_for
+from tests.stores import capture_into
 
 
-class Late(Copies):
+class Late(Transfer):
     """Copies that are only queued, as on a GPU's stream, and done when a fence is waited for."""
 
     immediate = False
@@ -44,13 +45,6 @@ class Late(Copies):
         return wait
 
 
-@pytest.fixture
-def late(monkeypatch):
-    copies = Late()
-    monkeypatch.setattr(import_module("probekit._capture.capture"), "copies_for", lambda model: copies)
-    return copies
-
-
 X, Y = torch.randn(95, 6, generator=torch.Generator().manual_seed(0)), torch.arange(95) % 4
 
 
@@ -61,18 +55,19 @@ def mlp():
 
 @pytest.mark.parametrize("memory", [2 * 10 * 66 * 4, "256MiB"])
 @pytest.mark.parametrize("dtype", [None, "float16"])
-def test_a_store_is_the_same_when_copies_are_late(tmp_path, monkeypatch, late, memory, dtype):
+def test_a_store_is_the_same_when_copies_are_late(tmp_path, memory, dtype):
     options = {"batch_size": 10, "memory": memory, "dtype": dtype}
-    ours = pk.capture(mlp(), (X, Y), tmp_path / "late", **options)
+    late = Late()
+    capture_into(LocalBackend(tmp_path / "late"), mlp(), (X, Y), transfer=late, **options)
+    ours = pk.open(tmp_path / "late")
     assert late.most > 1
     assert not late.queue
-    monkeypatch.undo()
     plain = pk.capture(mlp(), (X, Y), tmp_path / "plain", **options)
     for site in ("0", "1", "2"):
         np.testing.assert_array_equal(ours[site]["activation"].values, plain[site]["activation"].values)
 
 
-def test_tokens_whose_copies_are_late_are_committed_whole(tmp_path, monkeypatch, late):
+def test_tokens_whose_copies_are_late_are_committed_whole(tmp_path):
     data = {"input": torch.randn(40, 5, 6), "attention_mask": torch.ones(40, 5, dtype=torch.long), "label": Y[:40]}
 
     class Encoder(nn.Module):
@@ -85,25 +80,28 @@ def test_tokens_whose_copies_are_late_are_committed_whole(tmp_path, monkeypatch,
 
     torch.manual_seed(0)
     model = Encoder()
-    tree = pk.capture(model, data, tmp_path / "a", reduce={"mix": "tokens"}, sites="mix", batch_size=4, memory=3000)
+    options = {"reduce": {"mix": "tokens"}, "sites": "mix", "batch_size": 4, "memory": 3000}
+    capture_into(LocalBackend(tmp_path / "a"), model, data, transfer=Late(), **options)
+    tree = pk.open(tmp_path / "a")
     with torch.no_grad():
         expected = model.mix(data["input"]).reshape(-1, 4)
     np.testing.assert_allclose(tree["mix"]["activation"].values, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_in_flight_is_bounded_by_the_buffers(tmp_path, late):
-    pk.capture(mlp(), (X, Y), tmp_path / "a", batch_size=10, memory=2 * 10 * 66 * 4)
-    assert late.most <= 2 * 4  # of the batches in two rows of tiles, at four sites
+def test_what_is_in_flight_is_bounded_by_the_buffers(tmp_path):
+    late, memory = Late(), 2 * 10 * 66 * 4
+    capture_into(LocalBackend(tmp_path / "a"), mlp(), (X, Y), batch_size=10, memory=memory, transfer=late)
+    assert late.most <= 2 * 4  # of the batches in two chunk rows, at four sites
 
 
 def test_only_models_on_a_gpu_use_page_locked_memory():
-    assert type(copies_for(mlp())) is Copies
+    assert type(transfer_for(mlp())) is Transfer
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_model_on_a_gpu_gives_the_store_that_it_gives_by_hand(tmp_path):
     model = mlp().cuda()
-    assert isinstance(copies_for(model), PinnedCopies)
+    assert isinstance(transfer_for(model), PinnedTransfer)
     tree = pk.capture(model, (X, Y), tmp_path / "a", batch_size=10, memory=2 * 10 * 66 * 4)
     with torch.no_grad():
         expected = torch.cat([model(part.cuda()) for part in X.split(10)]).cpu()

@@ -1,0 +1,70 @@
+"""The processes that capture into one store together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from probekit._data.sampler import ChunkSampler
+from probekit.errors import ProbekitError, StoreError
+
+__all__ = ["Group"]
+
+T = TypeVar("T")
+
+
+class Group:
+    """The processes that capture together."""
+
+    def __init__(self, sampler: ChunkSampler) -> None:
+        self.rank, self._alone = sampler.rank, sampler.world == 1
+        if self._alone:
+            return
+        if not dist.is_initialized() or (dist.get_rank(), dist.get_world_size()) != (sampler.rank, sampler.world):
+            found = "torch.distributed says otherwise" if dist.is_initialized() else "there is no process group"
+            raise StoreError(
+                f"The loader's ChunkSampler is that of process {sampler.rank} of {sampler.world}, and {found}. Start "
+                'with torchrun, and call torch.distributed.init_process_group("gloo") first.'
+            )
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the first process, in all of them; what it raises, they raise too."""
+        if self._alone:
+            return work()
+        box: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                box[0] = work()
+            except ProbekitError as error:
+                box[1] = error
+        dist.broadcast_object_list(box)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]  # type: ignore[no-any-return]
+
+    def by_all(self, work: Callable[[], None]) -> None:
+        """Have each process do its `work`, and wait for all.
+
+        Raises:
+            StoreError: another process failed; what this one's work raises, it raises itself.
+        """
+        if self._alone:
+            work()
+            return
+        failure: Exception | None = None
+        try:
+            work()
+        except Exception as error:
+            failure = error
+        texts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(texts, None if failure is None else f"{type(failure).__name__}: {failure}")
+        if failure is not None:
+            raise failure
+        for rank, text in enumerate(texts):
+            if text is not None:
+                raise StoreError(
+                    f"Process {rank} failed: {text} The chunk rows that are finished stay; start all again with "
+                    "resume=True (--resume), also with another number of processes."
+                )

@@ -1,0 +1,138 @@
+"""The fields of an item of data: where labels, ids, columns and inputs are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from probekit._data.columns import as_column
+from probekit.errors import DataError
+
+__all__ = ["ID_KEYS", "LABEL", "LABEL_KEYS", "MASK_KEY", "NOUNS", "SAMPLE_ID", "Item", "Source", "sources_of"]
+
+LABEL, SAMPLE_ID = "label", "sample_id"
+LABEL_KEYS = ("labels", "label")
+ID_KEYS = ("sample_id", "id", "idx")
+MASK_KEY = "attention_mask"
+NOUNS = {LABEL: "labels", SAMPLE_ID: "sample ids"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the values of one column come from, and the argument that says so."""
+
+    option: str
+    kind: Literal["default", "none", "place", "call", "all", "value"]
+    given: Any = None
+    constant: bool = False  # whether a place that an item can't have is a value instead
+
+    def check_holds(self, samples: int) -> None:
+        """Raise DataError where values given for all samples aren't as many."""
+        if len(self.given) != samples:
+            raise DataError(f"{self.option} holds {len(self.given)} values, and the data hold {samples} samples.")
+
+
+def sources_of(labels: Any, ids: Any, columns: Mapping[str, Any]) -> dict[str, Source]:
+    for name in columns:
+        if not isinstance(name, str) or not name or name in (*LABEL_KEYS, SAMPLE_ID):
+            raise DataError(f"columns has {name!r}. Name columns by strings, and give labels= and ids= as arguments.")
+    given = {LABEL: _standard("labels=", labels), SAMPLE_ID: _standard("ids=", ids)}
+    return given | {name: _source(f"columns[{name!r}]", value, constant=True) for name, value in columns.items()}
+
+
+def _standard(option: str, given: Any) -> Source:
+    if given is None or given is False:
+        return Source(option, "none" if given is False else "default")
+    return _source(option, given, constant=False)
+
+
+def _source(option: str, given: Any, *, constant: bool) -> Source:
+    if isinstance(given, str | int) and not isinstance(given, bool):
+        return Source(option, "place", given, constant)
+    if callable(given):
+        return Source(option, "call", given)
+    values = as_column(given, f"The values of {option}")
+    if values.ndim > 1 or (values.ndim == 0 and not constant):
+        raise DataError(
+            f"{option} has shape {values.shape}. Give one value for each sample, a key, an index, or a callable."
+        )
+    return Source(option, "all" if values.ndim else "value", values)
+
+
+class Item:
+    """One item of the data: columns are taken out of it, and the rest is the model's."""
+
+    def __init__(self, item: Any, index: int) -> None:
+        self.whole = item
+        self.index = index
+        self.keyed = isinstance(item, Mapping)
+        self._listed = isinstance(item, tuple | list)
+        self._parts: dict[Any, Any] = dict(item) if self.keyed else dict(enumerate(item if self._listed else (item,)))
+        self._rest = dict(self._parts)
+        self._taken: set[Any] = set()
+
+    def __str__(self) -> str:
+        if self.keyed:
+            return f"a dict with the keys {', '.join(map(repr, self._parts))}"
+        size = f" of {len(self._parts)} items" if self._listed else ""
+        return f"a {type(self.whole).__name__}{size}"
+
+    def place(self, source: Source) -> Any:
+        """The key or index that the source means; None if it doesn't mean one here."""
+        place = source.given
+        if source.kind != "place":
+            return None
+        fits = isinstance(place, str) if self.keyed else self._listed and isinstance(place, int)
+        if not fits:
+            if source.constant:
+                return None
+            raise DataError(f"{source.option}{place!r} has no place in batch {self.index}, which is {self}.")
+        return place + len(self._parts) if not self.keyed and place < 0 else place
+
+    def take(self, place: Any, option: str, *, keep: bool = False) -> Any:
+        if place not in self._parts:
+            hint = " For one value for all samples, give lambda item: value." if option.startswith("columns") else ""
+            raise DataError(f"Batch {self.index} is {self}, and {option} asks for {place!r}.{hint}")
+        if place in self._taken:
+            raise DataError(f"{option} asks for {place!r} of batch {self.index}, which another column is made of.")
+        self._taken.add(place)
+        return self._parts[place] if keep else self._rest.pop(place)
+
+    def check_not_label(self, place: Any, option: str) -> None:
+        if not self.keyed and (len(self._parts), place) == (2, 1):
+            raise DataError(
+                f"{option} asks for 1 of batch {self.index}, a pair, whose second item is the label unless labels= "
+                "says otherwise. For one value for all samples, give lambda item: value."
+            )
+
+    def label_place(self) -> Any:
+        """Where labels are by custom: the keys of a dict, the second of two items."""
+        free = [place for place in self._rest if place not in self._taken]
+        if self.keyed:
+            return next((key for key in LABEL_KEYS if key in free), None)
+        if len(free) > 2:
+            raise DataError(
+                f"Batch {self.index} is {self}, any of which may be the label. Say which with labels=INDEX (the others "
+                "are then positional inputs), take others as ids= or columns=, or say labels=False for none."
+            )
+        return free[1] if len(free) == 2 else None
+
+    def id_place(self) -> Any:
+        return next((key for key in ID_KEYS if key in self._rest and _are_ids(self._rest[key])), None)
+
+    def rest(self) -> Any:
+        """What is the model's: a dict, one value, or a tuple of several."""
+        values = tuple(self._rest.values())
+        return self._rest if self.keyed else values[0] if len(values) == 1 else values
+
+
+def _are_ids(values: Any) -> bool:
+    if isinstance(values, list | tuple):
+        return bool(values) and all(isinstance(value, str | int) for value in values)
+    if isinstance(values, Tensor):
+        return values.dim() == 1 and not values.is_floating_point()
+    return isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuU"

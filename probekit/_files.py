@@ -1,0 +1,101 @@
+"""Files that are there whole or not at all: written under another name, and renamed when they are done."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+
+__all__ = ["Content", "PartialFile", "whole_file"]
+
+Content: TypeAlias = np.ndarray[Any, Any] | bytes  # of a file, or of a stretch of it
+
+_BUFFER = 256 * 1024  # bytes that are worth a call of the system
+_BLOCK = 512 * 1024  # bytes a call: of 2 MB Linux keeps them in huge pages, which it has to find or have cleared first
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_KEEP_SIZE = 1  # of fallocate(2): the file stays as long as it is
+
+# Not os.posix_fallocate, which writes to every block itself where the file system can't do it.
+_fallocate = getattr(ctypes.CDLL(None), "fallocate", None) if sys.platform == "linux" else None
+
+
+class PartialFile:
+    """A file that is written bit by bit under another name, and appears at `path` when it ends, whole.
+
+    Args:
+        path: where it appears.
+        partial: the name until then; it mustn't be a link, which a store of unknown origin may hold.
+        durable: have it on the disk before it appears.
+        appeared: called when it has.
+    """
+
+    def __init__(
+        self, path: str, partial: str, *, durable: bool = False, appeared: Callable[[], None] | None = None
+    ) -> None:
+        self._path, self._partial = path, partial
+        self._durable, self._appeared = durable, appeared
+        descriptor = os.open(partial, _NEW, 0o666)
+        self.stream: BinaryIO = open(descriptor, "wb", buffering=_BUFFER)  # noqa: SIM115  # closed by `end` or `drop`
+
+    def reserve(self, length: int) -> None:
+        """Have so many bytes found on the disk, where that can be: to write them then takes three quarters of the time.
+
+        What there is no room for `write` will say.
+        """
+        if _fallocate is not None:
+            _fallocate(self.stream.fileno(), _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(length))
+
+    def write(self, content: Content) -> None:
+        view = memoryview(content) if isinstance(content, bytes) else content.data
+        if view.nbytes <= _BLOCK:
+            self.stream.write(view)
+            return
+        view = np.frombuffer(view, np.uint8).data
+        for start in range(0, len(view), _BLOCK):
+            self.stream.write(view[start : start + _BLOCK])
+
+    def skip(self, length: int) -> None:
+        """Leave so many bytes zero, without a byte of work or of the disk; something has to follow."""
+        if length:
+            self.stream.truncate()  # gives back what was reserved
+            self.stream.seek(length, os.SEEK_CUR)
+
+    def cut(self, length: int) -> bytes:
+        """Keep the first `length` bytes, and say which they are."""
+        self.stream.truncate(length)
+        self.stream.seek(length)
+        return Path(self._partial).read_bytes()
+
+    def end(self) -> None:
+        if self._durable:
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+        self.stream.close()
+        os.replace(self._partial, self._path)
+        if self._appeared is not None:
+            self._appeared()
+
+    def drop(self) -> None:
+        """Leave nothing of it."""
+        for leave in (self.stream.close, partial(os.unlink, self._partial)):
+            with suppress(OSError):  # what is wrong has been said
+                leave()
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A stream whose bytes appear at `path` when the block ends; where it raises, what was there stays."""
+    file = PartialFile(os.fspath(path), f"{os.fspath(path)}.{os.getpid()}.partial")
+    try:
+        yield file.stream
+        file.end()
+    except BaseException:
+        file.drop()
+        raise

@@ -1,0 +1,57 @@
+"""What a user says of a capture or a live measurement: which sites, and how the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from probekit._probe.reductions import Reduction
+from probekit._probe.selectors import Selector
+from probekit.errors import ModelError, StoreError, check_choice
+
+__all__ = ["DTYPES", "Loss", "RunOptions", "SiteOptions"]
+
+Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
+
+MODES = ("eval", "train")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class SiteOptions:
+    """Which sites are recorded, and what is kept of each; `probekit.capture` documents every field.
+
+    Raises:
+        StoreError: a store doesn't keep this `dtype`.
+    """
+
+    sites: Selector
+    exclude: Selector | None
+    reduce: Mapping[Any, Reduction] | Reduction | None
+    batch_dim: Mapping[Any, int] | int
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            known = ", ".join(DTYPES)
+            raise StoreError(f"dtype is {self.dtype!r}; a store keeps {known}, or None for what the model gives.")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the model runs; `probekit.capture` documents every field.
+
+    Raises:
+        ModelError: there is no such `mode`.
+    """
+
+    mode: str
+    loss: Loss | None = None
+    predictions: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, MODES, ModelError)

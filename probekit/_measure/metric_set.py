@@ -1,0 +1,77 @@
+"""The metrics of one measurement: from names and objects, and by what they are given."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from probekit import plugins
+from probekit._measure.accumulator import scope_of
+from probekit.errors import PluginError
+from probekit.metrics import ColumnMetric, Metric, SampleMetric, StreamingMetric
+from probekit.metrics.parameters import with_parameters
+
+__all__ = ["MetricSet", "resolved"]
+
+
+@dataclass(frozen=True)
+class MetricSet:
+    """The metrics of a measurement by what they are given.
+
+    One that can add up over batches, too, is given all samples, since it is exact, or gives more, by these; but not
+    where samples come once (`live`).
+    """
+
+    metrics: Sequence[Metric]
+    live: bool = False
+
+    @property
+    def columns(self) -> list[ColumnMetric]:
+        return [metric for metric in self.metrics if isinstance(metric, ColumnMetric) and not self._adds_up(metric)]
+
+    @property
+    def samples(self) -> list[SampleMetric]:
+        return [metric for metric in self.metrics if isinstance(metric, SampleMetric) and not self._adds_up(metric)]
+
+    def streaming(self, *scopes: str) -> list[StreamingMetric]:
+        streaming = [m for m in self.metrics if isinstance(m, StreamingMetric) and self._adds_up(m)]
+        return [metric for metric in streaming if scope_of(metric) in scopes]
+
+    def _adds_up(self, metric: Metric) -> bool:
+        return isinstance(metric, StreamingMetric) and (
+            self.live or not isinstance(metric, ColumnMetric | SampleMetric)
+        )
+
+
+def resolved(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
+    """The metrics that are meant by names and objects, each once.
+
+    Raises PluginError for what is no metric, and for one given twice.
+    """
+    given = metrics if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
+    found = [_metric(one) for one in given]
+    if not found:
+        raise PluginError("No metric was given. Name at least one; `probekit metrics` lists them.")
+    twice = [name for name, count in Counter(metric.name for metric in found).items() if count > 1]
+    if twice:
+        raise PluginError(f"The metric {twice[0]!r} was given twice. Measure its variants in separate calls.")
+    return found
+
+
+def _metric(given: object) -> Metric:
+    found = _named(given) if isinstance(given, str) else given
+    found = found() if isinstance(found, type) else found
+    if not isinstance(found, StreamingMetric | ColumnMetric | SampleMetric):
+        raise PluginError(
+            f"{given!r} is not a metric. Give a name, a function under @pk.metric, or an object with name, version, "
+            "parameters and either compute(block), compute_samples(samples), or init, update, merge and finalize."
+        )
+    return found
+
+
+def _named(given: str) -> object:
+    """What is registered under a name, with the parameters that follow its colon, if any."""
+    name, colon, parameters = given.partition(":")
+    found: object = plugins.load(plugins.METRICS, name)
+    return with_parameters(found, name, parameters) if colon else found

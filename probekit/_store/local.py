@@ -1,0 +1,208 @@
+"""Stores in folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from probekit._files import Content, PartialFile
+from probekit.errors import StoreError
+
+__all__ = ["LocalBackend", "locked"]
+
+LOCK = ".lock"
+PARTIAL = ".partial"
+
+
+class LocalBackend:
+    """A folder. With `durable`, what `commit` puts there outlives a power loss, and so does all written before."""
+
+    parallel = 1
+
+    def __init__(self, path: Path, durable: bool = False) -> None:
+        self.path = path
+        self.url = str(path)
+        self._durable = durable
+        self._unsettled: set[str] = set()  # folders with entries that may not be on the disk yet
+
+    def exists(self) -> bool:
+        return self.path.exists() or self.path.is_symlink()
+
+    def is_folder(self) -> bool:
+        return self.path.is_dir()
+
+    def neighbours(self) -> list[str]:
+        """The names that lie beside the store."""
+        return [entry.name for entry in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
+
+    def free(self) -> int | None:
+        """Bytes that the disk has left."""
+        return shutil.disk_usage(next(parent for parent in self.path.absolute().parents if parent.exists())).free
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store for writing; the system lets go of it when the process dies.
+
+        Raises:
+            StoreError: another process holds it, it can't be written, or it leads elsewhere.
+        """
+        self._refuse_links()
+        file = self.path / LOCK
+        refusal = (
+            f"{self.path} is being written by another process. Wait until it is done or stop it; what it committed "
+            "stays, and resume=True (--resume) goes on from there."
+        )
+        with locked(file, refusal):
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+
+    def _refuse_links(self) -> None:
+        """Raise StoreError where a folder of chunks leads out of the store: what is written there would land elsewhere.
+
+        Chunks lie in ``group/array/c``; below that the writer makes folders of its own.
+        """
+        folders = [self.path]
+        for _ in range(3):
+            entries = [entry for folder in folders for entry in os.scandir(folder)]
+            for entry in entries:
+                if entry.is_symlink():
+                    raise StoreError(
+                        f"{entry.path} is a link, which no writer of a store makes, so nothing is written to "
+                        f"{self.path}. Put what it leads to in its place."
+                    )
+            folders = [Path(entry.path) for entry in entries if entry.name != "c" and entry.is_dir()]
+
+    def create(self, files: Mapping[str, bytes]) -> None:
+        """Put a new store there, whole or not at all."""
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}{PARTIAL}")
+        try:
+            partial.mkdir(parents=True)
+            for key, content in files.items():
+                (partial / key).parent.mkdir(parents=True, exist_ok=True)
+                (partial / key).write_bytes(content)
+            partial.rename(self.path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def read(self, key: str) -> bytes:
+        return (self.path / key).read_bytes()
+
+    def size(self, key: str) -> int:
+        return (self.path / key).stat().st_size
+
+    def write(self, key: str, contents: Iterable[Content]) -> None:
+        file = self.begin(key)
+        try:
+            for content in contents:
+                file.write(content)
+            file.end()
+        except OSError:
+            file.drop()
+            raise
+
+    def begin(self, key: str) -> PartialFile:
+        """A file to be written bit by bit."""
+        path = os.path.join(self.path, key)
+        touched = {os.path.dirname(path)}
+
+        def open_file() -> PartialFile:
+            # Noted when it appears: what begins before a commit may appear after it.
+            appeared = lambda: self._unsettled.update(touched)
+            return PartialFile(path, f"{path}{PARTIAL}", durable=self._durable, appeared=appeared)
+
+        try:
+            return open_file()
+        except FileNotFoundError:
+            touched |= _make_folders(os.path.dirname(path), os.path.join(self.path, key.partition("/c/")[0], "c"))
+            return open_file()
+
+    def commit(self, key: str, content: bytes) -> None:
+        """Write `key` after everything that was written before it is there to stay."""
+        self._settle()
+        self.write(key, [content])
+        self._settle()
+
+    def _settle(self) -> None:
+        for folder in self._unsettled if self._durable else ():
+            _sync(folder)
+        self._unsettled.clear()
+
+    def make_room(self, keys: Iterable[str]) -> None:
+        """Make the folders that chunks will be written into, below which `write` makes more."""
+        for key in keys:
+            (self.path / key).mkdir(parents=True, exist_ok=True)
+
+    def used(self, key: str) -> int:
+        """Bytes of everything under `key`."""
+        found = 0
+        for folder, _, files in os.walk(self.path / key):
+            for file in files:
+                with suppress(FileNotFoundError):  # a writer renames what it has written
+                    found += os.lstat(os.path.join(folder, file)).st_size
+        return found
+
+    def names(self, key: str) -> list[str]:
+        """The names of the files in the folder `key`, none where there is no such folder."""
+        folder = self.path / key
+        return [file.name for file in folder.iterdir() if file.suffix != PARTIAL] if folder.is_dir() else []
+
+    def delete(self, key: str) -> None:
+        """Remove the file or the folder `key`, where it exists."""
+        target = self.path / key
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path)
+
+
+@contextmanager
+def locked(file: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file, which the system lets go of when the process dies.
+
+    Raises:
+        StoreError: `refusal`, where another process holds it; or it can't be written.
+    """
+    try:
+        with FileLock(file, timeout=0):
+            yield
+    except Timeout as error:
+        raise StoreError(refusal) from error
+    except OSError as error:
+        if error.filename != str(file):
+            raise
+        raise StoreError(f"{file.parent} can't be written: {error.strerror}.") from error
+
+
+def _make_folders(folder: str, root: str) -> set[str]:
+    """Make the folders of a new chunk row below `root`, the array's own, and say which have a new entry.
+
+    Where `root` is missing, someone has removed the store: FileNotFoundError.
+    """
+    try:
+        os.mkdir(folder)
+    except FileNotFoundError:
+        os.stat(root)
+        os.makedirs(folder, exist_ok=True)
+    touched = set()
+    while len(folder) > len(root):
+        folder = os.path.dirname(folder)
+        touched.add(folder)
+    return touched
+
+
+def _sync(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

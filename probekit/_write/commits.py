@@ -1,0 +1,130 @@
+"""What becomes of chunk rows that have been written: when readers see them, and what is left at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from probekit._store.backend import Backend
+from probekit._store.layout import MARKERS, RECORD, SAMPLES, Json, Layout
+from probekit._store.record import CommitRecord, class_name_chunks, dump
+
+__all__ = ["Commit", "Commits", "PrefixCommits", "RecordFile", "Start"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where writing begins.
+
+    Attributes:
+        layout: the store's arrays.
+        nodes: the metadata of all of the store's nodes but the root, by their paths.
+        attrs: attributes of the root group, JSON values.
+        lengths: the committed length of each row dimension; rows in chunks that aren't full are read back.
+        class_names: of the classes named so far.
+    """
+
+    layout: Layout
+    nodes: Mapping[str, Json]
+    attrs: Json
+    lengths: Mapping[str, int]
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The lengths that are true when everything before has been written, and the names of the classes."""
+
+    lengths: dict[str, int]
+    class_names: tuple[str, ...]
+
+
+class Commits(Protocol):
+    """How a writer commits.
+
+    Attributes:
+        committed: the lengths that are there to stay.
+        offset: the number in the store of the data's first sample.
+        short_rows: whether a chunk row that isn't full is committed when writing stops early.
+    """
+
+    committed: dict[str, int]
+    offset: int
+    short_rows: bool
+
+    @property
+    def compares(self) -> bool:
+        """Whether samples of the data are in the store already."""
+
+    def begin(self) -> None:
+        """Before the first chunk is written."""
+
+    def settle(self, commit: Commit) -> None:
+        """When everything before the commit has been written."""
+
+    def finish(self, *, complete: bool) -> None:
+        """After the last chunk; `complete` says whether all samples are there."""
+
+
+class RecordFile:
+    """The commit record of a store that is being written, and the class names beside it, as far as they are written."""
+
+    def __init__(self, backend: Backend, start: Start) -> None:
+        self._backend, self._start = backend, start
+        self.class_names = start.class_names
+
+    def write_names(self, names: tuple[str, ...]) -> None:
+        """Write the names of the classes, where there are new ones."""
+        if names != self.class_names:
+            for key, contents in class_name_chunks(names):
+                self._backend.write(key, contents)
+            self.class_names = names
+
+    def publish(self, lengths: Mapping[str, int]) -> None:
+        """Replace the commit record: from now on readers see these lengths."""
+        self._backend.commit(RECORD, self.at(lengths, complete=False).dump())
+
+    def at(self, lengths: Mapping[str, int], *, complete: bool) -> CommitRecord:
+        """The record at these lengths."""
+        start = self._start
+        attrs = {**start.attrs, "complete": int(complete)}
+        return CommitRecord.of(start.layout, start.nodes, lengths, self.class_names, attrs)
+
+    def close(self, record: CommitRecord) -> None:
+        """Replace the record for the last time, and every array's own metadata.
+
+        Readers that ignore the record see the latter, which have to agree with it now.
+        """
+        for path in record.arrays:
+            self._backend.write(f"{path}/{RECORD}", [dump(record.nodes[path])])
+        self._backend.commit(RECORD, record.dump())
+
+
+class PrefixCommits:
+    """Commits of a growing prefix of samples, each of which readers see at once."""
+
+    short_rows = True
+
+    def __init__(self, backend: Backend, start: Start) -> None:
+        self._backend = backend
+        self._file = RecordFile(backend, start)
+        self.committed = dict(start.lengths)
+        self.offset = int(start.attrs["start"])
+
+    @property
+    def compares(self) -> bool:
+        return self.committed[SAMPLES] > self.offset
+
+    def begin(self) -> None:
+        """Nothing: the store is laid out."""
+
+    def settle(self, commit: Commit) -> None:
+        self._file.write_names(commit.class_names)
+        self._file.publish(commit.lengths)
+        self.committed = dict(commit.lengths)
+
+    def finish(self, *, complete: bool) -> None:
+        self._file.close(self._file.at(self.committed, complete=complete))
+        if complete:
+            self._backend.delete(MARKERS)

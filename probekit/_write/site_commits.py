@@ -1,0 +1,51 @@
+"""Adding sites to a store of the same samples: readers see them when they are whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from probekit._store.backend import Backend
+from probekit._store.layout import RECORD
+from probekit._store.record import CommitRecord, dump
+from probekit._write.commits import Commit, RecordFile, Start
+
+__all__ = ["SiteCommits"]
+
+
+class SiteCommits:
+    """Commits of further sites of the samples that a complete store holds; they appear when they are whole.
+
+    Args:
+        before: the store's record, to which they are added.
+    """
+
+    offset = 0
+    compares = True
+    short_rows = True
+
+    def __init__(self, backend: Backend, start: Start, before: CommitRecord) -> None:
+        self._backend, self._start, self._before = backend, start, before
+        self._file = RecordFile(backend, start)
+        self.committed = dict(start.lengths)
+
+    def begin(self) -> None:
+        self._remove()  # what a writer that was killed has left
+        for path, node in self._start.nodes.items():
+            self._backend.make_room([path if node["node_type"] == "group" else f"{path}/c"])
+            self._backend.write(f"{path}/{RECORD}", [dump(node)])
+
+    def settle(self, commit: Commit) -> None:
+        self.committed = dict(commit.lengths)
+
+    def finish(self, *, complete: bool) -> None:
+        if not complete:
+            self._remove()
+            return
+        added = self._file.at(self.committed, complete=True)
+        attributes = {**self._before.attributes, "sites": self._start.attrs["sites"]}
+        both = {**self._before.nodes, **added.nodes}
+        self._file.close(replace(self._before, attributes=attributes, nodes=both))
+
+    def _remove(self) -> None:
+        for group in self._start.layout.groups.values():
+            self._backend.delete(group)
