@@ -1,8 +1,12 @@
-"""Sphinx: pages in Markdown (MyST), run as they are built, every warning an error."""
+"""Sphinx: pages in Markdown (MyST), executed as they are built, every warning an error."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
 
 project = "probekit"
 author = "The probekit authors"
@@ -25,5 +29,28 @@ nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
 autodoc_preserve_defaults = True
+
+# Signatures show short names of types, one parameter a line where one line would be too long. The aliases below keep
+# their names, which docs/reference.md explains under "Types in signatures".
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 90
+python_display_short_literal_types = True
+python_use_unqualified_type_names = True
+ALIASES = "Array ArrayLike Codes Loss Picture Record Reduction Selector State Tabular Variables Where"
+autodoc_type_aliases = {alias: alias for alias in ALIASES.split()} | {
+    "Metric": "probekit.metrics.Metric",
+    "npt.ArrayLike": "ArrayLike",
+}
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-signature", _readable)
+
+
+def _readable(app: Sphinx, kind: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None):
+    """A signature without what Sphinx leaves in it: how it marks an alias in a union, how a protocol isn't made."""
+    if getattr(thing, "_is_protocol", False) and kind == "class":
+        return "", None
+    return tuple(text and re.sub(r"TypeAliasForwardRef\('([\w.]+)'\)", r"\1", text) for text in (signature, returns))
