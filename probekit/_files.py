@@ -47,7 +47,7 @@ class PartialFile:
     def reserve(self, length: int) -> None:
         """Have so many bytes found on the disk, where that can be: to write them then takes three quarters of the time.
 
-        What there is no room for `write` will say.
+        Where there is no room, `write` says so.
         """
         if _fallocate is not None:
             _fallocate(self.stream.fileno(), _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(length))

@@ -54,17 +54,17 @@ def capture(
 ) -> xr.DataTree:
     """Stream the activations of `model` on `data` into a new store at `out`; returns it opened, as `probekit.open`.
 
-    The model runs in eval mode, without gradients unless a ``:grad`` site is asked for, in the order of the data, and
-    isn't moved; its mode, its buffers and the random generators are as before afterwards. Samples are committed in
-    chunk rows: what is committed survives an error, Ctrl-C or a kill, opens as a prefix, and with `resume` the capture
-    goes on from there, to the same bits as if it had never stopped.
+    The model runs over the data in order, in eval mode, without gradients unless a ``:grad`` site is asked for. It
+    isn't moved; afterwards its mode, its buffers and the random generators are as before. Samples are committed in
+    chunk rows: committed samples survive an error, Ctrl-C or a kill, and open as a prefix. With `resume` the capture
+    continues from there, and its results are bit-identical to those of a capture that was never stopped.
 
     Args:
-        model: any torch module whose selected sites have the batch as axis 0.
+        model: any torch module. Axis 0 of the selected sites is the batch, or `batch_dim` says which axis is.
         data: a DataLoader (with a `probekit.ChunkSampler` where several processes capture together), a data set (read
             in order), tensors or arrays ``x`` or ``(x, y)`` of all samples, or an iterable of batches: ``(x, y)``,
             ``x`` or dicts.
-        out: a path where nothing stands yet, or a URL such as ``s3://bucket/acts.zarr``, which needs the extra for it.
+        out: a path where nothing exists yet, or a URL such as ``s3://bucket/acts.zarr``, which needs its extra.
         sites, exclude: which sites to keep, as `probekit.Probe` selects them.
         reduce: what to keep of an activation: ``"mean"`` or ``"max"`` over positions, ``"cls"``, ``"last"``,
             ``"flatten"``, ``"tokens"`` (a row for each real token, with its sample's columns and its ``position``
@@ -80,25 +80,25 @@ def capture(
         loss: for ``:grad`` sites, a callable of the model's output and the batch's labels that gives a scalar; by
             default the cross-entropy summed over the batch, so that rows don't scale with it. No ``.grad`` is touched.
         batch_size: samples a batch, where the data don't come in batches.
-        labels, columns, ids, keep_labels, class_names: where the samples' labels, further columns and ids are, and what
-            the classes are called; see `probekit._data.batches.Batches`.
+        labels, columns, ids, keep_labels, class_names: where the samples' labels, further columns and ids are, and the
+            names of the classes; the page "Data, labels and columns" explains them.
         predictions: keep the class that the model predicts for each sample, where its logits (sample, class) are
             largest, as the column ``prediction``. The logits are what the model returns, or its ``.logits`` or
             ``["logits"]``.
-        memory: the bound on what waits to be written, such as ``"256MiB"`` or bytes.
-        resume: go on with the store that stands at `out`, if there is one, from its last committed sample. The data
-            must come in the same order; the batches that are there already are read and compared, not run.
+        memory: the maximum memory of the row buffers that wait to be written, such as ``"256MiB"`` or bytes.
+        resume: continue the store at `out`, if there is one, from its last committed sample. The data must come in the
+            same order; batches that are committed already are read and compared, but not run.
         append: add to the complete store at `out`: ``"samples"``, which follow those that are there, of the same sites;
             or ``"sites"``, of the same samples, which appear when they are whole.
-        overwrite: replace a store that stands at `out`.
-        durable: have every file on the disk (fsync) before a commit counts on it, so that it outlives a power loss.
+        overwrite: replace a store at `out`.
+        durable: write every file to the disk (fsync) before a commit counts on it, so that it survives a power loss.
 
     Raises:
         SiteError: no such site, or one whose axis 0 isn't the batch.
         DataError: inputs and labels don't fit together.
         ModelError: the model fails on a batch, or gives no logits to predict by.
-        StoreError: `out` exists, or was made otherwise than what is to be resumed, which the error names; another
-            process writes it; the disk is full or refuses; one batch doesn't fit in `memory`.
+        StoreError: `out` exists, or was captured with different settings, which the error names; another process
+            writes it; the disk is full or refuses; one batch doesn't fit in `memory`.
 
     Example:
         >>> import torch, probekit as pk

@@ -1,4 +1,4 @@
-"""Whether a capture goes on with the same: what a store keeps of how it was made, and how that differs from now."""
+"""Whether a capture has the settings of the store that it continues: digests, and how they differ."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class StorageOptions:
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """What a user says of a capture beside its data and its path."""
+    """The options of a capture, apart from its data and its path."""
 
     sites: SiteOptions
     run: RunOptions
@@ -62,8 +62,8 @@ class CaptureOptions:
 class CapturePlan:
     """A capture as it will be; prints as a table, also in a notebook.
 
-    `rows` is None where the data can't say how many samples there are, and then so is `bytes`; `free` is None where
-    the backend has no bound. Of a site whose rows are tokens, the example's number of tokens a sample is taken for all.
+    `rows` is None where the data can't say how many samples there are, and then so is `bytes`. `free` is None where the
+    backend has no limit. A site whose rows are tokens is taken to have the example's number of tokens in every sample.
     """
 
     site_plan: SitePlan
@@ -89,12 +89,12 @@ class CapturePlan:
 
     @property
     def bytes(self) -> int | None:
-        """What the activations will take on disk, uncompressed."""
+        """The bytes of the activations on disk, uncompressed."""
         return None if self.rows is None else self.rows * self.bytes_per_sample
 
     @property
     def buffer(self) -> int:
-        """What the writer holds in memory at most."""
+        """The most bytes that the row buffers take in memory."""
         samples, tokens = _bytes_by_kind(self.sites)
         return ROW_BUFFERS * self.rows_per_chunk * samples + (ROW_BUFFERS + 1) * self.tokens_per_chunk * tokens
 

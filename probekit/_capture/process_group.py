@@ -30,7 +30,7 @@ class Group:
             )
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """What `work` returns in the first process, in all of them; what it raises, they raise too."""
+        """Do `work` in the first process, and return or raise in all processes what it returned or raised there."""
         if self._alone:
             return work()
         box: list[Any] = [None, None]

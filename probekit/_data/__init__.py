@@ -1,1 +1,8 @@
-"""_data"""
+"""What users hand in: data of many kinds become one stream of batches with columns.
+
+- ``loaders``: slices of arrays, loaders over data sets, iterables as they are.
+- ``fields``: where labels, ids, columns and inputs are in an item of the data.
+- ``columns``: one value a sample: labels, ids and the like, with class codes.
+- ``batches``: the stream itself.
+- ``sampler``: `probekit.ChunkSampler`, for several processes.
+"""

@@ -1,4 +1,4 @@
-"""What users hand in as data, as one stream of batches: inputs, columns of one value a sample, and the sample count."""
+"""The user's data as one stream of batches: inputs, columns of one value a sample, and the number of samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Batch", "Batches", "peek"]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass is given, and what is known of its samples.
+    """The inputs of one forward pass, and the columns of its samples.
 
     `columns` holds one array of `rows` values by name: ``label`` (int64 codes) where the data are labelled,
     ``sample_id`` where they carry ids, and the columns asked for (int64, float64, bool or str). `mask` is the
@@ -79,8 +79,8 @@ class Batches:
         count: the number of batches, None where the data can't say.
 
     Raises:
-        DataError: something doesn't fit together. What only a batch can show is raised at that batch, by its number;
-            what is in memory shows its labels and columns with the first one.
+        DataError: something doesn't fit together. An error that shows only in a batch is raised at that batch, with
+            its number; labels and columns in memory are checked with the first one.
 
     Example:
         >>> import numpy as np
@@ -111,7 +111,7 @@ class Batches:
         self._batch_rows = getattr(self._data, "batch_size", None) or 1
         self.rows = rows_of(self._data) if self.chunks is None else self.chunks.total
         self.count = count_of(self._data)
-        theirs = self._label_source.kind in ("default", "place")
+        theirs = self._label_source.kind in ("default", "key")
         self._classes = Classes(
             class_names or (names_in(data, LABEL_KEYS if labels is None else labels) if theirs else None)
         )
@@ -121,7 +121,7 @@ class Batches:
     def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes, where known; grows as new string labels appear, whole after an iteration.
 
-        Of what is in memory they are whole with the first batch.
+        For data in memory they are whole with the first batch.
         """
         return self._classes.names
 
@@ -199,19 +199,19 @@ class Batches:
         """The values that the item itself holds, by column, taken out of it."""
         found: dict[str, Any] = {}
         for name, source in self._sources.items():
-            place = item.place(source)
-            if place is not None:
+            key = item.key(source)
+            if key is not None:
                 if source.constant and self._label_source.kind == "default":
-                    item.check_not_label(place, source.option)
-                found[name] = item.take(place, source.option, keep=name == LABEL and self._keep_labels)
+                    item.check_not_label(key, source.option)
+                found[name] = item.take(key, source.option, keep=name == LABEL and self._keep_labels)
             elif source.kind == "call":
                 found[name] = source.given(item.whole)
-            elif source.kind in ("place", "value"):
+            elif source.kind in ("key", "value"):
                 found[name] = source.given
-        if self._sources[SAMPLE_ID].kind == "default" and (place := item.id_place()) is not None:
-            found[SAMPLE_ID] = item.take(place, "ids=")
-        if self._label_source.kind not in ("none", "place") and (place := item.label_place()) is not None:
-            theirs = item.take(place, "labels=", keep=self._keep_labels)
+        if self._sources[SAMPLE_ID].kind == "default" and (key := item.id_key()) is not None:
+            found[SAMPLE_ID] = item.take(key, "ids=")
+        if self._label_source.kind not in ("none", "key") and (key := item.label_key()) is not None:
+            theirs = item.take(key, "labels=", keep=self._keep_labels)
             self._replace(found, theirs, item)
         return found
 

@@ -53,7 +53,7 @@ def _strings(array: Array, values: Any) -> Array:
 
 
 class Classes:
-    """The codes of labels: integers as they are, strings by their place among the class names.
+    """The codes of labels: integers as they are, strings by their index among the class names.
 
     Without names, strings are numbered in the order in which they first appear, and `names` grows with them.
     """

@@ -26,9 +26,9 @@ class Source:
     """Where the values of one column come from, and the argument that says so."""
 
     option: str
-    kind: Literal["default", "none", "place", "call", "all", "value"]
+    kind: Literal["default", "none", "key", "call", "all", "value"]
     given: Any = None
-    constant: bool = False  # whether a place that an item can't have is a value instead
+    constant: bool = False  # whether a key that can't be one of an item's is a value instead
 
     def check_holds(self, samples: int) -> None:
         """Raise DataError where values given for all samples aren't as many."""
@@ -52,7 +52,7 @@ def _standard(option: str, given: Any) -> Source:
 
 def _source(option: str, given: Any, *, constant: bool) -> Source:
     if isinstance(given, str | int) and not isinstance(given, bool):
-        return Source(option, "place", given, constant)
+        return Source(option, "key", given, constant)
     if callable(given):
         return Source(option, "call", given)
     values = as_column(given, f"The values of {option}")
@@ -81,37 +81,37 @@ class Item:
         size = f" of {len(self._parts)} items" if self._listed else ""
         return f"a {type(self.whole).__name__}{size}"
 
-    def place(self, source: Source) -> Any:
+    def key(self, source: Source) -> Any:
         """The key or index that the source means; None if it doesn't mean one here."""
-        place = source.given
-        if source.kind != "place":
+        key = source.given
+        if source.kind != "key":
             return None
-        fits = isinstance(place, str) if self.keyed else self._listed and isinstance(place, int)
+        fits = isinstance(key, str) if self.keyed else self._listed and isinstance(key, int)
         if not fits:
             if source.constant:
                 return None
-            raise DataError(f"{source.option}{place!r} has no place in batch {self.index}, which is {self}.")
-        return place + len(self._parts) if not self.keyed and place < 0 else place
+            raise DataError(f"{source.option}{key!r} has no place in batch {self.index}, which is {self}.")
+        return key + len(self._parts) if not self.keyed and key < 0 else key
 
-    def take(self, place: Any, option: str, *, keep: bool = False) -> Any:
-        if place not in self._parts:
+    def take(self, key: Any, option: str, *, keep: bool = False) -> Any:
+        if key not in self._parts:
             hint = " For one value for all samples, give lambda item: value." if option.startswith("columns") else ""
-            raise DataError(f"Batch {self.index} is {self}, and {option} asks for {place!r}.{hint}")
-        if place in self._taken:
-            raise DataError(f"{option} asks for {place!r} of batch {self.index}, which another column is made of.")
-        self._taken.add(place)
-        return self._parts[place] if keep else self._rest.pop(place)
+            raise DataError(f"Batch {self.index} is {self}, and {option} asks for {key!r}.{hint}")
+        if key in self._taken:
+            raise DataError(f"{option} asks for {key!r} of batch {self.index}, which another column is made of.")
+        self._taken.add(key)
+        return self._parts[key] if keep else self._rest.pop(key)
 
-    def check_not_label(self, place: Any, option: str) -> None:
-        if not self.keyed and (len(self._parts), place) == (2, 1):
+    def check_not_label(self, key: Any, option: str) -> None:
+        if not self.keyed and (len(self._parts), key) == (2, 1):
             raise DataError(
                 f"{option} asks for 1 of batch {self.index}, a pair, whose second item is the label unless labels= "
                 "says otherwise. For one value for all samples, give lambda item: value."
             )
 
-    def label_place(self) -> Any:
+    def label_key(self) -> Any:
         """Where labels are by custom: the keys of a dict, the second of two items."""
-        free = [place for place in self._rest if place not in self._taken]
+        free = [key for key in self._rest if key not in self._taken]
         if self.keyed:
             return next((key for key in LABEL_KEYS if key in free), None)
         if len(free) > 2:
@@ -121,11 +121,11 @@ class Item:
             )
         return free[1] if len(free) == 2 else None
 
-    def id_place(self) -> Any:
+    def id_key(self) -> Any:
         return next((key for key in ID_KEYS if key in self._rest and _are_ids(self._rest[key])), None)
 
     def rest(self) -> Any:
-        """What is the model's: a dict, one value, or a tuple of several."""
+        """The model's inputs: a dict, one value, or a tuple of several."""
         values = tuple(self._rest.values())
         return self._rest if self.keyed else values[0] if len(values) == 1 else values
 

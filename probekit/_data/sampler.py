@@ -17,8 +17,8 @@ class ChunkSampler(Sampler[int]):
     """The samples of every `world`-th chunk row of a data set, in order: rank r has the chunk rows r, r + world, ….
 
     Give it to the DataLoader of each process that torchrun starts, and the loader to `probekit.capture`: each process
-    then captures its own rows of one store, at their places in the data set, none twice and none left out. The store is
-    the same for any number of processes at the same batch size. (torch's DistributedSampler deals out single samples,
+    then captures its own rows of one store, each at its index in the data set, none twice and none left out. The store
+    is the same for any number of processes at the same batch size. (torch's DistributedSampler deals out single samples,
     and pads with duplicates.)
 
     Args:

@@ -1,1 +1,9 @@
-"""_forward"""
+"""A model run over batches with a probe on it.
+
+- ``options``: which sites, and how the model runs.
+- ``dry_run``: what the model gives for the first samples.
+- ``site_plan``: what is recorded of each site, planned from the dry run.
+- ``forward_pass``: one pass over a batch, and a backward pass for gradients.
+- ``recorder``: each activation reduced, cast and handed on at the moment it is made.
+- ``outputs``: a model's logits and predictions.
+"""

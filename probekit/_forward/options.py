@@ -1,4 +1,4 @@
-"""What a user says of a capture or a live measurement: which sites, and how the model runs."""
+"""The options that a capture and a live measurement share: which sites, and how the model runs."""
 
 from __future__ import annotations
 

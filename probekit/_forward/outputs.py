@@ -1,4 +1,4 @@
-"""What a model's output says: its logits, and the classes that it predicts."""
+"""The logits in a model's output, and the classes that it predicts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREDICTION = "prediction"
 
 
 def logits_of(output: Any) -> Any:
-    """What a model's output says are its logits: what it has as ``.logits`` or ``["logits"]``, else itself."""
+    """The logits of a model's output: its ``.logits`` or ``["logits"]``, else the output itself."""
     return output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
 
 

@@ -1,4 +1,4 @@
-"""What is done with each activation as the model makes it: reduced, cast, and handed on."""
+"""Each activation reduced, cast and handed on, at the moment the model makes it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,11 @@
-"""_measure"""
+"""Measuring a store, a model as it runs, or a training.
+
+- ``metric_set``: the metrics of a measurement, from names and objects.
+- ``catalogue``: what the installed metrics are.
+- ``site_source``: the activation of a site as observations of nodes.
+- ``grouping``: which observations are measured, and the group of each.
+- ``tasks``: what a task reads and gives; ``planner``: cutting a measurement into tasks that fit in memory.
+- ``executors``: running tasks on threads or a cluster; ``task_cache``: the results of finished tasks, on disk.
+- ``accumulator``: the states of streaming metrics over batches.
+- ``measure``: `probekit.measure`; ``live``: `probekit.measure_live`; ``watch``: `probekit.Watch`.
+"""

@@ -24,7 +24,7 @@ BATCH = 2048  # observations in an update: a few calls, whose temporaries still 
 
 
 class Adding(Protocol):
-    """What keeps a state over batches: a streaming metric, but for what is made of the state in the end."""
+    """The methods of a streaming metric that keep a state over batches."""
 
     @property
     def name(self) -> str: ...
@@ -36,7 +36,7 @@ A = TypeVar("A", bound=Adding)
 
 
 def scope_of(metric: Metric) -> str:
-    """What a streaming metric sees at once: ``"node"`` (blocks of nodes), ``"site"`` or ``"sites"``."""
+    """What a streaming metric sees at once: blocks of nodes (``"node"``), a ``"site"`` or all ``"sites"``."""
     return str(getattr(metric, "scope", "node"))
 
 
@@ -108,7 +108,7 @@ def side_by_side(states: Sequence[State]) -> State:
 
 
 def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What a method of the metric returns; PluginError that says which metric failed and where, when it raises."""
+    """Call a method of the metric; where it raises, a PluginError says which metric failed and where."""
     try:
         with np.errstate(all="ignore"):  # what comes of infinities is the metric's to say, as it is numpy's
             return function(*args, **kwargs)
@@ -124,7 +124,7 @@ def sites_results(
     labels: Labels,
     about: Mapping[str, Any],
 ) -> xr.Dataset:
-    """What compares the sites, with their names as coordinates."""
+    """The results that compare sites, with the sites' names as coordinates."""
     where, lengths = "over the sites", {"site": len(names), "site_b": len(names)}
     found = [
         (metric, check(metric, variables, labels, where, **lengths))

@@ -1,4 +1,4 @@
-"""What the installed metrics are: how they see the samples, and which shapes they give."""
+"""A description of each installed metric: how it sees the samples, and which shapes it gives."""
 
 from __future__ import annotations
 

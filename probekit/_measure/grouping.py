@@ -178,15 +178,15 @@ class Observations:
 
     def read(self, source: Source, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
         """Those of the nodes `start` to `stop`, in order: (number of the first one, values, their groups)."""
-        place = 0
+        first_chosen = 0
         for first, x in source.read(start, stop):
             chosen = x if self.kept is None else x[self.kept[first : first + len(x)]]
-            yield place, chosen, self.codes[place : place + len(chosen)]
-            place += len(chosen)
+            yield first_chosen, chosen, self.codes[first_chosen : first_chosen + len(chosen)]
+            first_chosen += len(chosen)
 
 
 def _sample_of_each_row(site: xr.Dataset, root: xr.Dataset) -> Codes:
-    """The place of each token's sample among the samples, by its id."""
+    """The index of each token's sample among the samples, by its id."""
     ids, rows = root.variables["sample_id"].values, site.variables["sample_id"].values
     unique, places = np.unique(ids, return_index=True)
     if len(unique) < len(ids):

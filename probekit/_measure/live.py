@@ -126,7 +126,7 @@ def measure_live(
 
 
 class _Meters:
-    """What has been measured so far at each site. `begin` a batch, `add` what the sites give, `end` it."""
+    """The measurement of each site so far. `begin` a batch, `add` what the sites give, `end` it."""
 
     def __init__(self, metrics: MetricSet, plan: SitePlan, positions: str, nan: str, labelled: bool) -> None:
         self._meters = {site.name: _Meter(site, metrics, positions, nan == "omit") for site in plan.sites}
@@ -259,14 +259,14 @@ class _Meter:
         return made.assign_attrs(dict(self._spec.attrs) | {"site": self.name} | pooled)
 
     def _from_sketch(self, state: State, labels: Labels) -> dict[str, Variables]:
-        """What the column metrics make of the samples that stand for the real ones."""
+        """The column metrics' variables, computed from the sketch's samples."""
         columns, where = self._metrics.columns, f"at site {self.name!r}, from a sketch"
-        pieces: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
+        blocks: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
         for block in Sketch().blocks(state):
             for metric in columns:
                 variables = call(metric, where, metric.compute, block)
-                pieces[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
-        return {metric.name: join(metric, pieces[metric.name]) for metric in columns}
+                blocks[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
+        return {metric.name: join(metric, blocks[metric.name]) for metric in columns}
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def measure(
 
     ``m["layers.0"]["median"]`` has the dims (label, node), the coordinates ``label`` and ``class_name``, and says in
     its attributes {metric, version, parameters, n, dtype, approximate} what it is; what compares sites is at the root,
-    such as ``m["cka"]`` (site, site_b). float16 is measured as float32, integers as float64. Of feature maps the node
+    such as ``m["cka"]`` (site, site_b). float16 is measured as float32, integers as float64. For feature maps the node
     is the channel, of tokens the feature. The numbers don't depend on `memory` or on the number of threads.
 
     Args:
@@ -67,13 +67,13 @@ def measure(
             `label`.
         where: which samples are measured: a mapping of columns to a value or several, ``{"label": [3, 5]}``, or a mask
             of bools, one a sample.
-        nan: what becomes of samples with a NaN at a site: they ``"raise"`` an error, or ``"omit"`` leaves them out at
-            that site, as a whole, and says in the attribute `omitted` how many they are.
-        positions: what becomes of the positions of feature maps: their ``"mean"`` or ``"max"``, or ``"each"`` of them
-            is an observation of its own.
-        memory: the bound on what all threads together hold of the store; on a cluster, each thread.
+        nan: how to treat samples with a NaN at a site: ``"raise"`` an error, or ``"omit"`` these samples at that site,
+            whose attribute `omitted` then counts them.
+        positions: how to treat the positions of feature maps: take their ``"mean"`` or ``"max"``, or take ``"each"`` as
+            an observation of its own.
+        memory: the most memory that all threads together use for values of the store; on a cluster, each thread.
         out: also write the results as a new zarr store, which appears whole or not at all. A measurement that was
-            stopped goes on from its finished tasks when it is started again with the same arguments.
+            stopped resumes from its finished tasks when it is started again with the same arguments.
         scheduler: the address of a dask cluster's scheduler, such as ``"tcp://127.0.0.1:8786"``, whose workers, which
             must be able to read the store, then run the tasks; by default that of the active ``distributed.Client``,
             or threads of this process. The numbers are the same.
@@ -131,7 +131,7 @@ def _opened(store: str | Path | xr.DataTree) -> tuple[xr.DataTree, dict[str, str
 
 
 def _plain(where: Where | None) -> Any:
-    """What selects samples, as plain values."""
+    """The selection of samples as plain values."""
     return dict(where) if isinstance(where, Mapping) else None if where is None else np.asarray(where).tolist()
 
 
@@ -143,7 +143,7 @@ def _work(
     samples: Mask | None,
     nan: str,
 ) -> Work:
-    """What all tasks share, once it is known which observations of each site are measured."""
+    """The sites, metrics and observations that all tasks share."""
     alike: dict[object, Observations] = {}  # the same rows of several sites are put in order once
     rows: dict[str, Observations] = {}
     for key, source in sources.items():
@@ -221,7 +221,7 @@ def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
 
 
 def _of_sites(work: Work, result: TaskResult) -> xr.Dataset:
-    """What compares the sites, in the order of `work`."""
+    """The results that compare sites, in the order of `work`."""
     assert work.common is not None
     names, about = [source.name for source in work.sources.values()], {"n": work.common.number, "approximate": 0}
     return sites_results(work.metrics.streaming("sites"), result.states, names, work.common.labels, about)

@@ -71,7 +71,7 @@ def _metric(given: object) -> Metric:
 
 
 def _named(given: str) -> object:
-    """What is registered under a name, with the parameters that follow its colon, if any."""
+    """The metric that is registered under a name, with the parameters that follow its colon, if any."""
     name, colon, parameters = given.partition(":")
     found: object = plugins.load(plugins.METRICS, name)
     return with_parameters(found, name, parameters) if colon else found

@@ -58,14 +58,14 @@ class _Cost:
 
     @classmethod
     def of_selection(cls, source: Source, rows: Observations, selection: Selection) -> _Cost:
-        """Of columns that are read several times rather than held."""
+        """The cost of columns that are read several times instead of kept in memory."""
         stream = cls.of_block(source, rows, columns=False)
         batch = Selection.batch_bytes(source.chunk[0] * source.each, 1)
         return cls(stream.fixed, stream.node + batch + selection.node_bytes)
 
     @classmethod
     def of_rows(cls, source: Source, rows: Observations) -> _Cost:
-        """Of whole rows: all nodes at once."""
+        """The cost of whole rows: all nodes at once."""
         block = cls.of_block(source, rows, columns=False)
         return cls(block.fixed + source.nodes * block.node, 0)
 
@@ -135,7 +135,7 @@ def _least(
     whole: bool,
     memory: int,
 ) -> int:
-    """What the largest of the smallest possible tasks holds; ProbekitError where `memory` is less."""
+    """The bytes of the largest of the smallest possible tasks; ProbekitError where `memory` is less."""
     needs = [
         (cost.least, f"One node of site {sources[key].name!r} with its {rows[key].number} observations")
         for key, cost in costs.items()
@@ -155,7 +155,7 @@ def _least(
 
 
 def _instead(metrics: MetricSet) -> str:
-    """What else would do, where a metric needs all samples of a node at a time."""
+    """A hint for metrics that need all samples of a node at a time."""
     others = [metric.name for metric in metrics.columns if not isinstance(metric, OrderMetric)]
     if not others:
         return ""

@@ -1,4 +1,4 @@
-"""What a measurement reads: the sites of a store, as chunks of observations by nodes."""
+"""The sites of a store as a measurement reads them: chunks of observations by nodes."""
 
 from __future__ import annotations
 

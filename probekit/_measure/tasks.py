@@ -49,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task gives: by the metric's name, the states of streaming and the variables of other metrics."""
+    """The states of streaming metrics and the variables of other metrics, by the metric's name."""
 
     states: dict[str, State] = field(default_factory=dict)
     variables: dict[str, Variables] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Work:
-    """What all tasks share: the metrics, the sites, and the observations that are measured of each, by its group.
+    """The metrics, the sites, and the observations of each that are measured: all tasks share them.
 
     `common` are those that metrics of all sites see; None where there are no such metrics.
     """
@@ -145,9 +145,9 @@ def _stream(
 ) -> dict[str, State]:
     """The states of the metrics after all observations, which are also put into `values` by their groups."""
     found = Accumulator(metrics, _spec(source, rows, stop - start), at_site(source, start, stop))
-    for place, x, codes in _without_nan(source, rows, start, stop):
+    for first, x, codes in _without_nan(source, rows, start, stop):
         if values is not None:
-            rows.grouping.place(values, place, x)
+            rows.grouping.place(values, first, x)
         if metrics:
             for batch, y in zip(_split(x), _split(codes), strict=True):
                 found.update(batch, y)
@@ -155,12 +155,12 @@ def _stream(
 
 
 def _without_nan(source: Source, rows: Observations, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
-    """What is read; DataError after the last of it, if there was a NaN."""
+    """The values as they are read; DataError after the last of them, if there was a NaN."""
     nan = np.zeros(stop - start, dtype=bool)
-    for place, x, codes in rows.read(source, start, stop):
+    for first, x, codes in rows.read(source, start, stop):
         if len(x) and np.isnan(x.min()):
             nan |= np.isnan(x).any(axis=0)
-        yield place, x, codes
+        yield first, x, codes
     if nan.any():
         raise DataError(
             f"Site {source.name!r} holds NaN at {nan.sum()} of its nodes {start} to {stop - 1}, the first at node "
@@ -216,9 +216,9 @@ class _Samples:
     def take(self, places: Codes) -> Array:
         taken = np.empty((len(places), self.nodes), self.source.dtype)
         done = 0
-        for place, x, _ in _without_nan(self.source, self.of, 0, self.nodes):
-            until = int(np.searchsorted(places, place + len(x)))
-            taken[done:until] = x[places[done:until] - place]
+        for first, x, _ in _without_nan(self.source, self.of, 0, self.nodes):
+            until = int(np.searchsorted(places, first + len(x)))
+            taken[done:until] = x[places[done:until] - first]
             done = until
         return taken
 

@@ -26,7 +26,7 @@ __all__ = ["Watch"]
 
 
 class Scalars(Protocol):
-    """What a TensorBoard SummaryWriter is to a Watch."""
+    """The method of a TensorBoard SummaryWriter that a Watch calls."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object: ...
 
@@ -55,7 +55,7 @@ class Watch:
             while it grows. A process that is killed, at any moment, leaves every step that was measured. Without it the
             steps are kept in memory.
         resume: go on with what lies at `out`, if anything does. The steps from the first on that is measured now are
-            replaced: a training that goes on from a checkpoint repeats them.
+            replaced: a training that resumes from a checkpoint repeats them.
         log: a TensorBoard SummaryWriter, or what has its ``add_scalar(tag, value, step)``. It is given each variable
             under ``probekit/<site>/<variable>``: a scalar as it is, of an array the mean of its values but NaN.
         **options: of `probekit.measure_live`: ``sites=``, ``exclude=``, ``reduce=``, ``mode=``, ``batch_size=``, …
@@ -163,10 +163,10 @@ def _steps(out: str | Path | None, resume: bool) -> Steps:
         if resume:
             raise DataError("resume=True goes on with what lies at out=, and no out= was given.")
         return InMemory()
-    place = backend_of(out)
-    if not resume and place.exists():
+    backend = backend_of(out)
+    if not resume and backend.exists():
         raise StoreError(f"{out} exists already. resume=True goes on with it; or remove it, or give another path.")
-    return OnDisk(place)
+    return OnDisk(backend)
 
 
 @contextmanager

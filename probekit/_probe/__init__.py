@@ -1,1 +1,12 @@
-"""_probe"""
+"""Reading a model: names of sites, selectors, hooks, and what is kept of an activation.
+
+- ``site_name``: the parts of a site's name.
+- ``selectors``: which sites a glob, a regex, a module type or a rule picks.
+- ``calls``: which forward pass is under way, and the number of each call in it.
+- ``operations``: functional operations (not modules), named by the module that called them.
+- ``hooks``: `probekit.Probe`.
+- ``model_run``: one run of a model on a batch, which leaves the model as it was.
+- ``site_table``: `probekit.sites`, the dry run that lists every site.
+- ``reductions``: what is kept of one activation; `probekit.Projection`.
+- ``pooling``: the mean, the maximum or single tokens over positions, of which a mask says which are real.
+"""

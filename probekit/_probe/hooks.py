@@ -32,9 +32,9 @@ class Probe:
         sites: a selector: a glob (``*`` stops at a dot, ``**`` doesn't), a compiled regex, a module type, a callable
             ``(name, module) -> bool``, or a list of these. ``layers.0`` is what a module returns, ``layers.0:input``
             what it is given, ``layers.0:grad`` the gradient with respect to what it returns, known after the caller's
-            ``backward()``; ``layers.0~relu_0`` is the first relu that is called in its forward and is no module.
+            ``backward()``; ``layers.0~relu_0`` is the first functional relu (not a module) in its forward.
         exclude: a selector of sites to leave out.
-        record: called with (site name, detached tensor) at the moment a tensor is there, in place of keeping a copy
+        record: called with (site name, detached tensor) at the moment a tensor is made, instead of keeping a copy
             for `take`. Here the name always carries its call. The tensor is the model's own: copy it before the
             callable returns, since an in-place operation may overwrite it.
 
@@ -108,7 +108,7 @@ class Probe:
         self._hooks.close()
 
     def take(self) -> dict[str, Tensor]:
-        """What each site gave since the last `take`: batches of several forward passes joined along axis 0.
+        """The activations of each site since the last `take`: batches of several forward passes joined along axis 0.
 
         Raises:
             SiteError: nothing ran, a selector picked nothing that ran, or a module ran in some passes only.
@@ -142,7 +142,7 @@ class Probe:
         """Send the gradient of `loss` back to the ``:grad`` sites of the last pass; no parameter's ``.grad`` changes.
 
         Raises:
-            SiteError: `loss` is no scalar, or there is no site to send to.
+            SiteError: `loss` is not a scalar, or there is no site to send to.
         """
         if loss.dim() or not self._edges:
             raise SiteError(

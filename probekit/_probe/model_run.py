@@ -76,7 +76,13 @@ def run(model: nn.Module, inputs: Any, device: torch.device | None) -> Any:
 
 def _on(device: torch.device, inputs: Any) -> Any:
     """The inputs with every tensor in them on `device`."""
-    return mapped(lambda value: value.to(device) if isinstance(value, Tensor | PackedSequence) else value, inputs)
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, PackedSequence):
+            return value.to(device)  # type: ignore[arg-type]  # its stub knows dtypes only
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    return mapped(moved, inputs)
 
 
 class _Text(str):

@@ -29,10 +29,10 @@ def sample_dims(ndim: int) -> tuple[str, ...]:
 
 
 class Reduced(NamedTuple):
-    """What is kept of an activation: `tensor`, whose axis 0 is the batch, or one row a token.
+    """A reduced activation: `tensor`, whose axis 0 is the batch, or one row a token.
 
     For rows of tokens, `sample` (row,) is the index of each row's sample in the batch, and `positions` (row,) its
-    place among that sample's real tokens, both int64 on the CPU; otherwise they are None.
+    index among that sample's real tokens, both int64 on the CPU; otherwise they are None.
     """
 
     tensor: Tensor
@@ -80,15 +80,15 @@ class Mask:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """(batch, slot): each sample's real tokens in order, then its last one again, as indices into all tokens."""
+        """(batch, number): each sample's real tokens in order, then its last one again, as indices into all tokens."""
         order = torch.argsort((~self.given).to(torch.uint8), dim=1, stable=True)
-        slots = torch.arange(max(self.lengths.tolist(), default=1))
-        order = order.gather(1, torch.minimum(slots, self.lengths[:, None] - 1))
+        numbers = torch.arange(max(self.lengths.tolist(), default=1))
+        order = order.gather(1, torch.minimum(numbers, self.lengths[:, None] - 1))
         return order + torch.arange(len(order))[:, None] * self.given.shape[1]
 
     @cached_property
     def filled(self) -> Tensor:
-        """(batch, slot): which slots of `tokens` hold a token of their own."""
+        """(batch, number): which entries of `tokens` hold a token of their own."""
         return torch.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
     def on(self, name: str, device: torch.device) -> Tensor:
@@ -138,7 +138,7 @@ def narrow_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _by_position(tensor: Tensor, mask: Mask | None) -> Tensor:
-    """(batch, position, node), of whatever layout and fit for the mask; of what has no positions, (batch, 1, …)."""
+    """(batch, position, node) for any layout, checked against the mask; (batch, 1, …) without positions."""
     if tensor.dim() < 3:
         return tensor.unsqueeze(1)
     if mask is not None:
@@ -150,7 +150,7 @@ def _by_position(tensor: Tensor, mask: Mask | None) -> Tensor:
 
 
 def _packed(tensor: Tensor, mask: Mask | None) -> tuple[Tensor, Mask | None]:
-    """(batch, slot, node), as `Mask.tokens` orders them, and the mask where slots are left over."""
+    """(batch, number, node), as `Mask.tokens` orders them, and the mask where entries are left over."""
     spread = _by_position(tensor, mask)
     if mask is None or not mask.padded or tensor.dim() < 3:
         return spread, None
@@ -199,11 +199,11 @@ def _check_tokens(tensor: Tensor, mask: Mask | None) -> None:
     _by_position(tensor, mask)
 
 
-def _one_token(tensor: Tensor, mask: Mask | None, *, slot: int) -> Tensor:
+def _one_token(tensor: Tensor, mask: Mask | None, *, number: int) -> Tensor:
     _check_tokens(tensor, mask)
     if mask is None:
-        return tensor[:, slot]
-    return tensor.flatten(0, 1).index_select(0, mask.on("tokens", tensor.device)[:, slot])
+        return tensor[:, number]
+    return tensor.flatten(0, 1).index_select(0, mask.on("tokens", tensor.device)[:, number])
 
 
 def _tokens(tensor: Tensor, mask: Mask | None) -> Reduced:
@@ -218,7 +218,7 @@ NAMED: dict[str, Callable[[Tensor, Mask | None], Tensor | Reduced]] = {
     "mean": _mean,
     "max": _max,
     "flatten": _flatten,
-    "cls": partial(_one_token, slot=0),
-    "last": partial(_one_token, slot=-1),
+    "cls": partial(_one_token, number=0),
+    "last": partial(_one_token, number=-1),
     "tokens": _tokens,
 }

@@ -1,4 +1,4 @@
-"""What is kept of one activation: pooled over its positions, single tokens, chosen nodes, a projection."""
+"""Reductions of one activation: pooled over its positions, single tokens, chosen nodes, a projection."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Reducer:
         return _Named("tokens") in self.steps
 
     def __call__(self, tensor: Tensor, mask: Tensor | Mask | None = None, *, rows: int | None = None) -> Reduced:
-        """What is kept of one activation. The input stays as it is; the result may share its memory.
+        """Reduce one activation. The input stays as it is; the result may share its memory.
 
         Args:
             tensor: (batch, node); (batch, position, node); (batch, channel, y, x), whose nodes are the channels; of
@@ -90,9 +90,9 @@ def plan_reduction(spec: Reduction, *, site: str) -> Reducer:
     Args:
         spec: what to keep, or a sequence of these, applied in order:
 
-            - ``"mean"``, ``"max"``: over the positions, real tokens only, or over y and x. What has no positions is
-              kept as it is. The mean is summed in pairs, so that it has the same bits however the batch is padded or
-              split; in float32 for half precision (cast back) and in float64 for integers (kept as float64).
+            - ``"mean"``, ``"max"``: over the positions, real tokens only, or over y and x. An activation without
+              positions is kept as it is. The mean is summed in pairs, so that it is bit-identical however the batch is
+              padded or split; in float32 for half precision (cast back), in float64 for integers (kept as float64).
             - ``"flatten"``: all values of a sample, padding too, as its nodes.
             - ``"cls"``, ``"last"``: the first and the last real token.
             - ``"tokens"``: one row a real token, sample after sample.
@@ -101,7 +101,7 @@ def plan_reduction(spec: Reduction, *, site: str) -> Reducer:
         site: the name that errors give.
 
     Raises:
-        SiteError: `spec` is no reduction.
+        SiteError: `spec` is not a reduction.
 
     Example:
         >>> import torch
@@ -247,7 +247,7 @@ class _Call:
         return {"callable": f"{module}.{named.__qualname__}" if module else named.__qualname__}
 
     def keep(self, kept: Reduced, mask: Mask | None) -> Reduced:
-        # A copy, since a function that works in place would otherwise change what the model goes on with.
+        # A copy: a function that works in place would otherwise change what the model computes next.
         made = self.function(kept.tensor.clone())
         if not isinstance(made, Tensor):
             raise SiteError(f"it returned a {type(made).__name__}, not a tensor.")

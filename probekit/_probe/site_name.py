@@ -18,9 +18,9 @@ _PARTS = re.compile(rf"(?P<module>.*?){_END}", re.DOTALL)
 class SiteName(NamedTuple):
     """The parts of a site's name: ``cell@1:input[0]`` is the first input of the second call of module ``cell``.
 
-    `call` is None for a module that runs once in a forward pass. `op` is an operation in the body of the module's
-    forward that is no module itself, such as ``relu_0``. `side` is ``input``, ``grad`` or empty for the output. `leaf`
-    is empty where that is one tensor.
+    `call` is None for a module that runs once in a forward pass. `op` is a functional operation (not a module) in the
+    body of the module's forward, such as ``relu_0``. `side` is ``input``, ``grad`` or empty for the output. `leaf` is
+    empty where that is one tensor.
     """
 
     module: str

@@ -25,7 +25,7 @@ __all__ = ["Site", "SiteTable", "find_sites", "sites"]
 
 @dataclass(frozen=True)
 class Site:
-    """One place of a model: what a forward pass on the example gave there.
+    """One site of a model, and the activation that a forward pass on the example gave there.
 
     `kind` is output, input, gradient or operation. `shape` is the whole activation's, axis 0 the batch where the site
     can be captured; `calls` is how often its module ran in the pass; `parameters` counts those of the module itself and

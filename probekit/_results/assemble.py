@@ -61,19 +61,19 @@ def _variables(metric: Metric, returned: Any, where: str) -> Variables:
         ) from error
 
 
-def join(metric: Metric, pieces: Sequence[Variables]) -> Variables:
+def join(metric: Metric, blocks: Sequence[Variables]) -> Variables:
     """The variables of a site from those of its blocks of nodes, in order.
 
     Raises PluginError where a variable has no dim `node`, or not every block gives the same variables.
     """
     joined: Variables = {}
-    for name, (dims, _) in pieces[0].items():
-        if "node" not in dims or any(piece.get(name, ((),))[0] != dims for piece in pieces):
+    for name, (dims, _) in blocks[0].items():
+        if "node" not in dims or any(block.get(name, ((),))[0] != dims for block in blocks):
             raise PluginError(
                 f"The column metric {metric.name!r} must give {name!r} a dim 'node', and the same dims for every block "
                 f"of nodes; it gave {dims}. This is for the metric's author to mend."
             )
-        joined[name] = dims, _concatenate([piece[name][1] for piece in pieces], dims)
+        joined[name] = dims, _concatenate([block[name][1] for block in blocks], dims)
     return joined
 
 
@@ -90,7 +90,7 @@ def _padded(array: Array, lengths: Array, along: int) -> Array:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the classes along ``label`` are called; `values` is None where the samples weren't grouped."""
+    """The names of the classes along ``label``; `values` is None where the samples weren't grouped."""
 
     values: Array | None
     names: tuple[str, ...]

@@ -50,7 +50,7 @@ def write(results: xr.DataTree, out: Path) -> None:
 
 @contextmanager
 def as_store_errors(url: str) -> Iterator[None]:
-    """What the system says of a disk that is full or refuses, as a StoreError that names the store's place."""
+    """Turn the system's error for a disk that is full or refuses into a StoreError that names the store."""
     try:
         yield
     except OSError as error:

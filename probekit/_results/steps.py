@@ -49,7 +49,7 @@ def variables_of(tree: xr.DataTree) -> Iterator[tuple[str, xr.DataArray]]:
 
 
 def differences(before: xr.DataTree, now: xr.DataTree) -> list[str]:
-    """What keeps two trees from being steps of one result, a sentence part each; a dim `step` is not counted.
+    """The differences that keep two trees from being steps of one result, as clauses; a dim `step` is not counted.
 
     Dims without values, such as the atoms of a histogram, may be of any length, but for ``node``.
     """
@@ -147,11 +147,11 @@ class OnDisk:
         return nodes
 
     def tree(self) -> xr.DataTree | None:
-        """What is committed, read when it is indexed."""
+        """The committed steps, read when they are indexed."""
         return None if self._content is None else xr.open_datatree(self._backend.url, engine="zarr")
 
     def add(self, step: int, tree: xr.DataTree) -> None:
-        """Commit the step, in the place of those from it on.
+        """Commit the step, replacing those from it on.
 
         Raises:
             StoreError: another process has written there, or it can't be written.

@@ -1,4 +1,4 @@
-"""What was measured, as pandas tables."""
+"""Results as pandas tables."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["summary", "to_dataframe"]
 def summary(measured: xr.DataTree) -> pd.DataFrame:
     """A row for each site, and in each column the mean of a measured variable over all its values but NaN.
 
-    Of a variable that is one number a site, such as ``sparsity_site``, that is the number; what isn't a number is left
-    out, and so is what compares sites, at the root of the tree.
+    A variable that is a scalar for each site, such as ``sparsity_site``, is shown as it is. Variables that aren't
+    numbers are left out, and so are those that compare sites, at the root of the tree.
 
     Args:
         measured: what `probekit.measure` or `probekit.measure_live` gave, or such a store as xarray opens it.

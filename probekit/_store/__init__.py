@@ -1,1 +1,12 @@
-"""_store"""
+"""The format of a store, and reading it; docs/store.md is the specification.
+
+- ``layout``: names of groups and arrays, their chunks, and the keys of these.
+- ``codec``: chunks as bytes, and back.
+- ``record``: the commit record, as one value.
+- ``validation``: whether a record of unknown origin is one that a writer makes.
+- ``backend``: the protocol of a place for bytes; ``local`` and ``object_store`` are the two there are.
+- ``lazy_array``: a record as an xarray tree that reads nothing before it is asked to.
+- ``store``: `probekit.open`, `probekit.info`, and laying out a new store.
+- ``integrity``: what is damaged; ``verify``: `probekit.verify` and its repair.
+- ``torch_dataset``: `probekit.as_dataset`.
+"""

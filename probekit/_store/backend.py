@@ -16,7 +16,7 @@ __all__ = ["Backend", "backend_of"]
 
 
 class Backend(Protocol):
-    """What a store needs of the place where its bytes lie. A key is a path within the store.
+    """The operations that a store needs of the place where its bytes lie. A key is a path within the store.
 
     `write` puts a file there whole, or leaves what was there.
     """
@@ -26,7 +26,7 @@ class Backend(Protocol):
 
     @property
     def begin(self) -> Callable[[str], PartialFile] | None:
-        """What begins a file, by its key, to be written bit by bit; None where files are put whole only."""
+        """Begins a file, by its key, that is written bit by bit; None where the backend puts whole files only."""
 
     def exists(self) -> bool: ...
     def is_folder(self) -> bool: ...

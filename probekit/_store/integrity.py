@@ -1,4 +1,4 @@
-"""What is damaged of a store: every chunk read once, and every node's metadata compared with the record."""
+"""The damages of a store: every chunk read once, and every node's metadata compared with the record."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TASK_CHUNKS = 32  # chunks that a thread checks at a time
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with the rows from `start` to before `stop` of a site, or of a column; with no rows, its metadata.
+    """Damaged rows of a site or a column, from `start` to before `stop`; without rows, damaged metadata.
 
     `array` is the path of the array within the store.
     """
@@ -48,7 +48,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked of a store, and what was found; true where nothing is wrong.
+    """How much of a store was checked, and the damages that were found; true where there are none.
 
     Attributes:
         rows: the samples that were committed.
@@ -119,7 +119,7 @@ def check_integrity(backend: Backend, record: CommitRecord, progress: Progress) 
 
 
 def _name(path: str, nodes: Mapping[str, Json]) -> str:
-    """What users call a node: the site, the column, or the site and its column."""
+    """The name of a node for users: the site, the column, or the site and its column."""
     group, _, name = path.rpartition("/")
     owner = nodes[group or path]
     if owner["node_type"] == "array":
@@ -178,7 +178,7 @@ def _checks(backend: Backend, spec: ArraySpec, length: int) -> list[_ChunkCheck]
 
 
 def _on_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """What `function` gives for each of `items`, in their order, a few of them at a time."""
+    """The results of `function` for `items`, in their order, a few of them at a time."""
     with ThreadPoolExecutor(threads, "probekit-verify") as pool:
         running: deque[Future[R]] = deque()
         for item in items:
@@ -200,7 +200,7 @@ def _ranges(name: str, spec: ArraySpec, length: int, faults: Collection[tuple[in
 
 
 def _metadata_fault(backend: Backend, path: str, node: Json, complete: bool) -> str:
-    """What is wrong with the metadata that lie beside a node's chunks; empty for nothing.
+    """The fault of the metadata beside a node's chunks; empty where there is none.
 
     Until a capture is complete, they are ahead of the record in the number of rows, and behind it in class names.
     """

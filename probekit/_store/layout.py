@@ -148,7 +148,7 @@ class Layout:
 
     @cached_property
     def arrays(self) -> dict[str, list[ArraySpec]]:
-        """The arrays that grow together, by row dimension.
+        """The arrays that get longer together, by row dimension.
 
         The dimensions are `SAMPLES` and, of each site whose rows are tokens, one of its activation and one of its
         columns, which are known when the batch has run; each is called by the path of one of its arrays.

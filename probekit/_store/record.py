@@ -26,7 +26,7 @@ _CLASS_NAMES = ArraySpec(CLASS_NAME, ("label",), (), np.dtype(np.str_), (CLASS_N
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """What a store has committed.
+    """The committed state of a store.
 
     Attributes:
         attributes: those of the root group: how the store was made, and how much of it is committed.

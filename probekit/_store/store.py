@@ -50,7 +50,7 @@ class SiteInfo:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a store holds: its samples, sites, samples of each class, and how it was made (`attrs`)."""
+    """The contents of a store: its samples, sites, samples of each class, and how it was made (`attrs`)."""
 
     path: str
     rows: int
@@ -162,7 +162,7 @@ def open_record(path: str | Path, record: CommitRecord) -> xr.DataTree:
 
 
 def info(path: str | Path) -> StoreInfo:
-    """What the store at `path` holds and how it was made.
+    """The contents of the store at `path`, and how it was made.
 
     Raises:
         StoreError: there is no store at `path`, or it has a newer format.

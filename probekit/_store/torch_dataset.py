@@ -20,7 +20,7 @@ from probekit._store.layout import ACTIVATION
 from probekit._store.lazy_array import as_stored
 from probekit.errors import DataError, near
 
-__all__ = ["Rows", "as_dataset"]
+__all__ = ["SiteRows", "as_dataset"]
 
 Index: TypeAlias = "slice | Sequence[int] | Tensor"
 Batch: TypeAlias = "tuple[Tensor, Tensor] | Tensor"
@@ -28,13 +28,15 @@ Batch: TypeAlias = "tuple[Tensor, Tensor] | Tensor"
 UNCHUNKED = 4096  # rows read together where they lie in no chunks, being in memory
 
 
-def as_dataset(site: xr.DataTree | xr.Dataset, *, label: str | None = "label", memory: str | int = "256MiB") -> Rows:
+def as_dataset(
+    site: xr.DataTree | xr.Dataset, *, label: str | None = "label", memory: str | int = "256MiB"
+) -> SiteRows:
     """The rows of a site, samples or tokens, as a torch data set of (activation, label).
 
-    Values keep their dtype and shape, labels are int64 codes; without labels it gives the activation alone. Rows are
-    read by chunk rows, of which it keeps those last used: neighbours cost one read. Take batches from
-    ``rows.loader(512)``, or ``rows.loader(512, shuffle=True)``, which shuffles chunk rows and the rows within as
-    many of them as fit in half of `memory`. A DataLoader of your own works too; with ``shuffle=True`` it is fast where
+    Values keep their dtype and shape, labels are int64 codes; without labels it gives the activation alone. It reads
+    whole chunk rows and keeps those last used: neighbours cost one read. Take batches from ``rows.loader(512)``, or
+    ``rows.loader(512, shuffle=True)``, which shuffles chunk rows and the rows within as many of them as fit in half of
+    `memory`. A DataLoader of your own works too; with ``shuffle=True`` it is fast where
     the site fits in `memory`, and reads a chunk row for almost every row where it doesn't.
 
     Args:
@@ -43,7 +45,7 @@ def as_dataset(site: xr.DataTree | xr.Dataset, *, label: str | None = "label", m
         memory: what the chunk rows that are kept may take, in each process that reads.
 
     Raises:
-        DataError: it is no site, it has no such column of numbers, or one chunk row doesn't fit in `memory`.
+        DataError: it is not a site, it has no such column of numbers, or one chunk row doesn't fit in `memory`.
 
     Example:
         >>> import numpy as np, xarray as xr, probekit as pk
@@ -60,7 +62,7 @@ def as_dataset(site: xr.DataTree | xr.Dataset, *, label: str | None = "label", m
         children = f" It has the sites {', '.join(list(site.children)[:5])}." if isinstance(site, xr.DataTree) else ""
         raise DataError(f"A data set of rows is made of one site, such as tree['layers.0'].{children}")
     activation = as_stored(data.variables[ACTIVATION])
-    return Rows(activation, _target(data, label, str(activation.dims[0])), parse_size(memory))
+    return SiteRows(activation, _target(data, label, str(activation.dims[0])), parse_size(memory))
 
 
 def _target(data: xr.Dataset, name: str | None, dim: str) -> xr.Variable | None:
@@ -77,8 +79,8 @@ def _target(data: xr.Dataset, name: str | None, dim: str) -> xr.Variable | None:
     return as_stored(data.variables[name])
 
 
-class Rows(Dataset[Any]):
-    """Rows of one site, read by chunk rows; made by `as_dataset`.
+class SiteRows(Dataset[Any]):
+    """SiteRows of one site, read by chunk rows; made by `as_dataset`.
 
     ``rows[5]`` is one row: a tensor and its label. ``rows[10:20]`` and ``rows[[3, 1, 4]]`` are batches: a tensor of
     rows and one of labels.
@@ -88,7 +90,7 @@ class Rows(Dataset[Any]):
         self._activation = activation
         self._target = target
         chunk = activation.encoding.get("chunks", (UNCHUNKED,))
-        #: Rows that are read together.
+        #: SiteRows that are read together.
         self.together = max(1, min(chunk[0], len(self)))
         size = self.together * (prod(activation.shape[1:]) * activation.dtype.itemsize + (target is not None) * 8)
         #: Chunk rows that are kept.
@@ -199,7 +201,7 @@ class _Batches(Sampler[Any]):
     """The rows of each batch of an epoch, so that each chunk row is read once."""
 
     def __init__(
-        self, rows: Rows, batch_size: int, shuffle: bool, drop_last: bool, generator: torch.Generator | None
+        self, rows: SiteRows, batch_size: int, shuffle: bool, drop_last: bool, generator: torch.Generator | None
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; it is at least 1.")

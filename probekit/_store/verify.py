@@ -21,7 +21,7 @@ from probekit.progress import Progress, silent
 
 __all__ = ["verify"]
 
-_BLOCK_ROWS = 2**20  # tokens whose positions are held at a time
+_BLOCK_ROWS = 2**20  # tokens whose positions are read at a time
 
 
 def verify(path: str | Path, *, repair: bool = False, progress: Progress = silent) -> Verification:
@@ -33,7 +33,7 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress = silen
     Args:
         path: a store, or its URL.
         repair: drop what isn't sound: the store then ends before the first chunk row in which anything is damaged, and
-            the same capture with ``resume=True`` completes it to the same bits again. Metadata are written anew from
+            the same capture with ``resume=True`` completes it, bit-identical to before. Metadata are written anew from
             the record; so are the names of the classes, in which a blank is then ``_``.
         progress: wraps the iterable of what is checked.
 

@@ -1,4 +1,4 @@
-"""What becomes of chunk rows that have been written: when readers see them, and what is left at the end."""
+"""Committing chunk rows that have been written: when readers see them, and what remains at the end."""
 
 from __future__ import annotations
 
