@@ -18,8 +18,8 @@ class ChunkSampler(Sampler[int]):
 
     Give it to the DataLoader of each process that torchrun starts, and the loader to `probekit.capture`: each process
     then captures its own rows of one store, each at its index in the data set, none twice and none left out. The store
-    is the same for any number of processes at the same batch size. (torch's DistributedSampler deals out single samples,
-    and pads with duplicates.)
+    is the same for any number of processes at the same batch size. (torch's DistributedSampler deals out single
+    samples, and pads with duplicates.)
 
     Args:
         data: the data set, or its length.

@@ -92,7 +92,7 @@ def test_they_need_no_labels_and_go_with_gradients(tmp_path):
 def test_what_gives_no_logits_is_refused_before_anything_is_written(tmp_path, model, message):
     with pytest.raises(ModelError, match=message):
         capture(tmp_path / "a", model=model, sites="net.1")
-    with pytest.raises(DataError, match=r"columns= has 'prediction'.* Name it otherwise"):
+    with pytest.raises(DataError, match=r"columns= has 'prediction'.* Give that column another name"):
         capture(tmp_path / "a", columns={"prediction": "none"})
     assert list(tmp_path.iterdir()) == []
     tree = capture(tmp_path / "a", columns={"prediction": "none"}, predictions=False)
