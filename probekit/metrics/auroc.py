@@ -7,32 +7,34 @@ from typing import ClassVar
 
 import numpy as np
 
-from probekit.metrics._kernels.class_pairs import check_min_count, keeps_pairs, kept_classes, pieces
+from probekit.metrics._kernels.class_pairs import check_min_count, keeps_pairs, kept_classes, pair_blocks
 from probekit.metrics._kernels.cross_ranks import cross_ranks
+from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block
-from probekit.metrics.protocol import Parameters, Variables, in_pieces
+from probekit.metrics.protocol import Parameters, Variables
 
 __all__ = ["AUROC"]
 
 
 @dataclass(frozen=True)
 class AUROC(Parameters):
-    """Probability that a sample of one class exceeds one of another at a node: ½ alike, 0 or 1 apart.
+    """Probability that a sample of one class exceeds a sample of another: ½ for identical, 0 or 1 for separate classes.
 
-    auroc(a, b) = P(b > a) + ½ P(b = a), over all pairs of a sample of class a and one of class b: the area under the
-    receiver operating characteristic of the node as a detector of b, and Mann and Whitney's U / (n_a n_b) (1947).
-    Exact, ties and infinities included; float64 in [0, 1], without unit:
+    auroc(a, b) = P(b > a) + ½ P(b = a), over all pairs of a sample of class a and a sample of class b. This is the area
+    under the receiver operating characteristic of the node as a detector of b, and Mann and Whitney's U / (n_a n_b)
+    (1947). Exact, including ties and infinities; float64 in [0, 1], without unit:
 
     - `auroc` (label, label_b, node): auroc(b, a) = 1 − auroc(a, b), ½ on the diagonal; kept up to 64 classes, or as
       `pairs` says;
-    - `auroc_rest` (label, node): each class against all samples of the others together, above ½ where the class is the
-      larger;
-    - `auroc_constant` (node), bool: all samples are equal (a dead node, say), so that it is ½.
+    - `auroc_rest` (label, node): each class against all samples of the others together, above ½ where the class has the
+      larger values;
+    - `auroc_constant` (node), bool: all samples are equal (a dead node, say), so that the AUROC is ½.
 
-    A class with fewer than `min_count` samples is NaN and among nobody's others; with fewer than two classes left
-    `auroc_rest` is NaN.
+    A class with fewer than `min_count` samples is NaN and isn't compared with any other. With fewer than two classes
+    left, `auroc_rest` is NaN.
 
-    It can't tell classes with the same middle and different widths apart: both, and classes that are alike, give ½.
+    The AUROC can't distinguish classes that have the same middle and different widths: they give ½, as identical
+    classes do.
     """
 
     min_count: int = 10
@@ -43,17 +45,17 @@ class AUROC(Parameters):
         check_min_count(self, self.min_count)
 
     def compute(self, block: Block) -> Variables:
-        return in_pieces(pieces(block), self._compute)
+        return join_nodes(map(self._compute, pair_blocks(block)))
 
     def _compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
         among, samples = np.ix_(kept, kept), block.counts[kept]
         at_most = cross_ranks(block).at_most[among]
         size = np.multiply.outer(samples, samples)[..., None]
-        # Twice the pairs in which b is larger, and once those in which they are equal.
+        # Pairs in which b is larger count twice, pairs of equal values once.
         twice = at_most.swapaxes(0, 1) + size - at_most
         found: Variables = {}
-        if keeps_pairs(block, self.pairs):
+        if keeps_pairs(block.classes, self.pairs):
             every = _full(block, block.classes, block.classes)
             every[among] = twice / (2 * size)
             found["auroc"] = (("label", "label_b", "node"), every)

@@ -1,4 +1,4 @@
-"""Samples grouped by class and sorted: what a column metric is computed from."""
+"""Samples grouped by class and sorted, from which column metrics are computed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Array: TypeAlias = npt.NDArray[Any]
 Codes: TypeAlias = npt.NDArray[np.int64]
 Shared = TypeVar("Shared")
 
-_PIECE = 32  # nodes that a metric handles together; bounds its scratch memory
+_NODES = 32  # that a metric handles together; bounds its scratch memory
 
 
 def working_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    """The dtype that values of `dtype` are measured in: float32 for float16, float64 for integers and bools.
+    """The dtype in which values of `dtype` are measured: float32 for float16, float64 for integers and bools.
 
     Raises DataError for a dtype whose values have no order, such as complex numbers.
     """
@@ -40,9 +40,9 @@ def working_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 class Block:
     """All samples of a few nodes, grouped by class, each class sorted ascending.
 
-    `values` is (node, sample), float32 or float64; class c holds the columns ``offsets[c]`` to ``offsets[c + 1]``,
-    so that ``block[c]`` is a (node, n_c) view. Row i of a class is its order statistics at node i: the columns are
-    no longer samples. There is no NaN; infinities there may be.
+    `values` is (node, sample), float32 or float64. Class c has the columns ``offsets[c]`` to ``offsets[c + 1]``, so
+    ``block[c]`` is a (node, n_c) view. Row i of a class is its order statistics at node i: a column isn't a sample any
+    more. The values may be infinite but not NaN.
 
     >>> block = Block.from_samples(np.array([[3.0], [1.0], [2.0]]), np.array([0, 0, 1]))
     >>> block[0], block.counts
@@ -96,8 +96,8 @@ class Block:
         constant: npt.NDArray[np.bool_] = lowest == np.max([values[:, -1] for values in classes], axis=0)
         return constant
 
-    def split(self, nodes: int = _PIECE) -> tuple[Block, ...]:
-        """The same block in pieces of at most `nodes` nodes, as views; the same pieces whenever it is asked."""
+    def split(self, nodes: int = _NODES) -> tuple[Block, ...]:
+        """Blocks of at most `nodes` nodes each, as views; every call returns the same blocks."""
         if self.nodes <= nodes:
             return (self,)
         starts = range(0, self.nodes, nodes)
@@ -106,9 +106,9 @@ class Block:
         )
 
     def shared(self, key: Hashable, make: Callable[[], Shared]) -> Shared:
-        """What `make` gives, which it is asked for once a `key`: how metrics share what several of them need.
+        """The result of `make`, which is called once for each `key`, so that metrics share intermediate results.
 
-        It is kept as long as the block is, beside the samples, so it should be small beside them.
+        The result is kept as long as the block, and so should be small compared with the samples.
         """
         if key not in self._made:
             self._made[key] = make()
@@ -118,24 +118,24 @@ class Block:
 
 @dataclass(frozen=True)
 class Grouping:
-    """Where each sample goes when the samples are grouped by class: `position` (sample), classes at `offsets`."""
+    """The order of samples grouped by class: the new `position` of each (sample), and the `offsets` of the classes."""
 
     position: Codes
     offsets: Codes
 
     @classmethod
     def of(cls, codes: Codes, classes: int) -> Grouping:
-        """The grouping of samples with class `codes` 0 to `classes` − 1; samples of a class stay in order."""
+        """The grouping of samples with class `codes` 0 to `classes` − 1; the samples of a class stay in order."""
         position = np.empty(len(codes), np.int64)
         position[np.argsort(codes, kind="stable")] = np.arange(len(codes))
         counts = np.bincount(codes, minlength=classes)
         return cls(position, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
     def allocate(self, nodes: int, dtype: np.dtype[Any]) -> Array:
-        """Room for the grouped values of `nodes` nodes, (node, sample), to be filled by `place`."""
+        """An empty array (node, sample) for the grouped values of `nodes` nodes, which `place` fills."""
         return np.empty((nodes, len(self.position)), dtype)
 
     def place(self, values: Array, start: int, x: Array) -> None:
-        """Put the samples `x` (sample, node), the first of them sample number `start`, into their places."""
+        """Write the samples `x` (sample, node), which begin with sample number `start`, to their positions."""
         position = torch.from_numpy(self.position[start : start + len(x)])
         torch.from_numpy(values).index_copy_(1, position, torch.from_numpy(x).T)

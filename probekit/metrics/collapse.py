@@ -1,4 +1,4 @@
-"""How far the classes of a site have collapsed to the corners of a simplex."""
+"""Neural collapse: how closely the classes of a site have contracted to the corners of a simplex."""
 
 from __future__ import annotations
 
@@ -9,45 +9,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.metrics._kernels.class_means import class_moments, nearest, tensors
+from probekit.metrics._kernels.class_means import class_moments, nearest
+from probekit.metrics._kernels.sample_batches import tensor_batches
 from probekit.metrics.protocol import Parameters, Samples, Variables
 
 __all__ = ["NeuralCollapse"]
 
-_LEAST = 1e-6  # of the largest deviation of the class means
+_LEAST = 1e-6  # relative to the largest deviation of the class means
 
 
 @dataclass(frozen=True)
 class NeuralCollapse(Parameters):
-    """How far the classes have collapsed: NC1, NC2 and NC4 of neural collapse.
+    """Degree of neural collapse of the classes: NC1, NC2 and NC4.
 
-    In a classifier trained until its loss is nearly 0, the samples of a class come to lie on their mean, and the class
-    means on the corners of a simplex around their centre (Papyan, Han and Donoho 2020). With μ_c the class means, μ
-    their mean, and C the classes that have samples, all () and float64:
+    In a classifier trained until its loss is nearly 0, the samples of a class converge to their mean, and the class
+    means to the corners of a simplex around their centre (Papyan, Han and Donoho 2020). μ_c are the class means, μ is
+    their mean, and C the number of classes that have samples. All variables are () and float64:
 
     - `neural_collapse_nc1`: Tr(Σ_W Σ_B⁺) / C, with Σ_W the mean over the classes of their covariances, and Σ_B⁺ the
-      pseudo-inverse of the mean of (μ_c − μ)(μ_c − μ)ᵀ: the variance within the classes in the directions in which
-      their means differ, beside that of the means. From 0 (collapsed) to infinity (all means equal);
+      pseudo-inverse of the mean of (μ_c − μ)(μ_c − μ)ᵀ: the variance within the classes relative to the variance of
+      the means, in the directions in which the means differ. From 0 (collapsed) to infinity (all means equal);
     - `neural_collapse_nc2_norms`: the standard deviation of ‖μ_c − μ‖ over the classes, divided by its mean. 0 where
       the means are equally far from their centre;
     - `neural_collapse_nc2_cosines`: the mean over the pairs of classes of ``|cos(μ_a − μ, μ_b − μ) + 1/(C − 1)|``,
       from 0 (a simplex) to 2. 0 needs at least C − 1 nodes;
-    - `neural_collapse_nc4`: the share of samples, in [0, 1], whose nearest class mean is that of their own class, 1
-      once collapsed; of equally near ones the first counts.
+    - `neural_collapse_nc4`: the share of samples, in [0, 1], whose nearest class mean is the mean of their own class.
+      1 once collapsed; if several means are equally near, the first counts.
 
-    Papyan's NC4 is the share of samples for which the network decides as the nearest class mean does. Of the network
-    only the activations are known here, so that it is their own class instead: the same where the network gets all
-    samples right, as at the end of training it does those that it was trained on. Grouped by a column of the network's
-    predictions (``by="prediction"``), it compares these with the nearest mean of the samples that were predicted alike.
+    Papyan's NC4 is the share of samples for which the network decides as the nearest class mean does. Here only the
+    activations of the network are known, so the sample's own class replaces the decision. The two agree where the
+    network classifies all samples correctly, as it does its training samples at the end of training. Grouped by a
+    column of the network's predictions (``by="prediction"``), NC4 compares each prediction with the nearest of the
+    means over the samples with equal predictions.
 
-    Each class weighs the same but in NC4, where each sample does; for classes of one size this is Papyan's definition.
-    NC3 needs the last layer's weights and isn't here. NaN with fewer than two classes, at constant nodes, and where a
-    value is infinite or so large that its square is; NC2 of two classes is 0 whatever they are, and `nc2_cosines` NaN
-    where a class mean lies on the centre. Directions in which the means differ by less than a millionth of the most are
-    left out: of float32 activations they may be nothing but rounding, as after a layer that is narrower.
+    Each class weighs the same, except in NC4, where each sample does; for classes of one size this is Papyan's
+    definition. NC3 needs the last layer's weights and isn't computed. All are NaN with fewer than two classes, at
+    constant nodes, and where a value is infinite or so large that its square is. NC2 of two classes is always 0, and
+    `nc2_cosines` is NaN where a class mean lies on the centre. Directions in which the means differ by less than a
+    millionth of the largest difference are left out: with float32 activations they may be rounding errors, as after a
+    narrower layer.
 
-    It is meant for the layer before the last, on the samples that the network was trained on. It reads them twice and
-    needs memory for the class means alone.
+    The metric is meant for the layer before the last, on the samples that the network was trained on. It reads them
+    twice and needs memory for the class means alone.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", [0, 1, 2, 0, 1, 2])})
@@ -59,7 +62,7 @@ class NeuralCollapse(Parameters):
     """
 
     name: ClassVar[str] = "neural_collapse"
-    version: ClassVar[int] = 2  # before it, directions of float32's rounding counted
+    version: ClassVar[int] = 2  # version 1 counted directions that were rounding errors of float32
 
     def compute_samples(self, samples: Samples) -> Variables:
         state = class_moments(samples)
@@ -85,9 +88,9 @@ def _whitening(centred: Tensor) -> Tensor:
 
 
 def _second_pass(samples: Samples, means: Tensor, there: Tensor, whitening: Tensor) -> tuple[float, float]:
-    """Tr(Σ_W Σ_B⁺) / C, and the share of samples whose nearest class mean is their own's."""
+    """Tr(Σ_W Σ_B⁺) / C, and the share of samples whose nearest class mean is the mean of their own class."""
     squares, hits = means.new_zeros(len(means)), 0
-    for x, y in tensors(samples):
+    for x, y in tensor_batches(samples):
         squares.index_add_(0, y, ((x.double() - means[y]) @ whitening).square().sum(1))
         hits += int((there[nearest(x, means[there])] == y).sum())
     counts = torch.from_numpy(np.bincount(samples.codes, minlength=len(means)))
@@ -95,7 +98,7 @@ def _second_pass(samples: Samples, means: Tensor, there: Tensor, whitening: Tens
 
 
 def _simplex(centred: Tensor) -> tuple[float, float]:
-    """Both NC2, from the class means less their mean (class, node)."""
+    """Both NC2 variables, from the class means less their mean (class, node)."""
     classes, norms = len(centred), torch.linalg.vector_norm(centred, dim=1)
     unit = centred / norms[:, None]
     first, second = torch.triu_indices(classes, classes, 1)

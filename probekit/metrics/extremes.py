@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from probekit.metrics.moments import class_counts
+from probekit.metrics._kernels.class_sums import class_counts, class_minima, no_minima
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
-__all__ = ["Max", "Min", "class_minima", "no_minima"]
-
-
-def no_minima(spec: Spec) -> Tensor:
-    """The minima of no samples: infinity, (class, node), in the dtype that values of `spec` are measured in."""
-    short = spec.dtype.is_floating_point and spec.dtype != torch.float64
-    dtype = torch.float32 if short else torch.float64
-    return torch.full((spec.classes, spec.nodes), inf, dtype=dtype, device=spec.device)
-
-
-def class_minima(x: Tensor, y: Tensor, classes: int) -> Tensor:
-    """The smallest of `x` (batch, node) in each class: (class, node), infinity for a class without samples."""
-    return x.new_full((classes, x.shape[1]), inf).scatter_reduce_(0, y[:, None].expand_as(x), x, "amin")
+__all__ = ["Max", "Min"]
 
 
 class _Extreme(Parameters):
@@ -54,7 +41,7 @@ class Min(_Extreme):
     """Smallest value of each class at each node.
 
     `min` (label, node), exact, in the dtype that the values are measured in: float32 for float16 and float32, else
-    float64. NaN for a class without samples. One sample decides it, an outlier as well; more samples never raise it.
+    float64. NaN for a class without samples. A single sample decides it, even an outlier; more samples never raise it.
     """
 
     name: ClassVar[str] = "min"
@@ -66,7 +53,7 @@ class Max(_Extreme):
     """Largest value of each class at each node.
 
     `max` (label, node), exact, in the dtype that the values are measured in: float32 for float16 and float32, else
-    float64. NaN for a class without samples. One sample decides it, an outlier as well; more samples never lower it.
+    float64. NaN for a class without samples. A single sample decides it, even an outlier; more samples never lower it.
     """
 
     name: ClassVar[str] = "max"

@@ -1,4 +1,4 @@
-"""How large the gradients are that reach a site."""
+"""The size of the gradients that reach a site."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["GradientNorm"]
 
 @dataclass(frozen=True)
 class GradientNorm(Parameters):
-    """Size of the gradients at a ``:grad`` site, by node and for the site: how much of the loss reaches it.
+    """Mean size of the loss gradients at a ``:grad`` site, per node and for the whole site.
 
-    With g the gradient of a sample's loss with respect to what the site gave (capture's default, a loss summed over the
-    batch, makes each row that): `gradient_norm` (node) is the mean of ``|g|`` over the samples, and
-    `gradient_norm_site` () the mean of ‖g‖, the Euclidean norm of all nodes. Float64, ≥ 0, in units of loss per unit of
-    activation; infinite where a gradient is; NaN without samples.
+    g is the gradient of a sample's loss with respect to the site's output; capture's default, a loss summed over the
+    batch, makes each row such a gradient. `gradient_norm` (node) is the mean of ``|g|`` over the samples, and
+    `gradient_norm_site` () the mean of ‖g‖, the Euclidean norm over all nodes. Both are float64, ≥ 0, in units of loss
+    per unit of activation; infinite where a gradient is; NaN without samples.
 
-    At a site that isn't ``:grad`` it gives the size of the activations. Compared over the depth of a network it shows
-    gradients that vanish or explode, but sites of different width or scale aren't comparable by it alone. Where maps
-    or tokens are pooled, it is the norm of the pooled gradient, in which signs may cancel: capture with
-    ``reduce="flatten"`` to have them all.
+    At a site that isn't ``:grad`` the metric gives the size of the activations. Compared over the depth of a network it
+    shows gradients that vanish or explode, but it alone doesn't make sites of different width or scale comparable.
+    Where maps or tokens are pooled, it is the norm of the pooled gradient, in which signs may cancel: capture with
+    ``reduce="flatten"`` to keep every position.
     """
 
-    version: ClassVar[int] = 2  # before it, the site's was the root mean square of ‖g‖
+    version: ClassVar[int] = 2  # in version 1 `gradient_norm_site` was the root mean square of ‖g‖
     scope: ClassVar[str] = "site"
     name: ClassVar[str] = "gradient_norm"
 
@@ -39,8 +39,8 @@ class GradientNorm(Parameters):
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         size = x.double().abs()
-        part = {"count": state["count"].new_tensor(len(x)), "size": size.sum(0)}
-        return self.merge(state, part | {"norm": torch.linalg.vector_norm(size, dim=1).sum()})
+        norm = torch.linalg.vector_norm(size, dim=1).sum()
+        return self.merge(state, {"count": state["count"].new_tensor(len(x)), "size": size.sum(0), "norm": norm})
 
     def merge(self, a: State, b: State) -> State:
         return {key: a[key] + b[key] for key in a}

@@ -1,4 +1,4 @@
-"""Counts of each class over edges that all classes of a node share."""
+"""Counts of each class over cells that all classes of a node share."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Histogram"]
 
 @dataclass(frozen=True)
 class Histogram(Parameters):
-    """Counts of each class over bins and atoms that all classes of a node share.
+    """Histogram of each class at each node, over bins and atoms that all classes of the node share.
 
-    `histogram` (label, node, bin) counts the samples between the edges `histogram_edges` (node, edge), left-closed,
-    the last bin closed on both sides; `histogram_atoms` (label, node, atom) those at exactly the values
-    `histogram_atom` (node, atom), which at least 1 % of the node's samples share, and which no bin counts again. All
-    counts of a class and node add up to the samples of the class.
+    `histogram` (label, node, bin) counts the samples between the edges `histogram_edges` (node, edge); bins are
+    left-closed, and the last one is closed on both sides. `histogram_atoms` (label, node, atom) counts the samples that
+    equal one of the values `histogram_atom` (node, atom). At least 1 % of the node's samples share such a value, and no
+    bin counts them again. All counts of a class and node add up to the number of samples of the class.
 
-    ``edges="mass"``: `bins` bins of equal mass under the class-balanced mixture, the cells of the metric `overlap`;
-    where a tied value holds several quantiles, edges coincide and a bin between them is empty. ``edges="width"``: bins
-    of equal width between the smallest and the largest finite value that is no atom; infinities count in the
-    outermost. A node whose samples are all on atoms has NaN edges and empty bins.
+    ``edges="mass"``: `bins` bins of equal mass under the class-balanced mixture, the cells of the metric `overlap`.
+    Where several quantiles fall on one tied value, edges coincide and the bin between them is empty. ``edges="width"``:
+    bins of equal width between the smallest and the largest finite value that isn't an atom; infinities count in the
+    outermost bins. A node whose samples are all on atoms has NaN edges and empty bins.
     """
 
     bins: int = 32

@@ -1,4 +1,4 @@
-"""What a node's activation tells of the class, and how spread out it is, in bits."""
+"""Entropy of a node's activation, and its mutual information with the class, in bits."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import numpy as np
 from probekit.errors import PluginError
 from probekit.metrics._kernels.cells import count_cells
 from probekit.metrics._kernels.class_pairs import check_min_count, in_order, kept_classes
+from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
-from probekit.metrics.protocol import Parameters, Variables, in_pieces
+from probekit.metrics.protocol import Parameters, Variables
 
 __all__ = ["Entropy", "MutualInformation"]
 
 
 @dataclass(frozen=True)
 class MutualInformation(Parameters):
-    """Bits that a node's activation tells of a sample's class.
+    """Information in bits that a node's activation gives about the class of a sample.
 
     I = Σ p(cell, class) log₂(p(cell, class) / (p(cell) p(class))) over the cells of the metric `overlap`: atoms (values
     that at least 1 % of the node's samples share) and `bins` bins of equal mass. p are shares of the samples, so that
-    large classes weigh more. Added to it is the correction of Miller and Madow (Miller 1955),
-    (m_cell + m_class − m_both − 1) / (2 n ln 2), with m the numbers of cells, classes and pairs of both that hold
-    samples.
+    large classes weigh more. The correction of Miller and Madow (Miller 1955) is added:
+    (m_cell + m_class − m_both − 1) / (2 n ln 2), where m are the numbers of cells, of classes, and of pairs of both
+    that contain samples.
 
-    `mutual_information` (node), float64, at most H(class), log₂ C for equal classes; 0 for a dead or constant node.
-    Around 0, and also a little below, where activation and class are independent. Classes with fewer than `min_count`
-    samples are left out; NaN where fewer than two are left.
+    `mutual_information` (node), float64, is at most H(class), which is log₂ C for equal classes; 0 for a dead or
+    constant node. It is close to 0, possibly a little below, where activation and class are independent. Classes with
+    fewer than `min_count` samples are left out; NaN where fewer than two are left.
 
-    Bins lower it: what differs within a cell isn't seen. It can't tell which classes are told apart (`auroc` can), and
-    what two nodes tell may be the same. With few samples in a cell the correction takes off most of the bias, not all.
+    Bins lower it: differences within a cell aren't seen. It doesn't say which classes can be distinguished (`auroc`
+    does), and two nodes may give the same information. With few samples in a cell the correction removes most of the
+    bias, not all.
     """
 
     bins: int = 32
@@ -43,7 +45,7 @@ class MutualInformation(Parameters):
         _check(self, self.bins, self.min_count)
 
     def compute(self, block: Block) -> Variables:
-        return in_pieces(block.split(), self._compute)
+        return join_nodes(map(self._compute, block.split()))
 
     def _compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
@@ -55,17 +57,19 @@ class MutualInformation(Parameters):
 
 @dataclass(frozen=True)
 class Entropy(Parameters):
-    """Bits that it takes to say in which cell of a node's activation a sample of a class is.
+    """Entropy in bits of each class at each node, over the cells that the metric `overlap` uses.
 
-    H = −Σ p log₂ p with p the shares of the class's samples in the cells of the metric `overlap`: atoms (values that at
-    least 1 % of the node's samples share) and `bins` bins of equal mass under the mixture of all classes (Shannon 1948;
-    plug-in, uncorrected).
+    H = −Σ p log₂ p, where p are the shares of the class's samples in the cells of the metric `overlap`: atoms (values
+    that at least 1 % of the node's samples share) and `bins` bins of equal mass under the mixture of all classes
+    (Shannon 1948; plug-in, uncorrected).
 
-    `entropy` (label, node), float64, from 0, where the class is on one cell (a dead node, say), to log₂ of the number
-    of cells, where it is spread over them evenly. NaN for a class with fewer than `min_count` samples.
+    `entropy` (label, node), float64, goes from 0, where all samples of the class are in one cell (a dead node, say), to
+    log₂ of the number of cells, where they are spread over them evenly. NaN for a class with fewer than `min_count`
+    samples.
 
-    It is relative to the other classes, whose samples the cells are cut by too, and so neither the entropy of the
-    values nor comparable between data sets. Few samples lower it, by about (cells − 1) / (2 n ln 2).
+    The cells depend on the samples of all classes, so the entropy of a class is relative to the other classes: it isn't
+    the entropy of the values, and can't be compared between data sets. Few samples lower it, by about
+    (cells − 1) / (2 n ln 2).
     """
 
     bins: int = 32
@@ -76,7 +80,7 @@ class Entropy(Parameters):
         _check(self, self.bins, self.min_count)
 
     def compute(self, block: Block) -> Variables:
-        return in_pieces(block.split(), self._compute)
+        return join_nodes(map(self._compute, block.split()))
 
     def _compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
@@ -89,7 +93,7 @@ class Entropy(Parameters):
 def _information(counts: Codes) -> Array:
     """Mutual information of cell and class, (node), from the samples in each: `counts` (cell, class, node)."""
     in_cell, in_class, total = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True), counts.sum((0, 1))
-    # Quotients of integers, so that it is 0 in every bit where cell and class are independent.
+    # Quotients of integers, so that the result is exactly 0 where cell and class are independent.
     ratio = np.divide(counts * total, in_cell * in_class, where=counts > 0, out=np.ones(counts.shape))
     terms = counts * np.log2(ratio)
     filled = np.count_nonzero(in_cell, (0, 1)) + np.count_nonzero(in_class, (0, 1)) - np.count_nonzero(counts, (0, 1))

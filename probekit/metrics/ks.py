@@ -7,32 +7,33 @@ from typing import ClassVar
 
 import numpy as np
 
-from probekit.metrics._kernels.class_pairs import check_min_count, distances, keeps_pairs, kept_classes, pieces
+from probekit.metrics._kernels.class_pairs import check_min_count, distances, keeps_pairs, kept_classes, pair_blocks
 from probekit.metrics._kernels.cross_ranks import cross_ranks
+from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Block
-from probekit.metrics.protocol import Parameters, Variables, in_pieces
+from probekit.metrics.protocol import Parameters, Variables
 
 __all__ = ["KS"]
 
 
 @dataclass(frozen=True)
 class KS(Parameters):
-    """Largest difference between the distribution functions of two classes at a node: 0 alike, 1 apart.
+    """Largest difference between the distribution functions of two classes: 0 for identical, 1 for separate classes.
 
-    ``sup_v |F_a(v) − F_b(v)|``, the two-sample statistic of Kolmogorov (1933) and Smirnov (1939), with
-    F_c(v) the share of the samples of class c that are at most v. Exact, ties and infinities included; float64 in
+    ``sup_v |F_a(v) − F_b(v)|``, the two-sample statistic of Kolmogorov (1933) and Smirnov (1939), where
+    F_c(v) is the share of the samples of class c that are at most v. Exact, including ties and infinities; float64 in
     [0, 1], without unit:
 
     - `ks` (label, label_b, node): symmetric, 0 on the diagonal; kept up to 64 classes, or as `pairs` says;
     - `ks_mean` and `ks_max` (node): the mean and the largest over the pairs of classes;
     - `ks_constant` (node), bool: all samples are equal (a dead node, say), so that the distance is 0.
 
-    Of the distributions that samples are drawn from it is at most 1 − overlap, and as large where the densities cross
-    once. A class with fewer than `min_count` samples is NaN in its pairs and in neither mean nor maximum; with fewer
-    than two classes left both are NaN.
+    For the distributions that samples are drawn from, the distance is at most 1 − overlap, and equal to it where the
+    densities cross once. A class with fewer than `min_count` samples is NaN in its pairs and left out of the mean and
+    the maximum. With fewer than two classes left both are NaN.
 
-    It can't tell which class is the larger, nor how far apart they are. Few samples raise it: of classes that are alike
-    it is about 0.87 √(2 / n) at n samples a class, 0.39 at 10 and 0.011 at 12,000.
+    The distance says neither which class has the larger values nor how far apart the classes are. Few samples raise it:
+    for identical classes it is about 0.87 √(2 / n) at n samples per class, 0.39 at 10 and 0.011 at 12,000.
     """
 
     min_count: int = 10
@@ -43,11 +44,11 @@ class KS(Parameters):
         check_min_count(self, self.min_count)
 
     def compute(self, block: Block) -> Variables:
-        return in_pieces(pieces(block), self._compute)
+        return join_nodes(map(self._compute, pair_blocks(block)))
 
     def _compute(self, block: Block) -> Variables:
         lead = cross_ranks(block).lead
         size = np.maximum(np.multiply.outer(block.counts, block.counts), 1)
         table = np.maximum(lead, lead.swapaxes(0, 1)) / size[..., None]
-        found = distances(self.name, table, kept_classes(block, self.min_count), keeps_pairs(block, self.pairs))
+        found = distances(self.name, table, kept_classes(block, self.min_count), keeps_pairs(block.classes, self.pairs))
         return found | {"ks_constant": (("node",), block.constant)}

@@ -1,7 +1,7 @@
-"""Order statistics, read off the sorted values.
+"""Metrics that are order statistics of the sorted values.
 
-A metric that takes but a few order statistics of a class says which, so that they can be found without sorting, and
-without holding all samples at a time.
+A metric that needs only a few order statistics of a class names them, so that they can be found without sorting, and
+without all samples in memory at once.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ __all__ = ["OrderMetric", "Quantile", "median"]
 
 @runtime_checkable
 class OrderMetric(ColumnMetric, Protocol):
-    """A column metric that needs a few order statistics of each class, and nothing else of its samples."""
+    """A column metric that needs only a few order statistics of each class."""
 
     def ranks(self, number: int) -> Sequence[int]:
-        """Which of the `number` sorted samples of a class, at least 1: ascending, from 0, each once."""
+        """The ranks that are needed of a class with `number` ≥ 1 samples: ascending from 0, each once."""
 
     def from_ranks(self, counts: Codes, values: Sequence[Array]) -> Variables:
-        """What `compute` gives of a block, in every bit.
+        """The variables, bit-identical to those that `compute` gives for a block of the same samples.
 
-        `counts` (class) are the samples of each class, `values` its order statistics at the ranks that it asks for:
-        (rank, node), and (0, node) for a class without samples.
+        `counts` (class) are the numbers of samples, and `values` has for each class its order statistics at its
+        `ranks`: (rank, node), and (0, node) for a class without samples.
         """
 
 
 class _Middle(FunctionMetric):
-    """A function whose value for a class is its value for the one or two samples in the middle alone."""
+    """A function whose value for a class depends only on the one or two samples in the middle."""
 
     def ranks(self, number: int) -> Sequence[int]:
         return range((number - 1) // 2, number // 2 + 1)
@@ -50,8 +50,8 @@ class _Middle(FunctionMetric):
 def median(values: Array) -> Array:
     """Median of each class at each node: the middle value, or the midpoint of the two in the middle.
 
-    `median` (label, node), in the dtype of the values (float32 stays float32), equal to ``np.median`` in every bit. For
-    a ReLU that is off for most of a class it is exactly 0.
+    `median` (label, node), in the dtype of the values (float32 stays float32), bit-identical to ``np.median``. It is
+    exactly 0 for a ReLU that is off for most samples of a class.
     """
     middle: Array = values[(len(values) - 1) // 2 : len(values) // 2 + 1].mean(axis=0)
     return middle
@@ -62,11 +62,11 @@ class Quantile(Parameters):
     """Quantiles of each class at each node, by default the quartiles.
 
     `quantile` (label, q, node), float64 in units of the activation: the value at position (n_c − 1) q of the sorted
-    samples, between two of them by a straight line (definition 7 of Hyndman and Fan 1996), equal to
-    ``np.quantile(samples, [q])`` in every bit. The coordinate `q` says which is which. `q` is a number in [0, 1], or
-    several. NaN for a class without samples, and, as numpy's, where an infinity is next to the position.
+    samples, linearly interpolated between two of them (definition 7 of Hyndman and Fan 1996), bit-identical to
+    ``np.quantile(samples, [q])``. The coordinate `q` names each quantile. The parameter `q` is a number in [0, 1], or
+    a sequence of them. NaN for a class without samples, and, as in numpy, where an infinity is next to the position.
 
-    A quantile near 0 or 1 rests on few samples: beyond 1 / n_c from the ends it is no more than an extreme.
+    A quantile near 0 or 1 depends on few samples: within 1 / n_c of either end it is little more than an extreme.
 
     >>> block = Block.from_samples(np.array([[1.0], [2.0], [4.0]]), [0, 0, 0])
     >>> Quantile([0.25, 0.5]).compute(block)["quantile"][1].tolist()
@@ -79,9 +79,9 @@ class Quantile(Parameters):
     def __post_init__(self) -> None:
         given = np.asarray(self.q)
         if given.dtype.kind not in "iuf" or given.ndim > 1 or not given.size or not ((given >= 0) & (given <= 1)).all():
-            raise PluginError(f"Quantile({self.q!r}): q is a number from 0 to 1, or a sequence of such.")
+            raise PluginError(f"Quantile({self.q!r}): q must be a number from 0 to 1, or a sequence of such numbers.")
         if len(np.unique(given)) < given.size:
-            raise PluginError(f"Quantile({self.q!r}): each q is asked for once.")
+            raise PluginError(f"Quantile({self.q!r}): each q must be given only once.")
         object.__setattr__(self, "q", tuple(np.atleast_1d(given).astype(float).tolist()))
 
     @property
@@ -105,12 +105,12 @@ class Quantile(Parameters):
         return {"quantile": (("label", "q", "node"), found)}
 
     def _positions(self, number: int) -> Array:
-        """Where the quantiles lie among `number` samples, (q,)."""
+        """The positions of the quantiles among `number` sorted samples, (q,)."""
         positions: Array = (number - 1) * self.coords["q"]
         return positions
 
     def _between(self, number: int, values: Array) -> Array:
-        """Quantiles (q, node) from the order statistics of `ranks` (rank, node), with numpy's own arithmetic."""
+        """Quantiles (q, node) from the order statistics at `ranks` (rank, node), with numpy's own arithmetic."""
         positions, ranks = self._positions(number), np.array(self.ranks(number))
         below = np.floor(positions)
         low = values[np.searchsorted(ranks, below)]

@@ -1,4 +1,4 @@
-"""How much the distributions of the classes overlap at each node."""
+"""The overlap of the classes' distributions at each node."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ import numpy as np
 
 from probekit.errors import PluginError
 from probekit.metrics._kernels.cells import count_cells
-from probekit.metrics._kernels.class_pairs import MOST_CLASSES, in_order
+from probekit.metrics._kernels.class_pairs import in_order, keeps_pairs, kept_classes
+from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
-from probekit.metrics.protocol import Parameters, Variables, in_pieces
+from probekit.metrics.protocol import Parameters, Variables
 
 __all__ = ["Overlap"]
 
 
 @dataclass(frozen=True)
 class Overlap(Parameters):
-    """Share of probability mass that two classes have in common at a node: 1 alike, 0 apart.
+    """Share of probability mass that two classes have in common: 1 for identical, 0 for separate classes.
 
     overlap(a, b) = Σ min(p_a, p_b) over the cells of a node, which is 1 − total variation. The cells are its atoms
     (values that at least 1 % of its samples share) and `bins` bins of equal mass under the class-balanced mixture of
     all classes. Float64 in [0, 1]:
 
-    - `overlap` (node): the mean over pairs of classes; `overlap_max` (node) the largest of them;
+    - `overlap` (node): the mean over pairs of classes; `overlap_max` (node): the largest over pairs of classes;
     - `overlap_pairs` (label, label_b, node): symmetric, 1 on the diagonal; kept up to 64 classes, or as `pairs` says;
-    - `overlap_rest` (label, node): each class against the mixture of the others, each of them weighing the same;
+    - `overlap_rest` (label, node): each class against the mixture of the others, in which each class weighs the same;
     - `overlap_constant` (node), bool: all samples are equal (a dead node, say), so that the overlap is 1;
-    - `overlap_null` (node), with ``null="permute"``: what `overlap` is after the labels are shuffled, once, by `seed`.
+    - `overlap_null` (node), with ``null="permute"``: the `overlap` after one shuffle of the labels by `seed`.
 
-    Few samples lower it: classes that are alike miss 1 by about √(bins / (π n)), 0.04 at n = 6,000 samples a class and
-    0.27 at 125; so compare small data with `overlap_null`. Bins raise it, by 0.003 for two normal distributions of
-    standard deviations 1 and 2. A class with fewer than `min_count` samples is NaN in its pairs and in no mean; the
-    default 10 is where the bias of 32 bins reaches 1. With fewer than two classes left all but the diagonal is NaN.
+    Few samples lower the overlap: identical classes miss 1 by about √(bins / (π n)), 0.04 at n = 6,000 samples per
+    class and 0.27 at 125. With small data, compare it with `overlap_null`. Bins raise it, by 0.003 for two normal
+    distributions of standard deviations 1 and 2. A class with fewer than `min_count` samples is NaN in its pairs and
+    left out of the means; at the default 10 the bias of 32 bins reaches 1. With fewer than two classes left, everything
+    but the diagonal is NaN.
 
-    It can't tell which way two classes differ, and it sees one node at a time: classes that overlap at every node may
-    be separable by several together.
+    The overlap doesn't say in which direction two classes differ, and it sees one node at a time: classes that overlap
+    at every node may be separable by several nodes together.
     """
 
     bins: int = 32
@@ -51,15 +53,14 @@ class Overlap(Parameters):
         if self.bins < 1 or self.min_count < 1 or self.null not in (None, "permute"):
             raise PluginError(
                 f"Overlap(bins={self.bins!r}, min_count={self.min_count!r}, null={self.null!r}): bins and min_count "
-                "are at least 1, and null is None or 'permute'."
+                "must be at least 1, and null None or 'permute'."
             )
 
     def compute(self, block: Block) -> Variables:
-        return in_pieces(block.split(), self._compute)
+        return join_nodes(map(self._compute, block.split()))
 
     def _compute(self, block: Block) -> Variables:
         pairs = self._pairs(block)
-        keep = self.pairs if self.pairs is not None else block.classes <= MOST_CLASSES
         mean, highest = pairs.summary()
         found: Variables = {
             "overlap": (("node",), mean),
@@ -67,21 +68,21 @@ class Overlap(Parameters):
             "overlap_rest": (("label", "node"), pairs.rest()),
             "overlap_constant": (("node",), block.constant),
         }
-        if keep:
+        if keeps_pairs(block.classes, self.pairs):
             found["overlap_pairs"] = (("label", "label_b", "node"), pairs.all())
         if self.null:
             found["overlap_null"] = (("node",), self._pairs(_shuffled(block, self.seed)).summary()[0])
         return found
 
     def _pairs(self, block: Block) -> _Pairs:
-        kept = np.flatnonzero(block.counts >= self.min_count)
+        kept = kept_classes(block, self.min_count)
         return _Pairs(count_cells(block, self.bins).counts[:, kept], block.counts[kept], kept, block.classes)
 
 
 def _shuffled(block: Block, seed: int) -> Block:
-    """The block after the samples' labels were shuffled, for each node on its own.
+    """The block after the samples' labels were shuffled, for each node separately.
 
-    The draw depends on the node's values, so that it is the same in whatever block the node stands.
+    The shuffle depends on the node's values alone, so it is the same in whatever block the node is.
     """
     values = np.empty_like(block.values)
     for row, into in zip(block.values, values, strict=True):
@@ -91,7 +92,10 @@ def _shuffled(block: Block, seed: int) -> Block:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The classes to compare: `counts` (cell, class, node) of their `samples`; `kept` are their codes of `classes`."""
+    """The classes to compare: `counts` (cell, class, node), `samples` (class), and their codes `kept` among `classes`.
+
+    They are the classes that have enough samples.
+    """
 
     counts: Codes
     samples: Codes
@@ -99,14 +103,14 @@ class _Pairs:
     classes: int
 
     def _with_later(self, index: int) -> Array:
-        """Overlap of class number `index` with each class after it, (later, node); exact but for the last division."""
+        """Overlap of class number `index` with each later class, (later, node); exact except for the last division."""
         ours, theirs = self.samples[index], self.samples[index + 1 :, None]
         shared = np.minimum(self.counts[:, index, None] * theirs, self.counts[:, index + 1 :] * ours)
         overlap: Array = shared.sum(axis=0) / (ours * theirs)
         return overlap
 
     def summary(self) -> tuple[Array, Array]:
-        """The mean and the largest over all pairs, (node,) each; NaN where there is no pair."""
+        """The mean and the largest over all pairs, (node,) each; NaN without pairs."""
         nodes, number = self.counts.shape[2], len(self.kept)
         if number < 2:
             return np.full(nodes, np.nan), np.full(nodes, np.nan)

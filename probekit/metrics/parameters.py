@@ -14,13 +14,13 @@ _ORDINARY = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 def with_parameters(metric: object, name: str, text: str) -> Any:
-    """The metric with parameters as `text` says, where `metric` is what is registered under `name`.
+    """The metric with the parameters that `text` gives, where `metric` is registered under `name`.
 
-    `text` is values and then ``key=value``, separated by commas; the values before any key are the first parameter's:
-    itself where there is one, a tuple of them where there are several. A value is a Python literal: a number, True,
+    `text` is a list of values followed by ``key=value`` pairs, separated by commas. Values without a key belong to the
+    first parameter: a single one is its value, several become a tuple. A value is a Python literal: a number, True,
     None, a string in quotes, a tuple.
 
-    Raises PluginError for text that isn't this, for parameters that the metric doesn't have, and for values that it
+    Raises PluginError for text of another form, for parameters that the metric doesn't have, and for values that it
     refuses.
 
     >>> from probekit.metrics import Overlap, Quantile
@@ -33,7 +33,7 @@ def with_parameters(metric: object, name: str, text: str) -> Any:
     values, named = _parsed(asked, text)
     known = _parameters(metric)
     if not known:
-        raise PluginError(f"{asked!r} gives parameters, and the metric {name!r} has none.")
+        raise PluginError(f"{asked!r} gives parameters, but the metric {name!r} has none.")
     for key in named:
         if key not in known:
             raise PluginError(
@@ -41,17 +41,17 @@ def with_parameters(metric: object, name: str, text: str) -> Any:
             )
     if values:
         if known[0] in named:
-            raise PluginError(f"{asked!r} gives {known[0]!r} twice: values without a key are for it, too.")
+            raise PluginError(f"{asked!r} gives {known[0]!r} twice: values without a key also belong to it.")
         named[known[0]] = values[0] if len(values) == 1 else tuple(values)
     try:
         return metric(**named)  # type: ignore[operator]
-    except Exception as error:  # whatever someone else's metric makes of its parameters
+    except Exception as error:  # someone else's metric may raise anything
         fault = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}."
         raise PluginError(f"{asked!r} is refused. {fault}") from error
 
 
 def _parameters(metric: object) -> list[str]:
-    """The parameters that a metric class takes; none for a metric that stands already, such as a function."""
+    """The parameters that a metric class takes; none for a metric that is already an instance, such as a function."""
     if not isinstance(metric, type):
         return []
     return [name for name, parameter in signature(metric).parameters.items() if parameter.kind in _ORDINARY]
@@ -62,8 +62,8 @@ def _parsed(asked: str, text: str) -> tuple[list[Any], dict[str, Any]]:
     call = _call(text)
     if call is None or not (call.args or call.keywords):
         raise PluginError(
-            f"{asked!r} can't be read. After the colon come values and then key=value, separated by commas, as in "
-            "'quantile:0.25,0.75' and 'std:ddof=1'."
+            f"{asked!r} can't be read. After the colon, give values and then key=value pairs, separated by commas, as "
+            "in 'quantile:0.25,0.75' and 'std:ddof=1'."
         )
     if len({keyword.arg for keyword in call.keywords}) < len(call.keywords):
         raise PluginError(f"{asked!r} gives a parameter twice.")
@@ -72,9 +72,9 @@ def _parsed(asked: str, text: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _call(text: str) -> ast.Call | None:
-    """`text` as the arguments of a call; None where it isn't that alone."""
+    """`text` as the arguments of a call; None where it is anything else."""
     try:
-        call = ast.parse(f"f({text}\n)", mode="eval").body  # on a line of its own, what closes can't be commented out
+        call = ast.parse(f"f({text}\n)", mode="eval").body  # the newline keeps a comment from hiding the parenthesis
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -88,6 +88,6 @@ def _literal(asked: str, node: ast.expr) -> Any:
     except ValueError:
         written = ast.unparse(node)
         raise PluginError(
-            f"{asked!r}: {written} is no value. Write a number, True, False, None, a tuple, or a string in quotes, "
+            f"{asked!r}: {written} isn't a value. Write a number, True, False, None, a tuple, or a string in quotes, "
             f"such as {written!r}."
         ) from None

@@ -1,4 +1,4 @@
-"""Whether classes can be read off a site along straight lines."""
+"""Linear classifiers that are trained on the activations of a site."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class LinearProbe(Parameters):
-    """Accuracy of a linear classifier of the classes on held-out samples, beside chance.
+    """Accuracy of a linear classifier of the classes on held-out samples, and of guessing the commonest class.
 
-    A classifier is trained on the values of all nodes of a site, and asked for the classes of samples that it was not
+    A classifier is trained on the values of all nodes of a site, and predicts the classes of samples that it was not
     trained on (Alain and Bengio 2017):
 
-    - `linear_probe` (), float64 in [0, 1]: the share of held-out samples that it gets right;
-    - `linear_probe_chance` (), float64 in [0, 1]: what one gets right who always says the class that most of the
-      training samples have;
+    - `linear_probe` (), float64 in [0, 1]: the share of held-out samples that it classifies correctly;
+    - `linear_probe_chance` (), float64 in [0, 1]: the share of held-out samples that have the class that is commonest
+      among the training samples;
     - `linear_probe_held_out` (), int64: the number n of held-out samples; the accuracy's standard error is
       √(p (1 − p) / n).
 
-    ``method="ridge"`` regresses one 0-or-1 target a class on the nodes by least squares, and says the class with the
-    largest; it reads the samples twice and takes memory for the square of nodes and classes together, in float64.
-    ``method="logistic"`` is scikit-learn's LogisticRegression (lbfgs, 1,000 steps at most; it warns where they aren't
-    enough); it holds all training samples in memory twice, as they are stored and in float64.
+    ``method="ridge"`` regresses one 0-or-1 target per class on the nodes by least squares, and predicts the class with
+    the largest output. It reads the samples twice and needs memory for the square of the number of nodes and classes
+    together, in float64. ``method="logistic"`` is scikit-learn's LogisticRegression (lbfgs, at most 1,000 steps; it
+    warns where they aren't enough). It keeps all training samples in memory twice, as they are stored and in float64.
 
-    `alpha` is the regularisation: with the nodes divided by one number, which makes their mean variance 1, the methods
-    minimise mean squared error + α‖W‖² and mean cross-entropy + ½α‖W‖², with intercepts free. So sites of different
-    scale are treated alike. A sample is held out with probability `held_out`, by chance that depends on `seed` and on
-    its row in the store alone: the same samples at every site, also when fewer are measured.
+    `alpha` is the regularisation: the nodes are divided by one number, which makes their mean variance 1, and the
+    methods minimise mean squared error + α‖W‖² and mean cross-entropy + ½α‖W‖², with free intercepts. Sites of
+    different scale are therefore treated alike. A sample is held out with probability `held_out`, by a random draw that
+    depends only on `seed` and on its row in the store: the same samples at every site, even when fewer are measured.
 
-    Accuracy and chance are NaN with fewer than two classes among the training samples, and without held-out ones; the
-    accuracy is also where a value is infinite or so large that its square is. A held-out sample of a class that was not
-    trained on counts as wrong.
+    Accuracy and chance are NaN with fewer than two classes among the training samples, and without held-out samples.
+    The accuracy is also NaN where a value is infinite or so large that its square is. A held-out sample of a class that
+    has no training samples counts as wrong.
 
-    High accuracy says that the classes can be read off the site, not that the network does so, and wide sites make it
-    easier: with more nodes than training samples nearly anything can be separated in training, and here only the
-    held-out samples tell. Where rows are tokens, those of one sample may stand on both sides of the split, which
-    flatters the accuracy.
+    High accuracy means that the site contains the classes in linear form, not that the network uses them. Wide sites
+    make it easier: with more nodes than training samples nearly anything can be separated in training, so only the
+    held-out samples are evidence. Where rows are tokens, tokens of one sample may be on both sides of the split, which
+    makes the accuracy too high.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", np.arange(100) % 2)})
@@ -71,27 +71,27 @@ class LinearProbe(Parameters):
     def __post_init__(self) -> None:
         if self.method not in _METHODS or not self.alpha > 0 or not 0 < self.held_out < 1:
             raise PluginError(
-                f"LinearProbe(method={self.method!r}, alpha={self.alpha!r}, held_out={self.held_out!r}): method is "
-                "'ridge' or 'logistic', alpha above 0, and held_out a share between 0 and 1."
+                f"LinearProbe(method={self.method!r}, alpha={self.alpha!r}, held_out={self.held_out!r}): method must "
+                "be 'ridge' or 'logistic', alpha above 0, and held_out a share between 0 and 1."
             )
 
     def compute_samples(self, samples: Samples) -> Variables:
-        held = draws(samples.rows, self.seed) < self.held_out
-        trained = np.bincount(samples.codes[~held], minlength=samples.classes)
+        test = draws(samples.rows, self.seed) < self.held_out
+        trained = np.bincount(samples.codes[~test], minlength=samples.classes)
         accuracy = chance = np.nan
-        if np.count_nonzero(trained) > 1 and held.any():
-            accuracy = _accuracy(_METHODS[self.method](samples, ~held, self.alpha), samples, held)
-            chance = np.mean(samples.codes[held] == trained.argmax())
+        if np.count_nonzero(trained) > 1 and test.any():
+            accuracy = _accuracy(_METHODS[self.method](samples, ~test, self.alpha), samples, test)
+            chance = np.mean(samples.codes[test] == trained.argmax())
         return {
             "linear_probe": ((), np.asarray(accuracy)),
             "linear_probe_chance": ((), np.asarray(chance)),
-            "linear_probe_held_out": ((), np.asarray(held.sum())),
+            "linear_probe_held_out": ((), np.asarray(test.sum())),
         }
 
 
 @dataclass(frozen=True)
 class _Classifier:
-    """Says, of the `classes` (class), that with the largest ``(x − centre) @ weights + bias``."""
+    """Predicts the one of the `classes` (class) for which ``(x − centre) @ weights + bias`` is largest."""
 
     classes: Tensor
     centre: Tensor
@@ -102,18 +102,18 @@ class _Classifier:
         return (x.double() - self.centre) @ self.weights + self.bias
 
 
-def _accuracy(classifier: _Classifier, samples: Samples, held: Mask) -> float:
+def _accuracy(classifier: _Classifier, samples: Samples, test: Mask) -> float:
     hits = 0
-    for x, y in _chosen(samples, held):
+    for x, y in _chosen(samples, test):
         scores = classifier.scores(x)
         if not scores.isfinite().all():
             return float("nan")
         hits += int((classifier.classes[scores.argmax(1)] == y).sum())
-    return hits / int(held.sum())
+    return hits / int(test.sum())
 
 
 def _chosen(samples: Samples, rows: Mask) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of the chosen rows alone, and their classes."""
+    """The chosen rows in batches, and their classes."""
     start = 0
     for x, y in samples.batches():
         here = rows[start : start + len(x)]
@@ -122,7 +122,7 @@ def _chosen(samples: Samples, rows: Mask) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _ridge(samples: Samples, train: Mask, alpha: float) -> _Classifier:
-    """From the scatter of the training rows' nodes, and of these with the targets, in one pass."""
+    """Ridge regression in one pass, from the scatter of the nodes and targets of the training rows."""
     nodes, classes = samples.nodes, torch.from_numpy(np.unique(samples.codes[train]))
     state = no_scatter(nodes + len(classes), torch.device("cpu"))
     for x, y in _chosen(samples, train):
@@ -131,7 +131,7 @@ def _ridge(samples: Samples, train: Mask, alpha: float) -> _Classifier:
     penalty = alpha * gram.trace() / nodes
     if penalty.isfinite() and penalty > 0:
         weights = torch.linalg.solve(gram + penalty * torch.eye(nodes, dtype=gram.dtype), products)
-    else:  # constant nodes say nothing, infinite ones nothing that is known
+    else:  # constant nodes give weights of 0, infinite values give NaN
         weights = penalty * products
     return _Classifier(classes, state["mean"][:nodes], weights, state["mean"][nodes:])
 
@@ -145,7 +145,7 @@ def _logistic(samples: Samples, train: Mask, alpha: float) -> _Classifier:
     if np.isfinite(scale) and scale > 0:
         fitted = LogisticRegression(C=1 / (alpha * len(x)), max_iter=1000).fit(x, codes)
         weights, bias = fitted.coef_.T / scale, fitted.intercept_
-        if len(classes) == 2:  # one line between the two, whose positive side is the second's
+        if len(classes) == 2:  # scikit-learn fits one hyperplane, with the second class on its positive side
             weights, bias = weights * [0, 1], bias * [0, 1]
     else:
         weights, bias = np.full((samples.nodes, len(classes)), scale), counts / len(x)
@@ -154,7 +154,7 @@ def _logistic(samples: Samples, train: Mask, alpha: float) -> _Classifier:
 
 @np.errstate(over="ignore", invalid="ignore")
 def _scaled(rows: Array) -> tuple[Array, Array, float]:
-    """The rows (row, node), float64, less their mean and divided by one number; the mean, and that number."""
+    """The rows (row, node) in float64, centred and divided by one number; their mean; that number."""
     x = rows.astype(np.float64)
     first = x[0].copy()
     x -= first  # exactly 0 at a constant node

@@ -1,33 +1,33 @@
-"""The metric protocol: what the engine hands to a metric, and what it takes back.
+"""The metric protocol: the arguments that the engine gives a metric, and the results that it expects.
 
 A metric is pure and knows arrays only. There are three kinds.
 
 - A *streaming* metric adds up over batches: `init`, `update`, `merge`, `finalize`. `update` and `merge` return a new
-  state, a flat dict of tensors, and change none of their arguments; states merge in any order to the same. Its class
-  says what it sees in its attribute `scope`:
+  state, a flat dict of tensors, and change none of their arguments. States merge to the same result in any order. The
+  class attribute `scope` says which rows the metric sees:
 
-  - ``"node"``, the default: blocks of nodes of a site. Its state's tensors have the leading axes (class,) or (class,
-    node, ...), so that blocks can be put side by side without knowing the metric.
-  - ``"site"``: whole rows, all nodes of a site. Where an axis of its state follows the classes, it is the first.
+  - ``"node"``, the default: blocks of nodes of a site. The tensors of its state have the leading axes (class,) or
+    (class, node, ...), so that blocks can be put side by side without knowing the metric.
+  - ``"site"``: whole rows, all nodes of a site. If an axis of a state's tensor follows the classes, it is the first.
   - ``"sites"``: the rows of all sites of a measurement at once. `init` takes a list of specs and `update` a list of
-    batches, one a site; the dims ``site`` and ``site_b`` of its variables are the sites, in this order.
+    batches, one for each site; the dims ``site`` and ``site_b`` of its variables are the sites, in this order.
 
 - A *column* metric needs every sample of a node at once: ``compute(block)``.
-- A *sample* metric goes over the whole rows of a site itself, as often as it must: ``compute_samples(samples)``.
+- A *sample* metric reads the whole rows of a site itself, as often as it must: ``compute_samples(samples)``.
 
 All return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed
-lengths; others are the metric's own. A column metric's variables have the dim ``node``, along which the engine joins
-blocks of nodes; where blocks differ in the length of an own dim, they are padded at its end with NaN (0 in counts).
-Where the positions along an own dim have values, the metric's attribute ``coords`` says them: ``{dim: values}``.
+lengths; a metric may add dims of its own. A column metric's variables have the dim ``node``, along which the engine
+joins blocks of nodes. Where blocks differ in the length of an added dim, they are padded at its end with NaN (0 in
+counts). The metric's attribute ``coords``, ``{dim: values}``, gives values to the positions along an added dim.
 
-Streaming metrics whose attribute `state_key` is equal have the same `init`, `update` and `merge`: asked for together,
-they have one state between them.
+Streaming metrics with equal `state_key` attributes have the same `init`, `update` and `merge`: measured together, they
+share one state.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import update_wrapper
 from operator import attrgetter
@@ -51,7 +51,6 @@ __all__ = [
     "State",
     "StreamingMetric",
     "Variables",
-    "in_pieces",
     "metric",
 ]
 
@@ -61,9 +60,9 @@ Variables: TypeAlias = dict[str, tuple[tuple[str, ...], Array]]
 
 @dataclass(frozen=True)
 class Spec:
-    """What a streaming metric's state is for: so many nodes and classes, activations of `dtype` on `device`.
+    """The samples that a streaming metric's state is for: the numbers of nodes and classes, the dtype and the device.
 
-    `bounds` are the least and the greatest value that the activation can take, None where that isn't known.
+    `bounds` are the least and the greatest value that the activation can take, None where they aren't known.
     """
 
     nodes: int
@@ -74,10 +73,10 @@ class Spec:
 
 
 class Metric(Protocol):
-    """What every metric says of itself.
+    """The attributes that every metric has.
 
-    `version` goes up when the same data give other numbers; `parameters` go into the attributes of every result. The
-    first line of the docstring is what ``probekit metrics`` shows.
+    `version` increases when the same data give other numbers. `parameters` are written to the attributes of every
+    result. ``probekit metrics`` shows the first line of the docstring.
     """
 
     @property
@@ -98,16 +97,16 @@ class StreamingMetric(Metric, Protocol):
         """The state of no samples."""
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
-        """`state` and the batch `x` (batch, node), a float32 or float64 tensor, with class codes `y` (batch), int64.
+        """The state after the batch `x` (batch, node), float32 or float64, with class codes `y` (batch), int64.
 
-        It is called without gradients.
+        It is called under ``torch.no_grad()``.
         """
 
     def merge(self, a: State, b: State) -> State:
-        """The state of the samples of both."""
+        """The state of the samples of both states."""
 
     def finalize(self, state: State) -> Variables:
-        """The variables; `state` stays as it is and may be updated further."""
+        """The variables; `state` doesn't change and may be updated further."""
 
 
 @runtime_checkable
@@ -119,11 +118,11 @@ class ColumnMetric(Metric, Protocol):
 
 
 class Samples(Protocol):
-    """The rows of a site, to be read again and again in the same order."""
+    """The rows of a site, which can be read repeatedly in the same order."""
 
     @property
     def number(self) -> int:
-        """How many there are."""
+        """The number of rows."""
 
     @property
     def nodes(self) -> int: ...
@@ -143,19 +142,19 @@ class Samples(Protocol):
         """All rows in order, as (batch, node), float32 or float64, with their classes (batch,)."""
 
     def take(self, places: Codes) -> Array:
-        """The rows (row, node) at the given places, ascending from 0; the caller sees to it that they fit in memory."""
+        """The rows (row, node) at the ascending indices `places`; the caller ensures that they fit in memory."""
 
 
 @runtime_checkable
 class SampleMetric(Metric, Protocol):
-    """A metric that needs whole rows more than once, or many of them at once."""
+    """A metric that reads whole rows more than once, or many of them at once."""
 
     def compute_samples(self, samples: Samples) -> Variables:
         """The variables of the site."""
 
 
 class Parameters:
-    """Base of metrics that are frozen dataclasses: their fields are their parameters."""
+    """Base of metrics that are frozen dataclasses: the fields are the parameters."""
 
     version: ClassVar[int] = 1
 
@@ -164,18 +163,10 @@ class Parameters:
         return asdict(self)  # type: ignore[call-overload, no-any-return]
 
 
-def in_pieces(pieces: Iterable[Block], compute: Callable[[Block], Variables]) -> Variables:
-    """The variables of a block, whose last dim is the node, from those that `compute` gives for its pieces."""
-    parts = [compute(piece) for piece in pieces]
-    return {
-        name: (dims, np.concatenate([part[name][1] for part in parts], axis=-1)) for name, (dims, _) in parts[0].items()
-    }
-
-
 class FunctionMetric:
-    """A column metric from a function of one class's sorted values; made by `metric`.
+    """A column metric from a function of one class's sorted values; `metric` creates it.
 
-    It is pickled by name, as functions are, so that it can go to another process that can import it.
+    It is pickled by name, as functions are, so it can be sent to any process that can import it.
     """
 
     version: ClassVar[int] = 1
@@ -197,7 +188,7 @@ class FunctionMetric:
             named = None
         if named is not self:
             raise PluginError(
-                f"The metric {self.name!r} can't be sent to another process: it goes there by name, and "
+                f"The metric {self.name!r} can't be sent to another process: it is pickled by name, and "
                 f"{self.__qualname__!r} of the module {self.__module__!r} isn't it. Define it at the top level of a "
                 "module, under @pk.metric and its own name."
             )
@@ -213,16 +204,16 @@ class FunctionMetric:
         if row.shape != values.shape[1:]:
             raise PluginError(
                 f"given values of shape {values.shape} (samples of a class, nodes), {self.name!r} returned shape "
-                f"{row.shape}; it must return one number a node, shape {values.shape[1:]}"
+                f"{row.shape}; it must return one number for each node, shape {values.shape[1:]}"
             )
         return row
 
 
 def metric(function: Callable[[Array], Array]) -> FunctionMetric:
-    """A column metric from a function of one class: its values (n_c, node), each node sorted ascending → (node,).
+    """A column metric from a function of one class's values (n_c, node), sorted ascending at each node → (node,).
 
-    The metric is called like the function, and described by the first line of its docstring. A class without samples
-    gives NaN, and the function isn't called for it. The result has the dims (label, node).
+    The metric can be called like the function, and the first line of its docstring describes it. A class without
+    samples gives NaN, without a call of the function. The result has the dims (label, node).
 
     >>> import numpy as np, probekit as pk
     >>> @pk.metric

@@ -1,4 +1,4 @@
-"""How often a bounded activation is near its bounds."""
+"""Saturation: how often a bounded activation is near its bounds."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
-from probekit.metrics.moments import class_counts, class_sums
+from probekit.metrics._kernels.class_sums import class_counts, class_sums
+from probekit.metrics._kernels.inactive_counts import shares
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
-from probekit.metrics.sparsity import shares
 
 __all__ = ["Saturation"]
 
 
 @dataclass(frozen=True)
 class Saturation(Parameters):
-    """Share of samples within `delta` of a bound of the activation: by class and node, node, and site.
+    """Share of samples within `delta` of a bound of the activation, per class and node, per node, and per site.
 
-    A sample counts where x ≤ low + δ or x ≥ high − δ, in the precision of x; δ is in the activation's unit, so that
-    0.05 means the outer 5 % of a sigmoid at either end and 2.5 % of a tanh. `saturation` (label, node);
-    `saturation_node` (node), over all samples; `saturation_site` (), the mean over the nodes. Float64 in [0, 1],
-    exact; NaN for a class without samples.
+    A sample counts if x ≤ low + δ or x ≥ high − δ, in the precision of x. δ is in the activation's unit, so 0.05 is
+    the outer 5 % of a sigmoid at either end and 2.5 % of a tanh. `saturation` (label, node); `saturation_node` (node),
+    over all samples; `saturation_site` (), the mean over the nodes. Float64 in [0, 1], exact; NaN for a class without
+    samples.
 
-    `bounds` are the least and the greatest value that the activation can take: (0, 1) of a sigmoid, (−1, 1) of a tanh,
-    infinity for a side without one. By default they are those that the site is known to have; PluginError where none
-    are known. It doesn't tell one end from the other: with the bounds (0, inf) a sigmoid is counted at 0 alone.
+    `bounds` are the least and the greatest value that the activation can take: (0, 1) for a sigmoid, (−1, 1) for a
+    tanh, infinity for an unbounded side. By default they are the known bounds of the site; PluginError where none are
+    known. Both ends count alike; with the bounds (0, inf) only the lower end of a sigmoid counts.
     """
 
     delta: float = 0.05
@@ -37,16 +37,16 @@ class Saturation(Parameters):
     def __post_init__(self) -> None:
         if not self.delta >= 0 or (self.bounds is not None and not self.bounds[0] < self.bounds[1]):
             raise PluginError(
-                f"Saturation(delta={self.delta!r}, bounds={self.bounds!r}): delta is at least 0, and of the bounds the "
-                "first is below the second."
+                f"Saturation(delta={self.delta!r}, bounds={self.bounds!r}): delta must be at least 0, and the first "
+                "bound below the second."
             )
 
     def init(self, spec: Spec) -> State:
         bounds = self.bounds or spec.bounds
         if bounds is None:
             raise PluginError(
-                "nothing says between which bounds the activation lies. Give them, such as "
-                "pk.metrics.Saturation(bounds=(0, 1)), and with sites= the sites that have them"
+                "the bounds of the activation aren't known. Give them, such as pk.metrics.Saturation(bounds=(0, 1)), "
+                "and choose the sites that have them with sites="
             )
         count = torch.zeros(spec.classes, dtype=torch.int64, device=spec.device)
         low, high = (torch.full_like(count, bound, dtype=torch.float64) for bound in bounds)
@@ -54,7 +54,7 @@ class Saturation(Parameters):
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         low, high = (state["low"][0] + self.delta).to(x.dtype), (state["high"][0] - self.delta).to(x.dtype)
-        # As floats of 0 and 1, which torch compares into, and sums, several times faster than bools.
+        # torch compares into floats of 0 and 1, and sums them, several times faster than bools.
         saturated = torch.le(x, low, out=torch.empty_like(x))
         torch.maximum(saturated, torch.ge(x, high, out=torch.empty_like(x)), out=saturated)
         classes = len(state["count"])

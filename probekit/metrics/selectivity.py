@@ -1,4 +1,4 @@
-"""Which classes a node answers to, and how selectively."""
+"""The classes that a node responds to, and how selectively."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
-from probekit.metrics.extremes import class_minima, no_minima
-from probekit.metrics.moments import class_counts, class_sums
+from probekit.metrics._kernels.class_sums import class_counts, class_minima, class_sums, no_minima
+from probekit.metrics._kernels.inactive_counts import InactiveCounts
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
-from probekit.metrics.sparsity import InactiveCounts
 
 __all__ = ["Perplexity", "Selectivity"]
 
-_ROUNDING = 1e-12  # of the largest mean: means that are closer differ by the order of summation at most
+_ROUNDING = 1e-12  # relative to the largest mean: a smaller difference may come from the order of summation
 
 
 @dataclass(frozen=True)
 class Selectivity(Parameters):
-    """How much larger the mean of a node's preferred class is than the others': 0 not at all, 1 when they are 0.
+    """How far the mean of a node's preferred class exceeds the other means: 0 not at all, 1 where the others are 0.
 
     `selectivity` (node), float64 in [0, 1]: (μ_max − μ_rest) / (μ_max + μ_rest + ε), where μ_max is the largest of the
     class means, and μ_rest the mean of the other class means, each class weighing the same (Morcos et al. 2018). ε
-    makes it 0 for a dead node; it also lowers it for a node whose means are as small as ε.
-    `selectivity_preferred` (label, node), bool, is True for the class with the largest mean: for several where they
-    tie, for none where all classes do. Its ``.sum("node")`` counts the nodes that prefer each class.
+    makes the selectivity 0 for a dead node; it also lowers it for a node whose means are as small as ε.
+    `selectivity_preferred` (label, node), bool, is True for the class with the largest mean: for several classes where
+    they tie, for none where all classes tie. Its ``.sum("node")`` counts the nodes that prefer each class.
 
-    It is for activations that are never negative (ReLU, sigmoid): at a node with a value below 0 it is NaN and no
-    class preferred. So it is with fewer than two classes that have samples, which alone count, and where a class mean
-    is infinite. It sees means only: a few large values of a class look like many small ones, and a node that is
-    selective for two classes alike looks less selective than for one.
+    The metric is for activations that are never negative (ReLU, sigmoid). The selectivity is NaN and no class is
+    preferred at a node with a value below 0, with fewer than two classes that have samples, and where a class mean is
+    infinite; classes without samples don't count. It sees means only: a few large values of a class look like many
+    small ones, and a node that is selective for two classes looks less selective than a node that is for one.
     """
 
     epsilon: float = 1e-6
@@ -41,7 +40,7 @@ class Selectivity(Parameters):
     def __post_init__(self) -> None:
         if not self.epsilon > 0:
             raise PluginError(
-                f"Selectivity(epsilon={self.epsilon!r}): epsilon is above 0, so that a dead node has a selectivity."
+                f"Selectivity(epsilon={self.epsilon!r}): epsilon must be above 0: a dead node needs it to have a value."
             )
 
     def init(self, spec: Spec) -> State:
@@ -73,15 +72,15 @@ class Selectivity(Parameters):
 
 @dataclass(frozen=True)
 class Perplexity(InactiveCounts):
-    """Number of classes for which a node is on, each counting by its share of the samples.
+    """Effective number of classes for which a node is on, each weighted by its share of the samples.
 
-    `perplexity` (node), float64, from 1 (on for a single class) to the number of classes (on for all alike): the
+    `perplexity` (node), float64, from 1 (on for a single class) to the number of classes (on equally for all): the
     exponential of the entropy of P(class | on), exp(−Σ p_c ln p_c), where p_c is the share of class c among the samples
-    for which the node is above `threshold`. NaN for a dead node, which is on for none.
+    for which the node is above `threshold`. NaN for a dead node, which is on for no sample.
 
-    The classes count by their samples: where a data set has more of one class, a node that is always on has the
-    perplexity of the data set itself, not the number of classes. It doesn't see how large the activation is, so that
-    with the default threshold 0 it is for ReLU; a sigmoid needs a threshold between its bounds.
+    Classes weigh by their number of samples: in a data set with more samples of one class, a node that is always on has
+    the perplexity of the data set itself, not the number of classes. The size of the activation doesn't matter. The
+    default threshold 0 is for ReLU; a sigmoid needs a threshold between its bounds.
     """
 
     name: ClassVar[str] = "perplexity"

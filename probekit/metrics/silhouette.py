@@ -1,4 +1,4 @@
-"""How much nearer samples are to their own class than to the next."""
+"""The silhouette: how much nearer samples are to their own class than to the nearest other class."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ __all__ = ["Silhouette"]
 
 @dataclass(frozen=True)
 class Silhouette(Parameters):
-    """How much nearer samples are to their own class than to the next: by class, and for the site.
+    """How much nearer samples are to their own class than to the nearest other class, per class and per site.
 
-    For a sample, with a the mean Euclidean distance to the other samples of its class, over all nodes of the site, and
-    b the least of the mean distances to the samples of another class, it is (b − a) / max(a, b) (Rousseeuw 1987; as in
-    scikit-learn, which computes it). Float64, from −1 (amid another class) over 0 (between the two) to 1 (classes that
-    are far apart):
+    The silhouette of a sample is (b − a) / max(a, b), where a is the mean Euclidean distance to the other samples of
+    its class, over all nodes of the site, and b the smallest of the mean distances to the samples of another class
+    (Rousseeuw 1987; computed by scikit-learn). Float64, from −1 (amid another class) over 0 (between two classes) to 1
+    (classes that are far apart):
 
-    - `silhouette` (label): the mean over the samples of each class; NaN for a class without any;
-    - `silhouette_site` (): the mean over all samples, to which large classes thus add more;
-    - `silhouette_size` (), int64: the number of samples that this is of.
+    - `silhouette` (label): the mean over the samples of each class; NaN for a class without samples;
+    - `silhouette_site` (): the mean over all samples, in which large classes weigh more;
+    - `silhouette_size` (), int64: the number of samples that were used.
 
-    All distances of all samples are too many, so it is of at most `size` of them, chosen by chance that depends on
-    `seed` and on a sample's row in the store alone: the same ones at every site. They are held in memory, in float64.
-    A sample that is the only one of its class has 0. With fewer than two classes among them, with no class of two, and
-    where a value is infinite, the silhouettes are NaN.
+    The distances of all samples are too many, so at most `size` samples are used. The random choice depends only on
+    `seed` and on a sample's row in the store, so it is the same at every site. These samples are kept in memory, in
+    float64. A sample that is the only one of its class has the silhouette 0. With fewer than two classes among them,
+    without a class of two samples, and where a value is infinite, the silhouettes are NaN.
 
-    It doesn't change when the nodes are rotated or all scaled alike, but nodes with large values outweigh the others.
-    Distances in many dimensions are all alike, which brings it towards 0: a site with a low silhouette may still be
-    separated well by a line, which `linear_probe` tells.
+    The silhouette doesn't change when the nodes are rotated or all scaled alike, but nodes with large values outweigh
+    the others. Distances in many dimensions are nearly equal, which brings it towards 0: the classes of a site with a
+    low silhouette may still be linearly separable, which `linear_probe` measures.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", [0, 0, 1, 1])})
@@ -51,12 +51,12 @@ class Silhouette(Parameters):
 
     def __post_init__(self) -> None:
         if self.size < 2:
-            raise PluginError(f"Silhouette(size={self.size!r}): size is at least 2, since distances are between two.")
+            raise PluginError(f"Silhouette(size={self.size!r}): size must be at least 2: a distance needs two samples.")
 
     def compute_samples(self, samples: Samples) -> Variables:
-        places = np.sort(np.argsort(draws(samples.rows, self.seed), kind="stable")[: self.size])
-        codes = samples.codes[places]
-        each = _silhouettes(samples.take(places).astype(np.float64), codes)
+        chosen = np.sort(np.argsort(draws(samples.rows, self.seed), kind="stable")[: self.size])
+        codes = samples.codes[chosen]
+        each = _silhouettes(samples.take(chosen).astype(np.float64), codes)
         counts = np.bincount(codes, minlength=samples.classes)
         with np.errstate(invalid="ignore"):
             of_class = np.bincount(codes, each, samples.classes) / counts

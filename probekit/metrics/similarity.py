@@ -1,4 +1,4 @@
-"""How alike two sites represent the same samples."""
+"""The similarity of the representations that two sites give the same samples."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
+from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.scatter import centred, merged_mean
 from probekit.metrics.block import Array
-from probekit.metrics.moments import ClassMoments
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["CKA", "RSA"]
@@ -22,21 +22,21 @@ __all__ = ["CKA", "RSA"]
 
 @dataclass(frozen=True)
 class CKA(Parameters):
-    """How alike two sites represent the samples, whatever the rotation: linear centred kernel alignment.
+    """Similarity of two sites' representations of the samples, up to rotation: linear centred kernel alignment.
 
     `cka` (site, site_b), float64 in [0, 1]: ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)``, with X and Y the samples' values at all nodes
     of the two sites, less their means, and Frobenius norms (Kornblith et al. 2019). Exact, from cross-scatters in
-    float64 that merge as Chan, Golub and LeVeque (1983) do; symmetric, 1 on the diagonal. NaN for a site without
-    spread (constant nodes, or one sample), without samples, and where a value is infinite or so large that its square
-    is.
+    float64 that merge by the method of Chan, Golub and LeVeque (1983); symmetric, 1 on the diagonal. NaN for a site
+    without spread (constant nodes, or one sample), without samples, and where a value is infinite or so large that its
+    square is.
 
     It doesn't change when a site's nodes are rotated, permuted or all scaled alike. The directions of most variance
-    decide it: two sites may agree in those and differ in all that tells classes apart. With fewer samples than nodes it
-    is high for unrelated sites too; shuffle to see how high. The classes play no part in it.
+    decide it: two sites may agree in those and differ in everything that distinguishes classes. With fewer samples than
+    nodes it is high even for unrelated sites; shuffle the samples of one site to see how high. It ignores the classes.
 
-    It costs 8 bytes for each pair of nodes, within a site and across sites, each pair of sites once, and a
-    multiplication for each of these and each sample: for L sites of N nodes 4 L (L + 1) N² bytes, 282 MB for 10
-    sites of 800, twice that while batches are added. Choose sites, or pool wide ones.
+    The state takes 8 bytes for each pair of nodes, within a site and across sites, each pair of sites once; and each
+    sample takes one multiplication per such pair. L sites of N nodes take 4 L (L + 1) N² bytes, 282 MB for 10 sites of
+    800 nodes, and twice that while batches are added. Choose sites, or pool wide ones.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root, x = xr.Dataset(coords={"label": ("sample", [0, 1, 2])}), np.array([[1.0, 2], [3, 1], [0, 0]])
@@ -85,7 +85,7 @@ class CKA(Parameters):
 
 
 def _pairs(sites: int) -> Iterator[tuple[str, int, int]]:
-    """Each pair of sites once, a site with itself too: the key of their cross-scatter, and the two."""
+    """Each pair of sites once, including a site with itself: the key of their cross-scatter, and the two sites."""
     return ((f"cross_{a}_{b}", a, b) for a, b in combinations_with_replacement(range(sites), 2))
 
 
@@ -95,27 +95,27 @@ def _sites(state: State) -> int:
 
 @dataclass(frozen=True)
 class RSA(Parameters):
-    """How alike two sites arrange the classes: correlation of the dissimilarities of their class means.
+    """Similarity of the arrangement of classes at two sites: correlation of the dissimilarities of their class means.
 
-    `rsa` (site, site_b), float64 in [−1, 1], symmetric, 1 on the diagonal: within each site every two classes have a
-    dissimilarity of their means, and `rsa` is the correlation of these between two sites, over all pairs of classes
-    that have samples (representational similarity analysis, Kriegeskorte et al. 2008). As they do, the dissimilarity is
-    1 − the Pearson correlation of the two means over the nodes, and ranks are compared (Spearman's correlation,
-    ties sharing their mean rank). ``dissimilarity="euclidean"`` takes the Euclidean distance of the means;
-    ``ranks=False`` compares the dissimilarities themselves (Pearson's correlation).
+    `rsa` (site, site_b), float64 in [−1, 1], symmetric, 1 on the diagonal. Within each site, every two classes have a
+    dissimilarity of their means; `rsa` is the correlation of these dissimilarities between two sites, over all pairs of
+    classes that have samples (representational similarity analysis, Kriegeskorte et al. 2008). By default the
+    dissimilarity is 1 − the Pearson correlation of the two means over the nodes, and ranks are compared (Spearman's
+    correlation, ties sharing their mean rank), as in that paper. ``dissimilarity="euclidean"`` takes the Euclidean
+    distance of the means; ``ranks=False`` compares the dissimilarities themselves (Pearson's correlation).
 
-    NaN with fewer than three classes, for a site whose dissimilarities are all equal or aren't known: at constant
+    NaN with fewer than three classes, and for a site whose dissimilarities are all equal or undefined: at constant
     nodes, with a class mean that is the same at all nodes (by correlation), and where a value is infinite.
 
-    It costs the class means alone. It compares the arrangement of classes and is blind to the spread within them; with
-    few classes it is uncertain (10 classes have 45 pairs, which aren't independent). Noise in the means makes
+    The state is the class means alone. RSA compares the arrangement of classes and is blind to the spread within them.
+    With few classes it is uncertain (10 classes have 45 pairs, which aren't independent). Noise in the means makes
     dissimilarities larger and correlations smaller.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root, x = xr.Dataset(coords={"label": ("sample", [0, 1, 2])}), np.array([[0.0], [1], [4]])
     >>> sites = {f"x{k}": xr.Dataset({"activation": (("sample", "node"), x**k)}) for k in (1, 2)}
     >>> m = pk.measure(xr.DataTree.from_dict({"/": root, **sites}), pk.metrics.RSA("euclidean"))
-    >>> m["rsa"].sel(site="x1").values  # in both, the last class is far from the first two, and further from the first
+    >>> m["rsa"].sel(site="x1").values  # at both sites class 2 is far from the others, and farthest from class 0
     array([1., 1.])
     """
 
@@ -127,7 +127,7 @@ class RSA(Parameters):
     def __post_init__(self) -> None:
         if self.dissimilarity not in ("correlation", "euclidean"):
             raise PluginError(
-                f"RSA(dissimilarity={self.dissimilarity!r}): dissimilarity is 'correlation' or 'euclidean'."
+                f"RSA(dissimilarity={self.dissimilarity!r}): dissimilarity must be 'correlation' or 'euclidean'."
             )
 
     def init(self, specs: Sequence[Spec]) -> State:
@@ -156,7 +156,7 @@ class RSA(Parameters):
 
 
 def _moments(state: State, site: int) -> State:
-    """The class moments of a site, of which the means alone are kept."""
+    """The class moments of a site with its means; the state keeps no second moments."""
     mean = state[f"mean_{site}"]
     return {"count": state["count"], "mean": mean, "m2": torch.zeros_like(mean)}
 
@@ -177,7 +177,7 @@ def _uncorrelated(means: Array) -> Array:
 
 @np.errstate(invalid="ignore")
 def _correlations(rows: Array) -> Array:
-    """Pearson's correlation of each row with each, (row, row); NaN for a row whose values are all equal."""
+    """Pearson's correlation of every pair of rows, (row, row); NaN for a row whose values are all equal."""
     rows = rows - rows[:, :1]  # exactly 0 in such a row
     rows = rows - rows.mean(axis=1, keepdims=True)
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -186,7 +186,7 @@ def _correlations(rows: Array) -> Array:
 
 
 def _ranks(values: Array) -> Array:
-    """The rank of each value, that of equal values the mean of theirs."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Array = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    """The rank of each value; equal values share the mean of their ranks."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Array = (np.cumsum(counts) - (counts - 1) / 2)[index]
     return ranks

@@ -1,4 +1,4 @@
-"""How many directions a site uses: the spectrum of its covariance."""
+"""The number of directions that a site uses, from the spectrum of its covariance."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["Covariance", "EffectiveRank", "ParticipationRatio"]
 
-_LEAST = 1e-12  # of the largest eigenvalue: below it they are of rounding
+_LEAST = 1e-12  # relative to the largest eigenvalue: smaller ones are rounding errors
 
 
 class Covariance(Parameters):
     """Base of metrics of a site's covariance: the state is `count` (), `mean` (node) and `scatter` (node, node).
 
-    `scatter` is Σ (x − μ)(x − μ)ᵀ in float64, merged as Chan, Golub and LeVeque (1983) do, so that no two large sums
-    are subtracted. It takes 8 bytes for each pair of nodes (5 MB at 800 nodes, 134 MB at 4,096), twice that while
-    it is updated, and as many multiplications for each sample as there are pairs.
+    `scatter` is Σ (x − μ)(x − μ)ᵀ in float64, merged by the method of Chan, Golub and LeVeque (1983), which never
+    subtracts two large sums. It takes 8 bytes for each pair of nodes (5 MB at 800 nodes, 134 MB at 4,096), twice that
+    during an update, and one multiplication for each pair and sample.
     """
 
     scope: ClassVar[str] = "site"
@@ -42,22 +42,23 @@ class Covariance(Parameters):
 
 @dataclass(frozen=True)
 class EffectiveRank(Covariance):
-    """Number of directions that a site uses, each by its share of the standard deviation: effective rank.
+    """Effective rank: number of directions that a site uses, weighted by their standard deviations.
 
-    `effective_rank` (), float64, from 1 (all samples on one line) to the number of nodes (as much spread in every
+    `effective_rank` (), float64, from 1 (all samples on one line) to the number of nodes (equal spread in every
     direction): exp(−Σ p ln p) with p = σ / Σσ, where σ² are the eigenvalues of the covariance of the nodes over the
-    samples; equally, σ are the singular values of the samples less their mean (Roy and Vetterli 2007). 0 for a site
-    without spread: constant nodes, or one sample. NaN without samples, and where a value is infinite or so large that
-    its square is. A direction whose σ is less than a millionth of the largest counts for nothing: rounding leaves as
-    much.
+    samples. Equivalently, σ are the singular values of the samples less their mean (Roy and Vetterli 2007). 0 for a
+    site without spread: constant nodes, or one sample. NaN without samples, and where a value is infinite or so large
+    that its square is. Directions whose σ is less than a millionth of the largest don't count: rounding errors are of
+    that size.
 
-    It doesn't change when the nodes are rotated or all scaled alike, but a few nodes with large values lower it. As it
-    counts by σ, many directions of little spread count for much more than in `participation_ratio`. It can't be above
-    the number of samples less 1, so that sites measured on few samples look smaller than they are. The classes
-    play no part in it.
+    It doesn't change when the nodes are rotated or all scaled alike, but a few nodes with large values lower it.
+    Because directions weigh by σ, many directions of little spread count for much more than in `participation_ratio`.
+    It can't exceed the number of samples less 1, so sites that are measured on few samples look smaller than they are.
+    It ignores the classes.
 
-    It costs 8 bytes for each pair of nodes (5 MB at 800 nodes, 134 MB at 4,096), twice that while batches are added;
-    a multiplication for each pair and sample; and, once, the eigenvalues, which at 4,096 nodes take seconds.
+    The state takes 8 bytes for each pair of nodes (5 MB at 800 nodes, 134 MB at 4,096), twice that while batches are
+    added. Each sample takes one multiplication per pair. The eigenvalues are computed once; at 4,096 nodes that takes
+    seconds.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", [0, 0, 1])})
@@ -75,19 +76,20 @@ class EffectiveRank(Covariance):
 
 @dataclass(frozen=True)
 class ParticipationRatio(Covariance):
-    """Number of directions that a site uses, each by its share of the variance: participation ratio.
+    """Participation ratio: number of directions that a site uses, weighted by their variances.
 
-    `participation_ratio` (), float64, from 1 (all samples on one line) to the number of nodes (as much variance in
-    every direction): (Σλ)² / Σλ², where λ are the eigenvalues of the covariance of the nodes over the samples
-    (Gao et al. 2017). 0 for a site without spread: constant nodes, or one sample. NaN without samples, and where a
-    value is infinite or so large that its square is.
+    `participation_ratio` (), float64, from 1 (all samples on one line) to the number of nodes (equal variance in every
+    direction): (Σλ)² / Σλ², where λ are the eigenvalues of the covariance of the nodes over the samples (Gao et al.
+    2017). 0 for a site without spread: constant nodes, or one sample. NaN without samples, and where a value is
+    infinite or so large that its square is.
 
-    It doesn't change when the nodes are rotated or all scaled alike. Directions of large variance decide it: many of
-    little variance may carry what tells classes apart, and hardly count; `effective_rank` counts them for more. It
-    can't be above the number of samples less 1. The classes play no part in it.
+    It doesn't change when the nodes are rotated or all scaled alike. Directions of large variance decide it. Directions
+    of little variance hardly count, even if they are the ones that distinguish classes; `effective_rank` gives them
+    more weight. It can't exceed the number of samples less 1. It ignores the classes.
 
-    It costs 8 bytes for each pair of nodes (5 MB at 800 nodes, 134 MB at 4,096), twice that while batches are added;
-    and a multiplication for each pair and sample. Beside `effective_rank` it is free.
+    The state takes 8 bytes for each pair of nodes (5 MB at 800 nodes, 134 MB at 4,096), twice that while batches are
+    added, and each sample takes one multiplication per pair. Measured together with `effective_rank`, it costs nothing
+    more.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", [0, 0, 1, 1])})
@@ -104,7 +106,7 @@ class ParticipationRatio(Covariance):
 
 
 def _of_spread(state: State, number: Callable[[Tensor], Tensor]) -> Array:
-    """The `number` of the scatter over its trace; 0 for a site without spread, NaN where the spread isn't known."""
+    """The `number` of the scatter divided by its trace; 0 for a site without spread, NaN for an undefined spread."""
     spread = state["scatter"].trace()
     if not state["count"] or not spread.isfinite():
         return np.asarray(np.nan)
@@ -119,6 +121,6 @@ def _effective_rank(scatter: Tensor) -> Tensor:
 
 
 def _participation_ratio(scatter: Tensor) -> Tensor:
-    # Without the eigenvalues: their sum is the trace, here 1, and that of their squares the sum of all squares.
+    # The sum of the eigenvalues is the trace, here 1, and the sum of their squares that of all entries' squares.
     squares: Tensor = scatter.square().sum()
     return 1 / squares

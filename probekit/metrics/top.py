@@ -10,35 +10,35 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
-from probekit.metrics._kernels.class_means import tensors
+from probekit.metrics._kernels.sample_batches import tensor_batches
 from probekit.metrics.protocol import Parameters, Samples, Variables
 
 __all__ = ["TopSamples"]
 
-_ROWS = 128  # sorted together: with fewer, fewer nodes have a new value among them
+_ROWS = 128  # rows sorted together: the fewer, the fewer nodes have a new largest value among them
 
 
 def _few(samples: Samples) -> Iterator[Tensor]:
     """All rows in order, a few at a time."""
-    return (few for x, _ in tensors(samples) for few in x.split(_ROWS))
+    return (few for x, _ in tensor_batches(samples) for few in x.split(_ROWS))
 
 
 @dataclass(frozen=True)
 class TopSamples(Parameters):
     """The samples with the largest values at each node, and these values.
 
-    Of the `k` samples with the largest values at a node, the largest first:
+    For the `k` samples with the largest values at a node, the largest first:
 
-    - `top_samples` (node, rank), int64: the row of the sample in the store, which finds its id, its class and, counted
-      from 0, the input itself: ``tree["sample_id"][m["relu"]["top_samples"].sel(node=3)]``;
-    - `top_samples_value` (node, rank), in the activation's unit and dtype (float64 where it was integers).
+    - `top_samples` (node, rank), int64: the row of the sample in the store, counted from 0. It locates the sample's
+      id, its class and the input itself: ``tree["sample_id"][m["relu"]["top_samples"].sel(node=3)]``;
+    - `top_samples_value` (node, rank), in the activation's unit and dtype (float64 for integers).
 
-    Of samples with equal values the one with the lower row number comes first, so that a dead node has the first rows
-    of the store: look at the values. With fewer than `k` samples there are as many ranks as samples. The classes
-    play no part in it. Where positions of a feature map or tokens are observations, a row may come several times.
+    Among samples with equal values the lower row comes first, so a dead node has the first rows of the store: check the
+    values. With fewer than `k` samples there are as many ranks as samples. The metric ignores the classes. Where
+    positions of a feature map or tokens are observations, a row may appear several times.
 
-    It reads the samples once, and holds a batch of them and `k` rows. Negate the activations for the least values;
-    the largest alone don't say what a node does for all the others.
+    The metric reads the samples once, and keeps one batch and `k` rows in memory. Negate the activations for the
+    smallest values. The largest values alone don't show what a node does for all other samples.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", [0, 0, 1])})
@@ -54,31 +54,32 @@ class TopSamples(Parameters):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise PluginError(f"TopSamples(k={self.k!r}): k is at least 1.")
+            raise PluginError(f"TopSamples(k={self.k!r}): k must be at least 1.")
 
     def compute_samples(self, samples: Samples) -> Variables:
         rows = torch.tensor(samples.rows)
-        values, places = torch.empty(0, samples.nodes), torch.empty(0, samples.nodes, dtype=torch.int64)
+        values, index = torch.empty(0, samples.nodes), torch.empty(0, samples.nodes, dtype=torch.int64)
         start = 0
         for x in _few(samples):
             batch = torch.arange(start, start + len(x))
-            values, places = self._with_batch(values.to(x.dtype), places, x, batch)
+            values, index = self._with_batch(values.to(x.dtype), index, x, batch)
             start += len(x)
         return {
-            "top_samples": (("node", "rank"), rows[places.T].numpy()),
+            "top_samples": (("node", "rank"), rows[index.T].numpy()),
             "top_samples_value": (("node", "rank"), values.T.contiguous().numpy()),
         }
 
-    def _with_batch(self, values: Tensor, places: Tensor, x: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest values (rank, node) and their places among those before and a batch."""
+    def _with_batch(self, values: Tensor, index: Tensor, x: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest of the previous values and those of a batch, (rank, node), and the index of their samples."""
         if len(values) < self.k:
-            return self._largest(torch.cat([values, x]), torch.cat([places, batch[:, None].expand(x.shape)]))
-        changing = (x > values[-1]).any(0)  # soon few nodes are, and an equal value doesn't displace an earlier one
+            return self._largest(torch.cat([values, x]), torch.cat([index, batch[:, None].expand(x.shape)]))
+        # Soon only few nodes change. An equal value doesn't displace an earlier one.
+        changing = (x > values[-1]).any(0)
         own = torch.cat([values[:, changing], x[:, changing]])
-        among = torch.cat([places[:, changing], batch[:, None].expand(x.shape)[:, changing]])
-        values[:, changing], places[:, changing] = self._largest(own, among)
-        return values, places
+        among = torch.cat([index[:, changing], batch[:, None].expand(x.shape)[:, changing]])
+        values[:, changing], index[:, changing] = self._largest(own, among)
+        return values, index
 
-    def _largest(self, values: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _largest(self, values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         order = values.sort(dim=0, descending=True, stable=True).indices[: self.k]
-        return values.gather(0, order), places.gather(0, order)
+        return values.gather(0, order), index.gather(0, order)

@@ -8,32 +8,33 @@ from typing import ClassVar
 
 import numpy as np
 
-from probekit.metrics._kernels.class_pairs import check_min_count, distances, keeps_pairs, kept_classes, pieces
+from probekit.metrics._kernels.class_pairs import check_min_count, distances, keeps_pairs, kept_classes, pair_blocks
+from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
-from probekit.metrics.protocol import Parameters, Variables, in_pieces
+from probekit.metrics.protocol import Parameters, Variables
 
 __all__ = ["Wasserstein"]
 
 
 @dataclass(frozen=True)
 class Wasserstein(Parameters):
-    """Mean distance that samples of one class must move to lie as another's at a node: 0 alike.
+    """Mean distance that the samples of one class must move to match another class: 0 for identical classes.
 
     ``∫ |F_a(v) − F_b(v)| dv = ∫ |Q_a(u) − Q_b(u)| du``, with the distribution functions F and their
-    inverses Q, the quantiles: the first Wasserstein distance (Vallender 1973). Exact; float64, at least 0, in units of
-    the activation:
+    inverses Q, the quantiles: the first Wasserstein distance at a node (Vallender 1973). Exact; float64, at least 0, in
+    units of the activation:
 
     - `wasserstein` (label, label_b, node): symmetric, 0 on the diagonal; kept up to 64 classes, or as `pairs` says;
     - `wasserstein_mean` and `wasserstein_max` (node): the mean and the largest over the pairs of classes;
     - `wasserstein_constant` (node), bool: all samples are equal (a dead node, say), so that the distance is 0.
 
-    It is infinite where a share of one class is at an infinity that is not at the same infinity in the other. A class
-    with fewer than `min_count` samples is NaN in its pairs and in neither mean nor maximum; with fewer than two classes
+    The distance is infinite where two classes have different shares of their samples at an infinity. A class with fewer
+    than `min_count` samples is NaN in its pairs and left out of the mean and the maximum. With fewer than two classes
     left both are NaN.
 
-    It can't be compared between nodes of different scales, nor tell which class is the larger: where one lies wholly
-    above the other it is the difference of their means. Few samples raise it, by about 1.8 σ / √n for normal classes
-    that are alike.
+    The distance can't be compared between nodes of different scales, and doesn't say which class has the larger values.
+    Where one class lies wholly above the other, it is the difference of their means. Few samples raise it, by about
+    1.8 σ / √n for identical normal classes.
     """
 
     min_count: int = 10
@@ -44,7 +45,7 @@ class Wasserstein(Parameters):
         check_min_count(self, self.min_count)
 
     def compute(self, block: Block) -> Variables:
-        return in_pieces(pieces(block), self._compute)
+        return join_nodes(map(self._compute, pair_blocks(block)))
 
     def _compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
@@ -52,7 +53,7 @@ class Wasserstein(Parameters):
         with np.errstate(invalid="ignore"):  # equal infinities
             for a, b in combinations(kept, 2):
                 table[a, b] = table[b, a] = _distance(block[a], block[b])
-        found = distances(self.name, table, kept, keeps_pairs(block, self.pairs))
+        found = distances(self.name, table, kept, keeps_pairs(block.classes, self.pairs))
         return found | {"wasserstein_constant": (("node",), block.constant)}
 
 
@@ -61,20 +62,20 @@ def _distance(a: Array, b: Array) -> Array:
     of_a, of_b, width = _steps(a.shape[1], b.shape[1])
     distance, apart, other = np.empty(len(a)), np.empty(len(width)), np.empty(len(width))
     for node in range(len(a)):  # one by one, so that all stays in the cache
-        # Other than the default mode, this one needs no copy of `out`.
+        # Unlike the default mode, "clip" needs no copy of `out`.
         a[node].astype(np.float64).take(of_a, out=apart, mode="clip")
         b[node].astype(np.float64).take(of_b, out=other, mode="clip")
         np.abs(np.subtract(apart, other, out=apart), out=apart)
         distance[node] = np.einsum("i,i", apart, width)
-        if np.isnan(distance[node]):  # there is no NaN in the samples: it comes of infinities that are equal
+        if np.isnan(distance[node]):  # the samples have no NaN: this one is a difference of equal infinities
             distance[node] = np.einsum("i,i", np.where(np.isnan(apart), 0, apart), width)
     return distance
 
 
 def _steps(n_a: int, n_b: int) -> tuple[Codes, Codes, Array]:
-    """Where the quantiles of n_a and of n_b samples are both constant: which sample they are, and how wide the step is.
+    """The steps on which the quantiles of n_a and of n_b samples are both constant.
 
-    Widths are shares, which add up to 1.
+    For each step: the index of its sample among the n_a, its index among the n_b, and its width as a share of 1.
     """
     ends = np.sort(np.concatenate([np.arange(1, n_a + 1) * n_b, np.arange(1, n_b + 1) * n_a]))
     ends = ends[np.append(ends[1:] != ends[:-1], True)]

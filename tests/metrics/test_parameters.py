@@ -38,15 +38,15 @@ def test_text_makes_the_metric_that_the_call_makes(metric: type, text: str, expe
     [
         (Std, "dof=1", "'std:dof=1': the metric 'std' has no parameter 'dof'. Near: 'ddof'. It has ddof"),
         (Overlap, "bin=3", "no parameter 'bin'. Near: 'bins'. It has bins, null, seed, min_count, pairs"),
-        (Std, "ddof=-1", r"'std:ddof=-1' is refused. Std\(ddof=-1\): ddof is 0"),
+        (Std, "ddof=-1", r"'std:ddof=-1' is refused. Std\(ddof=-1\): ddof must be at least 0"),
         (Std, "ddof='one'", "std:ddof='one'. is refused. TypeError: "),
         (Std, "1,2", r"'std:1,2' is refused. TypeError: "),
         (Std, "1, ddof=1", "gives 'ddof' twice"),
         (Std, "ddof=1, ddof=2", "gives a parameter twice"),
-        (Overlap, "null=permute", "permute is no value. .*a string in quotes, such as 'permute'"),
-        (Std, "ddof=__import__('os')", "__import__.* is no value"),
-        (Std, "*[1]", "is no value"),
-        (median, "3", "gives parameters, and the metric 'median' has none"),
+        (Overlap, "null=permute", "permute isn't a value. .*a string in quotes, such as 'permute'"),
+        (Std, "ddof=__import__('os')", "__import__.* isn't a value"),
+        (Std, "*[1]", "isn't a value"),
+        (median, "3", "gives parameters, but the metric 'median' has none"),
         *(
             (Std, text, "can't be read.*'std:ddof=1'")
             for text in ("", "ddof=", "1)(2", "1) + (2", "1) # 2", "**{}", "ddof=1, 2", "a b", "\0", "[" * 999)

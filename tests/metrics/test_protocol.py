@@ -222,28 +222,27 @@ def test_a_block_stays_as_it_is(metric: ColumnMetric) -> None:
     np.testing.assert_array_equal(block.values, kept)
 
 
-def test_pieces_of_a_block_share_what_is_made_once() -> None:
+def test_the_blocks_of_a_split_share_results_that_are_computed_once() -> None:
     block = Block.from_samples(np.arange(300.0).reshape(3, 100), [0, 1, 0])
     made: list[int] = []
     for _ in range(2):
-        for piece in block.split(40):
-            piece.shared("nodes", lambda piece=piece: made.append(piece.nodes))
+        for few in block.split(40):
+            few.shared("nodes", lambda few=few: made.append(few.nodes))
     assert made == [40, 40, 20]
     assert block.split(100) == (block,)
 
 
-def test_metrics_that_want_the_same_cells_cut_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut: list[int] = []
-    pooled = pk.metrics._kernels.cells.pooled
-    monkeypatch.setattr(pk.metrics._kernels.cells, "pooled", lambda *args: (cut.append(1), pooled(*args))[1])
+def test_metrics_that_want_the_same_cells_share_them() -> None:
     block = Block.from_samples(np.random.default_rng(0).normal(size=(60, 40)), np.arange(60) % 3)
-    found = [metric.compute(block) for metric in (Overlap(), Histogram(), MutualInformation(), Entropy())]
-    assert len(cut) == block.nodes
-    Histogram(bins=8).compute(block)
-    assert len(cut) == 2 * block.nodes
-    alone = Histogram().compute(Block(block.values, block.offsets))
-    for name, (_, array) in alone.items():
-        np.testing.assert_array_equal(found[1][name][1], array)
+    edges = Histogram().compute(Block(block.values.copy(), block.offsets))["histogram_edges"][1]
+    Overlap().compute(block)
+    block.values[...] += 100  # beyond every cell that was found so far, so that whoever finds cells anew is seen
+    found = Histogram().compute(block)
+    np.testing.assert_array_equal(found["histogram_edges"][1], edges)
+    np.testing.assert_array_equal(found["histogram"][1][..., -1], np.full((3, 40), 20))
+    assert not Entropy().compute(block)["entropy"][1].any()
+    assert not MutualInformation().compute(block)["mutual_information"][1].any()
+    assert (Histogram(bins=8).compute(block)["histogram_edges"][1] > 50).all()  # other cells, of the values as they are
 
 
 def test_overlap_is_the_same_in_whatever_block_a_node_stands() -> None:

@@ -1,9 +1,9 @@
-"""The cells in which the distributions of classes are compared: atoms, and bins of what is left.
+"""The cells in which the distributions of classes are compared: atoms, and bins for the other values.
 
 An atom is a value that at least 1 % of a node's samples share, and at least two: the 0 of a ReLU, the 1 of a saturated
 sigmoid. The other values fall into bins between shared edges, left-closed (the last closed on both sides). Edges of
 equal mass are quantiles of the class-balanced mixture, in which every class weighs the same: edge j of B is the
-smallest value v with F(v) > j / B. A tied value then never splits; where one value holds several quantiles, edges
+smallest value v with F(v) > j / B. A tied value then never splits. Where several quantiles fall on one value, edges
 coincide and the bins between them are empty.
 """
 
@@ -23,15 +23,15 @@ __all__ = ["Cells", "Edges", "count_cells"]
 
 Edges: TypeAlias = Literal["mass", "width"]
 
-_ATOM = 100  # an atom holds at least one in this many samples
+_ATOM = 100  # an atom has at least one in this many samples
 
 
 @dataclass(frozen=True)
 class Cells:
-    """How the samples of each class fall into cells.
+    """The cells of each node, and the samples of each class in them.
 
-    `edges` (node, bin + 1), NaN where all samples are on atoms; `atoms` (node, atom), NaN after a node's last;
-    `in_bins` (class, node, bin) and `on_atoms` (class, node, atom), which together count every sample once.
+    `edges` (node, bin + 1) are NaN where all samples are on atoms, `atoms` (node, atom) NaN after a node's last atom.
+    `in_bins` (class, node, bin) and `on_atoms` (class, node, atom) together count every sample once.
     """
 
     edges: Array
@@ -43,7 +43,7 @@ class Cells:
     def counts(self) -> Codes:
         """The samples in all cells, (cell, class, node).
 
-        Atoms come last: their number differs between blocks, and zeros at the end of a sum change no bit of it.
+        Atoms come last: their number differs between blocks, and zeros at the end of a sum don't change it.
         """
         return np.concatenate([np.moveaxis(self.in_bins, 2, 0), np.moveaxis(self.on_atoms, 2, 0)])
 
@@ -51,10 +51,10 @@ class Cells:
 def count_cells(block: Block, bins: int, kind: Edges = "mass") -> Cells:
     """The atoms of each node, `bins` bins of equal mass or width for its other values, and the counts in both.
 
-    Where they lie is found once for all metrics that ask the same of the same block.
+    All metrics that use the same cells of the same block share the positions of these cells.
     """
-    # Of pieces, so that metrics that take a block as a whole share with those that take it in pieces.
-    cuts = [piece.shared(("cuts", bins, kind), partial(_cuts, piece, bins, kind)) for piece in block.split()]
+    # Stored at the blocks of the split, so that metrics that split the block share with those that don't.
+    cuts = [few.shared(("cuts", bins, kind), partial(_cuts, few, bins, kind)) for few in block.split()]
     edges = np.array([edges for cut in cuts for edges, _ in cut], block.values.dtype).reshape(block.nodes, bins + 1)
     atoms = _padded([atoms for cut in cuts for _, atoms in cut], block.values.dtype)
     in_bins, on_atoms = _count(block, edges, atoms)
@@ -68,10 +68,11 @@ def _cuts(block: Block, bins: int, kind: Edges) -> list[tuple[Array, Array]]:
 
 
 def _weights(counts: Codes) -> Codes:
-    """Weights of a sample of each class in proportion to 1 / n_c, as integers of 32 bits.
+    """The weight of a sample of each class, in proportion to 1 / n_c, as integers of 32 bits.
 
-    Their sums are exact, so that no edge depends on the order of equal values. The weights are, too, where the least
-    common multiple of the counts allows; else they are rounded at the 32nd bit of the largest.
+    Sums of integers are exact, so that no edge depends on the order of equal values. The weights themselves are exact
+    if the least common multiple of the counts is small enough; otherwise they are rounded at the 32nd bit of the
+    largest.
     """
     there = [int(count) for count in counts if count]
     scale = min(lcm(*there), CARRIED * min(there, default=1))
@@ -91,9 +92,9 @@ def _cut(row: Array, weights: Codes, bins: int, kind: Edges) -> tuple[Array, Arr
 
 
 def _atoms(keys: Array) -> Codes:
-    """Where among the sorted `keys` the runs of equal ones begin that hold at least 1 % of all."""
-    run = max(2, -(-len(keys) // _ATOM))
-    ahead = keys[run - 1 :]
+    """The indices in the sorted `keys` at which a key begins that at least 1 % of them equal."""
+    fewest = max(2, -(-len(keys) // _ATOM))
+    ahead = keys[fewest - 1 :]
     equal = ahead == keys[: len(ahead)]
     return np.flatnonzero(np.diff(equal, prepend=False) & equal)
 
@@ -108,9 +109,9 @@ def _quantiles(keys: Array, cumulative: Codes, bins: int) -> Array:
 
 
 def _even(edges: Array) -> Array:
-    """As many edges at equal distances, between the first and the last of `edges`."""
+    """Equally spaced edges between the first and the last of `edges`, the same number of them."""
     first, last = edges[[0, -1]].astype(np.float64)
-    even: Array = 2 * np.linspace(first / 2, last / 2, len(edges))  # of halves, whose difference can't overflow
+    even: Array = 2 * np.linspace(first / 2, last / 2, len(edges))  # the difference of halves can't overflow
     return even.clip(first, last).astype(edges.dtype)
 
 
@@ -130,7 +131,7 @@ def _count(block: Block, edges: Array, atoms: Array) -> tuple[Codes, Codes]:
         for node, values in enumerate(block[code]):
             below[code, node] = values.searchsorted(inner[node])
             on_atoms[code, node] = values.searchsorted(atoms[node], "right") - values.searchsorted(atoms[node])
-    # NaN, where there is no edge or atom, sorts behind every value: all samples are below it, and none are on it.
+    # NaN stands for an absent edge or atom and sorts after every value: all samples are below it, and none equal it.
     ends = np.broadcast_to(block.counts[:, None, None], (block.classes, block.nodes, 1))
     in_bins = np.diff(below, prepend=0, append=ends)
     home = (inner[:, None] <= atoms[..., None]).sum(axis=-1)  # the bin that an atom would fall into

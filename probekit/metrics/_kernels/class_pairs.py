@@ -1,4 +1,4 @@
-"""What the metrics that compare classes with each other have in common."""
+"""Pairs of classes: which to compare, how many nodes at once, and the variables of their distances."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ from probekit.errors import PluginError
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.protocol import Variables
 
-__all__ = ["MOST_CLASSES", "check_min_count", "distances", "in_order", "keeps_pairs", "kept_classes", "pieces"]
+__all__ = [
+    "MOST_CLASSES",
+    "check_min_count",
+    "distances",
+    "in_order",
+    "keeps_pairs",
+    "kept_classes",
+    "nodes_at_once",
+    "pair_blocks",
+]
 
-MOST_CLASSES = 64  # beyond, the pairs of one node alone are as large as its samples
-_ENTRIES = 2**20  # of a table of all pairs that is held at a time
+MOST_CLASSES = 64  # with more, the pairs of one node take as much memory as its samples
+_ENTRIES = 2**20  # of a table of all pairs that is in memory at a time
 
 
 def check_min_count(metric: object, min_count: Any) -> None:
-    """Raises PluginError unless `min_count` is at least 1."""
+    """Raise PluginError unless `min_count` is at least 1."""
     if min_count < 1:
-        raise PluginError(f"{type(metric).__name__}(min_count={min_count!r}): min_count is at least 1.")
+        raise PluginError(f"{type(metric).__name__}(min_count={min_count!r}): min_count must be at least 1.")
 
 
 def kept_classes(block: Block, min_count: int) -> Codes:
@@ -28,20 +37,25 @@ def kept_classes(block: Block, min_count: int) -> Codes:
     return np.flatnonzero(block.counts >= min_count)
 
 
-def keeps_pairs(block: Block, pairs: bool | None) -> bool:
-    """Whether the results hold every pair: as the user says, else up to 64 classes."""
-    return block.classes <= MOST_CLASSES if pairs is None else pairs
+def keeps_pairs(classes: int, pairs: bool | None) -> bool:
+    """Whether the results have every pair: as the user says in `pairs`, by default up to 64 classes."""
+    return classes <= MOST_CLASSES if pairs is None else pairs
 
 
-def pieces(block: Block) -> tuple[Block, ...]:
-    """The block in pieces whose tables of pairs (class, class, node) are small."""
-    return block.split(max(1, _ENTRIES // max(1, block.classes) ** 2))
+def nodes_at_once(classes: int) -> int:
+    """The number of nodes whose table of pairs (class, class, node) fits in a few MB."""
+    return max(1, _ENTRIES // max(1, classes) ** 2)
+
+
+def pair_blocks(block: Block) -> tuple[Block, ...]:
+    """The block split into blocks whose tables of pairs fit in a few MB."""
+    return block.split(nodes_at_once(block.classes))
 
 
 def in_order(terms: Array) -> Array:
     """The sum along the first axis, one term after the other.
 
-    Other than ``sum``, its last bits depend neither on the lengths of the other axes nor on zeros at the end.
+    Unlike those of ``sum``, its last bits depend neither on the lengths of the other axes nor on zeros at the end.
     """
     total: Array = reduce(np.add, terms, np.zeros(terms.shape[1:]))
     return total
@@ -50,7 +64,8 @@ def in_order(terms: Array) -> Array:
 def distances(name: str, table: Array, kept: Codes, pairs: bool) -> Variables:
     """The variables of a symmetric measure of two classes from its `table` (class, class, node).
 
-    Pairs of classes that aren't among the `kept` are NaN; the mean and the largest are over those that are, both once.
+    Pairs with a class that isn't `kept` are NaN. The mean and the largest are over the pairs of kept classes, each pair
+    once.
     """
     nodes = table.shape[2]
     first, second = np.triu_indices(len(kept), 1)

@@ -1,4 +1,4 @@
-"""How the samples of each class rank among those of each other class: what KS and AUROC are read off.
+"""The ranks of each class's samples among those of each other class, from which KS and AUROC follow.
 
 At one node, let R_b(x) be the number of samples of class b that are at most x. All classes are sorted together once;
 R_b is then a running count over that order, read at the last of the samples that equal x.
@@ -20,10 +20,10 @@ __all__ = ["Ranks", "cross_ranks"]
 
 @dataclass(frozen=True)
 class Ranks:
-    """Integers of each pair of classes, (class a, class b, node), so that what follows from them is exact.
+    """Integers for each pair of classes, (class a, class b, node), so that results from them are exact.
 
-    `at_most`: the pairs of a sample of a and one of b for which that of b is at most that of a. `lead`: the largest of
-    n_a n_b (F_a − F_b), over the samples of a. Both are 0 where a class has no samples.
+    `at_most` counts the pairs of a sample of a and a sample of b in which the sample of b is at most that of a. `lead`
+    is the largest n_a n_b (F_a − F_b) over the samples of a. Both are 0 where a class has no samples.
     """
 
     at_most: Codes
@@ -31,7 +31,7 @@ class Ranks:
 
 
 def cross_ranks(block: Block) -> Ranks:
-    """The ranks of a block; found once for all metrics, unless the classes are too many to keep all their pairs."""
+    """The ranks of a block; all metrics share them, unless there are too many classes to keep all their pairs."""
     make = partial(_cross_ranks, block)
     return block.shared("cross ranks", make) if block.classes <= MOST_CLASSES else make()
 
@@ -47,9 +47,10 @@ def _cross_ranks(block: Block) -> Ranks:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """What is the same at every node: of each sample, grouped by class, its class, the size of it, and its rank in it.
+    """The values that are the same at every node.
 
-    `present` are the classes that have samples, of which those of class ``present[i]`` start at ``starts[i]``.
+    For each sample, grouped by class: its index in `samples`, its class in `codes`, the `size` of that class, and its
+    `rank` in it. `present` are the classes that have samples; those of class ``present[i]`` start at ``starts[i]``.
     """
 
     counts: Codes
@@ -64,7 +65,7 @@ class _Ranking:
     def of(cls, block: Block) -> _Ranking:
         counts, present = block.counts, np.flatnonzero(block.counts)
         samples = np.arange(counts.sum())
-        # n_a n_b (F_a − F_b) is an integer up to n_a n_b.
+        # n_a n_b (F_a − F_b) is an integer and at most n_a n_b.
         dtype = np.int32 if int(counts.max(initial=0)) ** 2 <= np.iinfo(np.int32).max else np.int64
         codes = np.repeat(np.arange(block.classes, dtype=np.min_scalar_type(block.classes)), counts)
         rank = samples - np.repeat(block.offsets[:-1], counts) + 1
@@ -72,7 +73,7 @@ class _Ranking:
         return cls(counts, present, block.offsets[:-1][present], samples, codes, size, rank.astype(dtype))
 
     def fill(self, row: Array, at_most: Codes, lead: Codes) -> None:
-        """Put the numbers of one node, whose samples are `row`, into `at_most` and `lead` (class a, class b)."""
+        """Compute `at_most` and `lead` (class a, class b) of one node, whose samples are `row`, in place."""
         keys, order = pooled(row, self.samples)
         last = np.empty(len(row), np.int64)
         last[order] = _last_equal(keys)
@@ -80,7 +81,7 @@ class _Ranking:
         running, ranks, ahead = (np.empty_like(self.rank) for _ in range(3))
         for code in self.present:
             np.cumsum(codes == code, dtype=running.dtype, out=running)
-            running.take(last, out=ranks, mode="clip")  # which, other than the default, needs no copy of `out`
+            running.take(last, out=ranks, mode="clip")  # unlike the default mode, "clip" needs no copy of `out`
             at_most[self.present, code] = np.add.reduceat(ranks, self.starts, dtype=np.int64)
             np.multiply(self.rank, ranks.dtype.type(self.counts[code]), out=ahead)
             ahead -= np.multiply(ranks, self.size, out=ranks)
@@ -88,7 +89,7 @@ class _Ranking:
 
 
 def _last_equal(keys: Array) -> Codes:
-    """Of each of the sorted `keys`, where the last one stands that equals it."""
+    """For each of the sorted `keys`, the index of the last key that equals it."""
     ends = np.flatnonzero(keys[1:] != keys[:-1])
     if len(ends) == len(keys) - 1:
         return np.arange(len(keys))

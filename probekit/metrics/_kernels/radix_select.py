@@ -1,8 +1,9 @@
-"""Order statistics of samples that don't fit in memory, exact, by reading them a few times: radix selection.
+"""Radix selection: exact order statistics of samples that don't fit in memory, by reading them a few times.
 
-The bits of a float, as an integer of the same order, are found in digits from the upper end. A pass counts the next
-digit of those samples that begin with the digits found so far, of each class at each node; the digit sought is where
-the wanted rank falls among these counts. After the last pass all bits of the order statistic are known.
+The bits of an order statistic, as an integer in the order of the floats, are found digit by digit from the upper end.
+Each pass considers, for each class and node, the samples that begin with the digits found so far (the prefix), and
+counts their next digits. The wanted rank falls on one of these counts, which gives the next digit. After the last pass
+all bits are known.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ __all__ = ["OrderStatistics", "Read", "Selection"]
 
 Read: TypeAlias = Callable[[], Iterable[tuple[Codes, Array]]]
 
-_DIGITS = (16, 8)  # bits of a digit: the fewest passes, or the least memory
+_DIGITS = (16, 8)  # bits of a digit: for the fewest passes, or for the least memory
 _VALUE = 64  # bytes of scratch for each value of a batch
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Which order statistics to find, in how many passes and bytes.
+    """The order statistics to find, and the passes and bytes that they take.
 
-    `counts` (class) are the samples of each class, `ranks` those wanted of them when they are sorted, ascending from 0;
-    `dtype` holds the values, and `digit` is how many bits a pass finds.
+    `counts` (class) are the numbers of samples, and `ranks` the wanted ranks of each class, ascending from 0. `dtype`
+    is that of the values, and `digit` the number of bits that a pass finds.
 
     Example:
         >>> from probekit.metrics import median
@@ -55,10 +56,10 @@ class Selection:
     def of(
         cls, metrics: Iterable[OrderMetric], counts: npt.ArrayLike, dtype: npt.DTypeLike, memory: float = np.inf
     ) -> Selection:
-        """The selection of what `metrics` need of classes with so many samples, `counts` (class).
+        """The selection of the order statistics that `metrics` need of classes with `counts` (class) samples.
 
-        `dtype` is one that holds every value: that of the store, or what positions are pooled to. A pass finds 16 bits
-        if one node then fits in `memory` bytes, else 8.
+        `dtype` represents every value: it is that of the store, or that of pooled positions. A pass finds 16 bits if
+        one node then fits in `memory` bytes, else 8.
 
         Raises:
             DataError: values of the dtype have no order.
@@ -72,17 +73,17 @@ class Selection:
 
     @property
     def passes(self) -> int:
-        """How often all samples are read: for float32 twice, for float64 4 times; with digits of 8 bits twice that."""
+        """How often all samples are read: 2 times for float32, 4 times for float64; twice that with 8-bit digits."""
         return 8 * _exact(self.dtype).itemsize // self.digit
 
     @property
     def node_bytes(self) -> int:
-        """Bytes that a node takes at most: counts of every digit for each rank, 256 KB with digits of 16 bits."""
+        """The most bytes that a node takes: counts of every digit for each rank, 256 KB with 16-bit digits."""
         return sum(map(len, self.ranks)) * ((self._counter.itemsize << self.digit) + _VALUE)
 
     @staticmethod
     def batch_bytes(rows: int, nodes: int) -> int:
-        """Bytes that a batch of samples takes beside, as it is read and counted."""
+        """Additional bytes that a batch of samples takes while it is read and counted."""
         return _VALUE * rows * nodes
 
     @property
@@ -92,33 +93,33 @@ class Selection:
     def select(self, read: Read, nodes: int) -> OrderStatistics:
         """The order statistics at `nodes` nodes.
 
-        `read` gives all samples in batches, as class codes (row) and values (row, node) without NaN, the same whenever
-        it is called, which it is once a pass. −0 is found as 0.
+        `read` is called once in each pass. It returns all samples in batches, as class codes (row) and values (row,
+        node) without NaN, the same ones at every call. −0 becomes 0.
 
         Raises:
-            DataError: the samples aren't those that the counts and the dtype say, or change between passes.
+            DataError: the samples don't agree with the counts or the dtype, or change between passes.
         """
         exact = _exact(self.dtype)
         search = _Search.of(self.counts, self.ranks, nodes, exact)
-        for place in range(self.passes - 1, -1, -1) if len(search.owner) else ():
-            slots = search.slots()
-            counts = np.zeros((slots.number, 2**self.digit), self._counter)
+        for shift in range((self.passes - 1) * self.digit, -1, -self.digit) if len(search.owner) else ():
+            prefixes = search.prefixes()
+            counts = np.zeros((prefixes.number, 2**self.digit), self._counter)
             for codes, x in read():
-                _tally(counts, slots, codes, _keys(x, exact), place * self.digit)
-            search.narrow(slots, counts, place * self.digit)
+                _tally(counts, prefixes, codes, _keys(x, exact), shift)
+            search.narrow(prefixes, counts, shift)
         values = _floats(search.key, exact).astype(working_dtype(self.dtype))
         return OrderStatistics(self, np.split(values, np.cumsum([len(ranks) for ranks in self.ranks])[:-1]))
 
 
 @dataclass(frozen=True, eq=False)
 class OrderStatistics:
-    """What a selection found: for each class the `values` (rank, node), in the dtype that they are measured in."""
+    """The result of a selection: for each class the `values` (rank, node), in the dtype that they are measured in."""
 
     selection: Selection
     values: Sequence[Array]
 
     def compute(self, metric: OrderMetric) -> Variables:
-        """The variables of one of the selection's metrics, equal in every bit to those of a block of all samples."""
+        """The variables of one of the selection's metrics, bit-identical to those of a block of all samples."""
         counts = self.selection.counts
         each = zip(counts, self.selection.ranks, self.values, strict=True)
         of_metric = [values[np.searchsorted(ranks, _wanted([metric], int(count)))] for count, ranks, values in each]
@@ -126,16 +127,17 @@ class OrderStatistics:
 
 
 def _wanted(metrics: Sequence[OrderMetric], count: int) -> Codes:
-    """The ranks that the metrics need of a class, ascending, each once."""
+    """The ranks that the metrics need of a class with `count` samples, ascending, each once."""
     return np.array(sorted({rank for metric in metrics for rank in metric.ranks(count)}) if count else [], np.int64)
 
 
 @dataclass(frozen=True, eq=False)
-class _Slots:
-    """Which samples are counted together: those that begin with the same digits, of a class at a node.
+class _Prefixes:
+    """The groups of samples that are counted together: those of a class at a node that begin with the same digits.
 
-    `of_rank` (rank, node) says where among `number` slots each wanted rank is. `tables` are, of the first rank of each
-    class, the second, …: the digits, and the slot that they are counted in, −1 where there is none, (class, node) each.
+    `of_rank` (rank, node) is the prefix of each wanted rank, out of `number`. `tables` has an entry for the first rank
+    of each class, one for the second, …: the digits, and the number of the prefix, −1 where there is none, (class,
+    node) each.
     """
 
     number: int
@@ -145,8 +147,10 @@ class _Slots:
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """What is known of each wanted order statistic: its class `owner` (rank) and, (rank, node) each, the upper digits
-    of its `key`, how many samples begin with them, `among`, and its rank among those, `rank`.
+    """The state of the search for each wanted order statistic.
+
+    `owner` (rank) is its class. The others are (rank, node): the upper digits of its `key`, the number of samples
+    `among` which it is, those that begin with these digits, and its `rank` among them.
     """
 
     classes: int
@@ -163,33 +167,33 @@ class _Search:
         wide = [np.repeat(each[:, None], nodes, axis=1) for each in (rank, counts[owner])]
         return cls(len(counts), owner, np.zeros(shape, f"u{dtype.itemsize}"), *wide)
 
-    def slots(self) -> _Slots:
-        # Ranks ascend within a class, and so do keys: equal ones are next to each other.
+    def prefixes(self) -> _Prefixes:
+        # Ranks ascend within a class, and so do keys: equal keys are adjacent.
         new = np.ones(self.key.shape, bool)
         same = (self.owner[1:] == self.owner[:-1])[:, None]
         new[1:] = ~(same & (self.key[1:] == self.key[:-1]))
         of_rank = np.cumsum(new.T).reshape(new.T.shape).T - 1
-        return _Slots(int(of_rank[-1, -1]) + 1, of_rank, list(self._tables(np.where(new, of_rank, -1))))
+        return _Prefixes(int(of_rank[-1, -1]) + 1, of_rank, list(self._tables(np.where(new, of_rank, -1))))
 
-    def _tables(self, slots: Codes) -> Iterator[tuple[Array, Codes]]:
+    def _tables(self, numbers: Codes) -> Iterator[tuple[Array, Codes]]:
         order = np.arange(len(self.owner)) - np.searchsorted(self.owner, self.owner)
         for nth in range(int(order.max()) + 1):
             those = order == nth
-            key = np.zeros((self.classes, slots.shape[1]), self.key.dtype)
-            slot = np.full(key.shape, -1)
-            key[self.owner[those]], slot[self.owner[those]] = self.key[those], slots[those]
-            if (slot >= 0).any():
-                yield key, slot
+            key = np.zeros((self.classes, numbers.shape[1]), self.key.dtype)
+            number = np.full(key.shape, -1)
+            key[self.owner[those]], number[self.owner[those]] = self.key[those], numbers[those]
+            if (number >= 0).any():
+                yield key, number
 
-    def narrow(self, slots: _Slots, counts: Array, shift: int) -> None:
-        """Find the digit at `shift` from the `counts` (slot, digit), which become their running sums."""
+    def narrow(self, prefixes: _Prefixes, counts: Array, shift: int) -> None:
+        """Find the digit at `shift` from the `counts` (prefix, digit), which become their running sums."""
         np.cumsum(counts, axis=1, out=counts)
-        for at, slot in np.ndenumerate(slots.of_rank):
-            up_to = counts[slot]
+        for at, prefix in np.ndenumerate(prefixes.of_rank):
+            up_to = counts[prefix]
             if up_to[-1] != self.among[at]:
                 raise DataError(
                     f"{up_to[-1]} samples of class {self.owner[at[0]]} were read at a node where there should be "
-                    f"{self.among[at]}: they change while they are read, or aren't those that the counts are of. "
+                    f"{self.among[at]}: the samples change while they are read, or don't agree with their counts. "
                     "Measure a store that nothing writes to."
                 )
             digit = int(np.searchsorted(up_to, self.rank[at], "right"))
@@ -199,22 +203,22 @@ class _Search:
             self.among[at] = up_to[digit] - below
 
 
-def _tally(counts: Array, slots: _Slots, codes: Codes, keys: Array, shift: int) -> None:
-    """Add to `counts` (slot, digit) the digits at `shift` of the samples with class `codes` and `keys` (row, node)."""
+def _tally(counts: Array, prefixes: _Prefixes, codes: Codes, keys: Array, shift: int) -> None:
+    """Add the digits at `shift` of samples, with class `codes` and `keys` (row, node), to `counts` (prefix, digit)."""
     kind, size = keys.dtype.type, counts.shape[1]
     above = kind(2 ** (8 * keys.itemsize) - (size << shift))
     found = keys & above
     flat = torch.from_numpy(counts).view(-1)
-    for begins, slot in slots.tables:
+    for begins, number in prefixes.tables:
         hits = np.flatnonzero(begins.take(codes, 0) == found)
-        at = slot.take(codes, 0).ravel()[hits]
+        prefix = number.take(codes, 0).ravel()[hits]
         digit = (keys.ravel()[hits] >> kind(shift) & kind(size - 1)).astype(np.int64)
-        places = torch.from_numpy((at * size + digit)[at >= 0])
-        flat.scatter_add_(0, places, flat.new_ones(len(places)))
+        index = torch.from_numpy((prefix * size + digit)[prefix >= 0])
+        flat.scatter_add_(0, index, flat.new_ones(len(index)))
 
 
 def _exact(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    """The smallest float that holds every value: float16 for bytes, float32 for integers of 16 bits."""
+    """The smallest float dtype that represents every value: float16 for bytes, float32 for integers of 16 bits."""
     return np.promote_types(dtype, np.float16)
 
 
@@ -222,13 +226,13 @@ def _keys(x: Array, dtype: np.dtype[Any]) -> Array:
     """Unsigned integers in the order of the values, which are floats of `dtype`."""
     floats = x.astype(dtype) + dtype.type(0)  # + 0 turns -0 into 0
     if x.dtype != dtype and (floats != x).any():
-        raise DataError(f"The samples are {x.dtype} and aren't all numbers of {dtype}, as which they should be read.")
+        raise DataError(f"The samples are {x.dtype}, and {dtype}, as which they should be read, can't represent all.")
     keys: Array = _ordinals(floats.view(f"i{dtype.itemsize}")).view(f"u{dtype.itemsize}") ^ _sign(dtype)
     return keys
 
 
 def _floats(keys: Array, dtype: np.dtype[Any]) -> Array:
-    """The floats of which these are the keys."""
+    """The floats that have these keys."""
     return _ordinals((keys ^ _sign(dtype)).view(f"i{dtype.itemsize}")).view(dtype)
 
 
@@ -237,6 +241,6 @@ def _sign(dtype: np.dtype[Any]) -> Any:
 
 
 def _ordinals(bits: Array) -> Array:
-    """Integers in the order of the floats with these bits; applied twice, the bits again."""
+    """Integers in the order of the floats with these bits; the function is its own inverse."""
     ordinals: Array = bits ^ (bits >> (8 * bits.itemsize - 1) & np.iinfo(bits.dtype).max)
     return ordinals

@@ -1,4 +1,4 @@
-"""Sums of squares and products around the mean, (node, node), that add up over batches without cancelling."""
+"""Sums of squares and products around the mean, (node, node), that add up over batches without cancellation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def no_scatter(nodes: int, device: torch.device) -> State:
 
 
 def with_rows(state: State, x: Tensor) -> State:
-    """The scatter of the rows of `state` and of the batch `x` (batch, node)."""
+    """The scatter of the rows of `state` and the batch `x` (batch, node)."""
     if not len(x):
         return dict(state)
     mean, rows = centred(state["count"], state["mean"], x)
@@ -28,17 +28,17 @@ def with_rows(state: State, x: Tensor) -> State:
 
 
 def merged_scatters(a: State, b: State) -> State:
-    """The scatter of the rows of both."""
+    """The scatter of the rows of both states."""
     mean, row = merged_mean(a["count"], a["mean"], b["count"], b["mean"])
     scatter = torch.addr(a["scatter"], row, row).add_(b["scatter"])
     return {"count": a["count"] + b["count"], "mean": mean, "scatter": scatter}
 
 
 def centred(count: Tensor, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (node) after the batch `x` (batch, node), and rows whose products are what the batch adds to a scatter.
+    """The mean (node) after the batch `x` (batch, node), and the rows whose products the batch adds to a scatter.
 
-    The rows (batch + 1, node), float64, are the batch less its own mean, and one for how far that is from the `mean` of
-    the `count` rows before. The products of the rows of two sites are what the batch adds to their cross-scatter.
+    The rows (batch + 1, node), float64, are the batch less its own mean, and one row for the distance of that mean from
+    the `mean` of the `count` previous rows. The batch adds the products of two sites' rows to their cross-scatter.
     """
     pivot = x[0].to(mean)
     rows = x.to(mean) - pivot  # exactly 0 at a constant node, whose mean is then exactly its value
@@ -48,9 +48,9 @@ def centred(count: Tensor, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def merged_mean(count: Tensor, mean: Tensor, count_b: Tensor, mean_b: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (node) of both, and the row (node) whose products are what merging adds to their scatters.
+    """The mean (node) of both states, and the row (node) whose products merging adds to their scatters.
 
-    After Chan, Golub and LeVeque (1983): √(n_a n_b / n) (μ_b − μ_a), so that no two large sums are subtracted.
+    The row is √(n_a n_b / n) (μ_b − μ_a), by Chan, Golub and LeVeque (1983), who never subtract two large sums.
     """
     share = count_b.double() / (count + count_b).clamp(min=1)
     apart = mean_b - mean
