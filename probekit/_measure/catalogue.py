@@ -65,7 +65,7 @@ def _shape(metric: Metric) -> str:
     measured = measure(_small(), metric)
     groups = [measured, *measured.children.values()]
     dims = dict.fromkeys(variable.dims for group in groups for variable in group.to_dataset(inherit=False).values())
-    return ", ".join(" × ".join(map(str, each)).replace("_b", "") or "one" for each in dims)
+    return ", ".join(" × ".join(map(str, each)).replace("_b", "") or "scalar" for each in dims)
 
 
 def _small() -> xr.DataTree:

@@ -1,4 +1,4 @@
-"""What a metric has to keep to, as tests for pytest."""
+"""The laws of the metric protocol, as tests for pytest."""
 
 from __future__ import annotations
 

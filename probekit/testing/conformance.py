@@ -45,9 +45,9 @@ LAWS = (
 
 @dataclass(frozen=True)
 class Check:
-    """One law for one metric: calling it raises `ConformanceError` where the metric breaks the law.
+    """One law for one metric: calling it raises `ConformanceError` if the metric breaks the law.
 
-    `name` is that of the metric and of the law, as in ``rms-any split``; `law` has a `name` and a `statement`.
+    `name` joins the names of the metric and the law, as in ``rms-any split``; `law` has a `name` and a `statement`.
     """
 
     name: str
@@ -59,13 +59,14 @@ class Check:
 
 
 def checks(*metrics: Any) -> list[Check]:
-    """A check for each law of the metric protocol that applies to each of the metrics; pytest isn't needed.
+    """A check for each of the metrics and each law of the metric protocol that applies to it; pytest isn't needed.
 
     Args:
-        metrics: instances, classes that need no parameters, functions under ``@pk.metric``; several variants of one.
+        metrics: instances, classes that need no parameters, functions under ``@pk.metric``. One metric may appear in
+            several variants.
 
     Raises:
-        PluginError: something isn't a metric, or there is none.
+        PluginError: an argument isn't a metric, or there is none.
 
     >>> from probekit.metrics import median
     >>> [check.name for check in checks(median)][:2]
@@ -84,19 +85,19 @@ def checks(*metrics: Any) -> list[Check]:
 
 
 def conformance(*metrics: Any, except_for: Mapping[str, str] | None = None) -> Callable[[F], F]:
-    """A decorator that makes of a test one for each law of the metric protocol and each of the metrics.
+    """A decorator that repeats a test for each law of the metric protocol and each of the metrics.
 
-    The test takes the argument `check`, and calls it. A law that a metric breaks fails its test, with a message to the
-    metric's author: which law, with what samples, what came out, and how to mend it. Only the laws for metrics of that
-    kind and scope are checked. ``pytest -v`` lists them: ``test_rms[rms-any split]``.
+    The test takes the argument `check` and calls it. If a metric breaks a law, the test fails with a message to the
+    metric's author: the law, the samples, the result, and how to mend the metric. Only the laws that apply to a
+    metric's kind and scope are checked. ``pytest -v`` lists them: ``test_rms[rms-any split]``.
 
     Args:
         metrics: as for `checks`.
-        except_for: the names of laws that the metrics are meant to break, with the reason: their tests are expected
-            to fail, and are failures where they don't.
+        except_for: the names of laws that the metrics break on purpose, each with the reason. Their tests are expected
+            to fail; a test that passes counts as a failure.
 
     Raises:
-        PluginError: pytest isn't installed, something isn't a metric, or there is no such law.
+        PluginError: pytest isn't installed, an argument isn't a metric, or no law has such a name.
 
     Example:
         >>> import probekit as pk
@@ -109,7 +110,7 @@ def conformance(*metrics: Any, except_for: Mapping[str, str] | None = None) -> C
         import pytest
     except ImportError:
         raise PluginError(
-            "probekit.testing.conformance makes tests for pytest, which isn't installed. Install it: "
+            "probekit.testing.conformance creates tests for pytest, which isn't installed. Install it: "
             "`pip install pytest`."
         ) from None
     found, excused = checks(*metrics), dict(except_for or {})
@@ -123,18 +124,18 @@ def conformance(*metrics: Any, except_for: Mapping[str, str] | None = None) -> C
 
 
 def _require_laws(excused: Mapping[str, str], found: Sequence[Check]) -> None:
-    """Raise PluginError for an exception that is of no law, or has no reason."""
+    """Raise PluginError for an excused name that isn't a law's, or has no reason."""
     known = list(dict.fromkeys(check.law.name for check in found))
     for name, reason in excused.items():
         if name not in known or not reason:
             raise PluginError(
-                f"except_for={{{name!r}: {reason!r}}}: it takes laws that apply to the metric, each with a reason."
+                f"except_for={{{name!r}: {reason!r}}}: give laws that apply to the metric, each with a reason."
                 f"{near(name, known)} The laws are {', '.join(map(repr, known))}."
             )
 
 
 def _names(metrics: Sequence[Metric]) -> list[str]:
-    """What each metric is called among them: where several have one name, with the parameters in which they differ."""
+    """The names of the metrics; where several have the same name, with the parameters in which they differ."""
     names = []
     for metric in metrics:
         alike = [other for other in metrics if other.name == metric.name]

@@ -19,9 +19,9 @@ _SIZES = (85, 61, 53, 41)  # samples of each class
 
 @dataclass(frozen=True)
 class Data:
-    """Samples `x` (sample, node) with class codes `y` (sample), 0 to `classes` − 1; `says` describes them."""
+    """Samples `x` (sample, node) with class codes `y` (sample), 0 to `classes` − 1, and a `description` in words."""
 
-    says: str
+    description: str
     x: Array
     y: Codes
     classes: int
@@ -35,20 +35,21 @@ class Data:
         """The same samples at two sites, for metrics that compare sites."""
         return self.x, np.maximum(self.x[:, : max(1, self.nodes - 1)], 0)
 
-    def take(self, rows: slice | Sequence[int] | Codes, says: str) -> Data:
-        """Some of the samples, of which `says` says which; no class is renumbered."""
+    def take(self, rows: slice | Sequence[int] | Codes, which: str) -> Data:
+        """Some of the samples, with the description of `which`; the classes keep their numbers."""
         index = np.arange(self.number)[rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)]
-        return replace(self, says=f"{says} of {self.says}", x=self.x[index], y=self.y[index])
+        return replace(self, description=f"{which} of {self.description}", x=self.x[index], y=self.y[index])
 
     def of_nodes(self, start: int, stop: int) -> Data:
         """Some of the nodes."""
-        return replace(self, says=f"nodes {start} to {stop - 1} of {self.says}", x=self.x[:, start:stop].copy())
+        description = f"nodes {start} to {stop - 1} of {self.description}"
+        return replace(self, description=description, x=self.x[:, start:stop].copy())
 
-    def with_values(self, rows: npt.ArrayLike, nodes: npt.ArrayLike, values: npt.ArrayLike, says: str) -> Data:
-        """The same with other values at some rows and nodes."""
+    def with_values(self, rows: npt.ArrayLike, nodes: npt.ArrayLike, values: npt.ArrayLike, which: str) -> Data:
+        """The same data with other values at some rows and nodes, with the description of `which`."""
         x = self.x.copy()
         x[np.ix_(np.atleast_1d(rows), np.atleast_1d(nodes))] = values
-        return replace(self, says=f"{self.says}, with {says}", x=x)
+        return replace(self, description=f"{self.description}, with {which}", x=x)
 
     @property
     def number(self) -> int:
@@ -57,9 +58,9 @@ class Data:
 
 @cache
 def mixed() -> Data:
-    """240 samples of 4 classes of different sizes, at nodes of every kind: with ties, bounds, an offset, none alive.
+    """240 samples of 4 classes of different sizes, at nodes of every kind: with ties, bounds, an offset, or dead.
 
-    All values are float32 numbers, so that float32 and float64 hold the same ones.
+    All values are float32 numbers, so that they are the same in float32 and float64.
     """
     rng = np.random.default_rng(0)
     y = rng.permutation(np.repeat(np.arange(len(_SIZES)), _SIZES))
@@ -73,13 +74,13 @@ def mixed() -> Data:
         np.zeros(len(y)),
         rng.normal(size=len(y)),
     ]
-    says = f"{len(y)} samples of {len(_SIZES)} classes at {len(nodes)} nodes (node {DEAD} is always 0)"
-    return Data(says, np.stack(nodes, axis=1).astype(np.float32), y.astype(np.int64), len(_SIZES))
+    description = f"{len(y)} samples of {len(_SIZES)} classes at {len(nodes)} nodes (node {DEAD} is always 0)"
+    return Data(description, np.stack(nodes, axis=1).astype(np.float32), y.astype(np.int64), len(_SIZES))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Data as a sample metric reads them, in batches of `batch`."""
+    """Data in the form that a sample metric reads, in batches of `batch`."""
 
     data: Data
     batch: int = 100

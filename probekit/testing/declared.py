@@ -1,4 +1,4 @@
-"""What a metric says of itself."""
+"""Laws of what a metric declares: its name, version, parameters, scope and dims."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from probekit._measure.accumulator import scope_of
 from probekit._measure.measure import measure
 from probekit._results.assemble import join
 from probekit.metrics import ColumnMetric
+from probekit.testing.comparison import require_same
+from probekit.testing.computation import broken_by, computations
 from probekit.testing.data import Data, mixed
 from probekit.testing.law import Broken, every, law
-from probekit.testing.runs import require_same, runs, told
 
 __all__ = ["declared_dims", "goes_to_other_processes", "says_what_it_is"]
 
@@ -26,9 +27,9 @@ _SCOPES = ("node", "site", "sites")
 def says_what_it_is(metric: Any) -> None:
     """A metric has a name, a version, parameters and a docstring, which go into results and listings.
 
-    name is a string without a colon (what follows one are parameters), version an int from 1 on, parameters a mapping
-    that json.dumps takes; the docstring's first line says what the metric gives. Of a streaming metric scope is
-    "node", "site" or "sites", and state_key, where there is one, hashable.
+    name is a string without a colon (parameters follow a colon), version an int of at least 1, and parameters a mapping
+    that json.dumps accepts. The docstring's first line says what the metric gives. The scope of a streaming metric is
+    "node", "site" or "sites", and its state_key, if it has one, is hashable.
     """
     if not isinstance(metric.name, str) or not metric.name or ":" in metric.name:
         raise Broken(f"name is {metric.name!r}")
@@ -41,36 +42,36 @@ def says_what_it_is(metric: Any) -> None:
     except (TypeError, ValueError) as error:
         raise Broken(f"json.dumps refuses the parameters {dict(metric.parameters)}: {error}") from error
     if not _summary(metric):
-        raise Broken("there is no docstring of its own")
+        raise Broken("it has no docstring of its own")
     if scope_of(metric) not in _SCOPES or not isinstance(getattr(metric, "state_key", None), Hashable):
         raise Broken(f"scope is {scope_of(metric)!r}, state_key {getattr(metric, 'state_key', None)!r}")
 
 
 def _summary(metric: Any) -> str:
-    """The first line of the docstring, as it is listed; empty where it is but the signature that a dataclass writes."""
+    """The first line of the docstring, as it is listed; empty if it is only the signature that a dataclass writes."""
     line = (metric.__doc__ or "").strip().partition("\n")[0]
     return "" if line.startswith(f"{type(metric).__name__}(") else line
 
 
 @law(every)
 def declared_dims(metric: Any) -> None:
-    """The variables are {name: (dims, array of numbers)}, and the dims label, label_b, node, site and site_b are as
-    long as the data have classes, nodes and sites.
+    """The variables are {name: (dims, array of numbers)}, and the dims label, label_b, node, site and site_b have the
+    lengths of the data's classes, nodes and sites.
 
-    A column metric's variables all have the dim node, along which blocks are joined. Where coords names the positions
+    A column metric's variables all have the dim node, along which blocks are joined. If coords gives the positions
     along a dim of the metric's own, it is as long as that dim.
     """
     data = mixed()
-    for run in runs(metric):
-        found = run(data)
+    for compute in computations(metric):
+        found = compute(data)
         if not found:
-            raise Broken(f"{run.says} gave no variable", data.says)
+            raise Broken(f"{compute.method} gave no variable", data.description)
         odd = {name: array.dtype for name, (_, array) in found.items() if array.dtype.kind not in "fiub"}
         if odd:
-            raise Broken(f"{run.says} gave arrays that aren't of numbers: {odd}", data.says)
-        if isinstance(metric, ColumnMetric) and run.says == "compute":
+            raise Broken(f"{compute.method} gave arrays that aren't of numbers: {odd}", data.description)
+        if isinstance(metric, ColumnMetric) and compute.method == "compute":
             join(metric, [found])
-    with told("pk.measure of", data):
+    with broken_by("pk.measure", data):
         measure(_tree(data), metric)
 
 
@@ -83,13 +84,14 @@ def _tree(data: Data) -> xr.DataTree:
 
 @law(every)
 def goes_to_other_processes(metric: Any) -> None:
-    """A metric can be pickled, so that it goes to the processes of a cluster, and is the same there.
+    """A metric can be pickled, to be sent to the processes of a cluster, and its copy is equal.
 
-    Define it at the top level of a module, and keep what can't be pickled (open files, lambdas) out of its attributes.
+    Define it at the top level of a module, and keep objects that can't be pickled (open files, lambdas) out of its
+    attributes.
     """
     copy = pickle.loads(pickle.dumps(metric))
     ours, theirs = ((m.name, m.version, dict(m.parameters)) for m in (metric, copy))
     if ours != theirs:
         raise Broken(f"it is {ours}, and its copy {theirs}")
-    for run, of_copy in zip(runs(metric), runs(copy), strict=True):
-        require_same(of_copy(mixed()), run(mixed()), ("of the copy", "of the metric"), mixed().says)
+    for compute, of_copy in zip(computations(metric), computations(copy), strict=True):
+        require_same(of_copy(mixed()), compute(mixed()), ("of the copy", "of the metric"), mixed().description)

@@ -1,4 +1,4 @@
-"""A law that metrics keep to, and what is said to the author of one that doesn't."""
+"""A law of the metric protocol, and the message to the author of a metric that breaks it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Broken", "ConformanceError", "Law", "every", "law", "streaming"]
 
 
 class ConformanceError(AssertionError):
-    """A metric breaks a law of the protocol. The message says which, with what samples, and how to mend it."""
+    """A metric breaks a law of the protocol. The message names the law, the samples, and how to mend the metric."""
 
 
 class Broken(Exception):
-    """What came out instead, and `data`: of what."""
+    """A metric breaks a law: the result instead, and the description of the `data`."""
 
     def __init__(self, found: str, data: str = "") -> None:
         super().__init__(found)
@@ -26,9 +26,9 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Law:
-    """What metrics keep to: `statement`, and `advice` to the author of one that doesn't.
+    """A `statement` that holds for metrics, and `advice` to the author of a metric for which it doesn't.
 
-    `check` raises `Broken` for a metric that breaks it; the law is for metrics of which `applies` is true.
+    `check` raises `Broken` for a metric that breaks the law. The law is for metrics for which `applies` is true.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Law:
     check: Callable[[Any], None]
 
     def __call__(self, metric: Metric) -> None:
-        """Raise ConformanceError where the metric breaks the law."""
+        """Raise ConformanceError if the metric breaks the law."""
         try:
             self.check(metric)
         except Broken as broken:
             raise ConformanceError(self._message(metric, str(broken), broken.data)) from broken.__cause__
-        except Exception as error:  # whatever a metric raises
+        except Exception as error:  # a metric may raise anything
             raise ConformanceError(self._message(metric, f"{type(error).__name__}: {error}", "")) from error
 
     def _message(self, metric: Metric, found: str, data: str) -> str:
@@ -64,13 +64,14 @@ def streaming(metric: Any) -> bool:
 
 
 def law(applies: Callable[[Any], bool]) -> Callable[[Callable[[Any], None]], Law]:
-    """A law from the function that checks it.
+    """A decorator that makes a law of the function that checks it.
 
-    Its name is the law's, the first paragraph of its docstring the statement, and the rest the advice.
+    The function's name is the law's. The first paragraph of its docstring is the statement, the rest the advice.
     """
 
-    def made(check: Callable[[Any], None]) -> Law:
-        statement, *advice = (" ".join(part.split()) for part in (inspect.getdoc(check) or "").split("\n\n"))
+    def of_check(check: Callable[[Any], None]) -> Law:
+        paragraphs = (inspect.getdoc(check) or "").split("\n\n")
+        statement, *advice = (" ".join(paragraph.split()) for paragraph in paragraphs)
         return Law(check.__name__.replace("_", " "), statement, " ".join(advice), applies, check)
 
-    return made
+    return of_check

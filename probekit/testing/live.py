@@ -1,4 +1,4 @@
-"""The law that takes a model: what is measured as it runs is what is measured of its store."""
+"""The law that needs a model: measuring it while it runs gives the same as measuring its store."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from probekit._measure.live import measure_live
 from probekit._measure.measure import measure
 from probekit.errors import PluginError
 from probekit.metrics import SampleMetric, StreamingMetric, Variables
+from probekit.testing.comparison import require_same
 from probekit.testing.data import mixed
 from probekit.testing.law import Broken, every, law
-from probekit.testing.runs import require_same
 
 __all__ = ["live_and_store"]
 
-_TIMES = 10  # so that even live, where small batches wait for each other, a state is updated more than once
+_TIMES = 10  # repetitions of the data: measure_live joins small batches, and a state must get more than one
 
 
 @law(every)
 def live_and_store(metric: Any) -> None:
-    """What is measured while a model runs is what is measured of its store; a metric that needs the samples more than
-    once is refused as the model runs.
+    """Measuring a model while it runs gives the same as measuring its store; a metric that needs the samples more than
+    once is refused while the model runs.
 
-    The engine does both with the same metric: a difference comes of what isn't in the state, or of the order and size
-    of the batches. A column metric is computed from a sketch as the model runs; of the samples of this test, which have
-    8 significant bits, the sketch is exact.
+    The engine does both with the same metric. A difference comes from values that aren't in the state, or from the
+    order and size of the batches. While the model runs, a column metric is computed from a sketch, which is exact for
+    the samples of this test, since they have 8 significant bits.
     """
     data = mixed()
     x = torch.tensor((data.x * 8).round() / 8 + 0.0).clamp(-15, 15)  # as many bits as a sketch keeps, and no -0
-    says = f"{_TIMES} times {data.says}, rounded, through a ReLU and a ReLU6"
+    description = f"{_TIMES} times {data.description}, rounded, through a ReLU and a ReLU6"
     model, given = nn.Sequential(nn.ReLU(), nn.ReLU6()), (x.repeat(_TIMES, 1), torch.tensor(data.y).repeat(_TIMES))
     with TemporaryDirectory() as folder:
         capture(model, given, Path(folder) / "acts.zarr")
@@ -44,13 +44,13 @@ def live_and_store(metric: Any) -> None:
     except PluginError as error:
         if isinstance(metric, SampleMetric):
             return
-        raise Broken(f"measure_live raised {error}", says) from error
+        raise Broken(f"measure_live raised {error}", description) from error
     for site in ("/", *stored.children):
         ours, theirs = _variables(live[site]), _variables(stored[site])
         if isinstance(metric, SampleMetric) and isinstance(metric, StreamingMetric):
             theirs = {name: theirs[name] for name in ours if name in theirs}  # a second pass may give it more
         where = "over the sites" if site == "/" else f"at site {site!r}"
-        require_same(ours, theirs, (f"{where} as the model runs", "of its store"), says)
+        require_same(ours, theirs, (f"{where} while the model runs", "from its store"), description)
 
 
 def _variables(group: Any) -> Variables:

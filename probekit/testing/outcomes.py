@@ -1,4 +1,4 @@
-"""Laws of results: what becomes of them when the data change in ways that a metric mustn't mind."""
+"""Laws of results: how they may change when the data change."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ from probekit._measure.accumulator import scope_of, side_by_side
 from probekit._results.assemble import join
 from probekit.metrics import ColumnMetric, SampleMetric, StreamingMetric, Variables
 from probekit.metrics.block import Array
+from probekit.testing.comparison import difference, require_same
+from probekit.testing.computation import (
+    Computation,
+    batch_of,
+    block_of,
+    broken_by,
+    computations,
+    finalized,
+    streamed,
+)
 from probekit.testing.data import DEAD, Data, mixed
 from probekit.testing.law import Broken, every, law
-from probekit.testing.runs import Run, batch_of, block_of, difference, finalized, require_same, runs, streamed, told
 
 __all__ = [
     "arguments_unchanged",
@@ -30,26 +39,26 @@ _CLASS_DIMS = ("label", "label_b")
 
 
 def _of_nodes(metric: Any) -> bool:
-    """Whether it is computed for blocks of nodes."""
+    """Whether the metric is computed for blocks of nodes."""
     return isinstance(metric, ColumnMetric) or (isinstance(metric, StreamingMetric) and scope_of(metric) == "node")
 
 
 @law(every)
 def arguments_unchanged(metric: Any) -> None:
-    """What a metric is given stays as it is: other metrics are given the same.
+    """A metric doesn't change its arguments: other metrics get the same ones.
 
-    Work on copies: x = x.clone(), np.sort(values) rather than values.sort(); of states return new ones, and add with +
-    rather than += or add_.
+    Work on copies: x = x.clone(), np.sort(values) rather than values.sort(). Return new states, and add with + rather
+    than += or add_.
     """
     data = mixed()
     if isinstance(metric, ColumnMetric):
         block, kept = block_of(data), block_of(data)
-        with told("compute of", data):
+        with broken_by("compute", data):
             metric.compute(block)
         _require_unchanged("compute", "block.values", block.values, kept.values, data)
     if isinstance(metric, SampleMetric):
-        given = Data(data.says, data.x.copy(), data.y.copy(), data.classes)
-        next(run for run in runs(metric) if run.says == "compute_samples")(given)
+        given = Data(data.description, data.x.copy(), data.y.copy(), data.classes)
+        next(compute for compute in computations(metric) if compute.method == "compute_samples")(given)
         _require_unchanged("compute_samples", "a batch", given.x, data.x, data)
         _require_unchanged("compute_samples", "the codes", given.y, data.y, data)
     if isinstance(metric, StreamingMetric):
@@ -66,7 +75,7 @@ def _streaming_arguments(metric: StreamingMetric, data: Data) -> None:
         ("merge", lambda: metric.merge(state, state)),
         ("finalize", lambda: metric.finalize(state)),
     ):
-        with told(f"{doing} of", data):
+        with broken_by(doing, data):
             call()
         for ours, theirs in zip(xs, kepts, strict=True):
             _require_unchanged(doing, "x", ours.numpy(), theirs.numpy(), data)
@@ -77,24 +86,24 @@ def _streaming_arguments(metric: StreamingMetric, data: Data) -> None:
 
 def _require_unchanged(doing: str, what: str, ours: Array, before: Array, data: Data) -> None:
     if ours.shape != before.shape or not np.array_equal(ours, before, equal_nan=ours.dtype.kind == "f"):
-        raise Broken(f"{doing} changed {what}, which it was given", data.says)
+        raise Broken(f"{doing} changed its argument {what}", data.description)
 
 
 @law(every)
 def class_permutation(metric: Any) -> None:
-    """When the classes are numbered otherwise, the results along label and label_b are, and nothing else.
+    """Renumbering the classes renumbers the results along label and label_b, and changes nothing else.
 
-    No class is special: none is the reference, and of classes that tie it isn't the first that counts.
+    No class is special: none is the reference, and among classes that tie the first doesn't count more.
     """
     data, order = mixed(), np.array([2, 0, 3, 1])
-    permuted = Data(f"{data.says}, class c as number {order.tolist()}[c]", data.x, order[data.y], data.classes)
-    for run in runs(metric):
-        back = _of_classes(run(permuted), order)
-        require_same(back, run(data), ("numbered otherwise", "as before"), permuted.says)
+    permuted = Data(f"{data.description}, class c as number {order.tolist()}[c]", data.x, order[data.y], data.classes)
+    for compute in computations(metric):
+        back = _of_classes(compute(permuted), order)
+        require_same(back, compute(data), ("after renumbering", "before"), permuted.description)
 
 
 def _of_classes(variables: Variables, codes: Array) -> Variables:
-    """The results of some classes."""
+    """The results of the classes `codes`."""
     chosen = {}
     for name, (dims, array) in variables.items():
         for axis in (dims.index(dim) for dim in _CLASS_DIMS if dim in dims):
@@ -105,109 +114,115 @@ def _of_classes(variables: Variables, codes: Array) -> Variables:
 
 @law(_of_nodes)
 def node_subset(metric: Any) -> None:
-    """The results of a node don't depend on the others, and blocks of nodes put side by side give those of all.
+    """The results of a node don't depend on the other nodes, and blocks of nodes put side by side give those of all.
 
-    The engine computes blocks of nodes, as many as fit in memory. What needs all nodes of a site at once is a streaming
-    metric with scope = "site", or a sample metric. The state of a streaming metric of nodes has the axes (class,) or
-    (class, node, ...), in this order.
+    The engine computes blocks of as many nodes as fit in memory. A metric that needs all nodes of a site at once is a
+    streaming metric with scope = "site", or a sample metric. The state of a streaming metric of nodes has the axes
+    (class,) or (class, node, ...), in this order.
     """
     data = mixed()
-    parts = [data.of_nodes(*bounds) for bounds in ((0, 1), (1, 5), (5, data.nodes))]
-    for run in (run for run in runs(metric) if run.says != "compute_samples"):
-        whole, found = run(data), [run(part) for part in parts]
+    blocks = [data.of_nodes(*bounds) for bounds in ((0, 1), (1, 5), (5, data.nodes))]
+    for compute in (compute for compute in computations(metric) if compute.method != "compute_samples"):
+        whole, found = compute(data), [compute(block) for block in blocks]
         of_nodes = {name: variable for name, variable in whole.items() if "node" in variable[0]}
-        joined = join(metric, [{name: part[name] for name in of_nodes if name in part} for part in found])
-        require_same(joined, of_nodes, ("from nodes 0, 1 to 4, and 5 to 6", "from all nodes"), data.says)
+        joined = join(metric, [{name: block[name] for name in of_nodes if name in block} for block in found])
+        require_same(joined, of_nodes, ("from nodes 0, 1 to 4, and 5 to 6", "from all nodes"), data.description)
     if isinstance(metric, StreamingMetric):
-        with told("putting side by side the states of", data):
-            state = side_by_side([streamed(metric, part) for part in parts])
-        words = ("from states of nodes 0, 1 to 4, and 5 to 6 side by side", "from one of all")
-        require_same(finalized(metric, state, data), finalized(metric, streamed(metric, data), data), words, data.says)
+        with broken_by("putting states side by side", data):
+            state = side_by_side([streamed(metric, block) for block in blocks])
+        words = ("from states of nodes 0, 1 to 4, and 5 to 6 side by side", "from one state of all nodes")
+        require_same(
+            finalized(metric, state, data), finalized(metric, streamed(metric, data), data), words, data.description
+        )
 
 
 @law(every)
 def missing_class(metric: Any) -> None:
-    """A class without samples is NaN in what is a float along label and label_b, and changes nothing else.
+    """A class without samples is NaN in float variables along label and label_b, and changes nothing else.
 
-    A 0 would read as a measured one. Divide by the count itself (0 / 0 is NaN), and leave such classes out of means
+    A 0 would look like a measured 0. Divide by the count itself (0 / 0 is NaN), and leave such classes out of means
     over classes.
     """
     there = np.array([0, 2, 3])
     data = mixed().take(np.flatnonzero(mixed().y != 1), "those that aren't of class 1")
-    packed = Data(data.says, data.x, np.searchsorted(there, data.y), len(there))
-    for run in runs(metric):
-        found = run(data)
+    packed = Data(data.description, data.x, np.searchsorted(there, data.y), len(there))
+    for compute in computations(metric):
+        found = compute(data)
         for name, (dims, array) in found.items():
             for dim in _CLASS_DIMS:
-                if dim in dims and array.dtype.kind == "f" and not np.isnan(array.take(1, dims.index(dim))).all():
-                    raise Broken(f"{name!r} at {dim} 1 is {_one(array.take(1, dims.index(dim)))}, not NaN", data.says)
+                if dim in dims and array.dtype.kind == "f":
+                    _require_nan(array.take(1, dims.index(dim)), f"{name!r} at {dim} 1", data)
         words = ("with a class 1 that has no samples", "without that class")
-        require_same(_of_classes(found, there), run(packed), words, data.says)
+        require_same(_of_classes(found, there), compute(packed), words, data.description)
 
 
-def _one(array: Array) -> object:
-    """A value that isn't NaN."""
-    return array[~np.isnan(array)].flat[0]
+def _require_nan(array: Array, what: str, data: Data) -> None:
+    known = array[~np.isnan(array)]
+    if known.size:
+        raise Broken(f"{what} is {known.flat[0]}, not NaN", data.description)
 
 
 @law(every)
 def dead_nodes(metric: Any) -> None:
-    """Nodes that are 0, or any one value, for every sample have a result, without an exception or a warning.
+    """Nodes that have the same value, 0 or another, for every sample give a result without an exception or a warning.
 
-    Say in the docstring which it is. Rounding must not make a spread of them: subtract a sample before summing squares.
+    Say in the docstring which result. Rounding must not make it look like spread: subtract a sample before you sum
+    squares.
     """
     data = mixed()
     everywhere = np.arange(data.number), np.arange(data.nodes)
-    for run in runs(metric):
+    for compute in computations(metric):
         for value in (0.0, 3.5, 1 / 3):
-            run(data.with_values(everywhere[0], DEAD, value, f"node {DEAD} always {value:.2f}"))
-            run(data.with_values(*everywhere, value, f"all nodes always {value:.2f}"))
+            compute(data.with_values(everywhere[0], DEAD, value, f"node {DEAD} always {value:.2f}"))
+            compute(data.with_values(*everywhere, value, f"all nodes always {value:.2f}"))
 
 
 @law(every)
 def one_sample(metric: Any) -> None:
-    """A single sample, and classes of a single sample, have a result, without an exception or a warning.
+    """A single sample, and classes of a single sample, give a result without an exception or a warning.
 
-    Where it isn't defined it is NaN; with torch and numpy 0 / 0 is, but np.mean of nothing warns.
+    An undefined result is NaN. In torch and numpy 0 / 0 is NaN, but np.mean of nothing warns.
     """
     data = mixed()
     firsts = [int(np.flatnonzero(data.y == code)[0]) for code in range(data.classes)]
-    for run in runs(metric):
-        run(data.take([3], "one"))
-        run(data.take(sorted(firsts), "one of each class"))
+    for compute in computations(metric):
+        compute(data.take([3], "one"))
+        compute(data.take(sorted(firsts), "one of each class"))
 
 
 @law(every)
 def one_class(metric: Any) -> None:
-    """Samples of a single class have a result, without an exception or a warning.
+    """Samples of a single class give a result without an exception or a warning.
 
-    That is what samples without labels are. A metric that compares classes gives NaN.
+    Samples without labels are of a single class. A metric that compares classes gives NaN.
     """
     data = mixed()
-    for run in runs(metric):
-        run(Data(f"{data.says}, all as class 0", data.x, np.zeros_like(data.y), 1))
+    for compute in computations(metric):
+        compute(Data(f"{data.description}, all as class 0", data.x, np.zeros_like(data.y), 1))
 
 
 @law(every)
 def infinities_stay_where_they_are(metric: Any) -> None:
-    """Results that don't depend on a node's or a class's finite values don't on its infinities either.
+    """Results that don't depend on the finite values of a node or class don't depend on its infinities either.
 
-    A product with a one-hot matrix spreads them (0 × ∞ is NaN), as does a cumulative sum: use index_add, torch.where
-    and masks. NaN never reaches a metric.
+    A product with a one-hot matrix spreads infinities (0 × ∞ is NaN), as does a cumulative sum: use index_add,
+    torch.where and masks. NaN never reaches a metric.
     """
     data = mixed()
     of_class = np.flatnonzero(data.y == 1)
-    for run in runs(metric):
-        _require_within(run, data, np.arange(3), [0], ("node",), 0)
-        _require_within(run, data, of_class[:3], np.arange(data.nodes), _CLASS_DIMS, 1)
+    for compute in computations(metric):
+        _require_within(compute, data, np.arange(3), [0], ("node",), 0)
+        _require_within(compute, data, of_class[:3], np.arange(data.nodes), _CLASS_DIMS, 1)
 
 
-def _require_within(run: Run, data: Data, rows: Array, nodes: Any, dims: tuple[str, ...], place: int) -> None:
-    """Infinities of some rows and nodes leave what is elsewhere along `dims` than at `place`, as finite values do."""
-    where = f"three samples at {dims[0].replace('label', 'class')} {place}"
-    whole = _elsewhere(run(data), dims, place)
+def _require_within(
+    compute: Computation, data: Data, rows: Array, nodes: Any, dims: tuple[str, ...], index: int
+) -> None:
+    """Infinities at some rows and nodes change no result at another index of `dims` that finite values don't change."""
+    where = f"three samples at {dims[0].replace('label', 'class')} {index}"
+    whole = _elsewhere(compute(data), dims, index)
     finite = [
-        _elsewhere(run(data.with_values(rows, nodes, value, f"{value} for {where}")), dims, place)
+        _elsewhere(compute(data.with_values(rows, nodes, value, f"{value} for {where}")), dims, index)
         for value in (50.0, -50.0, 3.0)
     ]
     apart = {
@@ -217,31 +232,31 @@ def _require_within(run: Run, data: Data, rows: Array, nodes: Any, dims: tuple[s
     }
     for value in (np.inf, -np.inf):
         changed = data.with_values(rows, nodes, value, f"{value} for {where}")
-        found = _elsewhere(run(changed), dims, place)
+        found = _elsewhere(compute(changed), dims, index)
         kept = {name: found[name] for name in apart if name in found}
-        require_same(kept, apart, (f"beside {value}", "beside finite values"), changed.says)
+        require_same(kept, apart, (f"beside {value}", "beside finite values"), changed.description)
 
 
-def _elsewhere(variables: Variables, along: tuple[str, ...], place: int) -> Variables:
-    """The variables that have such dims, with 0 in place of what is at `place`."""
+def _elsewhere(variables: Variables, along: tuple[str, ...], index: int) -> Variables:
+    """The variables that have such dims, with 0 at `index` of these dims."""
     left = {}
     for name, (dims, array) in variables.items():
         axes = [axis for axis, dim in enumerate(dims) if dim in along]
         if axes:
             left[name] = dims, array.copy()
             for axis in axes:
-                np.moveaxis(left[name][1], axis, 0)[place] = 0
+                np.moveaxis(left[name][1], axis, 0)[index] = 0
     return left
 
 
 @law(every)
 def precision(metric: Any) -> None:
-    """The same numbers as float32 and as float64 have the same results, to 1 in 10,000.
+    """The same numbers in float32 and in float64 give the same results, to 1 in 10,000.
 
-    Sum in float64 (x.double()), whatever the dtype of the activations: float32 sums lose the digits that a spread
-    around a large mean is in.
+    Sum in float64 (x.double()), whatever the dtype of the activations: float32 sums lose the digits that contain the
+    spread around a large mean.
     """
     data = mixed()
-    wide = Data(f"{data.says}, as float64", data.x.astype(np.float64), data.y, data.classes)
-    for run in runs(metric):
-        require_same(run(data), run(wide), ("as float32", "as float64"), data.says, rtol=1e-4)
+    wide = Data(f"{data.description}, as float64", data.x.astype(np.float64), data.y, data.classes)
+    for compute in computations(metric):
+        require_same(compute(data), compute(wide), ("as float32", "as float64"), data.description, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The law that takes two processes: the states that they gather merge to that of one."""
+"""The law that needs two processes: the states that they gather merge to the state of one process."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ import torch
 import torch.distributed as dist
 
 from probekit.metrics import State, StreamingMetric, Variables
+from probekit.testing.comparison import require_same
+from probekit.testing.computation import finalized, streamed
 from probekit.testing.data import mixed
 from probekit.testing.law import Broken, Law, law, streaming
-from probekit.testing.runs import finalized, require_same, streamed
 
 __all__ = ["Processes", "work"]
 
 _SECONDS = 300  # for both to import torch on a busy machine
 _WORK = "import sys; from probekit.testing.processes import work; work(sys.argv[1], int(sys.argv[2]))"
 
-Found: TypeAlias = tuple[str, Variables]  # what went wrong, or else the variables
+Found: TypeAlias = tuple[str, Variables]  # the fault, or else the variables
 
 
 class Processes:
-    """Two processes for all the metrics of a test, started when the first of these is checked.
+    """Two processes for all the metrics of a test, which start when the first metric is checked.
 
-    Where torch was built without gloo the law applies to no metric.
+    If torch was built without gloo, the law applies to no metric.
     """
 
     def __init__(self, metrics: Sequence[Any]) -> None:
@@ -44,15 +45,15 @@ class Processes:
         def two_processes(metric: StreamingMetric) -> None:
             """States that two processes gather with torch.distributed (gloo) merge to the state of one process.
 
-            The processes import the metric from its module, which must be there for them: of an installed package, or
-            on PYTHONPATH. Keep states in dtypes that gloo sends: integers and floats.
+            The processes import the metric from its module, which they must find: in an installed package, or on
+            PYTHONPATH. Keep states in dtypes that gloo can send: integers and floats.
             """
-            [place] = [place for place, each in enumerate(self._metrics) if each is metric]
-            fault, found = self._found[place]
+            [index] = [index for index, each in enumerate(self._metrics) if each is metric]
+            fault, found = self._found[index]
             if fault:
-                raise Broken(fault, mixed().says)
+                raise Broken(fault, mixed().description)
             whole = finalized(metric, streamed(metric, mixed()), mixed())
-            require_same(found, whole, ("of two processes", "of one"), mixed().says)
+            require_same(found, whole, ("of two processes", "of one"), mixed().description)
 
         return two_processes
 
@@ -81,15 +82,15 @@ def _start(folder: str, rank: int) -> subprocess.Popen[str]:
 
 
 def _pickled(metric: StreamingMetric) -> bytes | str:
-    """The metric for another process, or why it can't go there."""
+    """The pickled metric, or why it can't be pickled."""
     try:
         return pickle.dumps(metric)
-    except Exception as error:  # whatever its pickling raises
+    except Exception as error:  # a metric may raise anything
         return f"pickling the metric raised {type(error).__name__}: {error}"
 
 
 def work(folder: str, rank: int) -> None:
-    """What each of the processes does: its half of the samples, for every metric."""
+    """The work of each process: its half of the samples, for every metric."""
     meeting, patience = f"file://{folder}/rendezvous", timedelta(seconds=_SECONDS / 2)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=patience)
     metrics: list[bytes | str] = pickle.loads((Path(folder) / "metrics").read_bytes())
@@ -108,23 +109,23 @@ def _gathered(pickled: bytes | str, rank: int) -> Found:
     if faults:
         return faults[0], {}
     if alike[0] != alike[1]:
-        return f"the states of the two processes aren't of the same shapes: {alike[0][1]} and {alike[1][1]}", {}
+        return f"the states of the two processes have different shapes: {alike[0][1]} and {alike[1][1]}", {}
     try:
         a, b = _both(state)
         return "", metric.finalize(metric.merge(a, b))
-    except Exception as error:  # whatever a metric raises, or gloo of its state
+    except Exception as error:  # a metric may raise anything, and gloo may refuse its state
         return f"{type(error).__name__}: {error}", {}
 
 
 def _half(pickled: bytes | str, rank: int) -> tuple[str, Any, State]:
-    """What went wrong, the metric, and its state of half of the samples."""
+    """The fault, if there is one; the metric; and its state of half of the samples."""
     if isinstance(pickled, str):
         return pickled, None, {}
     try:
         metric = pickle.loads(pickled)
         half = mixed().take(slice(100) if rank == 0 else slice(100, None), "some")
         return "", metric, streamed(metric, half)
-    except Exception as error:  # whatever importing or running someone else's metric raises
+    except Exception as error:  # importing or calling someone else's metric may raise anything
         return f"in another process it raised {type(error).__name__}: {error}", None, {}
 
 

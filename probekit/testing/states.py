@@ -1,4 +1,4 @@
-"""Laws of states, which streaming metrics add up in."""
+"""Laws of the states of streaming metrics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import torch
 
 from probekit._measure.accumulator import Accumulator
 from probekit.metrics import State, StreamingMetric
+from probekit.testing.comparison import require_same
+from probekit.testing.computation import batch_of, broken_by, finalized, spec_of, streamed
 from probekit.testing.data import DEAD, Data, mixed
 from probekit.testing.law import Broken, law, streaming
-from probekit.testing.runs import batch_of, finalized, require_same, spec_of, streamed, told
 
 __all__ = [
     "any_merge_order",
@@ -36,7 +37,7 @@ _SINGLE = 50  # batches of one sample
 
 
 def _cases() -> Iterator[Data]:
-    """Finite samples, some with infinities, and a constant node, of which rounding may make a spread."""
+    """Finite samples; samples with infinities; and a constant node, in which rounding may look like spread."""
     data = mixed()
     yield data
     both = np.array([[np.inf, -np.inf]])
@@ -46,120 +47,122 @@ def _cases() -> Iterator[Data]:
 
 
 def _state(metric: StreamingMetric, data: Data, cuts: tuple[int, ...] = ()) -> State:
-    with told("init and update of", data):
+    with broken_by("init and update", data):
         return streamed(metric, data, cuts)
 
 
 @law(streaming)
 def any_split(metric: StreamingMetric) -> None:
-    """The result is the same however the samples are cut into batches: of one sample, of none, without some classes.
+    """The result doesn't depend on how the samples are cut into batches: of one sample, of none, without some classes.
 
-    update must add the batch to the state that it is given, and weigh what a state holds by its number of samples.
-    Don't subtract large sums from each other: merge means and sums of squares as Chan, Golub and LeVeque (1983) do.
+    update must add the batch to its argument state, and weigh the means in a state by its number of samples. Don't
+    subtract large sums from each other: merge means and sums of squares by the method of Chan, Golub and LeVeque
+    (1983).
     """
     for data in _cases():
         whole = finalized(metric, _state(metric, data), data)
         for cuts in ((1,), (0, 100, 100), (64, 128, 192), tuple(range(1, _SINGLE))):
             shown = f"after {', '.join(map(str, cuts))}" if len(cuts) < 9 else f"after each of the first {_SINGLE - 1}"
             found = finalized(metric, _state(metric, data, cuts), data)
-            require_same(found, whole, (f"cut {shown}", "in one batch"), data.says)
+            require_same(found, whole, (f"cut {shown}", "in one batch"), data.description)
 
 
 @law(streaming)
 def any_merge_order(metric: StreamingMetric) -> None:
-    """States of parts of the samples merge in any order, and however they are nested, to the state of all.
+    """States of batches merge, in any order and however nested, to the state of all samples.
 
-    merge(a, b) must give what update would have given of the samples of both.
+    merge(a, b) must give the state that update gives for the samples of both.
     """
     for data in _cases():
         whole = finalized(metric, _state(metric, data), data)
-        a, b, c, d = (
-            _state(metric, data.take(slice(*part), "a part")) for part in pairwise([0, 1, 90, 97, data.number])
-        )
-        with told("merge of", data):
+        bounds = pairwise([0, 1, 90, 97, data.number])
+        a, b, c, d = (_state(metric, data.take(slice(*each), "a batch")) for each in bounds)
+        with broken_by("merge", data):
             merged = {
                 "merged one after the other": reduce(metric.merge, [a, b, c, d]),
                 "merged from the last to the first": reduce(metric.merge, [d, c, b, a]),
                 "merged in pairs": metric.merge(metric.merge(c, a), metric.merge(b, d)),
             }
         for words, state in merged.items():
-            require_same(finalized(metric, state, data), whole, (words, "in one state"), data.says)
+            require_same(finalized(metric, state, data), whole, (words, "in one state"), data.description)
 
 
 @law(streaming)
 def merge_with_nothing(metric: StreamingMetric) -> None:
-    """The state that init gives is of no samples: merged with any other, from either side, it changes nothing.
+    """The state from init has no samples: merging it with any other, from either side, changes nothing.
 
-    Start sums at 0, least values at infinity, means at anything with the weight 0.
+    Start sums at 0, least values at infinity, means at any value with the weight 0.
     """
     for data in _cases():
         state, nothing = _state(metric, data), metric.init(spec_of(metric, data))
         whole = finalized(metric, state, data)
-        with told("merge of", data):
+        with broken_by("merge", data):
             merged = {"init, state": metric.merge(nothing, state), "state, init": metric.merge(state, nothing)}
         for order, each in merged.items():
-            require_same(finalized(metric, each, data), whole, (f"after merge({order})", "without"), data.says)
-        with told("merge and finalize of two states of none of", data):
+            require_same(finalized(metric, each, data), whole, (f"after merge({order})", "without"), data.description)
+        with broken_by("merge and finalize of two states without samples", data):
             metric.finalize(metric.merge(nothing, nothing))
 
 
 @law(streaming)
 def finalize_twice(metric: StreamingMetric) -> None:
-    """finalize gives the same when it is asked again, also after its results were changed, and after more samples.
+    """finalize gives the same when it is called again, even after its results were changed, and allows more samples.
 
-    A tensor's .numpy() is the same memory: where a result is a tensor of the state itself, copy it.
+    A tensor's .numpy() is the same memory: if a result is a tensor of the state itself, copy it.
     """
     data = mixed()
     state = _state(metric, data)
     first = finalized(metric, state, data)
     kept = {name: (dims, array.copy()) for name, (dims, array) in first.items()}
-    require_same(finalized(metric, state, data), kept, ("the second time", "the first"), data.says)
+    require_same(finalized(metric, state, data), kept, ("the second time", "the first"), data.description)
     for _, array in first.values():
         if array.flags.writeable:
             array[...] = 7
-    require_same(finalized(metric, state, data), kept, ("after its arrays were overwritten", "before"), data.says)
+    require_same(
+        finalized(metric, state, data), kept, ("after its arrays were overwritten", "before"), data.description
+    )
     x, y = batch_of(metric, data)
-    with told("update after finalize of", data):
+    with broken_by("update after finalize", data):
         further = metric.update(state, x, y)
     twice = replace(data, x=np.concatenate([data.x] * 2), y=np.concatenate([data.y] * 2))
     expected = finalized(metric, _state(metric, twice), twice)
     words = ("with a batch after finalize", "without finalize between")
-    require_same(finalized(metric, further, twice), expected, words, data.says)
+    require_same(finalized(metric, further, twice), expected, words, data.description)
 
 
 @law(streaming)
 def saved_state(metric: StreamingMetric) -> None:
-    """A state that was saved and loaded again goes on as if it had not been.
+    """A state that was saved and loaded continues as if it had never been saved.
 
-    torch.load reads it with weights_only=True: a flat dict of tensors, with strings for keys, and all that update,
-    merge and finalize need is in it, nothing on the metric itself.
+    torch.load reads it with weights_only=True: it is a flat dict of tensors with strings for keys. It contains all that
+    update, merge and finalize need; nothing is stored on the metric itself.
     """
-    data, another = mixed(), deepcopy(metric)  # as the one of the process that goes on
+    data, another = mixed(), deepcopy(metric)  # in place of the metric of a process that continues
     begun, rest = data.take(slice(0, 100), "the first 100"), data.take(slice(100, None), "the others")
     stream = io.BytesIO()
     torch.save(_state(metric, begun), stream)
     stream.seek(0)
     loaded = torch.load(stream, weights_only=True)
-    with told("update of a loaded state with", rest):
+    with broken_by("update of a loaded state", rest):
         state = another.update(loaded, *batch_of(metric, rest))
     whole = finalized(metric, _state(metric, data, (100,)), data)
-    require_same(finalized(another, state, data), whole, ("after a save between", "without"), data.says)
+    require_same(finalized(another, state, data), whole, ("after a save between", "without"), data.description)
 
 
 @law(streaming)
 def state_shape(metric: StreamingMetric) -> None:
     """A state is a flat dict of tensors, whose keys, shapes and dtypes depend on the spec alone, not on the samples.
 
-    So that states of several processes can be added up. What grows with the samples is no state: bound it, or write a
+    States of several processes can then be added up. A state must not grow with the samples: bound it, or write a
     column metric or a sample metric.
     """
     data = mixed()
     empty = _shapes(metric.init(spec_of(metric, data)))
-    for part in (data.take([0], "one"), data, data.take([], "none")):
-        found = _shapes(_state(metric, part))
+    for some in (data.take([0], "one"), data, data.take([], "none")):
+        found = _shapes(_state(metric, some))
         if found != empty:
             key = next(key for key in {**empty, **found} if found.get(key) != empty.get(key))
-            raise Broken(f"after update {key!r} is {found.get(key)}, and init gave {empty.get(key)}", part.says)
+            raise Broken(f"after update {key!r} is {found.get(key)}, and init gave {empty.get(key)}", some.description)
 
 
 def _shapes(state: Any) -> dict[str, str]:
@@ -167,52 +170,52 @@ def _shapes(state: Any) -> dict[str, str]:
         raise Broken(f"the state is {type(state).__name__}")
     odd = {key: type(value).__name__ for key, value in state.items() if not isinstance(value, torch.Tensor)}
     if odd or not all(isinstance(key, str) for key in state):
-        raise Broken(f"the state holds {odd or list(state)}")
+        raise Broken(f"the state has {odd or list(state)}")
     return {key: f"{value.dtype} of shape {tuple(value.shape)}" for key, value in state.items()}
 
 
 @law(streaming)
 def state_of_its_own(metric: StreamingMetric) -> None:
-    """What becomes of a batch after update doesn't matter: its memory is used again.
+    """A state doesn't depend on the memory of a batch, which is used again after update.
 
-    A state that keeps x, or a view of it (x[0], x.T, x.amax(0) is none), has to copy it: x[0].clone().
+    A state that keeps x, or a view of it such as x[0] or x.T, has to copy it: x[0].clone(). x.amax(0) isn't a view.
     """
     data = mixed()
     x, y = batch_of(metric, data)
-    with told("update of", data):
+    with broken_by("update", data):
         state = metric.update(metric.init(spec_of(metric, data)), x, y)
     for tensor in [*(x if isinstance(x, list) else [x]), y]:
         tensor.fill_(1)
     expected = finalized(metric, _state(metric, data), data)
     words = ("after the batch was overwritten", "otherwise")
-    require_same(finalized(metric, state, data), expected, words, data.says)
+    require_same(finalized(metric, state, data), expected, words, data.description)
 
 
 @law(streaming)
 def new_class(metric: StreamingMetric) -> None:
-    """Where a class first appears in a later batch, the result is as if it had been known from the start.
+    """If a class first appears in a later batch, the result is as if it had been known from the start.
 
-    As a model runs, nobody knows how many classes there will be: rows of a new init are then appended to the state. An
-    axis that follows the classes is the first of its tensor, and the rows of init for a class don't depend on how many
-    there are.
+    While a model runs, the number of classes isn't known: the rows of a new init are appended to the state. An axis
+    that follows the classes is therefore the first of its tensor, and the rows of init for a class don't depend on the
+    number of classes.
     """
     data = mixed()
     data = data.take(np.argsort(data.y, kind="stable"), "class by class, all")
     half = int(np.searchsorted(data.y, 2))
     begun, rest = data.take(slice(0, half), "the first"), data.take(slice(half, None), "the others")
-    with told("update of a state to which classes were appended, with", data):
-        grown = Accumulator([metric], spec_of(metric, replace(begun, classes=2)), "in a test")
-        grown.update(*batch_of(metric, begun))
-        grown.grow(data.classes)
-        grown.update(*batch_of(metric, rest))
+    with broken_by("update of a state to which classes were appended", data):
+        extended = Accumulator([metric], spec_of(metric, replace(begun, classes=2)), "in a test")
+        extended.update(*batch_of(metric, begun))
+        extended.grow(data.classes)
+        extended.update(*batch_of(metric, rest))
     whole = finalized(metric, _state(metric, data), data)
     words = ("when classes 2 and 3 come later", "when all are known")
-    require_same(finalized(metric, grown.states[metric.name], data), whole, words, data.says)
+    require_same(finalized(metric, extended.states[metric.name], data), whole, words, data.description)
 
 
 @law(streaming)
 def no_autograd_graph(metric: StreamingMetric) -> None:
-    """No state holds an autograd graph, which would keep every batch in memory, even where x requires a gradient.
+    """No state keeps an autograd graph, which would keep every batch in memory, even if x requires a gradient.
 
     update is called under torch.no_grad(). Keep x.detach() rather than x, and leave torch.enable_grad() before you
     return.
@@ -221,8 +224,8 @@ def no_autograd_graph(metric: StreamingMetric) -> None:
     x, y = batch_of(metric, data)
     for tensor in x if isinstance(x, list) else [x]:
         tensor.requires_grad_()
-    with told("update of", data), torch.no_grad():
+    with broken_by("update", data), torch.no_grad():
         state = metric.update(metric.init(spec_of(metric, data)), x, y)
-    held = [key for key, value in state.items() if value.requires_grad]
-    if held:
-        raise Broken(f"of the state after update {', '.join(map(repr, held))} require a gradient", data.says)
+    graphs = [key for key, value in state.items() if value.requires_grad]
+    if graphs:
+        raise Broken(f"after update {', '.join(map(repr, graphs))} in the state require a gradient", data.description)

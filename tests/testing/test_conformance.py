@@ -1,4 +1,4 @@
-"""The conformance kit: a right metric passes, and of wrong ones the author hears what is wrong."""
+"""The conformance kit: a right metric passes, and the author of a wrong one is told what is wrong."""
 
 from __future__ import annotations
 
@@ -382,10 +382,10 @@ def test_the_message_says_the_law_the_samples_what_came_out_and_what_to_do() -> 
         check_of(Zero(), "missing class")()
     assert str(raised.value).splitlines() == [
         "The metric 'average' breaks the law 'missing class'.",
-        "   law: A class without samples is NaN in what is a float along label and label_b, and changes nothing else.",
+        "   law: A class without samples is NaN in float variables along label and label_b, and changes nothing else.",
         "  with: those that aren't of class 1 of 240 samples of 4 classes at 7 nodes (node 5 is always 0)",
         " found: 'average' at label 1 is 0.0, not NaN",
-        "  mend: A 0 would read as a measured one. Divide by the count itself (0 / 0 is NaN), and leave such classes "
+        "  mend: A 0 would look like a measured 0. Divide by the count itself (0 / 0 is NaN), and leave such classes "
         "out of means over classes.",
     ]
     with pytest.raises(ConformanceError, match=r"'average' at label 1, node 0 is \S+ cut after 1 and \S+ in one batch"):
