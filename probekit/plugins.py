@@ -1,4 +1,4 @@
-"""Metrics and recipes that installed distributions register as entry points, probekit's own among them."""
+"""Metrics and recipes that installed distributions, including probekit, register as entry points."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ RECIPES = "probekit.recipes"
 
 
 class PluginWarning(UserWarning):
-    """An installed plugin can't be used, and is left out of a listing."""
+    """An installed plugin can't be used and is left out of a listing."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: what a distribution registers under a name.
+    """One entry point: an object that a distribution registers under a name.
 
-    `value` is what the distribution says to import (``package.module:attribute``). `rivals` are the plugins of other
-    distributions under the same name of the same group: with any, none of them is chosen.
+    `value` is the object to import (``package.module:attribute``). `rivals` are the plugins that other distributions
+    register under the same name of the same group. If there are any, no plugin has the name.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Plugin:
             raise PluginError(self._clash())
         try:
             return EntryPoint(self.name, self.value, self.group).load()
-        except (Exception, SystemExit) as error:  # whatever someone else's module raises as it is imported
+        except (Exception, SystemExit) as error:  # importing someone else's module may raise anything
             message = (
                 f"The {_kind(self.group)} {self.name!r} of {self._source()} can't be loaded: importing {self.value!r} "
                 f"raised {type(error).__name__}: {error}. Mend or uninstall {self.distribution}."
@@ -60,12 +60,12 @@ class Plugin:
         sources = " and ".join(f"{each._source()} ({each.value})" for each in (self, *self.rivals))
         return (
             f"The name {self.name!r} is registered as a {_kind(self.group)} by {sources}, "
-            f"so it names none of them. Uninstall all but one."
+            f"so it stands for none of them. Uninstall all but one."
         )
 
 
 def find(group: str) -> dict[str, Plugin]:
-    """What is installed under an entry-point group, by name in alphabetical order; nothing is imported.
+    """The plugins that are installed under an entry-point group, by name in alphabetical order; nothing is imported.
 
     >>> find(METRICS)["median"].distribution
     'probekit'
@@ -81,8 +81,7 @@ def find(group: str) -> dict[str, Plugin]:
 def load(group: str, name: str) -> Any:
     """The object that is registered under `name`.
 
-    Raises PluginError for a name that nobody registers, that several distributions register, or that can't be
-    imported.
+    Raises PluginError if no distribution registers the name, if several do, or if the object can't be imported.
     """
     found = find(group)
     if name not in found:
@@ -94,7 +93,7 @@ def load(group: str, name: str) -> Any:
 
 
 def load_all(group: str) -> dict[Plugin, Any]:
-    """Every plugin of a group that loads, with its object, for listings; a PluginWarning for each that doesn't."""
+    """Every plugin of a group that can be loaded, with its object; warns with PluginWarning of each that can't."""
     loaded = {}
     for plugin in find(group).values():
         try:
@@ -108,14 +107,14 @@ def load_all(group: str) -> dict[Plugin, Any]:
 def _registered(group: str, path: tuple[str, ...]) -> tuple[Plugin, ...]:
     """One plugin for each name and distribution, sorted by both.
 
-    To read what all distributions on the `path` say of themselves takes a tenth of a second.
+    The result is cached, since reading the metadata of all distributions on the `path` takes a tenth of a second.
     """
     first: dict[tuple[str, str], Plugin] = {}
     for entry in entry_points(group=group):
         assert entry.dist is not None  # entry_points() reads them from distributions
         plugin = Plugin(entry.name, group, entry.value, entry.dist.name, entry.dist.version)
-        # The same distribution may be seen twice (a checkout's egg-info and the installed one): imports take the
-        # first on sys.path, and so does this.
+        # A distribution may appear twice (a checkout's egg-info and the installed one). The first on sys.path counts,
+        # as it does for imports.
         first.setdefault((plugin.name, plugin.distribution), plugin)
     return tuple(first[key] for key in sorted(first))
 
@@ -125,8 +124,8 @@ def _unknown(group: str, name: str, found: Iterable[str]) -> str:
     kind = _kind(group)
     if not known:  # probekit registers its own, so its metadata isn't there
         return (
-            f"No {kind} {name!r}: nothing is registered under {group!r}, not even by probekit itself, which isn't "
-            f"installed but imported from its source. Install it: `pip install -e .` in the checkout."
+            f"No {kind} {name!r}: nothing is registered under {group!r}, not even by probekit itself, which was "
+            f"imported from its source without being installed. Install it: `pip install -e .` in the checkout."
         )
     return (
         f"No {kind} {name!r} among the {len(known)} that are installed.{near(name, known)} "

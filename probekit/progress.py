@@ -1,4 +1,4 @@
-"""How long-running functions report progress: through a callable that wraps an iterable."""
+"""Progress of long-running functions, reported through a callable that wraps an iterable."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Wraps an iterable, yields the same items, and may draw a bar while it does.
+    """A callable that wraps an iterable, yields the same items, and may draw a bar meanwhile.
 
-    `total` is the number of items where it is known.
+    `total` is the number of items if it is known.
     """
 
     def __call__(self, items: Iterable[T], /, description: str, total: int | None = None) -> Iterator[T]: ...
 
 
 def silent(items: Iterable[T], /, description: str, total: int | None = None) -> Iterator[T]:
-    """The default: the items and nothing drawn."""
+    """The default: yield the items and draw nothing."""
     yield from items

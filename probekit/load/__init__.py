@@ -1,8 +1,8 @@
 """Models and data sets by name: ``torchvision:resnet18``, ``timm:NAME``, ``hf:NAME_OR_FOLDER``,
 ``study.py:make_model``; ``digits``, ``mine.npz``, ``imagefolder:DIR``.
 
-A name never runs code that the user didn't name. Nothing is unpickled but torchvision's own CIFAR-10 files, whose
-checksums torchvision verifies first.
+A name never runs code that the user didn't name. Only torchvision's own CIFAR-10 files are unpickled, after torchvision
+has verified their checksums.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from probekit.errors import DataError, near
 from probekit.load.keywords import KeywordDataset, holds_keywords
-from probekit.load.packages import torchvision_part
+from probekit.load.packages import torchvision_module
 
 __all__ = ["ArrayDataset", "Arrays", "ImageFolder", "Split", "arrays", "dataset"]
 
@@ -27,7 +27,7 @@ Split: TypeAlias = Literal["train", "test", "all"]
 DATA_DIR = "~/.cache/probekit"
 FOLDER = "imagefolder:"
 SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
-SIDE = 224  # pixels, what most image models are trained on
+SIDE = 224  # pixels, the size of the images that most models are trained on
 # name -> torchvision's class, class names
 _KNOWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "mnist": ("MNIST", tuple("0123456789")),
@@ -42,9 +42,9 @@ _KNOWN: dict[str, tuple[str, tuple[str, ...]]] = {
 class Arrays:
     """A labelled data set in memory.
 
-    Images are (sample, channel, y, x). Labels are int64 codes that count through `class_names`. `x_test` and `y_test`
-    are None where the data come without a split. `white` is the value that ``dataset`` maps to 1: 255 for uint8, 16 for
-    digits, 1 for values that are used as they are.
+    Images are (sample, channel, y, x). Labels are int64 codes, indices into `class_names`. `x_test` and `y_test` are
+    None if the data have no split. `white` is the value that ``dataset`` maps to 1: 255 for uint8, 16 for digits, 1 for
+    values that aren't scaled.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Arrays:
 class ArrayDataset(Dataset[tuple[Tensor, int]]):
     """A torch data set of (x, label) in the order of the arrays, with torchvision's `classes` and `targets`.
 
-    x is float32, divided by `white`; integers other than uint8 (token ids, say) are int64 as they are.
+    x is float32, divided by `white`; integers other than uint8 (token ids, say) become int64 and aren't scaled.
     """
 
     def __init__(self, x: Array, y: npt.NDArray[np.int64], classes: tuple[str, ...], white: float = 1.0) -> None:
@@ -78,14 +78,14 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """The images under `root`, one folder a class, as (x, label): sorted by class, then by file name.
+    """The images under `root`, with one folder per class, as (x, label): sorted by class, then by file name.
 
     x is float32 RGB (3, 224, 224) with values from 0 to 1: the shorter side is resized to 224 (bilinear, antialiased),
-    and the centre is cut out. Files are decoded as they are asked for, by Pillow. `classes` are the folders' names,
+    and the centre is cut out. Pillow decodes each file when its sample is read. `classes` are the folders' names,
     `targets` the labels, `paths` the files relative to `root`, in order. `limit` keeps the first samples only, which
-    are those of the first classes.
+    belong to the first classes.
 
-    Raises DataError where there is no such folder, it holds no folders of images, or a file can't be decoded.
+    Raises DataError if the folder doesn't exist, it has no folders of images, or a file can't be decoded.
     """
 
     def __init__(self, root: Path, limit: int | None = None) -> None:
@@ -103,7 +103,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         file = self.root / self.paths[index]
         try:
             return self._transform(self._read(str(file))), self.targets[index]
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files that are damaged
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises these for damaged files
             raise DataError(f"{str(file)!r} can't be decoded as an image: {error}. Mend or remove it.") from error
 
 
@@ -113,16 +113,15 @@ def arrays(name: str, data_dir: Path | None = None) -> Arrays:
     `name` is one of
 
     - ``digits``: scikit-learn's 1,797 real 8×8 images, float32 (1797, 1, 8, 8) with values 0 to 16, without a split;
-    - ``mnist``, ``cifar10``: from ``<data_dir>/<name>.npz`` where that exists, else from the files that torchvision
-      keeps under `data_dir` (default ``~/.cache/probekit``); nothing is downloaded;
-    - ``path/to/file.npz``: with arrays ``x_train``, ``y_train`` and, where there is a test set, ``x_test``, ``y_test``;
-      or with ``x`` and ``y``; and with ``class_names`` if the classes are to have names. Read with
-      ``allow_pickle=False``.
+    - ``mnist``, ``cifar10``: from ``<data_dir>/<name>.npz`` if that file exists, otherwise from the files that
+      torchvision keeps under `data_dir` (default ``~/.cache/probekit``); nothing is downloaded;
+    - ``path/to/file.npz``: with the arrays ``x_train``, ``y_train`` and, for a test set, ``x_test``, ``y_test``; or
+      with ``x`` and ``y``; and optionally with ``class_names``. It is read with ``allow_pickle=False``.
 
-    uint8 arrays are taken for images: (sample, y, x) gets a channel axis, channels at the end (1, 3 or 4 of them) move
-    to the front.
+    uint8 arrays are treated as images: (sample, y, x) gets a channel axis, and channels at the end (1, 3 or 4 of them)
+    move to the front.
 
-    Raises DataError when the name stands for no data set, the files aren't there, or labels and samples don't match.
+    Raises DataError if the name doesn't stand for a data set, files are missing, or labels and samples don't match.
 
     >>> arrays("digits").x_train.shape
     (1797, 1, 8, 8)
@@ -135,10 +134,10 @@ def arrays(name: str, data_dir: Path | None = None) -> Arrays:
         path = Path(name).expanduser()
         return _from_npz(_read_npz(path), path, name)
     if name.startswith(FOLDER):
-        raise DataError(f"{name!r} is read image by image and has no arrays. Use it as a data set: load.dataset.")
+        raise DataError(f"{name!r} is read image by image and has no arrays. Load it as a data set: load.dataset.")
     known = ["digits", *_KNOWN, f"{FOLDER}DIR"]
     raise DataError(
-        f"{name!r} is no data set that probekit knows.{near(name, known)} "
+        f"{name!r} isn't a data set that probekit knows.{near(name, known)} "
         f"Name one of {', '.join(known)}, or a FILE.npz."
     )
 
@@ -150,17 +149,17 @@ def dataset(
 
     `name` and `data_dir` are those of ``arrays``; or `name` is
 
-    - ``imagefolder:DIR``, a folder with one folder of images a class, which gives an ``ImageFolder``;
-    - a ``file.npz`` of keyword inputs, which gives a ``KeywordDataset`` of dicts: arrays that are named as the
-      arguments of the model's forward, such as ``input_ids``, ``attention_mask`` or ``pixel_values``, with a row for
-      each sample; ``label`` (or ``labels``), whole numbers from 0 up or strings; and, if wanted, ``sample_id`` and
-      ``class_names``. Integers become int64 and floats float32; such a file has no split. One with ``x`` or
-      ``x_train`` is what ``arrays`` says.
+    - ``imagefolder:DIR``, a folder with one folder of images per class, which gives an ``ImageFolder``;
+    - a ``file.npz`` of keyword inputs, which gives a ``KeywordDataset`` of dicts. The file has arrays with the names of
+      the arguments of the model's forward, such as ``input_ids``, ``attention_mask`` or ``pixel_values``, with a row
+      for each sample; ``label`` (or ``labels``), whole numbers from 0 up or strings; and optionally ``sample_id`` and
+      ``class_names``. Integers become int64 and floats float32; such a file has no split. A file with ``x`` or
+      ``x_train`` is read as ``arrays`` describes.
 
-    `split` is ``"train"`` (everything, where the data come without a
-    split), ``"test"`` or ``"all"`` (train, then test); `limit` keeps the first samples only.
+    `split` is ``"train"`` (everything, if the data have no split), ``"test"`` or ``"all"`` (train, then test); `limit`
+    keeps the first samples only.
 
-    Raises DataError as ``arrays`` does, and for a split that isn't there.
+    Raises DataError as ``arrays`` does, and for a missing split.
 
     >>> digits = dataset("digits", limit=100)
     >>> len(digits), digits[0][0].shape, digits.classes[:3]
@@ -197,32 +196,32 @@ def _check_split(name: str, split: Split, *, has_test: bool) -> None:
     if split not in get_args(Split):
         raise DataError(f"There is no split {split!r}. Choose train, test or all.")
     if split == "test" and not has_test:
-        raise DataError(f"{name!r} comes without a test set. Ask for split 'train' or 'all', which has every sample.")
+        raise DataError(f"{name!r} has no test set. Ask for split 'train' or 'all', which has every sample.")
 
 
 def _image_files(root: Path) -> Any:
-    """What torchvision's ImageFolder finds under `root`: its classes, targets and samples."""
+    """torchvision's ImageFolder of `root`, which has the classes, targets and samples."""
     if not root.is_dir():
         raise DataError(f"There is no folder {str(root)!r}.")
     inside = {entry.name for entry in root.iterdir() if entry.is_dir()}
     if "train" in inside and inside <= SPLIT_FOLDERS:
         raise DataError(
-            f"{str(root)!r} holds {', '.join(sorted(inside))}: splits, not classes. Name one: "
+            f"{str(root)!r} has the folders {', '.join(sorted(inside))}: splits, not classes. Name one: "
             f"'{FOLDER}{root / 'train'}'."
         )
     try:
-        return torchvision_part("datasets", DataError).ImageFolder(root)
+        return torchvision_module("datasets", DataError).ImageFolder(root)
     except FileNotFoundError as error:
         raise DataError(
-            f"{str(root)!r} is no folder of images: {error}. It must hold one folder of images for each class."
+            f"{str(root)!r} isn't a folder of images: {error}. It must have one folder of images for each class."
         ) from error
 
 
 def _image_reader() -> tuple[Callable[[Any], Tensor], Callable[[str], Any]]:
-    """What makes a tensor of an image, and what decodes a file to one, both torchvision's."""
-    transforms = torchvision_part("transforms", DataError)
+    """torchvision's transform from an image to a tensor, and its loader of an image from a file."""
+    transforms = torchvision_module("transforms", DataError)
     steps = [transforms.Resize(SIDE), transforms.CenterCrop(SIDE), transforms.ToTensor()]
-    return transforms.Compose(steps), torchvision_part("datasets.folder", DataError).pil_loader
+    return transforms.Compose(steps), torchvision_module("datasets.folder", DataError).pil_loader
 
 
 def _digits() -> Arrays:
@@ -239,14 +238,14 @@ def _known(name: str, data_dir: Path) -> Arrays:
     file = data_dir / f"{name}.npz"
     if file.is_file():
         return _from_npz(_read_npz(file), file, name, class_names)
-    make = getattr(torchvision_part("datasets", DataError), class_name)
+    make = getattr(torchvision_module("datasets", DataError), class_name)
     try:
         train, test = make(data_dir, train=True), make(data_dir, train=False)
     except (RuntimeError, ValueError, OSError) as error:
         fetch = f"from torchvision.datasets import {class_name}; {class_name}({str(data_dir)!r}, download=True)"
         raise DataError(
             f"{name!r} isn't in {str(data_dir)!r}: there is neither {file.name} (arrays x_train, y_train, x_test, "
-            f"y_test) nor what torchvision keeps ({error}). Put the file there, name another folder, or download the "
+            f"y_test) nor torchvision's files ({error}). Put the file there, name another folder, or download the "
             f'data once: `python -c "{fetch}"`.'
         ) from error
     found = {

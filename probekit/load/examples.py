@@ -1,4 +1,4 @@
-"""A batch that a model can run on, from what the model tells of itself."""
+"""A batch that a model can run on, derived from the model's own configuration."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from probekit.errors import ModelError
 
 __all__ = ["example"]
 
-SIDE = 224  # pixels, of torchvision's models and of configs that name no size
+SIDE = 224  # pixels, for torchvision's models and for configs without a size
 TOKENS = 8
-SECOND = 16_000  # values of a second of sound, at the rate that most models of speech hear
+SECOND = 16_000  # values in a second of sound, at the sampling rate of most speech models
 
 
 def example(model: nn.Module, samples: int = 2) -> Tensor | dict[str, Tensor]:
     """A batch of made-up inputs that `model` can run on: token ids that count up, images and sounds of zeros.
 
-    - A model of transformers gets keyword inputs, in the sizes that its config tells: input_ids and attention_mask,
-      with decoder_input_ids for an encoder and decoder; pixel_values; both, as CLIP; input_values or input_features.
-      One that writes about images (image tokens in its config) gets text alone.
-    - A model of timm gets images of its ``default_cfg["input_size"]``, one of torchvision 3×224×224 or of its own
-      ``image_size``.
+    - A model of transformers gets keyword inputs in the sizes of its config: input_ids and attention_mask, with
+      decoder_input_ids for an encoder and decoder; pixel_values; both, as for CLIP; input_values or input_features.
+      A model that writes about images (image tokens in its config) gets text alone.
+    - A model of timm gets images of its ``default_cfg["input_size"]``; a model of torchvision gets images of 3×224×224
+      or of its own ``image_size``.
 
-    Raises ModelError where a model doesn't tell what it takes.
+    Raises ModelError if the inputs of a model aren't known.
 
     >>> from probekit import load
     >>> example(load.model("torchvision:squeezenet1_1")).shape
@@ -40,18 +40,18 @@ def example(model: nn.Module, samples: int = 2) -> Tensor | dict[str, Tensor]:
     if size is None and type(model).__module__.startswith("torchvision.models."):
         size = (3, *_sides(getattr(model, "image_size", None)))
     if size is None:
-        raise ModelError(f"{type(model).__name__} doesn't tell what an input of it is.")
+        raise ModelError(f"{type(model).__name__} doesn't say which inputs it takes.")
     return torch.zeros(samples, *size, dtype=dtype)
 
 
 def _of_transformers(model: nn.Module, samples: int) -> dict[str, Tensor]:
     try:
-        return _Told(model, samples).inputs()
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a config of another make than those known here
-        raise ModelError(f"The config of {type(model).__name__} doesn't tell what an input is: {error}.") from error
+        return _KeywordInputs(model, samples).inputs()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a config of a kind that isn't known here
+        raise ModelError(f"The config of {type(model).__name__} doesn't say which inputs it takes: {error}.") from error
 
 
-class _Told:
+class _KeywordInputs:
     """The keyword inputs of a model of transformers, from its config and the signature of its forward."""
 
     def __init__(self, model: nn.Module, samples: int) -> None:
@@ -72,7 +72,7 @@ class _Told:
         if self._main == "input_features" and hasattr(self._config, "max_source_positions"):
             found |= self._spectrum()
         if lacking := self._needed() - found.keys():
-            raise ModelError(f"{self._name} takes {', '.join(sorted(lacking))}, and its config doesn't tell how large.")
+            raise ModelError(f"{self._name} takes {', '.join(sorted(lacking))}, but its config doesn't give the sizes.")
         return found
 
     def _needed(self) -> set[str]:
@@ -94,7 +94,7 @@ class _Told:
         vocabulary: int = text.vocab_size
         ids = (torch.arange(self._samples * TOKENS) % (vocabulary - 1) + 1).reshape(self._samples, TOKENS)
         end = getattr(text, "eos_token_id", None)
-        if isinstance(end, int) and 0 <= end < vocabulary:  # BART's classifier and CLIP's pooling look for it
+        if isinstance(end, int) and 0 <= end < vocabulary:  # BART's classifier and CLIP's pooling need it
             ids[ids == end] = (end + 1) % vocabulary
             ids[:, -1] = end
         return ids
@@ -106,7 +106,7 @@ class _Told:
         return self._zeros(*frames, getattr(seen, "num_channels", 3), *_sides(getattr(seen, "image_size", None)))
 
     def _spectrum(self) -> dict[str, Tensor]:
-        """What Whisper hears and has written: its first convolutions halve the length."""
+        """The sound and the text of Whisper, whose first convolutions halve the length."""
         found = {"input_features": self._zeros(self._config.num_mel_bins, 2 * self._config.max_source_positions)}
         return found | ({"decoder_input_ids": self._ids()} if "decoder_input_ids" in self._taken else {})
 
@@ -115,7 +115,7 @@ class _Told:
 
 
 def _sides(size: Any) -> tuple[int, int]:
-    """Height and width, where a config tells them: as a number, a pair, or by name."""
+    """Height and width from a config, which gives them as a number, as a pair, or by name."""
     if isinstance(size, Mapping):
         return size["height"], size["width"]
     height, width = size if isinstance(size, tuple | list) else (size or SIDE,) * 2

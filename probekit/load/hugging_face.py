@@ -1,4 +1,4 @@
-"""Models of transformers: saved ones from a folder or the Hugging Face Hub, and architectures with random weights."""
+"""Models of transformers: saved models from a folder or the Hugging Face Hub, and architectures with random weights."""
 
 from __future__ import annotations
 
@@ -17,70 +17,70 @@ from probekit.load.packages import extra, installed
 __all__ = ["hugging_face"]
 
 RANDOM = "random"
-PATIENCE = 5  # seconds that the Hub may take for its first answer
+PATIENCE = 5  # seconds to wait for the first answer of the Hub
 
 
 def hugging_face(name: str) -> nn.Module:
-    """The model that `name` stands for after ``hf:``; what is random is drawn from torch's global generator.
+    """The model that `name` stands for after ``hf:``; random weights come from torch's global generator.
 
-    ``FOLDER`` or ``NAME_ON_THE_HUB`` gives the saved model with its weights, ``…@random`` what its config describes
-    with random weights; ``MODEL_TYPE@random``, one of transformers' types, needs no file and no network. Where the Hub
-    doesn't answer, a name on it stands for what was downloaded from there before.
+    ``FOLDER`` or ``NAME_ON_THE_HUB`` gives the saved model with its weights; ``…@random`` gives the architecture of its
+    config with random weights; ``MODEL_TYPE@random``, one of transformers' types, needs no file and no network. If the
+    Hub doesn't answer, a name on it stands for the model that was downloaded before.
 
-    Raises ModelError for what isn't there, can't be read, or would run code that comes with a model.
+    Raises ModelError if the model isn't there, can't be read, or would run code that comes with it.
     """
     transformers = extra("transformers")
-    place, random = _place(name)
-    is_folder = Path(place).is_dir()
-    is_type = random and not is_folder and place in transformers.CONFIG_MAPPING
-    fault = "" if is_folder or is_type else _fault_of_hub(place)
+    source, random = _source(name)
+    is_folder = Path(source).is_dir()
+    is_type = random and not is_folder and source in transformers.CONFIG_MAPPING
+    fault = "" if is_folder or is_type else _fault_of_hub(source)
     local = is_folder or bool(fault)
     try:
         if is_type:
-            return _module(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(place)))
-        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
-        _refuse_kernels(config, place)
+            return _module(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(source)))
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
+        _refuse_kernels(config, source)
         made = _class(transformers, config)
         if not random:
-            return _with_weights(made or transformers.AutoModel, place, config, local=local)
+            return _with_weights(made or transformers.AutoModel, source, config, local=local)
         return _module(made._from_config(config) if made else transformers.AutoModel.from_config(config))
     except ModelError:
         raise
-    except Exception as error:  # transformers has no kind of its own: OSError, ValueError, RuntimeError, KeyError, …
-        raise ModelError(_failure(transformers, error, name, place, random=random) + fault) from error
+    except Exception as error:  # transformers raises many types: OSError, ValueError, RuntimeError, KeyError, …
+        raise ModelError(_failure(transformers, error, name, source, random=random) + fault) from error
 
 
 def _fault_of_hub(name: str) -> str:
-    """How the Hugging Face Hub fails to answer a question about a model; empty where it answers, whatever it says.
+    """The error of the Hugging Face Hub when it is asked about a model; empty if it answers, with any answer.
 
-    It is asked once: transformers itself would ask six times, which takes half a minute where there is no network.
+    The Hub is asked once. transformers itself would ask six times, which takes half a minute without a network.
     """
     hub = import_module("huggingface_hub")
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(name, "config.json"), timeout=PATIENCE)
     except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError):
-        return ""  # it isn't there, or not for this user: loading it says so
-    except Exception as error:  # of kinds of its client's, which differ between its versions
+        return ""  # the model doesn't exist, or not for this user: loading it says so
+    except Exception as error:  # the types of errors differ between versions of its client
         return f" The Hub doesn't answer: {' '.join(str(error).split())}"
     return ""
 
 
-def _place(name: str) -> tuple[str, bool]:
+def _source(name: str) -> tuple[str, bool]:
     """The folder, name on the Hub or model type; and whether random weights are asked for."""
     whole = Path(name).expanduser()
-    place, at, weights = (name, "", "") if whole.is_dir() else name.rpartition("@") if "@" in name else (name, "", "")
+    source, at, weights = (name, "", "") if whole.is_dir() else name.rpartition("@") if "@" in name else (name, "", "")
     if at and weights != RANDOM:
         raise ModelError(
-            f"'hf:{name}' asks for weights {weights!r}. 'hf:{place}' has those it was saved with, "
-            f"'hf:{place}@{RANDOM}' random ones."
+            f"'hf:{name}' asks for weights {weights!r}. 'hf:{source}' has its saved weights, "
+            f"'hf:{source}@{RANDOM}' random ones."
         )
-    folder = Path(place).expanduser()
-    if place and folder.is_dir():
+    folder = Path(source).expanduser()
+    if source and folder.is_dir():
         _check_folder(folder, random=bool(at))
         return str(folder), bool(at)
-    if not place or place.startswith(("/", ".", "~")):
-        raise ModelError(f"There is no folder {place!r} to load 'hf:{name}' from.")
-    return place, bool(at)
+    if not source or source.startswith(("/", ".", "~")):
+        raise ModelError(f"There is no folder {source!r} to load 'hf:{name}' from.")
+    return source, bool(at)
 
 
 def _check_folder(folder: Path, *, random: bool) -> None:
@@ -90,31 +90,32 @@ def _check_folder(folder: Path, *, random: bool) -> None:
         )
     if not random and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(
-            f"The folder {str(folder)!r} has a config.json and no weights (model.safetensors). "
+            f"The folder {str(folder)!r} has a config.json but no weights (model.safetensors). "
             f"'hf:{folder}@{RANDOM}' is that model with random ones."
         )
 
 
-def _refuse_kernels(config: Any, place: str) -> None:
-    """A config may name attention kernels, which transformers would fetch from the Hub and run."""
-    for part in _parts(config):
-        kernel = getattr(part, "_attn_implementation", None)
+def _refuse_kernels(config: Any, source: str) -> None:
+    """Raise ModelError if a config names attention kernels, which transformers would fetch from the Hub and run."""
+    for each in _configs(config):
+        kernel = getattr(each, "_attn_implementation", None)
         if isinstance(kernel, str) and "/" in kernel:
             raise ModelError(
-                f"The config of 'hf:{place}' asks for the attention kernel {kernel!r}, code that probekit doesn't "
+                f"The config of 'hf:{source}' asks for the attention kernel {kernel!r}, code that probekit doesn't "
                 "fetch and run for a model's name. Load the model in a function of your own: file.py:factory."
             )
 
 
-def _parts(config: Any) -> Iterator[Any]:
+def _configs(config: Any) -> Iterator[Any]:
+    """The config and all configs inside it."""
     yield config
     for name in getattr(config, "sub_configs", {}):
-        if (part := getattr(config, name, None)) is not None:
-            yield from _parts(part)
+        if (inner := getattr(config, name, None)) is not None:
+            yield from _configs(inner)
 
 
 def _class(transformers: Any, config: Any) -> Any:
-    """The class that the config says the weights were saved from, None where it doesn't or transformers lacks it."""
+    """The model class that the config names; None if it names none, or transformers doesn't have it."""
     for name in config.architectures or ():
         found = getattr(transformers, name, None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
@@ -122,10 +123,10 @@ def _class(transformers: Any, config: Any) -> Any:
     return None
 
 
-def _with_weights(made: Any, place: str, config: Any, *, local: bool) -> nn.Module:
-    # A .bin file is read by torch.load(weights_only=True). Tensors of another shape would be an error that names none.
-    model, told = made.from_pretrained(
-        place,
+def _with_weights(made: Any, source: str, config: Any, *, local: bool) -> nn.Module:
+    # weights_only is for torch.load, which reads .bin files. The error for tensors of another shape would name none.
+    model, info = made.from_pretrained(
+        source,
         config=config,
         trust_remote_code=False,
         local_files_only=local,
@@ -133,16 +134,16 @@ def _with_weights(made: Any, place: str, config: Any, *, local: bool) -> nn.Modu
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    if reshaped := told["mismatched_keys"]:
+    if reshaped := info["mismatched_keys"]:
         key, saved, wanted = min(reshaped)
         raise ModelError(
-            f"The weights of 'hf:{place}' don't fit its config: {len(reshaped)} of another shape ({key!r} is "
+            f"The weights of 'hf:{source}' don't fit its config: {len(reshaped)} of another shape ({key!r} is "
             f"{tuple(saved)}, not {tuple(wanted)}). Save both together with model.save_pretrained."
         )
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(info["missing_keys"]):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         warnings.warn(
-            f"The weights of 'hf:{place}' lack {', '.join(map(repr, missing[:3]))}{more} of {type(model).__name__}; "
+            f"The weights of 'hf:{source}' lack {', '.join(map(repr, missing[:3]))}{more} of {type(model).__name__}; "
             "they are random.",
             stacklevel=4,
         )
@@ -154,20 +155,21 @@ def _module(made: object) -> nn.Module:
     return made
 
 
-def _failure(transformers: Any, error: Exception, name: str, place: str, *, random: bool) -> str:
+def _failure(transformers: Any, error: Exception, name: str, source: str, *, random: bool) -> str:
     if "trust_remote_code" in str(error):
         return (
             f"'hf:{name}' is a model with code of its own, which probekit doesn't run for a model's name. Read that "
-            "code, and load the model in a function of your own, which says trust_remote_code=True: file.py:factory."
+            "code, and load the model in a function of your own with trust_remote_code=True: file.py:factory."
         )
     if isinstance(error, UnpicklingError):
         return (
-            f"The weights of 'hf:{name}' are no plain tensors: torch.load(weights_only=True) refuses them, and "
-            "probekit never unpickles what may run code. Save the model with model.save_pretrained, as safetensors."
+            f"The weights of 'hf:{name}' aren't plain tensors: torch.load(weights_only=True) refuses them, and "
+            "probekit never unpickles files that may run code. Save the model with model.save_pretrained, as "
+            "safetensors."
         )
     types = transformers.CONFIG_MAPPING
-    hint = f" 'hf:{place}@{RANDOM}' is that type of model with random weights." if place in types else ""
+    hint = f" 'hf:{source}@{RANDOM}' is that type of model with random weights." if source in types else ""
     return (
         f"'hf:{name}' can't be loaded by transformers {installed('transformers')}: {type(error).__name__}: "
-        f"{' '.join(str(error).split())}{near(place, types) if random else hint}"
+        f"{' '.join(str(error).split())}{near(source, types) if random else hint}"
     )

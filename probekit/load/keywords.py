@@ -1,4 +1,4 @@
-"""Data sets of keyword inputs: what the argument names of a model's forward stand for, sample by sample."""
+"""Data sets of keyword inputs: dicts from the argument names of a model's forward to the inputs of each sample."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ POSITIONAL = {f"{letter}{split}" for letter in "xy" for split in ("", "_train", 
 class KeywordDataset(Dataset[dict[str, Any]]):
     """A torch data set of dicts: a tensor for each input, by the name of the model's argument, and the label and id.
 
-    Integers are int64, as token ids are, and floats float32; bools stay bools. `classes` names the classes, and is
-    empty where there are no labels.
+    Integers become int64, as token ids are, and floats float32; bools stay bools. `classes` has the names of the
+    classes, and is empty without labels.
 
-    Raises DataError where the arrays of `found` have different numbers of samples, or can't be what their names say.
+    Raises DataError if the arrays of `found` have different numbers of samples, or don't fit their names.
     """
 
     def __init__(self, name: str, found: Mapping[str, Array], limit: int | None = None) -> None:
@@ -55,9 +55,9 @@ def holds_keywords(found: Mapping[str, Array]) -> bool:
 def _check(name: str, given: Mapping[str, Array]) -> None:
     shapes = ", ".join(f"{key} {values.shape}" for key, values in given.items())
     if any(values.ndim == 0 for values in given.values()) or len({len(values) for values in given.values()}) > 1:
-        raise DataError(f"{name!r} holds {shapes}. Each array must have one row for each sample.")
+        raise DataError(f"{name!r} has the arrays {shapes}. Each array must have one row for each sample.")
     if not len(next(iter(given.values()))):
-        raise DataError(f"{name!r} holds no samples: {shapes}.")
+        raise DataError(f"{name!r} has no samples: {shapes}.")
     for key, values in given.items():
         if values.dtype.kind not in "fiub" and key not in (*LABELS, *IDS):
             raise DataError(
@@ -67,7 +67,7 @@ def _check(name: str, given: Mapping[str, Array]) -> None:
 
 
 def _classes(name: str, given: Mapping[str, Array], names: Array | None) -> list[str]:
-    """The names of the classes: those given, else the codes or the strings that the labels are."""
+    """The names of the classes: those given, otherwise the codes or strings of the labels."""
     key = next((key for key in LABELS if key in given), None)
     if key is None:
         return []
@@ -89,7 +89,7 @@ def _check_named(name: str, labels: Array, known: list[str]) -> None:
     strange = used - set(known) if labels.dtype.kind == "U" else {code for code in used if code >= len(known)}
     if strange:
         raise DataError(
-            f"{name!r} has {len(known)} class names, {', '.join(map(repr, known))}, and none of them for the label "
+            f"{name!r} has {len(known)} class names, {', '.join(map(repr, known))}, but none for the label "
             f"{min(strange)!r}."
         )
 

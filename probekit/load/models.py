@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from probekit.errors import ModelError, near
 from probekit.load.hugging_face import hugging_face
-from probekit.load.packages import extra, installed, torchvision_part
+from probekit.load.packages import extra, installed, torchvision_module
 
 __all__ = ["model"]
 
@@ -25,24 +25,25 @@ _FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, package.module:factory
 
 
 def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module:
-    """The model that a name stands for, its random weights drawn under `seed`, or `weights` loaded into it.
+    """The model that a name stands for, with random weights drawn under `seed`, or with `weights` loaded into it.
 
     `name` is one of
 
     - ``torchvision:resnet18``, ``timm:vit_tiny_patch16_224``: one of torchvision's or timm's models with random
       weights;
-    - ``hf:FOLDER`` (what ``save_pretrained`` wrote) or ``hf:openai-community/gpt2`` (a name on the Hugging Face Hub):
+    - ``hf:FOLDER`` (written by ``save_pretrained``) or ``hf:openai-community/gpt2`` (a name on the Hugging Face Hub):
       the saved model with its weights, of the class that its config names. ``@random`` after it gives random weights
-      instead, and after a model type too: ``hf:gpt2@random`` reads no file. Code that comes with a model is never run;
-    - ``package.module:factory`` or ``folder/file.py:factory``: what the function or class `factory` returns when it is
-      called with nothing (or the model of that name). This runs the module or file. A file sees the modules beside it,
-      as it does under ``python file.py``.
+      instead. It may also follow a model type: ``hf:gpt2@random`` reads no file. Code that comes with a model is never
+      run;
+    - ``package.module:factory`` or ``folder/file.py:factory``: the model that the function or class `factory` returns
+      when it is called without arguments (or the model of that name). This runs the module or file. A file can import
+      the modules in its folder, as under ``python file.py``.
 
-    `weights` is a file with a state dict: ``.safetensors``, or anything else as ``torch.load(weights_only=True)`` reads
-    it. torch's global generators are left as they were.
+    `weights` is a file with a state dict: ``.safetensors``, or another file that ``torch.load(weights_only=True)``
+    reads. torch's global generators don't change.
 
-    Raises ModelError when the name stands for no model, the package that has it can't be imported, the factory fails,
-    or the weights don't fit the model.
+    Raises ModelError if the name doesn't stand for a model, its package can't be imported, the factory fails, or the
+    weights don't fit the model.
 
     >>> type(model("torchvision:resnet18")).__name__
     'ResNet'
@@ -54,7 +55,7 @@ def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module
             made = _LIBRARIES[library](named)
         elif source.endswith(".py"):
             made = _from_file(Path(source).expanduser(), what)
-        elif source and all(part.isidentifier() for part in source.split(".")):
+        elif source and all(name.isidentifier() for name in source.split(".")):
             made = _from_module(source, what)
         else:
             raise ModelError(f"{name!r} doesn't say where the model comes from. Name it as {_FORMS}.")
@@ -65,7 +66,7 @@ def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    # Asking a CUDA device for its state would start CUDA, so only those in use already are kept.
+    # Reading the state of a CUDA device would start CUDA, so states are kept only if CUDA is already in use.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -73,7 +74,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _from_torchvision(name: str) -> nn.Module:
-    models = torchvision_part("models", ModelError)
+    models = torchvision_module("models", ModelError)
     if "@" in name:
         plain = name.partition("@")[0]
         raise ModelError(
@@ -124,7 +125,7 @@ def _from_module(source: str, factory: str) -> nn.Module:
         module = importlib.import_module(source)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{source}.".startswith(f"{error.name}."):
-            raise _failed(f"Importing {source!r}", error) from error  # the module is there, what it imports isn't
+            raise _failed(f"Importing {source!r}", error) from error  # the module exists, one that it imports doesn't
         raise ModelError(
             f"There is no module {error.name!r} to import for '{source}:{factory}'. Install the package, put its "
             f"folder on PYTHONPATH, or name the file: path/to/file.py:{factory}."
@@ -138,7 +139,7 @@ def _from_file(path: Path, factory: str) -> nn.Module:
     if not path.is_file():
         raise ModelError(f"There is no file {str(path)!r} to take {factory!r} from.")
     with _importable(path.parent):
-        # Under a name of its own, for what looks its module up there (dataclasses do).
+        # In sys.modules under a name of its own, since some code looks up its module there (dataclasses do).
         spec = importlib.util.spec_from_file_location(f"_probekit_file_{path.stem}", path)
         assert spec is not None  # a .py file always has a loader
         assert spec.loader is not None
@@ -200,7 +201,7 @@ def _load_weights(made: nn.Module, path: Path, name: str) -> None:
 
 
 def _misfit(made: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """How a state dict differs from the model's: names that lack, names too many, other shapes."""
+    """The differences of a state dict from the model's: missing names, unexpected names, other shapes."""
     own = made.state_dict()
     missing = [repr(key) for key in own if key not in state]
     unexpected = [repr(key) for key in state if key not in own]
@@ -209,8 +210,8 @@ def _misfit(made: nn.Module, state: Mapping[str, Tensor]) -> str:
         for key in own
         if key in state and own[key].shape != state[key].shape
     ]
-    parts = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    return "; ".join(f"{len(keys)} {what} ({_few(keys, 3)})" for what, keys in parts.items() if keys)
+    differences = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    return "; ".join(f"{len(keys)} {what} ({_few(keys, 3)})" for what, keys in differences.items() if keys)
 
 
 def _state_dict(path: Path) -> Mapping[str, Tensor]:
@@ -219,9 +220,9 @@ def _state_dict(path: Path) -> Mapping[str, Tensor]:
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values()):
         return state
-    held = f"a dict of {_few(map(repr, state))}" if isinstance(state, Mapping) else type(state).__name__
+    content = f"a dict of {_few(map(repr, state))}" if isinstance(state, Mapping) else type(state).__name__
     raise ModelError(
-        f"{str(path)!r} holds {held}, not a state dict (names and tensors). Save the state dict by itself: "
+        f"{str(path)!r} contains {content}, not a state dict (names and tensors). Save the state dict by itself: "
         f"torch.save(model.state_dict(), {path.name!r})."
     )
 
@@ -245,8 +246,8 @@ def _read_torch(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ModelError(
-            f"{str(path)!r} is no plain state dict: torch.load(weights_only=True) refuses it, and probekit never "
-            f"unpickles what may run code. Save the weights alone: torch.save(model.state_dict(), {path.name!r})."
+            f"{str(path)!r} isn't a plain state dict: torch.load(weights_only=True) refuses it, and probekit never "
+            f"unpickles files that may run code. Save the weights alone: torch.save(model.state_dict(), {path.name!r})."
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise _failed(f"Reading {str(path)!r}", error) from error

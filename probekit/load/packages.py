@@ -1,4 +1,4 @@
-"""Packages that are imported only where a name asks for them, and what to do when one can't be."""
+"""Packages that are imported only when a name asks for them, and errors that say how to mend a failing import."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from types import ModuleType
 
 from probekit.errors import ModelError, ProbekitError
 
-__all__ = ["extra", "installed", "torchvision_part"]
+__all__ = ["extra", "installed", "torchvision_module"]
 
 EXTRAS = {"timm": "timm", "transformers": "hf"}  # package -> the extra of probekit that installs it
 
 
-def torchvision_part(submodule: str, kind: type[ProbekitError]) -> ModuleType:
-    """A submodule of torchvision; where it can't be imported, an error with the versions found and what mends it."""
+def torchvision_module(submodule: str, kind: type[ProbekitError]) -> ModuleType:
+    """A submodule of torchvision; if it can't be imported, an error with the versions found and how to mend them."""
     try:
         return importlib.import_module(f"torchvision.{submodule}")
     except (ImportError, RuntimeError) as error:  # RuntimeError: operator torchvision::nms does not exist
         raise kind(
             f"torchvision can't be imported: {type(error).__name__}: {error}. Found torchvision "
-            f"{installed('torchvision')} and torch {installed('torch')}, which must be built for each other. Mend "
+            f"{installed('torchvision')} and torch {installed('torch')}, which must be built for each other. Reinstall "
             f"both with `pip install --upgrade --force-reinstall torch torchvision`."
         ) from error
 
 
 def extra(package: str) -> ModuleType:
-    """A package of one of probekit's extras; where it can't be imported, an error with what installs it."""
+    """A package of one of probekit's extras; if it can't be imported, an error with the command that installs it."""
     try:
         return importlib.import_module(package)
     except (ImportError, RuntimeError) as error:  # transformers turns what its own imports raise into RuntimeErrors
@@ -37,7 +37,7 @@ def extra(package: str) -> ModuleType:
 
 
 def installed(distribution: str) -> str:
-    """The version that is installed, or that none is."""
+    """The installed version, or "(not installed)"."""
     try:
         return version(distribution)
     except PackageNotFoundError:

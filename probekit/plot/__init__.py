@@ -1,8 +1,8 @@
 """Figures of measured results: class medians, activation distributions, a quantity over the layers.
 
-Every function takes the tree that `probekit.measure` returns (one group a site) and gives back a matplotlib ``Axes``
-where it drew one panel, a ``Figure`` where it drew several. None of them shows or saves anything, and none touches
-pyplot: save with ``axes.figure.savefig("medians.png", dpi=150)``.
+Every function takes the tree that `probekit.measure` returns (one group per site). It returns a matplotlib ``Axes`` if
+it drew one panel, a ``Figure`` if it drew several. No function shows or saves anything, or uses pyplot. Save with
+``axes.figure.savefig("medians.png", dpi=150)``.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class _Distribution:
 
     @property
     def atom_note(self) -> str:
-        """What share of the samples lies on atoms, in a few words."""
+        """The share of the samples that lies on atoms, in a few words."""
         if len(self.atoms) > 2:
             return f"{100 * self.overall.sum():.3g} % on {len(self.atoms)} values"
         return ", ".join(
@@ -57,18 +57,18 @@ class _Distribution:
 
 
 def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolution: int = 40) -> Figure:
-    """The activation distribution of every class at chosen `nodes` of one site, a panel for each node.
+    """The activation distribution of every class at chosen `nodes` of one site, with a panel for each node.
 
     Every class has a row. Its outline is a density, count / (n_c · width), from the bins of the metric `histogram`;
     neighbouring bins are joined until none is narrower than a `resolution`-th of the node's range. The rows of a panel
-    share one scale, set by its highest density, or by a uniform one's where that is higher.
+    share one scale, which its highest density sets, or a uniform density if that is higher.
 
     A value that many samples share exactly (an atom, such as a ReLU's 0) has no density: a stem at that value shows
-    the share of the class's samples there, all of them where it nearly reaches the next row. The share of all samples
-    stands above the panel.
+    the share of the class's samples there. A stem that nearly reaches the next row stands for all samples of the class.
+    The share of all samples is written above the panel.
 
-    `nodes` count from 0, as ``isel(node=...)`` does. Pretorius et al. (2019), figures 3 and 4. Raises SiteError for an
-    unknown site or node, PluginError where `histogram` wasn't measured.
+    `nodes` count from 0, as in ``isel(node=...)``. Pretorius et al. (2019), figures 3 and 4. Raises SiteError for an
+    unknown site or node, PluginError if `histogram` wasn't measured.
 
     >>> import numpy as np, xarray as xr
     >>> relu1 = xr.Dataset(
@@ -89,13 +89,13 @@ def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolut
 def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, resolution: int = 40) -> Figure:
     """`distributions` at several sites: `rows` gives for each site the nodes of its row of panels.
 
-    A shallow, a middle and a deep layer of a four-layer network, as figures 3 and 4 of Pretorius et al. (2019) have
-    them: ``distribution_grid(tree, {"act1": [3, 40, 7], "act2": [5, 8, 120], "act4": [9, 1, 77]})``.
+    A shallow, a middle and a deep layer of a four-layer network, as in figures 3 and 4 of Pretorius et al. (2019):
+    ``distribution_grid(tree, {"act1": [3, 40, 7], "act2": [5, 8, 120], "act4": [9, 1, 77]})``.
     """
     grid = [[_distribution(tree, site, node, resolution) for node in nodes] for site, nodes in rows.items()]
     columns = max(map(len, grid), default=0)
     if columns == 0:
-        raise SiteError("There is no node to draw: give each site at least one, as {site: [node, ...]}.")
+        raise SiteError("There are no nodes to draw: give each site at least one, as {site: [node, ...]}.")
     height = 0.6 + float(np.clip(0.19 * len(next(panel for row in grid for panel in row).classes), 0.8, 3.2))
     figure = new_figure(0.6 + 2.8 * columns, 0.3 + height * len(grid))
     for row, panels in enumerate(grid):
@@ -114,14 +114,14 @@ def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _
     """The distribution of one node, read from the tree and joined into cells."""
     histogram = read(tree, site, "histogram", ("label", "node", "bin"))
     if not 0 <= node < histogram.sizes["node"]:
-        raise SiteError(f"Site {site!r} has the nodes 0 to {histogram.sizes['node'] - 1}; node {node} isn't one.")
+        raise SiteError(f"Site {site!r} has no node {node}; its nodes are 0 to {histogram.sizes['node'] - 1}.")
     values = read(tree, site, "histogram_atom", ("node", "atom")).values[node].astype(float)
     on_atoms = read(tree, site, "histogram_atoms", ("label", "node", "atom")).values[:, node].astype(float)
     edges = read(tree, site, "histogram_edges", ("node", "edge")).values[node].astype(float)
     edges = edges[~np.isnan(edges)]
     counts = histogram.values[:, node, : max(len(edges) - 1, 0)].astype(float)
     if np.isinf(edges).any() or np.isinf(values).any():
-        raise DataError(f"Node {node} of site {site!r} takes infinite values, whose distribution can't be drawn.")
+        raise DataError(f"Node {node} of site {site!r} has infinite values; its distribution can't be drawn.")
     values, on_atoms = values[~np.isnan(values)], on_atoms[:, ~np.isnan(values)]
     if len(edges) and edges[0] == edges[-1]:  # bins without width are one value
         values, on_atoms = np.append(values, edges[0]), np.column_stack([on_atoms, counts.sum(1)])
@@ -142,7 +142,7 @@ def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _
 
 
 def _join_narrow(edges: Floats, counts: Floats, resolution: int) -> tuple[Floats, Floats]:
-    """The same counts in cells of at least a `resolution`-th of the range, each a run of neighbouring bins."""
+    """The same counts in cells of neighbouring bins, each at least a `resolution`-th of the range wide."""
     if len(edges) == 0:
         return edges, counts
     least = (edges[-1] - edges[0]) / resolution * (1 - 1e-9)
@@ -154,7 +154,7 @@ def _join_narrow(edges: Floats, counts: Floats, resolution: int) -> tuple[Floats
 
 
 def _draw_panel(ax: Axes, panel: _Distribution) -> None:
-    """One node: a row a class, the first on top, each with its outline and the stems of its atoms."""
+    """Draw one node: a row for each class, the first on top, with its outline and the stems of its atoms."""
     count = len(panel.classes)
     low, high = panel.limits
     scale = _TALLEST / np.nanmax(panel.density, initial=1 / (high - low))
@@ -173,13 +173,13 @@ def _draw_panel(ax: Axes, panel: _Distribution) -> None:
 
 
 def _draw_class(ax: Axes, panel: _Distribution, index: int, base: int, scale: float, colour: str) -> None:
-    """The row of one class, which stands on `base`, in front of the rows above it."""
+    """Draw the row of one class on the height `base`, in front of the rows above it."""
     front = 2 + index
     if panel.edges.size:
         heights = base + scale * panel.density[index]
         outline = ax.stairs(heights, panel.edges, baseline=base, fill=True, zorder=front)
         outline.set(facecolor=(colour, 0.3), edgecolor=colour, linewidth=1.1)
-    held = panel.shares[index] > 0
-    atoms, tops = panel.atoms[held], base + _CERTAIN * panel.shares[index, held]
+    present = panel.shares[index] > 0
+    atoms, tops = panel.atoms[present], base + _CERTAIN * panel.shares[index, present]
     ax.vlines(atoms, base, tops, color=colour, linewidth=2.2, zorder=front)
     ax.plot(atoms, tops, "o", color=colour, markersize=4.5, mec="white", mew=0.5, zorder=front)

@@ -1,4 +1,4 @@
-"""A quantity over the layers of one network or several."""
+"""A quantity over the layers of one or several networks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def profile(
 ) -> Axes:
     """A quantity over the sites in order: its mean over the nodes, and a band over the middle half of them.
 
-    `trees` is one result, or several as ``{name: tree}``, each in its own colour. A `variable` with further dims, such
-    as (label, node), is averaged over all of them, leaving out NaN; a scalar one has no band. Where the results carry
-    ``<variable>_null``, what shuffled labels would give, its mean is dashed beside it.
+    `trees` is one result, or several as ``{name: tree}``, each in its own colour. A `variable` with dims, such as
+    (label, node), is averaged over all of them, leaving out NaN; a scalar variable has no band. If the results have
+    ``<variable>_null``, the value for shuffled labels, its mean is drawn dashed.
 
-    Raises SiteError for a site that isn't there, PluginError where `variable` wasn't measured.
+    Raises SiteError for an unknown site, PluginError if `variable` wasn't measured.
 
     >>> import xarray as xr
     >>> tree = xr.DataTree.from_dict({name: xr.Dataset({"sparsity_site": 0.5}) for name in ("relu1", "relu2")})
@@ -65,11 +65,11 @@ def profile(
 
 
 def _mean(data: xr.DataArray) -> float:
-    return float(data.mean())  # leaves out NaN, and is NaN where there is nothing else
+    return float(data.mean())  # leaves out NaN, and is NaN if all values are
 
 
 def _draw_line(ax: Axes, at: Sequence[int], values: Sequence[xr.DataArray], colour: str, marker: str) -> Line2D:
-    """Means joined by a line, over a band from the first to the third quartile."""
+    """Draw the means as a line, over a band from the first to the third quartile."""
     (line,) = ax.plot(at, [_mean(data) for data in values], linewidth=1.6, markersize=4.5, color=colour, marker=marker)
     if max(data.size for data in values) > 1:
         low, high = np.transpose([np.nanquantile(data.values, (0.25, 0.75)) for data in values])

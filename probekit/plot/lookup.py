@@ -1,4 +1,4 @@
-"""Reading what a figure needs out of measured results, with errors that say what to measure."""
+"""The variables that a figure needs, read from measured results, with errors that say what to measure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from probekit.errors import PluginError, SiteError, near
 
 __all__ = ["class_names", "measured", "read", "site_of"]
 
-# A metric gives several variables, named after it: overlap_pairs is measured by asking for overlap.
+# A metric gives several variables, named after it: the metric overlap gives overlap_pairs.
 _ENDINGS = ("_node", "_site", "_pairs", "_max", "_rest", "_null", "_constant", "_edges", "_atoms", "_atom")
 
 
 def site_of(tree: xr.DataTree, site: str) -> xr.Dataset:
-    """The measured variables of one site; SiteError names the sites there are."""
+    """The measured variables of one site; the SiteError for an unknown site names the sites that exist."""
     if site not in tree.children:
         raise SiteError(
             f"The results have no site {site!r}.{near(site, tree.children)} Their sites: {', '.join(tree.children)}."
@@ -24,9 +24,9 @@ def site_of(tree: xr.DataTree, site: str) -> xr.Dataset:
 
 
 def read(tree: xr.DataTree, site: str, variable: str, dims: Sequence[str] | None = None) -> xr.DataArray:
-    """One variable of one site, with its dims in the order of `dims` where they are given.
+    """One variable of one site, with its dims in the order of `dims`, if given.
 
-    What was measured without labels has no dim `label`; where one is asked for, all samples are the one class there is.
+    Results without labels have no dim `label`; if `dims` has one, all samples form a single class.
     """
     data = site_of(tree, site)
     if variable not in data:
@@ -45,7 +45,7 @@ def read(tree: xr.DataTree, site: str, variable: str, dims: Sequence[str] | None
 
 
 def measured(tree: xr.DataTree, sites: Sequence[str] | None, variable: str) -> list[str]:
-    """The sites to draw: those asked for, else all that have `variable`, in the tree's order."""
+    """The sites to draw: `sites` if given, otherwise all that have `variable`, in the tree's order."""
     if sites is not None:
         if not sites:
             raise SiteError(f"The list of sites to draw is empty. The results' sites: {', '.join(tree.children)}.")
@@ -58,7 +58,7 @@ def measured(tree: xr.DataTree, sites: Sequence[str] | None, variable: str) -> l
 
 
 def class_names(data: xr.DataArray | xr.Dataset) -> list[str]:
-    """The names of the classes along dim `label`, or their codes where the results carry no names."""
+    """The names of the classes along dim `label`, or their codes if the results have no names."""
     return [str(name) for name in data.coords["class_name" if "class_name" in data.coords else "label"].values]
 
 

@@ -32,7 +32,7 @@ __all__ = ["heatmap", "medians", "medians_grid"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
-# Of a panel's height: the strip that shows medians of exactly 0, the room between it and the dots, the room on top.
+# Shares of a panel's height: the strip of medians of exactly 0, the gap between it and the dots, the gap on top.
 _STRIP, _GAP, _TOP = 0.12, 0.05, 0.03
 
 
@@ -44,14 +44,14 @@ def medians(
     ax: Axes | None = None,
     legend: bool = True,
 ) -> Axes:
-    """A dot for the median of every class at every node, nodes numbered from 1 over the sites in order.
+    """A dot for the median of every class at every node; nodes are numbered from 1 over the sites in order.
 
-    The nodes of a site lie between two vertical rules, under its name. Medians of exactly 0 (a ReLU's atom) would hide
-    each other as dots: for each node a strip along the bottom shows the share of classes whose median is 0 instead.
-    Any other `variable` with the dims (label, node), or (node), is drawn the same way, what is missing or infinite left
-    out. Pretorius et al. (2019), figures 5–7.
+    The nodes of a site lie between two vertical rules, under its name. Dots for medians of exactly 0 (a ReLU's atom)
+    would hide each other: instead, a strip along the bottom shows for each node the share of classes whose median is 0.
+    Any other `variable` with the dims (label, node), or (node), is drawn the same way; missing and infinite values are
+    left out. Pretorius et al. (2019), figures 5–7.
 
-    Raises SiteError for a site that isn't in `tree`, PluginError where `variable` wasn't measured.
+    Raises SiteError for a site that isn't in `tree`, PluginError if `variable` wasn't measured.
 
     >>> import numpy as np, xarray as xr
     >>> layer = xr.Dataset({"median": (("label", "node"), np.eye(3))}, {"label": range(3)})
@@ -84,7 +84,7 @@ def medians_grid(
     variable: str = "median",
     columns: int = 2,
 ) -> Figure:
-    """`medians` of several results, a panel each under its name and one legend: untrained beside trained.
+    """`medians` of several results, such as untrained and trained: a panel for each under its name, and one legend.
 
     Each panel has its own vertical range.
 
@@ -112,8 +112,9 @@ def medians_grid(
 def heatmap(tree: xr.DataTree, site: str, variable: str = "mean", *, ax: Axes | None = None) -> Axes:
     """One site as an image, a row for each class and a column for each node, nodes ordered by preferred class.
 
-    A node's preferred class is the one with its largest value; within a class the largest come first. Nodes that
-    prefer none, with the same value for all (a dead ReLU), come last. `variable` has the dims (label, node).
+    A node's preferred class is the one with its largest value; within a class, nodes with larger values come first.
+    Nodes with the same value for all classes (a dead ReLU) prefer none and come last. `variable` has the dims (label,
+    node).
 
     >>> import numpy as np, xarray as xr
     >>> layer = xr.Dataset({"mean": (("label", "node"), np.eye(3))}, {"label": range(3)})
@@ -144,7 +145,7 @@ def _by_preference(values: Floats) -> npt.NDArray[np.intp]:
 
 
 def _draw_dots(ax: Axes, values: Floats) -> None:
-    """One dot a class and node; the class on top changes from node to node, so that none hides another throughout."""
+    """Draw one dot per class and node; the class on top changes from node to node, so that none stays hidden."""
     classes, nodes = values.shape
     node = np.repeat(np.arange(nodes), classes)
     label = (np.tile(np.arange(classes), nodes) + node) % classes
@@ -165,7 +166,7 @@ def _limits(values: Floats) -> tuple[float, float]:
 
 
 def _draw_zero_strip(ax: Axes, share: Floats, low: float, high: float) -> None:
-    """The share of classes at exactly 0 for each node, inside the panel and under its data."""
+    """Draw the share of classes at exactly 0 for each node, inside the panel and under its data."""
     height = (high - low) / (1 - _STRIP - _GAP - _TOP)
     ax.set_ylim(low - (_STRIP + _GAP) * height, high + _TOP * height)
     ticks = _round_ticks().tick_values(low, high)
@@ -178,7 +179,7 @@ def _draw_zero_strip(ax: Axes, share: Floats, low: float, high: float) -> None:
 
 
 def _mark_sites(ax: Axes, widths: Mapping[str, int]) -> None:
-    """A rule between two sites, and the name of each above the middle of its nodes."""
+    """Draw a rule between two sites, and the name of each above the middle of its nodes."""
     total = sum(widths.values())
     ends = np.cumsum(list(widths.values()))
     for end in ends[:-1]:

@@ -1,4 +1,4 @@
-"""What the figures have in common: colours, axes without clutter, one legend of classes."""
+"""The common style of the figures: colours, axes without clutter, one legend of classes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = [
     "words",
 ]
 
-# Found by a search for the largest smallest CIELAB distance between any two of ten colours near Okabe and Ito's, as
-# seen with normal vision and with each of the three dichromacies (28.9; matplotlib's default ten: 4.6).
+# A search near the colours of Okabe and Ito for the ten whose smallest CIELAB distance is largest, over normal vision
+# and the three dichromacies, found these (28.9; matplotlib's default ten: 4.6).
 _COLOURS = (
     *("#3a6fdc", "#eca500", "#ca4006", "#8fbf6a", "#5b0a77"),
     *("#09c0f7", "#852a24", "#a75599", "#310cb2", "#9f8d83"),
@@ -42,9 +42,9 @@ _NAMES_WIDTH = 60  # characters of small type that fit side by side along a pane
 
 
 def palette(count: int) -> list[str]:
-    """`count` colours as hex strings, fit for white paper and for colour-blind readers.
+    """`count` colours as hex strings, for white paper and for colour-blind readers.
 
-    Up to ten are told apart by everyone; more are taken in order from the sequential map viridis.
+    Everyone can distinguish up to ten; more are taken in order from the sequential map viridis.
 
     >>> palette(2)
     ['#3a6fdc', '#eca500']
@@ -55,17 +55,17 @@ def palette(count: int) -> list[str]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that keeps its labels from touching, outside pyplot's registry."""
+    """A figure of this size in inches, outside pyplot's registry, whose layout keeps labels from overlapping."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
-    """`ax`, or where there is none the axes of a new figure."""
+    """`ax`, or the axes of a new figure if it is None."""
     return new_figure(width, height).add_subplot() if ax is None else ax
 
 
 def plain(text: str) -> str:
-    """`text` as it is: a dollar sign in the name of a site or a class starts no formula."""
+    """`text` for matplotlib, escaped so that a dollar sign in the name of a site or a class doesn't start a formula."""
     return text.replace("$", r"\$")
 
 
@@ -75,7 +75,7 @@ def words(variable: str) -> str:
 
 
 def tidy(ax: Axes) -> None:
-    """No box, a light grid behind the data, quiet ticks."""
+    """Remove the box, draw a light grid behind the data, and make the ticks light."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(RULE)
     ax.tick_params(color=RULE, labelcolor=INK, labelsize="small")
@@ -84,31 +84,31 @@ def tidy(ax: Axes) -> None:
 
 
 def _every(count: int) -> npt.NDArray[np.intp]:
-    """Evenly spaced indices of what there is room to name."""
+    """Evenly spaced indices of as many of the `count` things as there is room to name."""
     return np.arange(0, count, -(-count // _MOST_NAMES))
 
 
 def _short_class(name: str) -> str:
-    """A class name that fits beside a panel."""
+    """A class name, shortened to fit beside a panel."""
     return plain(name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…")
 
 
 def short_site(site: str) -> str:
-    """A site's name that leaves room for the figure: the end of a long one, where sites differ."""
+    """A site's name, shortened to leave room for the figure; a long name keeps its end, where sites differ."""
     return plain(site if len(site) <= _NAME_LENGTH else "…" + site[1 - _NAME_LENGTH :])
 
 
 def label_classes(ax: Axes, names: Sequence[str], *, reverse: bool = False) -> None:
-    """Class names along the vertical axis, one a unit from 0 up (`reverse`: the first on top), thinned out if many."""
+    """Write class names along the vertical axis at 0, 1, …, with the first on top if `reverse`, only some if many."""
     shown = _every(len(names))
     at = len(names) - 1 - shown if reverse else shown
     ax.set_yticks(at, [_short_class(names[index]) for index in shown])
 
 
-def label_sites(axis: Axis, places: Mapping[str, float], *, above: bool = False) -> None:
-    """Site names at their places along a horizontal axis, aslant if they might touch, thinned out if many."""
-    shown = [list(places.items())[index] for index in _every(len(places))]
-    at = np.array([place for _, place in shown], dtype=float)
+def label_sites(axis: Axis, positions: Mapping[str, float], *, above: bool = False) -> None:
+    """Write site names at their positions along a horizontal axis, slanted if they might touch, only some if many."""
+    shown = [list(positions.items())[index] for index in _every(len(positions))]
+    at = np.array([position for _, position in shown], dtype=float)
     room = np.diff(at).min(initial=np.inf) / (np.ptp(at) or 1) * _NAMES_WIDTH
     aslant: dict[str, Any] = {"rotation": 35, "ha": "left" if above else "right", "rotation_mode": "anchor"}
     names = [short_site(site) for site, _ in shown]
@@ -117,7 +117,7 @@ def label_sites(axis: Axis, places: Mapping[str, float], *, above: bool = False)
 
 
 def class_legend(panels: Sequence[Axes], names: Sequence[str]) -> None:
-    """The colours of the classes, to the right of the panels: none for one, a key up to ten, a colour bar beyond."""
+    """Show the colours of the classes beside the panels: nothing for one class, a key up to ten, else a colour bar."""
     if len(names) == 1:
         return
     colours = palette(len(names))

@@ -88,5 +88,5 @@ def test_a_model_of_torchvision_takes_images_of_its_size() -> None:
 
 
 def test_a_model_that_tells_nothing_is_refused() -> None:
-    with pytest.raises(ModelError, match="Linear doesn't tell what an input of it is"):
+    with pytest.raises(ModelError, match="Linear doesn't say which inputs it takes"):
         load.example(nn.Linear(3, 2))

@@ -102,5 +102,5 @@ def test_a_file_that_does_not_fit(arrays: dict[str, Any], message: str, tmp_path
 
 
 def test_such_a_file_has_no_split(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="without a test set"):
+    with pytest.raises(DataError, match="has no test set"):
         load.dataset(save(tmp_path, input_ids=IDS), "test")

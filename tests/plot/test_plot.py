@@ -320,9 +320,9 @@ def test_a_heatmap_orders_nodes_by_preferred_class() -> None:
         (lambda: pk.plot.medians_grid({}), "DataError", "at least one"),
         (lambda: pk.plot.heatmap(RELU, "Act1", "medain"), "SiteError", "Near: 'act1'"),
         (lambda: pk.plot.heatmap(RELU, "act1", "medain"), "PluginError", "Near: 'median'"),
-        (lambda: pk.plot.distributions(RELU, "act1", [30]), "SiteError", "nodes 0 to 29; node 30"),
+        (lambda: pk.plot.distributions(RELU, "act1", [30]), "SiteError", "no node 30; its nodes are 0 to 29"),
         (lambda: pk.plot.distributions(RELU, "act1", [-1]), "SiteError", "node -1"),
-        (lambda: pk.plot.distributions(RELU, "act1", []), "SiteError", "no node to draw"),
+        (lambda: pk.plot.distributions(RELU, "act1", []), "SiteError", "no nodes to draw"),
         (lambda: pk.plot.distributions(RELU.filter(lambda node: False), "act1", [0]), "SiteError", "no site"),
     ],
 )
