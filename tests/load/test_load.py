@@ -430,7 +430,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         ([], "train", "one folder of images for each class"),
         (["cat", "dog"], "train", "Found no valid file for the classes cat, dog"),
         (["train", "val"], "train", r"has the folders train, val: splits, not classes.*imagefolder:.*train'"),
-        (["cat"], "test", "without a test set"),
+        (["cat"], "test", "has no test set"),
         (["cat"], "validation", "no split 'validation'"),
     ],
 )
@@ -449,7 +449,7 @@ def test_a_folder_without_class_folders(folders: list[str] | None, split: Any, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("digits", "test"), "without a test set"),
+        (("digits", "test"), "has no test set"),
         (("digits", "validation"), "no split 'validation'.*train, test or all"),
         (("mnits",), "'mnits' isn't a data set.*Near: 'mnist'.*digits, mnist, cifar10, imagefolder:DIR, or a FILE.npz"),
         (("nowhere.npz",), r"no file 'nowhere\.npz'"),

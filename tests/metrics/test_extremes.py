@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -16,6 +16,7 @@ from probekit.metrics import Max, Min, Spec, State
 Stream = Callable[..., State]
 
 
+@settings(max_examples=50)
 @given(
     x=st.sampled_from([np.float32, np.float64]).flatmap(
         lambda dtype: hnp.arrays(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -26,6 +26,7 @@ def histogram(x: np.ndarray, y: np.ndarray, classes: int, **parameters: object) 
 
 
 @pytest.mark.parametrize("edges", ["mass", "width"])
+@settings(max_examples=40)
 @given(
     x=st.sampled_from([np.float32, np.float64]).flatmap(
         lambda dtype: hnp.arrays(dtype, st.tuples(st.integers(1, 60), st.integers(1, 3)), elements=values)

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
@@ -84,6 +84,7 @@ def definition(x: np.ndarray, y: np.ndarray, bins: int) -> dict[tuple[int, int],
     }
 
 
+@settings(max_examples=50)
 @given(
     x=st.sampled_from([np.float32, np.float64]).flatmap(
         lambda dtype: hnp.arrays(
@@ -105,6 +106,7 @@ def test_it_is_the_definition_in_exact_fractions(x: np.ndarray, bins: int, data:
     np.testing.assert_allclose((found["overlap"][0], found["overlap_max"][0]), expected, rtol=1e-14)
 
 
+@settings(max_examples=50)
 @given(
     ranks=hnp.arrays(np.int64, st.tuples(st.integers(2, 60), st.just(2)), elements=st.integers(0, 99)),
     steps=hnp.arrays(np.float64, 100, elements=st.floats(0.01, 1)),

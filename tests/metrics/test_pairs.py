@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
@@ -126,6 +126,7 @@ values = st.integers(-4, 4).map(float) | st.floats(-9, 9, width=16) | st.sampled
 rows = st.tuples(values, st.integers(0, 2))
 
 
+@settings(max_examples=60)
 @given(table=st.lists(rows, min_size=1, max_size=40), dtype=st.sampled_from([np.float32, np.float64]))
 def test_they_are_their_definitions_whatever_the_values(table: list[tuple[float, int]], dtype: type) -> None:
     x, y = np.array([row[0] for row in table], dtype), np.array([row[1] for row in table])
@@ -154,6 +155,7 @@ def test_they_are_their_definitions_whatever_the_values(table: list[tuple[float,
                 assert 0 <= got[2] < 20
 
 
+@settings(max_examples=60)
 @given(
     ranks=hnp.arrays(np.int64, st.tuples(st.integers(2, 60), st.just(2)), elements=st.integers(0, 99)),
     steps=hnp.arrays(np.float64, 100, elements=st.floats(0.01, 1)),

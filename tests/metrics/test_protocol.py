@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import probekit as pk
@@ -130,6 +130,7 @@ samples = st.lists(st.tuples(st.integers(-4, 4), st.integers(-2, 2), st.integers
 
 
 @pytest.mark.parametrize("metric", [*STREAMING, *OF_SITES], **named)
+@settings(max_examples=25)
 @given(rows=samples, cuts=st.lists(st.integers(0, 40), max_size=4), swap=st.booleans())
 def test_any_split_and_any_merge_order_give_the_same(
     metric: StreamingMetric, stream: Stream, rows: list[tuple[int, int, int]], cuts: list[int], swap: bool
@@ -173,6 +174,7 @@ def test_states_of_blocks_of_nodes_stand_side_by_side(metric: StreamingMetric, s
 
 
 @pytest.mark.parametrize("metric", COLUMN, **named)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_permuting_classes_or_choosing_nodes_permutes_or_chooses_results(
     metric: ColumnMetric, data: st.DataObject
@@ -195,6 +197,7 @@ def test_permuting_classes_or_choosing_nodes_permutes_or_chooses_results(
 
 
 @pytest.mark.parametrize("metric", [*STREAMING, *OF_SITES], **named)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_streaming_metrics_too_permute_with_classes_and_choose_with_nodes(
     metric: StreamingMetric, stream: Stream, data: st.DataObject
@@ -259,21 +262,19 @@ def test_a_constant_node_is_one_of_equal_samples_of_all_classes() -> None:
     assert Block.from_samples(x[:0], [], 2).constant.all()
 
 
-def test_a_decorated_function_goes_to_other_processes_by_name(
-    python: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decorated_function_goes_to_other_processes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_metrics.py").write_text(
         "import probekit as pk\n@pk.metric\ndef width(values):\n    return values[-1] - values[0]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    sent = pickle.dumps(import_module("my_metrics").width).hex()
-    code = (
-        "import pickle, sys\n"
-        "metric = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
-        "import my_metrics, numpy as np\n"
-        "print(metric is my_metrics.width, metric.name, metric(np.array([[1.], [4.]])))\n"
-    )
-    assert python(code, sent, paths=(tmp_path,)).stdout.strip() == "True width [3.]"
+    ours = import_module("my_metrics").width
+    sent = pickle.dumps(ours)
+    assert pickle.loads(sent) is ours
+    monkeypatch.delitem(sys.modules, "my_metrics")  # as in a process that hasn't imported it
+    theirs = pickle.loads(sent)
+    assert theirs is import_module("my_metrics").width is not ours
+    assert theirs.name == "width"
+    np.testing.assert_array_equal(theirs(np.array([[1.0], [4.0]])), [3])
 
 
 @pytest.mark.parametrize("metric", BUILT_IN, **named)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from scipy.stats import pearsonr, spearmanr
@@ -116,6 +116,7 @@ def test_rsa_sees_class_means_alone() -> None:
 
 
 @pytest.mark.parametrize("metric", [CKA(), RSA()], ids=["cka", "rsa"])
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_split_and_any_tree_of_merges_give_the_same(metric: Metric, data: st.DataObject) -> None:
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
@@ -41,6 +41,7 @@ def test_they_are_those_of_the_singular_values(stream: Stream, dtype: type, offs
     np.testing.assert_allclose(both(state), by_svd(x.astype(np.float64)), rtol=1e-9)
 
 
+@settings(max_examples=40)
 @given(rank=st.integers(1, 6), seed=st.integers(0, 99), cuts=st.lists(st.integers(0, 60), max_size=3))
 def test_equal_spread_in_some_directions_counts_these(stream: Stream, rank: int, seed: int, cuts: list[int]) -> None:
     # Orthonormal columns without mean, turned into 9 dimensions: all `rank` singular values are 1, the others 0.
@@ -57,6 +58,7 @@ def test_what_rounding_leaves_of_a_direction_counts_for_nothing(stream: Stream) 
     assert both(stream(EffectiveRank(), x, np.zeros(500), 1, (77, 300)))[0] < 2 + 1e-9
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_tree_of_merges_gives_the_same(stream: Stream, data: st.DataObject) -> None:
     x = np.random.default_rng(0).normal(size=(50, 4)) + np.array([0, 1e6, 0, 0])

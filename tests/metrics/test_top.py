@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import probekit as pk
@@ -34,6 +34,7 @@ def largest(x: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-x, axis=0, kind="stable")[:k].T
 
 
+@settings(max_examples=50)
 @given(seed=st.integers(0, 999), k=st.integers(1, 12), batch=st.integers(1, 60), ties=st.booleans())
 def test_they_are_the_first_of_all_in_order(samples_of: SamplesOf, seed: int, k: int, batch: int, ties: bool) -> None:
     rng = np.random.default_rng(seed)
