@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -443,46 +441,6 @@ def test_what_is_no_metric_is_refused() -> None:
         conformance(object())
     with pytest.raises(pk.errors.PluginError, match="give at least one"):
         conformance()
-
-
-ELSEWHERE = '''
-from tests_of_average import Average
-
-class Shifted(Average):
-    """A mean, plus what this process was told."""
-    shift = 0
-    def update(self, state, x, y):
-        return super().update(state, x + self.shift, y)
-
-class Home(Average):
-    """Works in this process alone."""
-    here = False
-    def update(self, state, x, y):
-        if not self.here:
-            raise RuntimeError("not at home")
-        return super().update(state, x, y)
-'''
-
-
-def test_two_processes_are_real_and_say_what_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tests_of_average.py").write_text(Path(__file__).read_text())
-    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
-    monkeypatch.syspath_prepend(tmp_path)
-    elsewhere = import_module("elsewhere")
-
-    class Local(Average):
-        """Is nowhere to be imported from."""
-
-    metrics = [elsewhere.Average(), elsewhere.Shifted(), elsewhere.Home(), Local()]
-    right, shifted, home, local = (check for check in checks(*metrics) if check.law.name == "two processes")
-    right()
-    monkeypatch.setattr(elsewhere.Shifted, "shift", 1)  # here, and not in the processes
-    with pytest.raises(ConformanceError, match="of two processes and"):
-        shifted()
-    with pytest.raises(ConformanceError, match="in another process it raised RuntimeError: not at home"):
-        home()
-    with pytest.raises(ConformanceError, match="pickling the metric raised"):
-        local()
 
 
 def test_without_pytest_the_decorator_says_so_and_checks_work(python: Callable[..., Any]) -> None:
