@@ -282,5 +282,5 @@ def test_a_site_of_a_bounded_module_has_its_bounds(
     expected = ((x <= np.float32(0.05)) | (x >= np.float32(near))).mean(axis=0)
     np.testing.assert_allclose(pk.measure(tree, "saturation")["act"]["saturation_node"].values, expected)
     tree["act"].attrs["kind"] = "gradient"
-    with pytest.raises(pk.errors.PluginError, match="the bounds of the activation aren.t known"):
+    with pytest.raises(pk.errors.PluginError, match="the bounds of the activation aren't known"):
         pk.measure(tree, "saturation")
