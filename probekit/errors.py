@@ -12,12 +12,12 @@ __all__ = ["DataError", "ModelError", "PluginError", "ProbekitError", "SiteError
 # The name that is installed. It isn't in `_version` because the distribution `probekit` of another project has a
 # `_version.py` and an `__init__.py` too: where both are installed, the later one overwrites these two files.
 DISTRIBUTION = "probekit-torch"
-REINSTALL = f"Uninstall both (`pip uninstall probekit {DISTRIBUTION}`), then install {DISTRIBUTION} again"
+REINSTALL = f"uninstall both (`pip uninstall probekit {DISTRIBUTION}`), then install {DISTRIBUTION} again"
 
 if "errors" not in getattr(sys.modules["probekit"], "__all__", ()):
     raise ImportError(
-        f"The package probekit in {list(sys.modules['probekit'].__path__)} isn't the one of {DISTRIBUTION}: another "
-        f"project's distribution, named probekit, has replaced or removed its files. {REINSTALL}."
+        f"The package probekit in {list(sys.modules['probekit'].__path__)} isn't the one of {DISTRIBUTION}, because "
+        f"another project's distribution, named probekit, has replaced or removed its files: {REINSTALL}."
     )
 
 

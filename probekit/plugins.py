@@ -21,7 +21,6 @@ __all__ = [
     "find",
     "load",
     "load_all",
-    "warn_of_namesake",
 ]
 
 METRICS = "probekit.metrics"
@@ -125,7 +124,7 @@ def warn_of_namesake() -> None:
     if namesake and own:
         warnings.warn(
             f"Another project's distribution, probekit {namesake.version}, is installed beside {DISTRIBUTION} "
-            f"{own.version}, and each overwrites files of the other. {REINSTALL}.",
+            f"{own.version}, and each overwrites files of the other: {REINSTALL}.",
             InstallationWarning,
             stacklevel=3,
         )

@@ -197,7 +197,7 @@ def test_the_command_line_says_that_its_package_is_another_projects(
     done = python(CLI, *arguments, paths=(folder,), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"Error: The package probekit in ['{folder / 'probekit'}'] isn't the one of probekit-torch: another project's "
-        "distribution, named probekit, has replaced or removed its files. Uninstall both (`pip uninstall probekit "
-        "probekit-torch`), then install probekit-torch again.\n"
+        f"Error: The package probekit in ['{folder / 'probekit'}'] isn't the one of probekit-torch, because another "
+        "project's distribution, named probekit, has replaced or removed its files: uninstall both (`pip "
+        "uninstall probekit probekit-torch`), then install probekit-torch again.\n"
     )

@@ -170,7 +170,7 @@ def test_source_that_is_not_installed_says_so() -> None:
 
 SENTENCE = (
     "Another project's distribution, probekit 0.4.0, is installed beside probekit-torch {version}, and each overwrites "
-    "files of the other. Uninstall both (`pip uninstall probekit probekit-torch`), then install probekit-torch again."
+    "files of the other: uninstall both (`pip uninstall probekit probekit-torch`), then install probekit-torch again."
 )
 
 
