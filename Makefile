@@ -4,7 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt --editable
+INSTALL = $(FORGET_OLD_NAME) && $(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt --editable
+
+# This distribution was named probekit once. What an older checkout installed under that name would register every metric
+# a second time. Another project's probekit isn't editable: that one stays, and the command line says what to do.
+OLD_NAME = $(wildcard $(VENV)/lib/python3*/site-packages/__editable__.probekit-[0-9]*.pth)
+FORGET_OLD_NAME = rm -rf probekit.egg-info \
+	$(if $(OLD_NAME),&& $(BIN)/uv pip uninstall --quiet --python $(BIN)/python probekit probekit-torch)
 
 # Where the environment forbids bytecode, every process would compile torch's modules again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 project = "probekit"
 author = "The probekit authors"
 copyright = author
-release = importlib.metadata.version("probekit")
+release = importlib.metadata.version("probekit-torch")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "examples", "results"]

@@ -15,7 +15,7 @@ def table() -> str:
     rows = [
         f"| `{metric.name}` | {metric.kind} | {metric.shape} | {metric.summary} |"
         for metric in describe_metrics()
-        if metric.source.startswith("probekit ")
+        if metric.source.startswith("probekit-torch ")
     ]
     return "\n".join(["| metric | kind | shape | what it gives |", "|---|---|---|---|", *rows]) + "\n"
 

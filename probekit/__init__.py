@@ -82,6 +82,9 @@ _WHERE = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'probekit' has no attribute {name!r}")
+    from probekit.plugins import warn_of_namesake
+
+    warn_of_namesake()
     module, _, attribute = _WHERE.get(name, f"probekit.{name}").partition(":")
     found = import_module(module)
     value = globals()[name] = getattr(found, attribute) if attribute else found

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 from probekit._measure.watch import Watch
-from probekit.errors import DataError, PluginError
+from probekit.errors import DataError, PluginError, install_command
 
 __all__ = ["LightningWatch", "TrainerWatch"]
 
@@ -46,9 +46,7 @@ def _bases(cls: type[_Callback]) -> list[type]:
     installed = [place for place in places if find_spec(place[0].partition(".")[0])]
     if not installed:
         package = places[0][0].partition(".")[0]
-        raise PluginError(
-            f"{cls.__name__} needs {package}, which isn't installed: pip install 'probekit[{cls._extra}]'"
-        )
+        raise PluginError(f"{cls.__name__} needs {package}, which isn't installed: {install_command(cls._extra)}.")
     return [getattr(import_module(module), name) for module, name in used or installed[:1]]
 
 

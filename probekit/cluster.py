@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from probekit.errors import ProbekitError
+from probekit.errors import ProbekitError, install_command
 
 __all__ = ["RETRIES", "client_of", "result_of"]
 
@@ -24,7 +24,7 @@ def client_of(address: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError as error:
         raise ProbekitError(
-            "A cluster needs the package 'distributed'. Install it: pip install 'probekit[cluster]'."
+            f"A cluster needs the package 'distributed'. Install it: {install_command('cluster')}."
         ) from error
     try:
         client = Client(address, timeout=10, set_as_default=False)

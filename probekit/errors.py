@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 __all__ = ["DataError", "ModelError", "PluginError", "ProbekitError", "SiteError", "StoreError", "check_choice", "near"]
+
+# The name that is installed. It isn't in `_version` because the distribution `probekit` of another project has a
+# `_version.py` and an `__init__.py` too: where both are installed, the later one overwrites these two files.
+DISTRIBUTION = "probekit-torch"
+REINSTALL = f"uninstall both (`pip uninstall probekit {DISTRIBUTION}`), then install {DISTRIBUTION} again"
+
+if "errors" not in getattr(sys.modules["probekit"], "__all__", ()):
+    raise ImportError(
+        f"The package probekit in {list(sys.modules['probekit'].__path__)} isn't the one of {DISTRIBUTION}, because "
+        f"another project's distribution, named probekit, has replaced or removed its files: {REINSTALL}."
+    )
 
 
 class ProbekitError(Exception):
@@ -45,3 +58,24 @@ def near(name: str, known: Iterable[str]) -> str:
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = [by_folded[match] for match in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
     return f" Near: {', '.join(map(repr, close))}." if close else ""
+
+
+def install_command(extra: str) -> str:
+    """The command that installs one of probekit's extras where this probekit is: in its checkout, or from an index.
+
+    >>> install_command("s3")
+    "`pip install -e '.[s3]'` in the checkout"
+    """
+    if _is_checkout():
+        return f"`pip install -e '.[{extra}]'` in the checkout"  # without -e a copy would replace an editable install
+    return f"`pip install '{DISTRIBUTION}[{extra}]'`"
+
+
+def upgrade_command() -> str:
+    """The command that brings the newest probekit, in the same way."""
+    return "`git pull && pip install -e .` in the checkout" if _is_checkout() else f"`pip install -U {DISTRIBUTION}`"
+
+
+def _is_checkout() -> bool:
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    return project.is_file() and f'name = "{DISTRIBUTION}"'.encode() in project.read_bytes()

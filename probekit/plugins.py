@@ -6,13 +6,22 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache, lru_cache
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any
 
-from probekit.errors import PluginError, near
+from probekit.errors import DISTRIBUTION, REINSTALL, PluginError, near
 
-__all__ = ["METRICS", "RECIPES", "Plugin", "PluginWarning", "find", "load", "load_all"]
+__all__ = [
+    "METRICS",
+    "RECIPES",
+    "InstallationWarning",
+    "Plugin",
+    "PluginWarning",
+    "find",
+    "load",
+    "load_all",
+]
 
 METRICS = "probekit.metrics"
 RECIPES = "probekit.recipes"
@@ -20,6 +29,10 @@ RECIPES = "probekit.recipes"
 
 class PluginWarning(UserWarning):
     """An installed plugin can't be used and is left out of a listing."""
+
+
+class InstallationWarning(UserWarning):
+    """Another project's distribution is installed whose files have the places of probekit's."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ def find(group: str) -> dict[str, Plugin]:
     """The plugins that are installed under an entry-point group, by name in alphabetical order; nothing is imported.
 
     >>> find(METRICS)["median"].distribution
-    'probekit'
+    'probekit-torch'
     """
     by_name: dict[str, Plugin] = {}
     for plugin in _registered(group, tuple(sys.path)):
@@ -101,6 +114,19 @@ def load_all(group: str) -> dict[Plugin, Any]:
         except PluginError as error:
             warnings.warn(str(error), PluginWarning, stacklevel=2)
     return loaded
+
+
+@cache
+def warn_of_namesake() -> None:
+    """Warn, once a process, where the distribution `probekit`, which is another project's, is installed too."""
+    namesake, own = (next(iter(distributions(name=name)), None) for name in ("probekit", DISTRIBUTION))
+    if namesake and own:
+        warnings.warn(
+            f"Another project's distribution, probekit {namesake.version}, is installed beside {DISTRIBUTION} "
+            f"{own.version}, and each overwrites files of the other: {REINSTALL}.",
+            InstallationWarning,
+            stacklevel=3,
+        )
 
 
 @lru_cache(maxsize=4)

@@ -173,7 +173,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
         for name in [name for name in sys.modules if name.split(".")[0] == package]:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(pk.errors.PluginError, match=rf"needs {packages[0]}, .*probekit\[{extra}\]"):
+    with pytest.raises(pk.errors.PluginError, match=rf"needs {packages[0]}, .*: `pip install -e '\.\[{extra}\]'`"):
         callback(_Calls())
 
 

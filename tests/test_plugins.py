@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import probekit
 from probekit import plugins
 from probekit.errors import PluginError
 
@@ -15,6 +16,7 @@ THINGS = "probekit.things"  # a group of the tests' own, whose plugins import no
 
 LIST = f"""
 import warnings
+import probekit
 from probekit import plugins
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -54,12 +56,12 @@ def value_range(x):
 
 
 def builtin_metrics() -> set[str]:
-    return {name for name, plugin in plugins.find(plugins.METRICS).items() if plugin.distribution == "probekit"}
+    return {name for name, plugin in plugins.find(plugins.METRICS).items() if plugin.distribution == "probekit-torch"}
 
 
 def test_the_built_in_metrics_and_recipes_are_plugins_of_probekit() -> None:
     assert {"mean", "median", "std", "sparsity", "histogram", "overlap"} <= builtin_metrics()
-    assert plugins.find(plugins.RECIPES)["relu-vs-sigmoid"].distribution == "probekit"
+    assert plugins.find(plugins.RECIPES)["relu-vs-sigmoid"].distribution == "probekit-torch"
 
 
 def test_find_sorts_by_name() -> None:
@@ -164,3 +166,45 @@ def test_an_unknown_recipe_is_said_to_be_a_recipe() -> None:
 def test_source_that_is_not_installed_says_so() -> None:
     with pytest.raises(PluginError, match="pip install -e"):
         plugins.load("probekit.nothings", "anything")
+
+
+SENTENCE = (
+    "Another project's distribution, probekit 0.4.0, is installed beside probekit-torch {version}, and each overwrites "
+    "files of the other: uninstall both (`pip uninstall probekit probekit-torch`), then install probekit-torch again."
+)
+
+
+@pytest.fixture
+def namesake(distribution: Callable[..., Path]) -> Path:
+    """Where the metadata of another project's distribution lie that is named probekit."""
+    return distribution("probekit", THINGS, {"steering": "steering:vector"}, {"steering": ""}, version="0.4.0")
+
+
+def test_the_library_says_once_that_another_project_is_installed_too(
+    python: Callable[..., Any], namesake: Path
+) -> None:
+    done = python("import probekit; probekit.errors, probekit.progress", paths=(namesake,))
+    assert done.returncode == 0
+    first, *_ = done.stderr.splitlines()
+    assert first == f"<string>:1: InstallationWarning: {SENTENCE.format(version=probekit.__version__)}"
+    assert done.stderr.count("InstallationWarning") == 1
+
+
+def test_importing_the_library_says_nothing_yet(python: Callable[..., Any], namesake: Path) -> None:
+    assert python("import probekit", paths=(namesake,)).stderr == ""
+
+
+def test_the_command_line_says_once_that_another_project_is_installed_too(
+    python: Callable[..., Any], namesake: Path
+) -> None:
+    done = python(CLI, "verify", "nowhere.zarr", paths=(namesake,))
+    warned, failed = done.stderr.splitlines()
+    assert warned == f"Warning: {SENTENCE.format(version=probekit.__version__)}"
+    assert failed.startswith("Error: ")
+
+
+def test_nothing_is_said_of_a_distribution_of_a_like_name(
+    python: Callable[..., Any], distribution: Callable[..., Path]
+) -> None:
+    folder = distribution("probekit-things", THINGS, {"a": "a_thing:a"}, {"a_thing": ""})
+    assert python("import probekit; probekit.errors", paths=(folder,)).stderr == ""

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from probekit._files import Content
 from probekit._store.layout import RECORD
-from probekit.errors import StoreError
+from probekit.errors import StoreError, install_command
 
 __all__ = ["ObjectStoreBackend"]
 
@@ -35,7 +35,7 @@ class ObjectStoreBackend:
             self._files, self._root = import_module("fsspec").core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise StoreError(
-                f"{url} can't be reached: {error}. Install what it needs, such as: pip install 'probekit[s3]'"
+                f"{url} can't be reached: {error}. Install what it needs, such as: {install_command('s3')}."
             ) from error
 
     @contextmanager

@@ -14,7 +14,7 @@ from probekit._store.backend import Backend, backend_of
 from probekit._store.layout import ACTIVATION, CLASS_NAME, FORMAT, RECORD, Json, Layout, check_columns
 from probekit._store.lazy_array import open_tree, read_array
 from probekit._store.record import CommitRecord, dump, nodes_of
-from probekit.errors import StoreError, near
+from probekit.errors import StoreError, near, upgrade_command
 
 __all__ = [
     "SiteInfo",
@@ -77,7 +77,7 @@ def read_record(backend: Backend) -> CommitRecord:
     if record.format != FORMAT:
         raise StoreError(
             f"{backend.url} has store format {record.format}; this probekit reads up to {FORMAT}. Upgrade: "
-            "pip install -U probekit"
+            f"{upgrade_command()}."
         )
     return record
 

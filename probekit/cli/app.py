@@ -28,6 +28,7 @@ class Root(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         output.plain_warnings()
+        plugins.warn_of_namesake()
         try:
             return super().invoke(ctx)
         except ProbekitError as error:

@@ -6,7 +6,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from probekit.errors import ModelError, ProbekitError
+from probekit.errors import ModelError, ProbekitError, install_command
 
 __all__ = ["extra", "installed", "torchvision_module"]
 
@@ -32,7 +32,7 @@ def extra(package: str) -> ModuleType:
     except (ImportError, RuntimeError) as error:  # transformers turns what its own imports raise into RuntimeErrors
         raise ModelError(
             f"{package} can't be imported: {type(error).__name__}: {error}. Found {package} {installed(package)} and "
-            f"torch {installed('torch')}. Install it with `pip install --upgrade 'probekit[{EXTRAS[package]}]'`."
+            f"torch {installed('torch')}. Install it with {install_command(EXTRAS[package])}."
         ) from error
 
 

@@ -20,7 +20,7 @@ from harness import Table, print_tables
 
 FOLDER = Path(__file__).parent
 PACKAGES = (
-    "probekit",
+    "probekit-torch",
     "torch",
     "torchvision",
     "numpy",

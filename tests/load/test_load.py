@@ -170,7 +170,9 @@ def test_a_torchvision_for_another_torch(cause: str, tmp_path: Path, monkeypatch
 )
 def test_an_extra_that_is_not_installed(name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModelError, match=rf"`pip install --upgrade 'probekit\[{extra}\]'`") as raised:
+    with pytest.raises(
+        ModelError, match=rf"Install it with `pip install -e '\.\[{extra}\]'` in the checkout"
+    ) as raised:
         load.model(name)
     assert f"{package} can't be imported" in str(raised.value)
     assert f"torch {importlib.metadata.version('torch')}" in str(raised.value)

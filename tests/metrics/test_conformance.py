@@ -79,6 +79,8 @@ def test_a_shuffled_null_keeps_to_the_protocol(check: Callable[[], None]) -> Non
     check()
 
 
-@pytest.mark.parametrize("name", [n for n, p in plugins.find(plugins.METRICS).items() if p.distribution == "probekit"])
+@pytest.mark.parametrize(
+    "name", [n for n, p in plugins.find(plugins.METRICS).items() if p.distribution == "probekit-torch"]
+)
 def test_every_registered_metric_is_among_those_that_are_checked(name: str) -> None:
     assert name in {resolved(metric)[0].name for metric in DEFAULTS}
