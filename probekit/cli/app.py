@@ -140,11 +140,13 @@ def sites_command(
 
     Outputs of modules by default; --sites '**:input' lists their inputs, --sites '**~*' operations that are no module.
     """
+    from dataclasses import replace
+
     from probekit import load
 
     net = load.model(model, weights=weights, seed=seed)
     found = probekit.sites(net, _example(net, data, shape), select=sites or "**", exclude=exclude)
-    output.table(Table(f"{model}: {len(found)} sites", found.columns, found.rows()), as_json=json)
+    output.table(replace(found.table, title=f"{model}: {len(found)} sites"), as_json=json)
 
 
 @app.command()
@@ -244,7 +246,7 @@ def plan_command(
         batch_size=batch_size,
         memory=memory,
     )
-    output.table(Table(made.summary(), made.columns, made.rows_of_cells()), as_json=json)
+    output.table(made.table, as_json=json)
 
 
 @app.command("info")
@@ -298,7 +300,7 @@ def verify_command(
     if json:
         output.pairs("", asdict(found), as_json=True)
     else:
-        output.table(Table(found.summary(), found.columns_of_cells, found.rows_of_cells()), as_json=False)
+        output.table(found.table, as_json=False)
     if not found and found.kept is None:
         output.paragraph(f"Drop what isn't sound with: probekit verify {path} --repair")
         raise typer.Exit(1)
