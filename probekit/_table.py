@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeGuard
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MISSING", "Table", "is_missing", "is_number", "shown"]
+__all__ = ["MISSING", "Table", "is_missing", "is_number", "rows_of", "shown"]
 
 MISSING = "–"
 
@@ -39,6 +39,13 @@ def shown(value: object, spec: str = "") -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def rows_of(frame: pd.DataFrame) -> list[list[object]]:
+    """The values of a frame; every kind of missing value that pandas has becomes None."""
+    values = frame.to_numpy(dtype=object, na_value=None)  # type: ignore[arg-type]  # the stub doesn't know None
+    rows: list[list[object]] = values.tolist()
+    return rows
+
+
 @dataclass(frozen=True, repr=False)
 class Table:
     """Rows of values under named columns; it prints under its title, and shows itself in a notebook.
@@ -56,8 +63,8 @@ class Table:
 
     @classmethod
     def from_dataframe(cls, title: str, frame: pd.DataFrame) -> Table:
-        """The columns of `frame` without its index; every kind of missing value becomes None."""
-        return cls(title, list(map(str, frame.columns)), frame.to_numpy(dtype=object, na_value=None).tolist())
+        """The columns of `frame` without its index."""
+        return cls(title, list(map(str, frame.columns)), rows_of(frame))
 
     def to_dataframe(self) -> pd.DataFrame:
         import pandas as pd

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL.PngImagePlugin import PngImageFile
 
+from probekit._files import whole_file
 from probekit._table import shown
 from probekit.errors import DataError, ProbekitError
 from probekit.report.tables import Tabular, cells_of
@@ -134,8 +135,10 @@ class Page:
         """
         target = Path(path)
         try:
-            # A file name that isn't valid UTF-8 may reach a caption; it must not cost the page.
-            _write_whole(target, self.html().encode("utf-8", "xmlcharrefreplace"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(target) as file:
+                # A file name that isn't valid UTF-8 may reach a caption; it must not cost the page.
+                file.write(self.html().encode("utf-8", "xmlcharrefreplace"))
         except OSError as error:
             raise ProbekitError(f"The report can't be written to {target}: {error.strerror or error}.") from error
         return target
@@ -174,14 +177,3 @@ def _png_size(picture: Picture, data: bytes) -> tuple[int, int]:
     dpi = png.info.get("dpi", (0, 0))[0]
     scale = _CSS_PER_INCH / dpi if dpi else 1.0
     return round(png.width * scale), round(png.height * scale)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file by renaming: whatever happens, `path` holds what it held before or all of `content`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import pandas as pd
 import xarray as xr
 
-from probekit._table import is_number, shown
+from probekit._table import is_number, rows_of, shown
 from probekit.errors import DataError
 
 __all__ = ["Cells", "Formats", "Tabular", "cells_of"]
@@ -67,14 +67,13 @@ def cells_of(data: Tabular, formats: Formats, badges: Mapping[str, str]) -> Cell
     if wrong := set(badges.values()) - set(_TONES):
         raise DataError(f"A badge has one of the tones {', '.join(_TONES)}; not {', '.join(sorted(wrong))}.")
     frame = _frame(data)
-    values = frame.to_numpy(dtype=object, na_value=None)  # every kind of missing value becomes None
-    columns = [_column(name, values[:, at], formats) for at, name in enumerate(frame.columns)]
+    values = rows_of(frame)
+    columns = [_column(name, [row[at] for row in values], formats) for at, name in enumerate(frame.columns)]
     rows = [[_cell(*cell, badges) for cell in zip(row, columns, strict=True)] for row in values]
-    names = list(frame.index.names) if _has_index(frame) else []
     return Cells(
-        index_names=[str(name or "") for name in names],
+        index_names=[str(name or "") for name in frame.index.names] if _has_index(frame) else [],
         headings=[_headings(columns, level) for level in range(frame.columns.nlevels)],
-        rows=list(zip(_row_names(frame, len(names)), rows, strict=True)),
+        rows=list(zip(_row_names(frame), rows, strict=True)),
     )
 
 
@@ -98,10 +97,11 @@ def _has_index(frame: pd.DataFrame) -> bool:
     return any(name is not None for name in frame.index.names) or not isinstance(frame.index, pd.RangeIndex)
 
 
-def _row_names(frame: pd.DataFrame, depth: int) -> list[list[str]]:
-    """The names of each row in the first `depth` levels of the index."""
-    levels = [frame.index.get_level_values(level).to_numpy(dtype=object, na_value=None) for level in range(depth)]
-    return [[shown(level[row]) for level in levels] for row in range(len(frame))]
+def _row_names(frame: pd.DataFrame) -> list[list[str]]:
+    """The names of each row, one for each level of the index if it says something."""
+    if not _has_index(frame):
+        return [[] for _ in range(len(frame))]
+    return [list(map(shown, names)) for names in rows_of(pd.DataFrame(list(frame.index), dtype=object))]
 
 
 def _column(name: Hashable, values: Sequence[object], formats: Formats) -> _Column:
