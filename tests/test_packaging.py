@@ -43,6 +43,15 @@ def test_every_folder_of_modules_is_packaged(project: dict[str, Any]) -> None:
     assert set(project["tool"]["setuptools"]["packages"]) == library | recipes
 
 
+def test_every_other_file_of_a_package_is_packaged(project: dict[str, Any]) -> None:
+    patterns = project["tool"]["setuptools"]["package-data"].items()
+    shipped = {
+        file for package, globs in patterns for glob in globs for file in ROOT.joinpath(*package.split(".")).glob(glob)
+    }
+    files = {file for file in (ROOT / "probekit").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert shipped == files
+
+
 def test_no_folder_of_modules_lacks_its_init() -> None:
     folders = {file.parent for folder in ("probekit", "recipes") for file in (ROOT / folder).rglob("*.py")}
     assert all((folder / "__init__.py").is_file() for folder in folders)

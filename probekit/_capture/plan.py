@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from probekit._sizes import format_size, parse_size
 from probekit._store.backend import Backend
 from probekit._store.codec import check_compression
 from probekit._store.layout import Layout, SiteSpec
+from probekit._table import Table
 from probekit._write.writer import ROW_BUFFERS
 from probekit.errors import StoreError
 
@@ -73,8 +73,6 @@ class CapturePlan:
     tokens_per_chunk: int
     free: int | None
 
-    columns = ("site", "dims", "sample", "dtype", "chunk", "bytes/sample", "bytes")
-
     @property
     def sites(self) -> tuple[PlannedSite, ...]:
         return self.site_plan.sites
@@ -123,21 +121,23 @@ class CapturePlan:
         """The arrays of the store, its samples having these `columns`."""
         return Layout(tuple(self.specs), columns, self.rows_per_chunk, self.tokens_per_chunk)
 
-    def rows_of_cells(self) -> list[tuple[str, str, str, str, str, int, int | None]]:
-        """The cells under `columns`, one tuple a site."""
-        layout = self.layout({})
-        return [
-            (
-                site.name,
-                ", ".join(layout.activation(site.spec).dims),
-                "×".join(map(str, site.spec.shape)) or "scalar",
-                str(site.spec.dtype),
-                "×".join(map(str, layout.activation(site.spec).chunk)),
-                site.bytes_per_sample,
-                None if self.rows is None else self.rows * site.bytes_per_sample,
-            )
-            for site in self.sites
-        ]
+    @property
+    def table(self) -> Table:
+        """One row a site."""
+        columns = ("site", "dims", "sample", "dtype", "chunk", "bytes/sample", "bytes")
+        return Table(self.summary(), columns, [self._row(site) for site in self.sites])
+
+    def _row(self, site: PlannedSite) -> tuple[object, ...]:
+        activation = self.layout({}).activation(site.spec)
+        return (
+            site.name,
+            ", ".join(activation.dims),
+            "×".join(map(str, site.spec.shape)) or "scalar",
+            str(site.spec.dtype),
+            "×".join(map(str, activation.chunk)),
+            site.bytes_per_sample,
+            None if self.rows is None else self.rows * site.bytes_per_sample,
+        )
 
     def summary(self) -> str:
         """One line: samples, bytes, buffer, free disk."""
@@ -150,15 +150,13 @@ class CapturePlan:
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame(self.rows_of_cells(), columns=list(self.columns))
+        return self.table.to_dataframe()
 
     def __repr__(self) -> str:
-        return f"{self.summary()}\n{self.to_dataframe().to_string(index=False)}"
+        return str(self.table)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.summary())}</p>{self.to_dataframe().to_html(index=False)}"
+        return self.table._repr_html_()
 
     def require_room(self, backend: Backend) -> None:
         """Raise StoreError where the samples to come, if their number is known, can't fit on the disk."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,16 @@ from probekit._probe.hooks import Probe
 from probekit._probe.model_run import device_of, every_module_runs, run, running
 from probekit._probe.selectors import Rule, Selector, asks_for, module_names, rules, selected_modules, selects
 from probekit._probe.site_name import SiteName
+from probekit._table import Table
 from probekit.errors import ModelError, SiteError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Site", "SiteTable", "find_sites", "sites"]
+
+
+_COLUMNS = ("site", "kind", "type", "calls", "shape", "dtype", "parameters", "bytes/sample")
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,6 @@ class Site:
 class SiteTable(Sequence[Site]):
     """Sites in the order in which the model ran them; prints as a table, also in a notebook."""
 
-    columns = ("site", "kind", "type", "calls", "shape", "dtype", "parameters", "bytes/sample")
-
     def __init__(self, model: str, rows: Sequence[Site]) -> None:
         self.model = model
         self._rows = tuple(rows)
@@ -70,32 +71,32 @@ class SiteTable(Sequence[Site]):
     def names(self) -> list[str]:
         return [site.name for site in self]
 
-    def rows(self) -> list[tuple[str, str, str, int, str, str, int, int]]:
-        """The cells under `columns`, one tuple a site."""
-        return [
-            (
-                site.name,
-                site.kind,
-                site.type,
-                site.calls,
-                "×".join(map(str, site.shape)) or "scalar",
-                str(site.dtype).removeprefix("torch."),
-                site.parameters,
-                site.bytes_per_sample,
-            )
-            for site in self
-        ]
+    @property
+    def table(self) -> Table:
+        """One row a site."""
+        return Table(f"{self.model}: {len(self)} sites", _COLUMNS, [_row(site) for site in self])
 
     def to_dataframe(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame(self.rows(), columns=list(self.columns))
+        return self.table.to_dataframe()
 
     def __repr__(self) -> str:
-        return f"{self.model}: {len(self)} sites\n{self.to_dataframe().to_string(index=False)}"
+        return str(self.table)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.model)}: {len(self)} sites</p>{self.to_dataframe().to_html(index=False)}"
+        return self.table._repr_html_()
+
+
+def _row(site: Site) -> tuple[object, ...]:
+    return (
+        site.name,
+        site.kind,
+        site.type,
+        site.calls,
+        "×".join(map(str, site.shape)) or "scalar",
+        str(site.dtype).removeprefix("torch."),
+        site.parameters,
+        site.bytes_per_sample,
+    )
 
 
 def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: Selector | None = None) -> SiteTable:

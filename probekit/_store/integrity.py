@@ -18,6 +18,7 @@ from probekit._store.codec import CHECKSUM_BYTES, is_sound_chunk
 from probekit._store.layout import ACTIVATION, RECORD, ArraySpec, Json
 from probekit._store.record import CommitRecord
 from probekit._store.validation import MAX_CHUNK_BYTES
+from probekit._table import Table
 from probekit.progress import Progress
 
 __all__ = ["Damage", "Verification", "check_integrity"]
@@ -65,14 +66,14 @@ class Verification:
     bytes: int
     damages: tuple[Damage, ...]
 
-    columns_of_cells = ("name", "rows", "what is wrong", "array")
-
     def __bool__(self) -> bool:
         return not self.damages
 
-    def rows_of_cells(self) -> list[tuple[str, str, str, str]]:
-        """The cells under `columns_of_cells`, one tuple a damage."""
-        return [(damage.name, damage.rows, damage.what, damage.array) for damage in self.damages]
+    @property
+    def table(self) -> Table:
+        """One row a damage."""
+        rows = [(damage.name, damage.rows, damage.what, damage.array) for damage in self.damages]
+        return Table(self.summary(), ("name", "rows", "what is wrong", "array"), rows)
 
     def summary(self) -> str:
         """One line: what was checked, what is wrong, what was kept."""
@@ -87,7 +88,10 @@ class Verification:
         )
 
     def __repr__(self) -> str:
-        return "\n".join([self.summary(), *("  ".join(filter(None, cells)) for cells in self.rows_of_cells())])
+        return str(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
 
 
 def check_integrity(backend: Backend, record: CommitRecord, progress: Progress) -> Verification:

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import probekit
 from probekit import plugins
+from probekit._table import Table
 from probekit.cli import output
 from probekit.cli.recipes import RecipeGroup
 from probekit.cli.values import where_of
@@ -140,11 +141,13 @@ def sites_command(
 
     Outputs of modules by default; --sites '**:input' lists their inputs, --sites '**~*' operations that are no module.
     """
+    from dataclasses import replace
+
     from probekit import load
 
     net = load.model(model, weights=weights, seed=seed)
     found = probekit.sites(net, _example(net, data, shape), select=sites or "**", exclude=exclude)
-    output.table(f"{model}: {len(found)} sites", found.columns, found.rows(), as_json=json)
+    output.table(replace(found.table, title=f"{model}: {len(found)} sites"), as_json=json)
 
 
 @app.command()
@@ -244,7 +247,7 @@ def plan_command(
         batch_size=batch_size,
         memory=memory,
     )
-    output.table(made.summary(), made.columns, made.rows_of_cells(), as_json=json)
+    output.table(made.table, as_json=json)
 
 
 @app.command("info")
@@ -265,12 +268,13 @@ def info_command(path: StorePath, json: Json = False) -> None:
     rows = [
         (s.name, s.type, s.dims, _times(s.shape), s.dtype, _times(s.chunk), format_size(s.bytes)) for s in found.sites
     ]
-    output.table(f"{path}: {found.rows} samples, {state}, {size}", columns, rows, as_json=False)
+    output.table(Table(f"{path}: {found.rows} samples, {state}, {size}", columns, rows), as_json=False)
     if found.classes:
         counts = list(found.classes.items())
         more = len(counts) - SHOWN_CLASSES
         rest = [(f"{more} more", sum(count for _, count in counts[SHOWN_CLASSES:]))] if more > 0 else []
-        output.table("Samples of each class", ("class", "samples"), counts[:SHOWN_CLASSES] + rest, as_json=False)
+        classes = Table("Samples of each class", ("class", "samples"), counts[:SHOWN_CLASSES] + rest)
+        output.table(classes, as_json=False)
     output.pairs("How it was made", found.attrs, as_json=False)
 
 
@@ -297,7 +301,7 @@ def verify_command(
     if json:
         output.pairs("", asdict(found), as_json=True)
     else:
-        output.table(found.summary(), found.columns_of_cells, found.rows_of_cells(), as_json=False)
+        output.table(found.table, as_json=False)
     if not found and found.kept is None:
         output.paragraph(f"Drop what isn't sound with: probekit verify {path} --repair")
         raise typer.Exit(1)
@@ -335,9 +339,8 @@ def measure_command(
         out=out,
         progress=output.Bars(),
     )
-    table = probekit.summary(tree).reset_index()
-    rows = [[None if value != value else value for value in row] for row in table.itertuples(index=False)]
-    output.table(f"{path}: means over each site", list(table.columns), rows, as_json=json)
+    means = probekit.summary(tree).reset_index()
+    output.table(Table.from_dataframe(f"{path}: means over each site", means), as_json=json)
     if not json:
         output.matrices(tree.to_dataset())
     if out is not None:
@@ -352,7 +355,8 @@ def metrics_command(json: Json = False) -> None:
     from probekit._measure.catalogue import describe_metrics
 
     rows = [astuple(description) for description in describe_metrics()]
-    output.table(f"{len(rows)} metrics", ("metric", "kind", "shape", "from", "what it gives"), rows, as_json=json)
+    columns = ("metric", "kind", "shape", "from", "what it gives")
+    output.table(Table(f"{len(rows)} metrics", columns, rows), as_json=json)
 
 
 @app.command("recipes")
@@ -360,7 +364,7 @@ def recipes_command(json: Json = False) -> None:
     """List the installed recipes."""
     found = plugins.load_all(plugins.RECIPES)
     rows = [(p.name, f"{p.distribution} {p.version}", _first_line(recipe)) for p, recipe in found.items()]
-    output.table(f"{len(rows)} recipes", ("recipe", "from", "what it does"), rows, as_json=json)
+    output.table(Table(f"{len(rows)} recipes", ("recipe", "from", "what it does"), rows), as_json=json)
 
 
 def _first_line(thing: object) -> str:

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
+
+from probekit._table import MISSING, Table, is_missing
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,35 +27,43 @@ out = Console()
 err = Console(stderr=True)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: bool) -> None:
-    """Print rows under `columns`: a rich table, or a JSON list with an object a row."""
+def table(content: Table, *, as_json: bool) -> None:
+    """Print a table for people, or a JSON list with an object a row."""
     if as_json:
-        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
+        print(json.dumps([_record(content.columns, row) for row in content.rows], default=str))
         return
-    drawn = Table(header_style="bold")
-    body = [[_cell(value) for value in row] for row in rows]
-    for index, column in enumerate(columns):
-        numeric = all(_is_number(row[index]) for row in body)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in body:
-        drawn.add_row(*map(Text, row))
     # A piped table isn't cut to the width of a terminal that isn't there.
-    shown = out if out.is_terminal else Console(width=10_000)
-    if title:
-        shown.print(Text(_cell(title), style="italic"), soft_wrap=True)
-    if body:
-        shown.print(drawn)
+    console = out if out.is_terminal else Console(width=10_000)
+    if content.title:
+        console.print(Text(_plain(content.title), style="italic"), soft_wrap=True)
+    if content.rows:
+        console.print(_drawn(content))
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _record(columns: Sequence[str], row: Sequence[object]) -> dict[str, object]:
+    values = (None if is_missing(value) else value for value in row)  # JSON has no NaN
+    return dict(zip(columns, values, strict=True))
+
+
+def _drawn(content: Table) -> rich.table.Table:
+    drawn = rich.table.Table(header_style="bold")
+    rows = [[_plain(text) for text in row] for row in content.shown_rows()]
+    for column, texts in zip(content.columns, zip(*rows, strict=True), strict=True):
+        drawn.add_column(
+            Text(_plain(column)), justify="right" if all(map(_is_number, texts)) else "left", overflow="fold"
+        )
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def _plain(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)  # a store of unknown origin may hold a terminal's commands
 
 
 def _is_number(text: str) -> bool:
-    return text.replace(".", "").replace(",", "").replace("-", "").replace("e+", "").isdigit()
+    """Whether a text reads as a number, as the names of many classes do, or stands for a missing one."""
+    return text == MISSING or text.replace(".", "").replace(",", "").replace("-", "").replace("e+", "").isdigit()
 
 
 def pairs(title: str, values: Mapping[str, object], *, as_json: bool) -> None:
@@ -61,7 +71,7 @@ def pairs(title: str, values: Mapping[str, object], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(dict(values), default=str))
         return
-    table(title, ("", ""), [(name, value) for name, value in values.items()], as_json=False)
+    table(Table(title, ("", ""), list(values.items())), as_json=False)
 
 
 def matrices(compared: xr.Dataset) -> None:
@@ -69,7 +79,7 @@ def matrices(compared: xr.Dataset) -> None:
     for name, variable in compared.data_vars.items():
         sites = [str(site) for site in compared["site"].values]
         rows = [[site, *row] for site, row in zip(sites, variable.values.tolist(), strict=True)]
-        table(str(name), ["site", *sites], rows, as_json=False)
+        table(Table(str(name), ["site", *sites], rows), as_json=False)
 
 
 def paragraph(text: str) -> None:

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from probekit import plugins
+from probekit._table import Table
 from probekit.cli import output
 from probekit.errors import PluginError
 
@@ -79,5 +80,5 @@ def _parse(written: Any, item: type) -> tuple[Any, ...]:
 
 def _show(outcome: Any) -> None:
     for title, frame in outcome.tables.items():
-        output.table(title, list(frame.columns), frame.itertuples(index=False), as_json=False)
+        output.table(Table.from_dataframe(title, frame), as_json=False)
     output.paragraph(f"Report: {outcome.report}")

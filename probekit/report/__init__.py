@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from probekit.report.page import Outcome, Page, Picture, Tabular
+from probekit.report.page import Outcome, Page, Picture
+from probekit.report.tables import Tabular
 
 __all__ = ["Outcome", "Page", "Picture", "Tabular"]

@@ -142,6 +142,18 @@ def test_neighbouring_damages_are_one(store):
     }
 
 
+def test_damages_are_listed_in_print_and_in_a_notebook(store):
+    missing(of_row(store, "wide/activation", 1))
+    found = pk.verify(store)
+    step = pk.open(store).attrs["chunk_rows"]
+    cells = ["wide", f"{step}–{2 * step - 1}", "missing", "wide/activation"]
+    summary, _, row = repr(found).splitlines()
+    assert summary.endswith("1 damaged")
+    assert row.split() == cells
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in found._repr_html_()
+    assert repr(pk.verify(store, repair=True)).splitlines()[0].endswith("makes the others again")
+
+
 def test_reading_what_is_damaged_says_so_and_gives_no_zeros(store):
     missing(of_row(store, "wide/activation", 1))
     flip(of_row(store, "mix/activation", 1))

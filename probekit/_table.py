@@ -1,0 +1,105 @@
+"""One small table: it prints, shows itself in HTML, and becomes a DataFrame. How a reader sees a single value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, TypeGuard
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["MISSING", "Table", "is_missing", "is_number", "rows_of", "shown"]
+
+MISSING = "–"
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value is None or not a number."""
+    return value is None or (isinstance(value, Real) and value != value)
+
+
+def is_number(value: object) -> TypeGuard[Real]:
+    """Whether a value is a real number; True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def shown(value: object, spec: str = "") -> str:
+    """A value as a reader wants it: numbers by their format or to four digits, a dash for what is missing.
+
+    >>> shown(0.123456), shown(1797), shown(None), shown((3, 224))
+    ('0.1235', '1797', '–', '3, 224')
+    """
+    if is_missing(value):
+        return MISSING
+    if is_number(value):
+        return format(value, spec or ("" if isinstance(value, Integral) else ".4g"))
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def rows_of(frame: pd.DataFrame) -> list[list[object]]:
+    """The values of a frame; every kind of missing value that pandas has becomes None."""
+    values = frame.to_numpy(dtype=object, na_value=None)  # type: ignore[arg-type]  # the stub doesn't know None
+    rows: list[list[object]] = values.tolist()
+    return rows
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """Rows of values under named columns; it prints under its title, and shows itself in a notebook.
+
+    >>> Table("Two sites", ("site", "sparsity"), [("relu1", 0.80413), ("(root)", None)])
+    Two sites
+      site sparsity
+     relu1   0.8041
+    (root)        –
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+    @classmethod
+    def from_dataframe(cls, title: str, frame: pd.DataFrame) -> Table:
+        """The columns of `frame` without its index."""
+        return cls(title, list(map(str, frame.columns)), rows_of(frame))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows), columns=list(self.columns))
+
+    def shown_rows(self) -> list[list[str]]:
+        """The text of every cell."""
+        return [[shown(value) for value in row] for row in self.rows]
+
+    def __repr__(self) -> str:
+        rows = self.shown_rows()
+        if not rows:
+            return self.title
+        texts, values = zip(self.columns, *rows, strict=True), zip(*self.rows, strict=True)
+        columns = map(_right_aligned, texts, values)
+        return "\n".join([self.title, *map(" ".join, zip(*columns, strict=True))])
+
+    def _repr_html_(self) -> str:
+        body = "\n".join(_html_row(cells, "td") for cells in self.shown_rows())
+        return (
+            f"<p>{escape(self.title)}</p>\n"
+            # The class by which notebooks know a table of pandas.
+            f'<table border="1" class="dataframe">\n'
+            f"<thead>\n{_html_row(self.columns, 'th')}\n</thead>\n"
+            f"<tbody>\n{body}\n</tbody>\n"
+            "</table>"
+        )
+
+
+def _right_aligned(texts: Sequence[str], values: Sequence[object]) -> list[str]:
+    """A column's lines, one space wider for numbers, as pandas prints them."""
+    width = max(map(len, texts)) + all(map(is_number, values))
+    return [text.rjust(width) for text in texts]
+
+
+def _html_row(cells: Sequence[str], tag: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
