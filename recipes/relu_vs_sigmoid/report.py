@@ -14,7 +14,7 @@ from .data import Split
 from .figures import Drawn
 from .settings import COMMON, PROFILES
 from .study import Study
-from .tables import PAPER, Tables, arranged, claims_table, settings_table
+from .tables import PAPER, Tables, arranged, claims_table, merged_claims_table, settings_table
 
 __all__ = ["command", "merged_page", "run_page"]
 
@@ -98,7 +98,7 @@ def merged_page(
     trained = sum(len(study.results) for study in studies)
     page.numbers({"networks trained": trained, "claims held": _counted(found)})
     page.heading("The claims").text(CLAIMS).text(MERGED_CLAIMS)
-    page.table(claims_table(found, decided), "The paper's claims on these runs.", badges=BADGES, formats=".3g")
+    page.table(merged_claims_table(found, decided), "The paper's claims on these runs.", badges=BADGES, formats=".3g")
     page.heading("Accuracy")
     _show(page, figures, "fig2")
     page.heading("What the nodes do")

@@ -13,7 +13,17 @@ from .claims import Claim
 from .data import Split
 from .study import STATES, Study
 
-__all__ = ["PAPER", "Tables", "arranged", "claims_table", "printed", "settings_table", "sparsity_table", "tables_of"]
+__all__ = [
+    "PAPER",
+    "Tables",
+    "arranged",
+    "claims_table",
+    "merged_claims_table",
+    "printed",
+    "settings_table",
+    "sparsity_table",
+    "tables_of",
+]
 
 # Table 1 of Pretorius et al. (2019), percent inactive in layers 1 to 4, by (batch norm, state).
 PAPER = {
@@ -154,22 +164,28 @@ def _odd_points(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def claims_table(found: Sequence[Claim], each: Mapping[str, Sequence[Claim]] | None = None) -> pd.DataFrame:
-    """A row for each claim; with the claims on each of several data sets, a column for each data set."""
-    here = "over all" if each else "here"
+def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
+    """A row for each claim."""
     rows = [
         {
             "": claim.id,
             "claim": claim.text,
-            here: _status(claim),
-            **{name: _status(own[index]) for name, own in reversed((each or {}).items())},
+            "here": _status(claim),
             "effect": claim.effect,
             "standard error": claim.standard_error,
             "criterion": claim.numbers.get("reason", claim.criterion),
         }
-        for index, claim in enumerate(found)
+        for claim in found
     ]
     return pd.DataFrame(rows)
+
+
+def merged_claims_table(found: Sequence[Claim], decided: Mapping[str, Sequence[Claim]]) -> pd.DataFrame:
+    """A row for each claim over all data sets, with a column for each data set on which it was `decided`."""
+    table = claims_table(found).rename(columns={"here": "over all"})
+    for name, own in decided.items():
+        table.insert(3, name, [_status(claim) for claim in own])
+    return table
 
 
 def _status(claim: Claim) -> str:
