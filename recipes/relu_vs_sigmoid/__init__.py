@@ -1,28 +1,33 @@
-"""ReLU against sigmoid networks, node by node: Pretorius, Barnard & Davel (2019), figures 1-7, Table 1, the claims."""
+"""ReLU against sigmoid networks, node by node: Pretorius, Barnard & Davel (2019), figures 1-7, Table 1, the claims.
+
+`run` is the recipe. `settings`: profiles and options. `data`: the samples. `training`: networks and their training.
+`study`: networks trained and measured, and their numbers. From the study, `figures`, `tables` and `claims` (decided by
+`evidence`), and from these the `report`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 from filelock import FileLock, Timeout
 
 from probekit.errors import DataError, StoreError
 from probekit.progress import Progress, silent
 from probekit.report import Outcome
 
-from . import claims, figures, merging, odd, page, table
-from .beyond import BEYOND
-from .cluster import on_cluster
-from .data import Split
-from .jobs import Jobs
+from . import claims, figures, report, tables
+from .data import Split, split_of
 from .settings import resolve
-from .splitting import split_of
-from .study import Study, study
+from .study import Study, settings_of, study
+from .training.jobs import Jobs, on_cluster
 
 __all__ = ["run"]
+
+TABLE_1 = "Table 1: % inactive ± standard error (the paper's)"
 
 
 def run(
@@ -33,52 +38,49 @@ def run(
     profile: Annotated[
         str | None,
         "quick (2 and 4 layers of 200, 30 epochs), section3 (the paper's 4x200, 300 epochs; the default on mnist and "
-        "cifar10) or paper (all its depths and widths); each option below overrides its part.",
+        "cifar10) or paper (all its depths and widths); the options below override it.",
     ] = None,
-    config: Annotated[Path | None, "A config.json that another run left; options override it."] = None,
+    config: Annotated[Path | None, "The config.json of another run; options override it."] = None,
     merge: Annotated[
         tuple[Path, ...] | None,
-        "Folders of finished runs on different data sets, OUT/relu-vs-sigmoid/DATASET, to draw together; nothing else "
-        "is run.",
+        "Folders of finished runs on different data sets, OUT/relu-vs-sigmoid/DATASET, to merge; nothing is trained.",
     ] = None,
-    activations: Annotated[
-        tuple[str, ...] | None, "relu and sigmoid; tanh, gelu and silu beside them where wanted."
-    ] = None,
+    activations: Annotated[tuple[str, ...] | None, "relu and sigmoid, and optionally tanh, gelu and silu."] = None,
     depths: Annotated[tuple[int, ...] | None, "Numbers of hidden layers."] = None,
     widths: Annotated[tuple[int, ...] | None, "Numbers of nodes in a hidden layer."] = None,
-    seeds: Annotated[
-        int | None, "Networks of each kind, which differ in initial weights and order of the samples."
-    ] = None,
-    epochs: Annotated[int | None, "Epochs; the weights that validate best are kept."] = None,
+    seeds: Annotated[int | None, "Networks of each kind, with different initial weights and sample orders."] = None,
+    epochs: Annotated[int | None, "Epochs; the weights with the best validation accuracy are kept."] = None,
     patience: Annotated[
-        int | None, "A network is done when it hasn't validated better for so many epochs; 0 runs all."
+        int | None, "A network stops when its validation accuracy hasn't improved for so many epochs; 0 runs all."
     ] = None,
-    batch_size: Annotated[int | None, "Samples a batch."] = None,
-    learning_rate: Annotated[float | None, "For all networks, in place of a search or what suits digits."] = None,
+    batch_size: Annotated[int | None, "Samples in a batch."] = None,
+    learning_rate: Annotated[
+        float | None, "The rate of all networks; without it, a search or the rates that suit digits."
+    ] = None,
     search_epochs: Annotated[
-        int | None, "Epochs of each network in the learning-rate search; 0 takes the rates that suit digits."
+        int | None, "Epochs of each network in the learning-rate search; 0 uses the rates that suit digits."
     ] = None,
     precision: Annotated[
         str | None,
         "How training multiplies matrices: float32 (the default), tf32 on CUDA devices, or bfloat16; weights, Adam and "
-        "what is measured stay float32.",
+        "measurements stay float32.",
     ] = None,
-    checkpoint_every: Annotated[int, "Epochs between checkpoints; a stopped run goes on from the last."] = 5,
-    data_dir: Annotated[Path | None, "Where mnist and cifar10 lie."] = None,
-    out: Annotated[Path, "The folder that gets relu-vs-sigmoid/<dataset>/."] = Path("runs"),
-    device: Annotated[str, "Where to train."] = "cpu",
+    checkpoint_every: Annotated[int, "Epochs between checkpoints; a stopped run resumes from the last."] = 5,
+    data_dir: Annotated[Path | None, "The folder with mnist and cifar10."] = None,
+    out: Annotated[Path, "The folder in which to write relu-vs-sigmoid/<dataset>/."] = Path("runs"),
+    device: Annotated[str, "The torch device to train on."] = "cpu",
     scheduler: Annotated[
         str | None,
-        "The address of a dask cluster's scheduler: its workers train a shape of networks each. They need --out and "
-        "the data under the same paths.",
+        "The address of a dask cluster's scheduler: each worker trains the networks of one shape. Workers need --out "
+        "and the data under the same paths.",
     ] = None,
     progress: Progress = silent,
 ) -> Outcome:
     """Train ReLU and sigmoid networks, record what every node does for every class, and compare with the paper.
 
-    Writes results, activations, metrics, figures, the table, the claims and report.html under
-    OUT/relu-vs-sigmoid/DATASET. Started again it goes on from what is finished, and within a training from its last
-    checkpoint. The workers of a `scheduler` are best started with one thread and one GPU each.
+    Writes results, activations, metrics, figures, tables, claims and report.html under OUT/relu-vs-sigmoid/DATASET.
+    A run that is started again resumes from what is finished, and within a training from its last checkpoint. Start
+    the workers of a `scheduler` with one thread each, and one GPU each if there are GPUs.
     """
     if checkpoint_every < 1:
         raise DataError(f"checkpoint_every is {checkpoint_every}; it takes whole numbers from 1.")
@@ -99,12 +101,12 @@ def run(
     if merge is not None:
         if config is not None or any(value is not None for value in given.values()):
             raise DataError("A merge takes its settings from the runs: give --merge with --out alone.")
-        return merging.merge(merge, out / "relu-vs-sigmoid")
+        return _merged(merge, out / "relu-vs-sigmoid")
     settings = resolve(given, config)
     split = split_of(settings, data_dir, device)
     folder = out / "relu-vs-sigmoid" / settings.dataset
     folder.mkdir(parents=True, exist_ok=True)
-    with _held(folder):
+    with _locked(folder):
         settings.write(folder / "config.json")
         jobs = Jobs(settings, split, folder, checkpoint_every, progress)
         done = study(jobs, settings.shapes if scheduler is None else on_cluster(scheduler, jobs, data_dir, device))
@@ -112,41 +114,52 @@ def run(
 
 
 def _outcome(done: Study, split: Split, folder: Path) -> Outcome:
-    """Draw what was measured, judge it, and write it all down."""
-    wanted = {**figures.FIGURES, **BEYOND}
-    if done.searched is not None:
-        wanted["sparsity_by_rate"] = odd.sparsity_by_rate
-    drawn = figures.draw(wanted, [done], folder / "figures")
-    tables = page.Tables(table.sparsity_table(done), odd.odd_points(done))
-    (folder / "tables").mkdir(exist_ok=True)
-    tables.sparsity.to_csv(folder / "tables" / "table1.csv", index=False)
-    tables.odd.to_csv(folder / "tables" / "odd_points.csv", index=False)
+    """Draw, tabulate and judge a study, and write it all to the run's folder."""
+    drawn = figures.draw(figures.figures_of(done), [done], folder / "figures")
+    made = tables.tables_of(done)
+    made.write(folder / "tables")
     found = claims.claims(done)
     claims.write(found, folder / "claims.json")
+    page = report.run_page(done, split, drawn, made, found)
+    accuracy = made.accuracy.map(lambda cell: f"{cell:.2f}" if isinstance(cell, float) else cell)
     return Outcome(
-        report=page.report(done, split, drawn, tables, found, folder),
-        tables={
-            "Table 1: % inactive ± standard error (the paper's)": table.printed(tables.sparsity),
-            "Accuracy, %": page.accuracy_table(done).map(
-                lambda cell: f"{cell:.2f}" if isinstance(cell, float) else cell
-            ),
-        },
+        report=page.write(folder / "report.html"),
+        tables={TABLE_1: tables.printed(made.sparsity), "Accuracy, %": accuracy},
     )
 
 
+def _merged(folders: Sequence[Path], out: Path) -> Outcome:
+    """Figures 2 and 7, Table 1 and the claims over finished runs on different data sets, in ``out/<data sets>``."""
+    names = [settings_of(folder).dataset for folder in folders]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(f"A merge takes runs on two or more different data sets; these are on {', '.join(names)}.")
+    studies = [Study.read(folder) for folder in folders]
+    folder = out / "+".join(names)
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    drawn = figures.draw(figures.OF_MERGED, studies, folder / "figures")
+    sparsity = tables.sparsity_table(*studies)
+    sparsity.to_csv(folder / "tables" / "table1.csv", index=False)
+    pd.concat([each.results for each in studies], ignore_index=True).to_csv(folder / "results.csv", index=False)
+    decided = {name: claims.claims(each) for name, each in zip(names, studies, strict=True)}
+    found = claims.together(decided)
+    claims.write(found, folder / "claims.json")
+    page = report.merged_page(studies, drawn, sparsity, decided, found)
+    return Outcome(report=page.write(folder / "report.html"), tables={TABLE_1: tables.printed(sparsity)})
+
+
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run; the system lets go of it when the process dies.
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder of a run; the system unlocks it when the process dies.
 
     Raises:
-        StoreError: another process holds it.
+        StoreError: another process has locked it.
     """
     try:
         lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout as error:
         raise StoreError(
-            f"Another process is at this run, in {folder}. Wait for it or stop it; a run that is started again goes on "
-            "from what is finished. To run two at once, give each an --out of its own."
+            f"Another process is working on this run, in {folder}. Wait for it or stop it; a run that is started again "
+            "resumes from what is finished. To run two at once, give each its own --out."
         ) from error
     with lock:
         yield

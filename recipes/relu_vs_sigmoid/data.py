@@ -1,10 +1,11 @@
-"""The study's data: stratified training, validation and test samples, scaled and flattened."""
+"""The study's data: the settings' data set as stratified samples to train, validate and test on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,18 +14,38 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from probekit import load
 from probekit.errors import DataError
 
-__all__ = ["Samples", "Split", "split_arrays"]
+from .settings import Settings
+
+__all__ = ["Samples", "Split", "split_arrays", "split_of"]
 
 Array: TypeAlias = NDArray[Any]
+
+
+def split_of(settings: Settings, data_dir: Path | None, device: str) -> Split:
+    """The data set that the settings name, split as they say, on `device`."""
+    arrays = load.arrays(settings.source, data_dir)
+    # The paper's 5,000 validation samples where they are few among many, as in MNIST and CIFAR10.
+    validation = 5000 if len(arrays.y_train) >= 20_000 else 0.15
+    split = split_arrays(
+        arrays.x_train,
+        arrays.y_train,
+        arrays.class_names,
+        x_test=arrays.x_test,
+        y_test=arrays.y_test,
+        validation_size=validation,
+        seed=settings.split_seed,
+    )
+    return split.to(device)
 
 
 @dataclass(frozen=True)
 class Samples:
     """Scaled samples: x (n, features) float32, y (n,) int64 class codes.
 
-    `index` (n,) int64 is each sample's row in the arrays that it was taken from.
+    `index` (n,) int64 is each sample's row in the original arrays.
     """
 
     x: Tensor
@@ -41,7 +62,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Split:
-    """The samples to train on, to choose by, and to report on; `class_names` in the order of the codes."""
+    """The samples to train on, to choose weights by, and to report on; `class_names` are in the order of the codes."""
 
     train: Samples
     validation: Samples
@@ -50,31 +71,31 @@ class Split:
 
     @property
     def features(self) -> int:
-        """How many inputs a network has."""
+        """The number of a network's inputs."""
         return self.train.x.shape[1]
 
     @property
     def classes(self) -> int:
-        """How many outputs a network has."""
+        """The number of a network's outputs."""
         return len(self.class_names)
 
     @cached_property
     def digest(self) -> str:
-        """A checksum of all samples and labels, the same wherever they are."""
+        """A checksum of all samples and labels, the same on every device."""
         digest = sha256()
-        for part in self.parts:
-            digest.update(part.x.cpu().numpy().data)
-            digest.update(part.y.cpu().numpy().data)
+        for samples in self.subsets:
+            digest.update(samples.x.cpu().numpy().data)
+            digest.update(samples.y.cpu().numpy().data)
         return digest.hexdigest()
 
     @property
-    def parts(self) -> tuple[Samples, Samples, Samples]:
+    def subsets(self) -> tuple[Samples, Samples, Samples]:
         """The training, validation and test samples, in this order."""
         return self.train, self.validation, self.test
 
     def to(self, device: torch.device | str) -> Split:
-        """The same split on `device`, where a training then runs."""
-        train, validation, test = (part.to(device) for part in self.parts)
+        """The same split on `device`, where training then runs."""
+        train, validation, test = (samples.to(device) for samples in self.subsets)
         return Split(train, validation, test, self.class_names)
 
 
@@ -89,24 +110,24 @@ def split_arrays(
     test_size: int | float = 0.2,
     seed: int = 0,
 ) -> Split:
-    """Training, validation and test samples with the classes in equal shares, scaled by the training samples.
+    """Training, validation and test samples with equal shares of each class, scaled by the training samples.
 
     Args:
         x: features (n, features), or images (n, height, width), (n, height, width, channel) or
-            (n, channel, height, width), told apart by which side is shorter; any real numbers.
+            (n, channel, height, width); the channel axis is the shorter one. Any real numbers.
         y: class codes (n,), from 0 to one less than the number of `class_names`.
         class_names: the classes in the order of their codes.
-        x_test, y_test: the test set where the data come with one; without it, `test_size` of x and y is held out.
-        validation_size, test_size: a fraction, or a number of samples. A validation fraction is of what the
-            test set leaves.
-        seed: of the split alone, so that trainings with different seeds share it.
+        x_test, y_test: the test set if the data come with one; else `test_size` of x and y is held out.
+        validation_size, test_size: a fraction, or a number of samples. The validation fraction is a fraction of the
+            samples that are not in the test set.
+        seed: of the split alone, so trainings with different seeds share it.
 
     Scaling subtracts the mean and divides by the standard deviation, over the training samples (validation
     excluded), of each channel; without a channel axis, of all values together. Images are flattened in the
     order of their axes.
 
     Raises:
-        DataError: arrays that don't fit together, or too few samples to have each class in every part.
+        DataError: the arrays don't fit together, or have too few samples of a class for every subset.
 
     >>> from sklearn.datasets import load_digits
     >>> digits = load_digits()
@@ -116,7 +137,7 @@ def split_arrays(
     """
     _check(x, y, class_names, "training")
     if (x_test is None) != (y_test is None):
-        raise DataError("A test set needs both x_test and y_test: give both, or neither to hold out a part of x.")
+        raise DataError("A test set needs both x_test and y_test: give both, or neither to hold out samples of x.")
     if x_test is None or y_test is None:
         rest, test_rows = _hold_out(np.arange(len(y)), y, test_size, seed, "test")
         x_test, y_test = x, y
@@ -137,30 +158,30 @@ def split_arrays(
     return Split(train, validation, samples(x_test, y_test, test_rows), class_names)
 
 
-def _check(x: Array, y: Array, class_names: tuple[str, ...], part: str) -> None:
+def _check(x: Array, y: Array, class_names: tuple[str, ...], subset: str) -> None:
     """Raise unless x and y are samples and their codes."""
     if x.ndim not in (2, 3, 4) or y.shape != x.shape[:1]:
         raise DataError(
-            f"The {part} samples have shape {x.shape} and their labels {y.shape}; expected (n, features) or images "
+            f"The {subset} samples have shape {x.shape} and their labels {y.shape}; expected (n, features) or images "
             "of two or three axes each, and one label a sample."
         )
     if not np.issubdtype(y.dtype, np.integer) or (len(y) and (y.min() < 0 or y.max() >= len(class_names))):
         found = f"{y.dtype} from {y.min()} to {y.max()}" if len(y) else str(y.dtype)
         raise DataError(
-            f"The {part} labels are {found}; expected integer codes from 0 to {len(class_names) - 1}, one for each of "
-            f"the {len(class_names)} class names."
+            f"The {subset} labels are {found}; expected integer codes from 0 to {len(class_names) - 1}, one for each "
+            f"of the {len(class_names)} class names."
         )
     if not np.isfinite(x).all():
-        raise DataError(f"The {part} samples hold values that are not finite; remove or fill them first.")
+        raise DataError(f"The {subset} samples have values that are not finite; remove or fill them first.")
 
 
-def _hold_out(rows: Array, y: Array, size: int | float, seed: int, part: str) -> tuple[Array, Array]:
-    """`rows` without a stratified part, and that part, both in ascending order."""
+def _hold_out(rows: Array, y: Array, size: int | float, seed: int, subset: str) -> tuple[Array, Array]:
+    """`rows` without a stratified subset, and this subset, both in ascending order."""
     try:
-        rest, held = train_test_split(rows, test_size=size, random_state=seed, stratify=y[rows])
+        rest, chosen = train_test_split(rows, test_size=size, random_state=seed, stratify=y[rows])
     except ValueError as error:
-        raise DataError(f"Can't hold out a {part} set of {size} from {len(rows)} samples: {error}") from error
-    return np.sort(rest), np.sort(held)
+        raise DataError(f"Can't hold out a {subset} set of {size} from {len(rows)} samples: {error}") from error
+    return np.sort(rest), np.sort(chosen)
 
 
 def _scaling(x: Array) -> tuple[Array, Array]:
@@ -170,5 +191,5 @@ def _scaling(x: Array) -> tuple[Array, Array]:
     mean = x.mean(axes, keepdims=True, dtype=np.float64)
     deviation = x.std(axes, keepdims=True, dtype=np.float64)
     if not deviation.all():
-        raise DataError("A channel has the same value in every training sample, so it can't be scaled; drop it.")
+        raise DataError("A channel has the same value in every training sample, so it can't be scaled; remove it.")
     return mean.astype(np.float32), deviation.astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a run of the study is: everything that its results depend on, from a profile, a file and single options."""
+"""The settings of a run: everything that its results depend on, from a profile, a file and single options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from probekit.errors import DataError, near
 
-from .networks import PAPERS, Config
+from .training.networks import PAPERS, Config
 
 __all__ = ["COMMON", "PROFILES", "Settings", "resolve"]
 
@@ -25,9 +25,9 @@ COMMON: dict[str, Any] = {
 }
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"depths": (2, 4), "epochs": 30, "patience": 0, "batch_size": 32, "search_epochs": 0},
-    # The networks that section 3 of the paper looks into.
+    # The networks of section 3 of the paper.
     "section3": {"depths": (4,), "epochs": 300, "patience": 50, "batch_size": 128, "search_epochs": 10},
-    # All that the paper trains.
+    # All networks of the paper.
     "paper": {
         "depths": (2, 4, 6, 8),
         "widths": (200, 800),
@@ -37,12 +37,12 @@ PROFILES: dict[str, dict[str, Any]] = {
         "search_epochs": 30,
     },
 }
-LARGE = ("mnist", "cifar10")  # the paper's data sets, for which quick would be the exception
+LARGE = ("mnist", "cifar10")  # the paper's data sets, which take section3 by default
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The resolved options of a run; runs with equal settings give the same numbers. `source` names the data."""
+    """The resolved options of a run; runs with equal settings give equal numbers. `source` names the data."""
 
     profile: str
     source: str
@@ -69,7 +69,7 @@ class Settings:
         if missing := [name for name in PAPERS if name not in self.activations]:
             raise DataError(f"The study compares {' and '.join(PAPERS)}: add {', '.join(missing)} to the activations.")
         for name in self.activations:
-            Config(name, 1, 1, False)  # raises for one that isn't known
+            Config(name, 1, 1, False)  # raises if it isn't known
 
     @property
     def dataset(self) -> str:
@@ -78,7 +78,7 @@ class Settings:
 
     @property
     def shapes(self) -> list[list[Config]]:
-        """Every kind of network to train; those of one shape, which train together, in one list."""
+        """Every kind of network to train; the kinds of one shape, which train together, are in one list."""
         return [
             [Config(activation, depth, width, batch_norm) for activation in self.activations]
             for depth in self.depths
@@ -88,25 +88,25 @@ class Settings:
 
     @property
     def probed(self) -> list[Config]:
-        """The networks whose nodes are looked at: 4 × 200 as in section 3 of the paper, or the nearest to it."""
+        """The kinds of networks whose nodes are measured: 4 × 200 as in section 3 of the paper, or the nearest."""
         depth = 4 if 4 in self.depths else max(self.depths)
         width = 200 if 200 in self.widths else min(self.widths)
         return [Config(activation, depth, width, norm) for activation in self.activations for norm in (False, True)]
 
     @property
     def deepest(self) -> list[Config]:
-        """The deepest networks as wide as the probed ones, where gradients would vanish first."""
+        """The deepest kinds as wide as the probed ones, where gradients would vanish first."""
         return [replace(config, depth=max(self.depths)) for config in self.probed]
 
     def write(self, path: Path) -> None:
-        """Save them in a form that `resolve` reads."""
+        """Save them in the form that `resolve` reads."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
 def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
-    """The settings of a run: what is `given` and not None, else what the file says, else the profile's.
+    """The settings of a run: each is the given one if it isn't None, else the file's, else the profile's.
 
-    The profile is by default section3 on MNIST and CIFAR10 and quick on anything else.
+    The default profile is section3 on MNIST and CIFAR10 and quick on anything else.
 
     >>> resolve({"source": "digits", "epochs": 5}).depths
     (2, 4)
@@ -114,7 +114,7 @@ def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
     chosen = {name: value for name, value in given.items() if value is not None}
     if config is not None:
         if "profile" in chosen:
-            raise DataError("A configuration file has a profile of its own: give --config or --profile, not both.")
+            raise DataError("A configuration file has its own profile: give --config or --profile, not both.")
         chosen = {**_read(config), **chosen}
     profile = chosen.get("profile") or ("section3" if chosen.get("source") in LARGE else "quick")
     if profile not in PROFILES:
@@ -124,14 +124,16 @@ def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The settings that a file holds, of those there are."""
+    """The settings in a file."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"The configuration {str(path)!r} can't be read: {error}") from error
     known = [field.name for field in fields(Settings)]
     if not isinstance(found, dict):
-        raise DataError(f"The configuration {str(path)!r} holds no object of settings; there are: {', '.join(known)}.")
+        raise DataError(
+            f"The configuration {str(path)!r} is no JSON object of settings; there are: {', '.join(known)}."
+        )
     for name in found:
         if name not in known:
             raise DataError(f"{str(path)!r} sets {name!r}, which is no setting.{near(name, known)}")

@@ -1,37 +1,74 @@
-"""The work of the study: train every network, capture and measure those that are looked at, collect the numbers."""
+"""The study: every network trained, captured and measured, and the numbers collected."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
+from torch import nn
 
+import probekit as pk
 from probekit.errors import DataError
 
-from .jobs import Jobs
-from .measuring import STATES, gradients, measured, opened
-from .networks import Config
-from .search import chosen_rates, search
+from .data import Split
 from .settings import Settings, resolve
-from .training import Member, Trained, check, default_learning_rate
+from .training.jobs import Jobs, trained
+from .training.networks import Config, Member, Trained
+from .training.trainer import check
 
-__all__ = ["NETWORK", "Study", "settings_of", "study", "trained"]
+__all__ = ["NETWORK", "STATES", "Study", "settings_of", "study"]
 
 NETWORK = ("activation", "depth", "width", "batch_norm", "seed")  # the columns that tell networks apart
+STATES = ("untrained", "trained")
+SATURATED = 0.05  # a sigmoid this near to 0 or 1 counts as saturated
+GRADIENT_SAMPLES = 2000
+
+
+@pk.metric
+def saturation(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Share of samples within 0.05 of a sigmoid's bounds, 0 and 1."""
+    saturated = (values < SATURATED) | (values > 1 - SATURATED)
+    shares: npt.NDArray[np.float64] = saturated.mean(axis=0)
+    return shares
+
+
+# The metrics of every seed's network, by the variables that they give, and those of the networks in the figures.
+OF_EACH: dict[str, Any] = {
+    "median": pk.metrics.median,
+    "mean": pk.metrics.Mean(),
+    "std": pk.metrics.Std(),
+    "sparsity": pk.metrics.Sparsity(),
+    "saturation": saturation,
+    "overlap": pk.metrics.Overlap(),
+    "auroc_rest": pk.metrics.AUROC(pairs=False),
+    "selectivity": pk.metrics.Selectivity(),
+}
+OF_SHOWN: dict[str, Any] = {
+    **OF_EACH,
+    "histogram": pk.metrics.Histogram(edges="width"),
+    "overlap_null": pk.metrics.Overlap(null="permute"),
+    "effective_rank": pk.metrics.EffectiveRank(),
+    "linear_probe": pk.metrics.LinearProbe(),
+    "neural_collapse_nc1": pk.metrics.NeuralCollapse(),
+}
+del OF_SHOWN["overlap"]  # Overlap(null="permute") gives it, too
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that figures, table and claims are made of.
+    """Everything that figures, tables and claims are made of.
 
-    `results` has one row a network and `curves` one a network and epoch; `searched` one a network of the learning-rate
-    search, where there was one; `measured` holds what was measured of each probed network, by its name and its state;
-    `gradients` the same of the gradients in one of the deepest networks of each kind.
+    `results` has a row for each network, `curves` one for each network and epoch, and `searched` one for each network
+    of the learning-rate search, if there was one. `measured` has the metrics of each probed network by its name and
+    state; `gradients` has the gradient norms in one of the deepest networks of each kind.
     """
 
     settings: Settings
@@ -43,7 +80,7 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path) -> Study:
-        """The study of a finished run, from its folder; DataError where it isn't one."""
+        """The study of a finished run, from its folder; DataError if it isn't one."""
         settings = settings_of(folder)
         names = [f"{config.name}-s{seed}" for config in settings.probed for seed in range(settings.seeds)]
         searched = folder / "learning_rates.csv"
@@ -52,9 +89,9 @@ class Study:
             pd.read_csv(folder / "results.csv"),
             pd.read_csv(folder / "curves.csv"),
             pd.read_csv(searched, converters={"inactive": json.loads}) if searched.exists() else None,
-            {(name, state): opened(folder / "metrics" / f"{name}-{state}.zarr") for name in names for state in STATES},
+            {(name, state): _opened(folder / "metrics" / f"{name}-{state}.zarr") for name in names for state in STATES},
             {
-                (kind, state): opened(folder / "gradients" / f"{kind.name}-s0-{state}.zarr")
+                (kind, state): _opened(folder / "gradients" / f"{kind.name}-s0-{state}.zarr")
                 for kind in settings.deepest
                 for state in STATES
             },
@@ -62,33 +99,33 @@ class Study:
 
     @property
     def shown(self) -> dict[Config, str]:
-        """The network of each kind that the figures show: of its seeds the one with the best validation accuracy."""
+        """The network of each kind that the figures show: the seed with the best validation accuracy."""
         return {config: _best(self.results, config) for config in self.settings.probed}
 
     def of(self, activation: str, batch_norm: bool) -> Config:
-        """The probed networks of one kind."""
+        """The probed kind of networks with this activation."""
         return next(c for c in self.settings.probed if (c.activation, c.batch_norm) == (activation, batch_norm))
 
     def tree(self, config: Config, state: str) -> xr.DataTree:
-        """What was measured of the network that is shown."""
+        """The metrics of the network of a kind that the figures show."""
         return self.measured[self.shown[config], state]
 
     def trees(self, config: Config, state: str) -> list[xr.DataTree]:
-        """What was measured of each seed's network."""
+        """The metrics of each seed's network of a kind."""
         return [self.measured[f"{config.name}-s{seed}", state] for seed in range(self.settings.seeds)]
 
 
 def settings_of(folder: Path) -> Settings:
-    """The settings of a finished run, from its folder; DataError where it isn't one."""
+    """The settings of a finished run, from its folder; DataError if it isn't one."""
     if not (folder / "claims.json").exists():
         raise DataError(f"{str(folder)!r} is no folder of a finished run: it has no claims.json.")
     return resolve({}, folder / "config.json")
 
 
 def study(jobs: Jobs, shapes: Iterable[Sequence[Config]]) -> Study:
-    """Do what isn't done yet of a run, one of its `shapes` after another.
+    """Do everything that isn't finished yet, one of the run's `shapes` after another, in any order.
 
-    They may come in any order; the tables on disk grow with each.
+    The tables in the run's folder grow with each shape.
     """
     settings, folder = jobs.settings, jobs.folder
     for kinds in settings.shapes:
@@ -107,13 +144,14 @@ def study(jobs: Jobs, shapes: Iterable[Sequence[Config]]) -> Study:
     for network in jobs.progress(probed, "capture and measure", len(probed)):
         name = network.member.name
         for state in STATES:
-            found[name, state] = measured(getattr(network, state), f"{name}-{state}", jobs.split, folder, name in shown)
+            model = getattr(network, state)
+            found[name, state] = _measured(model, f"{name}-{state}", jobs.split, folder, name in shown)
     gradients = {which: tree for shape in done.values() for which, tree in shape.gradients.items()}
     return Study(settings, tables["results"], tables["curves"], tables.get("learning_rates"), found, gradients)
 
 
 class _Shape(NamedTuple):
-    """What is kept of the networks of one shape."""
+    """What the study keeps of the networks of one shape; the tables have the names of their files."""
 
     results: pd.DataFrame
     curves: pd.DataFrame
@@ -128,53 +166,14 @@ def _shape(configs: Sequence[Config], jobs: Jobs) -> _Shape:
     return _Shape(_results(jobs.settings, networks), _curves(networks), searched, probed, _gradients(networks, jobs))
 
 
-def trained(configs: Sequence[Config], jobs: Jobs) -> tuple[list[Trained], pd.DataFrame | None]:
-    """The networks of one shape, and the search for their learning rates where there is one: made, or as finished."""
-    settings = jobs.settings
-    wanted = settings.learning_rate is None and settings.search_epochs
-    searched = search(configs, jobs) if wanted else None
-    return jobs.networks(_members(configs, settings, searched)), searched
-
-
-def _members(configs: Sequence[Config], settings: Settings, searched: pd.DataFrame | None) -> list[Member]:
-    """Every seed of these kinds, at the rate that is given, or else was found, or else suits digits."""
-    if settings.learning_rate is not None:
-        rates = dict.fromkeys(configs, settings.learning_rate)
-    elif searched is not None:
-        rates = chosen_rates(searched, configs)
-    else:
-        rates = {config: default_learning_rate(config) for config in configs}
-    return [Member(config, seed, rates[config]) for config in configs for seed in range(settings.seeds)]
-
-
-def _gradients(networks: Sequence[Trained], jobs: Jobs) -> dict[tuple[Config, str], xr.DataTree]:
-    """The gradients in the network of seed 0 of each of the deepest kinds, before and after training."""
-    return {
-        (network.member.config, state): gradients(
-            getattr(network, state), f"{network.member.name}-{state}", jobs.split, jobs.folder
-        )
-        for network in networks
-        if network.member.seed == 0 and network.member.config in jobs.settings.deepest
-        for state in STATES
-    }
-
-
 def _tables(shapes: Sequence[_Shape]) -> dict[str, pd.DataFrame]:
-    """The tables over all shapes that there are, by the names of their files."""
+    """The tables over all finished shapes, by the names of their files."""
     names = ("results", "curves", "learning_rates")
     frames = {name: [table for shape in shapes if (table := getattr(shape, name)) is not None] for name in names}
     return {name: pd.concat(found, ignore_index=True) for name, found in frames.items() if found}
 
 
-def _best(results: pd.DataFrame, config: Config) -> str:
-    """The name of the network of a kind that validates best, the first of equals."""
-    ours = results
-    for column, value in asdict(config).items():
-        ours = ours[ours[column] == value]
-    return f"{config.name}-s{ours.seed.iloc[int(ours.validation_accuracy.argmax())]}"
-
-
-def _results(settings: Settings, trained: Sequence[Trained]) -> pd.DataFrame:
+def _results(settings: Settings, networks: Sequence[Trained]) -> pd.DataFrame:
     rows = [
         {
             "dataset": settings.dataset,
@@ -188,14 +187,93 @@ def _results(settings: Settings, trained: Sequence[Trained]) -> pd.DataFrame:
             "test_accuracy": network.test_accuracy,
             "seconds": round(network.seconds, 2),
         }
-        for network in trained
+        for network in networks
     ]
     return pd.DataFrame(rows)
 
 
-def _curves(trained: Sequence[Trained]) -> pd.DataFrame:
+def _curves(networks: Sequence[Trained]) -> pd.DataFrame:
     frames = [
         pd.DataFrame({**asdict(network.member.config), "seed": network.member.seed, **network.curves._asdict()})
-        for network in trained
+        for network in networks
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def _best(results: pd.DataFrame, config: Config) -> str:
+    """The name of the network of a kind with the best validation accuracy, the first of equals."""
+    ours = results
+    for column, value in asdict(config).items():
+        ours = ours[ours[column] == value]
+    return f"{config.name}-s{ours.seed.iloc[int(ours.validation_accuracy.argmax())]}"
+
+
+def _measured(network: nn.Module, name: str, split: Split, folder: Path, shown: bool) -> xr.DataTree:
+    """The network's metrics on the training samples, measured once; activations are kept of networks in the figures."""
+    acts, metrics = folder / "acts" / f"{name}.zarr", folder / "metrics" / f"{name}.zarr"
+    weights, wanted = pk.weights_digest(network), OF_SHOWN if shown else OF_EACH
+    captured, done = _is_captured(acts, weights), _is_measured(metrics, weights, list(wanted))
+    if not captured and (shown or not done):
+        data = (split.train.x, split.train.y)
+        pk.capture(
+            network, data, acts, sites="act*", batch_size=512, class_names=split.class_names, overwrite=acts.exists()
+        )
+    if done:
+        found = _opened(metrics)
+    else:
+        shutil.rmtree(metrics, ignore_errors=True)
+        found = pk.measure(acts, list(wanted.values()), out=metrics)
+    if not shown:
+        shutil.rmtree(acts, ignore_errors=True)
+    return found
+
+
+def _gradients(networks: Sequence[Trained], jobs: Jobs) -> dict[tuple[Config, str], xr.DataTree]:
+    """The gradient norms in the network of seed 0 of each of the deepest kinds, before and after training."""
+    return {
+        (network.member.config, state): _gradient_norms(
+            getattr(network, state), f"{network.member.name}-{state}", jobs.split, jobs.folder
+        )
+        for network in networks
+        if network.member.seed == 0 and network.member.config in jobs.settings.deepest
+        for state in STATES
+    }
+
+
+def _gradient_norms(network: nn.Module, name: str, split: Split, folder: Path) -> xr.DataTree:
+    """The size of the loss's gradients at each hidden layer, over the first training samples, measured once."""
+    acts, metrics = folder / "acts" / f"{name}-gradients.zarr", folder / "gradients" / f"{name}.zarr"
+    if _is_measured(metrics, pk.weights_digest(network), ["gradient_norm"]):
+        return _opened(metrics)
+    shutil.rmtree(metrics, ignore_errors=True)
+    data = (split.train.x[:GRADIENT_SAMPLES], split.train.y[:GRADIENT_SAMPLES])
+    pk.capture(network, data, acts, sites="act*:grad", batch_size=500, overwrite=acts.exists())
+    found = pk.measure(acts, pk.metrics.GradientNorm(), out=metrics)
+    shutil.rmtree(acts)
+    return found
+
+
+def _opened(path: Path) -> xr.DataTree:
+    """A network's metrics, in memory."""
+    if not path.exists():
+        raise DataError(
+            f"The run has no {str(path)!r}; run it again with the version of probekit that made it to measure it."
+        )
+    return xr.open_datatree(path, engine="zarr").load()
+
+
+def _is_captured(path: Path, weights: str) -> bool:
+    """Whether `path` is a complete store of the network with these weights."""
+    if not path.exists():
+        return False
+    store = pk.info(path)
+    return store.complete and store.attrs["weights"] == weights
+
+
+def _is_measured(path: Path, weights: str, variables: Sequence[str]) -> bool:
+    """Whether `path` has results of these weights, with these variables at every site."""
+    if not path.exists():
+        return False
+    tree = xr.open_datatree(path, engine="zarr")
+    whole = all(set(variables) <= set(map(str, site.data_vars)) for site in tree.children.values())
+    return tree.attrs["weights"] == weights and whole

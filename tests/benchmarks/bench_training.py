@@ -16,8 +16,8 @@ from harness import Row, Table, Timing, alone, in_turn, ratio
 from sklearn.datasets import load_digits
 
 from probekit.recipes.relu_vs_sigmoid.data import Split, split_arrays
-from probekit.recipes.relu_vs_sigmoid.networks import Config, build
-from probekit.recipes.relu_vs_sigmoid.training import Member, sample_order, train
+from probekit.recipes.relu_vs_sigmoid.training.networks import Config, Member, build
+from probekit.recipes.relu_vs_sigmoid.training.trainer import sample_order, train
 
 EPOCHS = 8  # of a real training's hundred, so that what is done once doesn't count for more than it is
 BATCH_SIZE = 32
@@ -36,8 +36,8 @@ def train_alone(members: Sequence[Member], split: Split, optimiser: Callable[...
                 adam.step()
             network.eval()
             with torch.no_grad():
-                for part in (split.train, split.validation):
-                    (network(part.x).argmax(1) == part.y).double().mean().item()
+                for samples in (split.train, split.validation):
+                    (network(samples.x).argmax(1) == samples.y).double().mean().item()
 
 
 def members_of(depth: int, width: int, batch_norm: bool, count: int) -> list[Member]:

@@ -19,15 +19,15 @@ def digits() -> tuple[NDArray[Any], NDArray[Any]]:
     return data.images, data.target
 
 
-def test_parts_are_stratified_and_whole() -> None:
+def test_subsets_are_stratified_and_whole() -> None:
     x, y = digits()
     split = split_arrays(x, y, NAMES, test_size=0.2, validation_size=0.15)
-    rows = torch.cat([part.index for part in split.parts])
+    rows = torch.cat([samples.index for samples in split.subsets])
     assert sorted(rows.tolist()) == list(range(len(y)))
-    for part in split.parts:
-        np.testing.assert_array_equal(part.y, y[part.index])
-        expected = np.bincount(y) * len(part) / len(y)
-        assert np.abs(np.bincount(part.y) - expected).max() < 1.01
+    for samples in split.subsets:
+        np.testing.assert_array_equal(samples.y, y[samples.index])
+        expected = np.bincount(y) * len(samples) / len(y)
+        assert np.abs(np.bincount(samples.y) - expected).max() < 1.01
     assert (split.features, split.classes, split.class_names) == (64, 10, NAMES)
 
 
@@ -35,10 +35,10 @@ def test_one_mean_and_deviation_for_grey_images() -> None:
     x, y = digits()
     split = split_arrays(x, y, NAMES)
     train = x[split.train.index]
-    for part in split.parts:
-        expected = (x[part.index] - train.mean()) / train.std()
-        assert (part.x.dtype, part.y.dtype) == (torch.float32, torch.int64)
-        np.testing.assert_allclose(part.x, expected.reshape(len(part), -1), rtol=1e-5, atol=1e-6)
+    for samples in split.subsets:
+        expected = (x[samples.index] - train.mean()) / train.std()
+        assert (samples.x.dtype, samples.y.dtype) == (torch.float32, torch.int64)
+        np.testing.assert_allclose(samples.x, expected.reshape(len(samples), -1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("channel_axis", [1, 3])
@@ -48,18 +48,18 @@ def test_colour_images_are_scaled_by_channel(channel_axis: int) -> None:
     x = np.moveaxis(colours, 3, channel_axis)
     y = np.arange(90) % 3
     split = split_arrays(x, y, ("a", "b", "c"))
-    for part in split.parts:
-        values = part.x.numpy().reshape(len(part), *x.shape[1:])
+    for samples in split.subsets:
+        values = samples.x.numpy().reshape(len(samples), *x.shape[1:])
         for channel in range(3):
             train = colours[split.train.index, :, :, channel].astype(float)
-            expected = (colours[part.index, :, :, channel] - train.mean()) / train.std()
+            expected = (colours[samples.index, :, :, channel] - train.mean()) / train.std()
             np.testing.assert_allclose(values.take(channel, channel_axis), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_test_set_of_its_own_is_kept_whole_and_scaled_like_training() -> None:
     x, y = digits()
     split = split_arrays(x[:1000], y[:1000], NAMES, x_test=x[1000:], y_test=y[1000:], validation_size=100)
-    assert [len(part) for part in split.parts] == [900, 100, 797]
+    assert [len(samples) for samples in split.subsets] == [900, 100, 797]
     np.testing.assert_array_equal(split.test.y, y[1000:])
     train = x[:1000][split.train.index]
     np.testing.assert_allclose(split.test.x[0], (x[1000].ravel() - train.mean()) / train.std(), rtol=1e-4)

@@ -1,4 +1,4 @@
-"""What a run is: profiles, the file of another run, single options."""
+"""The settings of a run: from a profile, the file of another run, and single options."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_saved_configuration_comes_back_and_options_override_it(tmp_path: Path
     assert (changed.seeds, changed.dataset, changed.learning_rate, changed.profile) == (5, "cifar10", 1e-3, "paper")
 
 
-def test_the_networks_looked_at_are_the_papers_or_the_nearest() -> None:
+def test_probed_networks_are_the_papers_or_the_nearest() -> None:
     def names(**given: Any) -> list[str]:
         return [config.name for config in resolve(given).probed]
 
@@ -75,7 +75,7 @@ def test_impossible_settings(given: dict[str, Any], message: str) -> None:
     ("content", "message"),
     [
         ("{", "can't be read"),
-        ("[1]", "holds no object of settings"),
+        ("[1]", "is no JSON object of settings"),
         (json.dumps({"epoch": 3}), "sets 'epoch', which is no setting.*Near: 'epochs'"),
     ],
 )

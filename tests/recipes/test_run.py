@@ -13,15 +13,22 @@ import xarray as xr
 from filelock import FileLock
 
 import probekit as pk
-from probekit.errors import StoreError
+from probekit.errors import DataError, StoreError
+from probekit.progress import silent
 
-recipe = importlib.import_module("probekit.recipes.relu_vs_sigmoid")
-networks = importlib.import_module("probekit.recipes.relu_vs_sigmoid.networks")
-study_module = importlib.import_module("probekit.recipes.relu_vs_sigmoid.study")
-jobs = importlib.import_module("probekit.recipes.relu_vs_sigmoid.jobs")
+RECIPE = "probekit.recipes.relu_vs_sigmoid"
+recipe = importlib.import_module(RECIPE)
+claims = importlib.import_module(f"{RECIPE}.claims")
+data = importlib.import_module(f"{RECIPE}.data")
+figures = importlib.import_module(f"{RECIPE}.figures")
+networks = importlib.import_module(f"{RECIPE}.training.networks")
+settings = importlib.import_module(f"{RECIPE}.settings")
+studies = importlib.import_module(f"{RECIPE}.study")
+tables = importlib.import_module(f"{RECIPE}.tables")
+training = importlib.import_module(f"{RECIPE}.training.jobs")
 
-SMALL = {"depths": (1, 3), "widths": (16,), "seeds": 2, "epochs": 3}
-BEYOND = ("gradient_norms", "selectivity", "linear_probes", "effective_ranks", "neural_collapse")
+SMALL = {"depths": (1, 3), "widths": (16,), "seeds": 2, "epochs": 3, "search_epochs": 1}
+BEYOND = ("gradient_norms", "selectivity", "linear_probes", "effective_ranks", "neural_collapse", "sparsity_by_rate")
 FIGURES = (*(f"fig{number}" for number in range(1, 8)), "overlap", "auroc", *BEYOND)
 KINDS = ("relu-3x16", "relu-3x16-bn", "sigmoid-3x16", "sigmoid-3x16-bn")
 
@@ -32,11 +39,37 @@ def done(tmp_path_factory):
     return recipe.run(**SMALL, out=out), out / "relu-vs-sigmoid" / "digits"
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """The recipe without its pictures, which take most of the time of a small run."""
-    monkeypatch.setattr(recipe.figures, "draw", lambda *args: {})
-    monkeypatch.setattr(recipe.page, "report", lambda *args: args[-1] / "report.html")
+@pytest.fixture(scope="module")
+def finished(done):
+    return studies.Study.read(done[1])
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory):
+    """A data set of two classes in a file."""
+    folder = tmp_path_factory.mktemp("blobs")
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    x = (rng.normal(size=(200, 5)) + 3 * y[:, None]).astype(np.float32)
+    np.savez(folder / "blobs.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
+    return folder / "blobs.npz"
+
+
+def jobs(source, folder, progress=silent, **given):
+    """The jobs of a small run, for a study without what `run` makes of it."""
+    small = {"depths": (2,), "widths": (16,), "seeds": 1, "epochs": 2}
+    chosen = settings.resolve({**small, **given, "source": str(source)})
+    return training.Jobs(chosen, data.split_of(chosen, None, "cpu"), folder, 5, progress)
+
+
+def work(jobs):
+    return studies.study(jobs, jobs.settings.shapes)
+
+
+def files(folder):
+    """Every file of a run that is trained, captured or measured, and when it was written."""
+    names = ("networks", "search", "acts", "metrics", "gradients")
+    return {path: path.stat().st_mtime_ns for name in names for path in (folder / name).rglob("*") if path.is_file()}
 
 
 def test_everything_that_is_promised_is_written(done):
@@ -78,7 +111,7 @@ def test_medians_are_those_that_numpy_finds_in_the_store(done):
 def test_stores_hold_what_the_saved_networks_do(done):
     _, folder = done
     saved = torch.load(folder / "networks" / "3x16-bn.pt", weights_only=True)
-    split = recipe.split_of(recipe.resolve({}), None, "cpu")
+    split = data.split_of(settings.resolve({}), None, "cpu")
     for network in saved["networks"]:
         config = networks.Config(**network["member"]["config"])
         name = f"{config.name}-s{network['member']['seed']}-trained.zarr"
@@ -127,10 +160,9 @@ def test_every_claim_is_decided_or_says_why_not(done):
 @pytest.mark.parametrize(
     ("accuracy", "epoch", "status"), [(0.5, 3, "not_testable"), (0.5, 300, "not_held"), (0.995, 3, "held")]
 )
-def test_a_short_training_says_nothing_of_what_a_long_one_fits(done, accuracy, epoch, status):
-    study = study_module.Study.read(done[1])
-    short = replace(study, curves=study.curves.assign(train_accuracy=accuracy, epoch=epoch))
-    assert recipe.claims.claims(short)[5].status == status
+def test_a_short_training_says_nothing_of_what_a_long_one_fits(finished, accuracy, epoch, status):
+    short = replace(finished, curves=finished.curves.assign(train_accuracy=accuracy, epoch=epoch))
+    assert claims.claims(short)[5].status == status
 
 
 def test_the_report_stands_alone_and_shows_every_figure(done):
@@ -139,95 +171,97 @@ def test_the_report_stands_alone_and_shows_every_figure(done):
     assert page.count('src="data:image/png;base64,') == len(FIGURES)
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert (
-        "probekit run relu-vs-sigmoid --dataset digits --profile quick --widths 16 --seeds 2 --depths 1,3 --epochs 3"
-        in page
+        "probekit run relu-vs-sigmoid --dataset digits --profile quick --widths 16 --seeds 2 --depths 1,3 --epochs 3 "
+        "--search-epochs 1" in page
     )
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_a_second_run_repeats_nothing_that_is_finished(done, monkeypatch):
-    outcome, folder = done
-    monkeypatch.setattr(jobs, "train", lambda *args, **kwargs: pytest.fail("trained again"))
-    monkeypatch.setattr(pk, "capture", lambda *args, **kwargs: pytest.fail("captured again"))
-    monkeypatch.setattr(pk, "measure", lambda *args, **kwargs: pytest.fail("measured again"))
-    before = (folder / "results.csv").read_text(), (folder / "claims.json").read_text()
-    assert recipe.run(**SMALL, out=folder.parents[1]).report == outcome.report
-    assert ((folder / "results.csv").read_text(), (folder / "claims.json").read_text()) == before
+def test_a_second_run_repeats_nothing_that_is_finished(done):
+    _, folder = done
+    before, results = files(folder), (folder / "results.csv").read_text()
+    again = jobs("digits", folder, **SMALL)
+    found = studies.study(again, reversed(again.settings.shapes))  # the order of the rows doesn't depend on the shapes'
+    assert files(folder) == before
+    assert (folder / "results.csv").read_text() == results
+    claims.write(claims.claims(found), folder / "again.json")
+    assert (folder / "again.json").read_text() == (folder / "claims.json").read_text()
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_other_settings_train_again_and_leave_no_stale_result(tmp_path):
-    small = {**SMALL, "depths": (1,), "seeds": 1}
-    recipe.run(**small, out=tmp_path)
-    recipe.run(**{**small, "epochs": 1}, out=tmp_path)
-    folder = tmp_path / "relu-vs-sigmoid" / "digits"
-    fresh = recipe.run(**{**small, "epochs": 1}, out=tmp_path / "fresh").report.parent
-    for metrics in (fresh / "metrics").iterdir():
-        xr.testing.assert_identical(
-            xr.open_datatree(folder / "metrics" / metrics.name, engine="zarr")["act1"].to_dataset(),
-            xr.open_datatree(metrics, engine="zarr")["act1"].to_dataset(),
+def test_other_settings_train_again_and_leave_no_stale_result(blobs, tmp_path):
+    work(jobs(blobs, tmp_path / "both"))
+    work(jobs(blobs, tmp_path / "both", epochs=1))
+    work(jobs(blobs, tmp_path / "fresh", epochs=1))
+    for metrics in (tmp_path / "fresh" / "metrics").iterdir():
+        one, other = (
+            xr.open_datatree(path, engine="zarr") for path in (tmp_path / "both" / "metrics" / metrics.name, metrics)
         )
+        xr.testing.assert_identical(one["act1"].to_dataset(), other["act1"].to_dataset())
 
 
-@pytest.mark.slow  # test_resuming kills a smaller one
-@pytest.mark.usefixtures("undrawn")
-def test_a_run_that_was_stopped_keeps_its_finished_networks(tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_keeps_its_finished_networks(blobs, tmp_path):
+    trained = []
+
     def progress(items, description, total=None):
+        trained.append(description.partition(":")[0])
         for item in items:
             yield item
-            if description.startswith("3x16:"):
+            if stop and description.startswith("3x16:"):
                 raise KeyboardInterrupt
 
+    stop = True
     with pytest.raises(KeyboardInterrupt):
-        recipe.run(**{**SMALL, "seeds": 1}, out=tmp_path, progress=progress)
+        work(jobs(blobs, tmp_path, progress, depths=(1, 3)))
+    assert sorted(path.name for path in (tmp_path / "networks").iterdir()) == ["1x16-bn.pt", "1x16.pt"]
+    stop = False
+    trained.clear()
+    work(jobs(blobs, tmp_path, progress, depths=(1, 3)))
+    assert trained == ["3x16", "3x16-bn", "capture and measure"]
+
+
+def test_two_processes_are_not_at_one_run(tmp_path):
     folder = tmp_path / "relu-vs-sigmoid" / "digits"
-    assert sorted(path.name for path in (folder / "networks").iterdir()) == ["1x16-bn.pt", "1x16.pt"]
-    trained = []
-    real = jobs.train
-    monkeypatch.setattr(jobs, "train", lambda members, *a, **k: trained.append(members[0]) or real(members, *a, **k))
-    recipe.run(**{**SMALL, "seeds": 1}, out=tmp_path)
-    assert [member.config.shape for member in trained] == ["3x16", "3x16-bn"]
+    folder.mkdir(parents=True)
+    message = r"Another process is working on this run, in .*digits"
+    with FileLock(folder / ".lock"), pytest.raises(StoreError, match=message):
+        recipe.run(**SMALL, out=tmp_path)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    for _ in range(2):
+        with pytest.raises(DataError, match="leave a last batch of one sample"):  # it has the folder, and leaves it
+            recipe.run(**SMALL, batch_size=1220, out=tmp_path)
 
 
 @pytest.fixture(scope="module")
-def blobs(tmp_path_factory):
-    """A run on another data set, given as arrays, with a learning-rate search."""
-    folder = tmp_path_factory.mktemp("blobs")
-    rng = np.random.default_rng(0)
-    y = np.arange(200) % 2
-    x = (rng.normal(size=(200, 5)) + 3 * y[:, None]).astype(np.float32)
-    np.savez(folder / "blobs.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
-    small = {**SMALL, "depths": (2,), "seeds": 1, "search_epochs": 1, "activations": ("relu", "sigmoid", "tanh")}
-    return recipe.run(dataset=str(folder / "blobs.npz"), **small, out=folder), folder
+def other(blobs, tmp_path_factory):
+    """A finished study of the file, with an activation that the paper doesn't have, without its figures."""
+    these = jobs(blobs, tmp_path_factory.mktemp("other"), activations=("relu", "sigmoid", "tanh"))
+    these.settings.write(these.folder / "config.json")
+    found = work(these)
+    claims.write(claims.claims(found), these.folder / "claims.json")
+    return found, these.folder
 
 
-def test_two_processes_are_not_at_one_run(tmp_path, undrawn):
-    folder = tmp_path / "relu-vs-sigmoid" / "digits"
-    folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"), pytest.raises(StoreError, match=r"Another process is at this run, in .*digits"):
-        recipe.run(**SMALL, out=tmp_path)
-    assert [path.name for path in folder.iterdir()] == [".lock"]
-    recipe.run(**SMALL | {"epochs": 1}, out=tmp_path)
-    assert (folder / "claims.json").exists()
+def test_data_from_a_file_and_further_activations_are_studied_and_drawn(other, tmp_path):
+    found, _ = other
+    assert set(found.results.dataset) == {"blobs"}
+    wanted = figures.figures_of(found)
+    assert set(wanted) == set(FIGURES) - {"sparsity_by_rate"}  # which shows a search
+    chosen = {name: wanted[name] for name in ("fig4", "linear_probes")}
+    drawn = figures.draw(chosen, [found], tmp_path)
+    assert all(each.path.stat().st_size > 5_000 for each in drawn.values())
+    assert {"tanh, trained", "ReLU, trained"} < set(pd.read_csv(tmp_path / "linear_probes.csv").network)
 
 
-def test_other_data_sets_can_be_given_as_arrays(blobs):
-    outcome, folder = blobs
-    assert outcome.report == folder / "relu-vs-sigmoid" / "blobs" / "report.html"
-    assert {*FIGURES, "sparsity_by_rate"} == {path.stem for path in (outcome.report.parent / "figures").iterdir()}
-
-
-def test_a_search_is_recorded_and_drawn(blobs):
-    folder = blobs[0].report.parent
+def test_a_search_is_recorded_and_drawn(done):
+    _, folder = done
     searched = pd.read_csv(folder / "learning_rates.csv")
-    assert len(searched) == 3 * 2 * 6  # activations, with and without batch norm, rates
+    assert len(searched) == 4 * 2 * 2 * 6  # shapes, activations, seeds, rates
     results = pd.read_csv(folder / "results.csv")
-    keys = ["activation", "batch_norm", "learning_rate"]
+    keys = ["activation", "depth", "batch_norm", "learning_rate"]
     chosen = searched[searched.chosen][keys].drop_duplicates()
     assert sorted(map(tuple, results[keys].drop_duplicates().to_numpy())) == sorted(map(tuple, chosen.to_numpy()))
     drawn = pd.read_csv(folder / "figures" / "sparsity_by_rate.csv")
-    row = searched[(searched.activation == "relu") & searched.batch_norm].iloc[0]
-    same = drawn[drawn.batch_norm & (drawn.learning_rate == row.learning_rate)]
+    row = searched[(searched.activation == "relu") & searched.batch_norm & (searched.depth == 3)].iloc[0]
+    same = drawn[drawn.batch_norm & (drawn.learning_rate == row.learning_rate) & (drawn.seed == row.seed)]
     np.testing.assert_allclose(same.sort_values("layer").inactive, 100 * np.array(json.loads(row.inactive)))
 
 
@@ -246,16 +280,15 @@ def test_odd_points_are_those_of_the_stores(done):
     )
 
 
-def test_runs_on_two_data_sets_merge(done, blobs, tmp_path):
-    folders = (done[1], blobs[0].report.parent)
+def test_runs_on_two_data_sets_merge(done, finished, other, tmp_path):
+    folders = (done[1], other[1])
     outcome = recipe.run(merge=folders, out=tmp_path)
     folder = tmp_path / "relu-vs-sigmoid" / "digits+blobs"
     assert outcome.report == folder / "report.html"
     table = pd.read_csv(folder / "tables" / "table1.csv")
-    for name, one in zip(("digits", "blobs"), folders, strict=True):
-        pd.testing.assert_frame_equal(
-            table[table.dataset == name].reset_index(drop=True), pd.read_csv(one / "tables" / "table1.csv")
-        )
+    for study in (finished, other[0]):
+        own = tables.sparsity_table(study)
+        pd.testing.assert_frame_equal(table[table.dataset == own.dataset[0]].reset_index(drop=True), own)
     assert set(pd.read_csv(folder / "figures" / "fig2.csv").dataset) == {"digits", "blobs"}
     panels = {"sigmoid, trained on digits", "ReLU, trained on blobs"}
     assert panels < set(pd.read_csv(folder / "figures" / "fig7.csv").panel)

@@ -1,4 +1,4 @@
-"""Networks of one shape as one network, every tensor stacked along a leading member axis, and Adam over them."""
+"""Networks of one shape as one network, with every tensor stacked along a leading member axis, and Adam over them."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from .networks import ACTIVATIONS, Config
 
 __all__ = ["StackedAdam", "StackedNetwork"]
 
-# Gradients from here down are taken for 0. Saturated sigmoids give subnormal ones, with which a CPU multiplies up to a
-# hundred times slower; beside Adam's epsilon of 1e-8 they don't move a weight.
+# Smaller gradients become 0. Saturated sigmoids give subnormal gradients, with which a CPU multiplies up to a hundred
+# times slower; beside Adam's epsilon of 1e-8 they don't move a weight.
 _NOTHING = 1e-20
 
 
 class StackedNetwork:
     """Networks from `networks.build` that differ in activation and weights only, computed together.
 
-    `tensors` has the names of a member's ``state_dict``, each with a leading member axis, and a linear layer's
-    weight as (member, in, out); `gradients` has those of the trainable ones, refilled by each `backward`. Members of
-    one activation must be neighbours, since an activation is applied to a slice of members.
+    `tensors` has the names of a member's ``state_dict``. Each tensor has a leading member axis, and a linear layer's
+    weight is (member, in, out). `gradients` has the names of the trainable tensors; each `backward` fills it again.
+    Members of one activation must be neighbours, since an activation is applied to a slice of members.
 
-    Steps of training compute in `dtype`, None for that of the weights, which keep theirs as the gradients do.
+    Training steps compute in `dtype`, or in the weights' dtype if it is None. Weights and gradients keep their dtype.
     """
 
     def __init__(
-        self, members: Sequence[nn.Sequential], configs: Sequence[Config], dtype: torch.dtype | None = None
+        self, networks: Sequence[nn.Sequential], configs: Sequence[Config], dtype: torch.dtype | None = None
     ) -> None:
         self._config = configs[0]
         self._dtype = dtype
         stretches = _stretches([config.activation for config in configs])
-        self._activations = [ACTIVATIONS[configs[part.start].activation].module() for part in stretches]
-        self._sizes = [part.stop - part.start for part in stretches]
-        states = [member.state_dict() for member in members]
+        self._activations = [ACTIVATIONS[configs[members.start].activation].module() for members in stretches]
+        self._sizes = [members.stop - members.start for members in stretches]
+        states = [network.state_dict() for network in networks]
         self.tensors = {name: torch.stack([_turned(state[name]) for state in states]) for name in states[0]}
-        # Kept for good: fresh gradients of several MB at each step cost a sixth of it in page faults.
-        self.gradients = {name: torch.zeros_like(self.tensors[name]) for name, _ in members[0].named_parameters()}
+        # Allocated once: new gradients of several MB at each step would cost a sixth of its time in page faults.
+        self.gradients = {name: torch.zeros_like(self.tensors[name]) for name, _ in networks[0].named_parameters()}
 
     def unstack(self, member: int, into: nn.Sequential) -> None:
         """Copy one member's tensors into a plain network of the same shape."""
@@ -52,9 +52,9 @@ class StackedNetwork:
         return self._forward(x.expand(sum(self._sizes), *x.shape), None)
 
     def backward(self, x: Tensor, y: Tensor) -> None:
-        """Fill `gradients` with those of each member's mean cross-entropy over its own batch, in training mode.
+        """Fill `gradients` with the gradients of each member's mean cross-entropy over its batch, in training mode.
 
-        x is (member, sample, feature), y (member, sample). The running statistics of batch norm move on.
+        x is (member, sample, feature), y (member, sample). The running statistics of batch norm are updated.
         """
         taps = _Taps()
         logits = self._forward(x, taps)
@@ -76,8 +76,8 @@ class StackedNetwork:
             h = self._linear(f"linear{number}", h, taps)
             if self._config.batch_norm:
                 h = self._norm(f"norm{number}", h, taps)
-            parts = [module(part) for module, part in zip(self._activations, h.split(self._sizes), strict=True)]
-            h = parts[0] if len(parts) == 1 else torch.cat(parts)
+            outputs = [module(each) for module, each in zip(self._activations, h.split(self._sizes), strict=True)]
+            h = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return self._linear("head", h, taps)
 
     def _linear(self, name: str, h: Tensor, taps: _Taps | None) -> Tensor:
@@ -90,10 +90,10 @@ class StackedNetwork:
         return output
 
     def _norm(self, name: str, h: Tensor, taps: _Taps | None) -> Tensor:
-        """Batch norm of every member at once, as (sample, member x node) columns that know nothing of each other."""
+        """Batch norm of every member at once, as independent columns (sample, member x node)."""
         columns = h.transpose(0, 1).reshape(h.shape[1], -1)
         scale, shift, mean, variance = (
-            self.tensors[f"{name}.{part}"].flatten() for part in ("weight", "bias", "running_mean", "running_var")
+            self.tensors[f"{name}.{tensor}"].flatten() for tensor in ("weight", "bias", "running_mean", "running_var")
         )
         if taps is not None:
             taps.outputs[f"{name}.weight"], taps.outputs[f"{name}.bias"] = (
@@ -106,7 +106,7 @@ class StackedNetwork:
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """Put the product of two stacks of matrices into `out`, whose dtype may be wider."""
+    """Write the product of two stacks of matrices into `out`, whose dtype may be wider."""
     if out.dtype == right.dtype:
         torch.bmm(left, right, out=out)
     else:
@@ -114,7 +114,7 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
 
 
 class _Taps:
-    """What `backward` needs of a forward pass: linear layers' inputs, and the tensors to differentiate by."""
+    """What `backward` needs from a forward pass: linear layers' inputs, and the tensors to differentiate by."""
 
     def __init__(self) -> None:
         self.inputs: dict[str, Tensor] = {}
@@ -124,36 +124,33 @@ class _Taps:
 class StackedAdam:
     """Adam (Kingma and Ba 2015) over a stacked network, with a learning rate for each member.
 
-    Adam works element by element, so that each member moves as with an optimiser of its own. `tensors` holds its
-    state by name, each tensor with a leading member axis.
+    Adam works element by element, so each member moves as it would with its own optimiser. `tensors` has Adam's state
+    by name, each tensor with a leading member axis.
     """
 
     def __init__(self, network: StackedNetwork, learning_rates: Sequence[float]) -> None:
-        parts, trainable = _stretches(learning_rates), list(network.gradients)
+        stretches, trainable = _stretches(learning_rates), list(network.gradients)
         self.tensors = {
             f"{moment}.{name}": torch.zeros_like(network.gradients[name])
             for moment in ("mean", "square")
             for name in trainable
         }
         device = network.gradients["head.weight"].device
-        self._steps = torch.zeros(len(parts), len(trainable), device=device)
+        self._steps = torch.zeros(len(stretches), len(trainable), device=device)
         self._groups = [
             (
-                learning_rates[part.start],
-                [network.tensors[name][part] for name in trainable],
-                [network.gradients[name][part] for name in trainable],
-                [self.tensors[f"mean.{name}"][part] for name in trainable],
-                [self.tensors[f"square.{name}"][part] for name in trainable],
+                learning_rates[members.start],
+                [network.tensors[name][members] for name in trainable],
+                [network.gradients[name][members] for name in trainable],
+                [self.tensors[f"mean.{name}"][members] for name in trainable],
+                [self.tensors[f"square.{name}"][members] for name in trainable],
                 list(self._steps[group]),
             )
-            for group, part in enumerate(parts)
+            for group, members in enumerate(stretches)
         ]
 
     def step(self, number: int, decay: float) -> None:
-        """Move the network by its gradients, at `decay` times each member's learning rate, for the `number`-th time.
-
-        Numbers count from 0.
-        """
+        """Move the weights by their gradients, at `decay` times each member's learning rate; steps count from 0."""
         self._steps.fill_(number)  # adam itself adds one
         for rate, weights, gradients, means, squares, steps in self._groups:
             adam(
@@ -164,12 +161,12 @@ class StackedAdam:
 
 
 def _turned(tensor: Tensor) -> Tensor:
-    """A linear layer's weight the other way round; anything else as it is."""
+    """A linear layer's weight transposed; any other tensor unchanged."""
     return tensor.T if tensor.ndim == 2 else tensor
 
 
 def _stretches(values: Sequence[Hashable]) -> list[slice]:
-    """The stretches of equal neighbours, in order."""
+    """Slices of equal neighbours, in order."""
     stretches, start = [], 0
     for _, group in groupby(values):
         stretches.append(slice(start, start + len(list(group))))

@@ -1,4 +1,4 @@
-"""Training many networks of one shape at once, each exactly as it would train alone."""
+"""Training: many networks of one shape at once, each exactly as it would train alone."""
 
 from __future__ import annotations
 
@@ -6,83 +6,33 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import takewhile
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from probekit.errors import DataError, ModelError
 from probekit.progress import Progress, silent
 
+from ..data import Samples, Split
 from .checkpoint import Checkpoint
-from .data import Samples, Split
-from .networks import ACTIVATIONS, Config, build, calibrate_batch_norm
-from .stacked import StackedAdam, StackedNetwork
+from .networks import Curves, Member, Trained, build, calibrate_batch_norm
+from .stack import StackedAdam, StackedNetwork
 
-__all__ = ["Curves", "Member", "Trained", "by_shape", "check", "default_learning_rate", "sample_order", "train"]
+__all__ = ["STACK_BYTES", "by_shape", "check", "sample_order", "train"]
 
-# How the steps of a training multiply matrices. What is measured after an epoch is computed as exactly as it can be.
+# How the steps of a training multiply matrices. Losses and accuracies after an epoch are computed in full precision.
 _PRECISIONS = ("float32", "tf32", "bfloat16")
 
-# Larger pieces spill from the cache: 4,096 rows of six networks take half as long again.
+# More rows spill from the cache: 4,096 rows of six networks take half as long again.
 _EVALUATION_ROWS = 512
 # Weights, gradients and Adam's moments that a CPU computes with at once: twelve networks of 4 x 800 (390 MB) take a
 # quarter longer than two stacks of six.
-_STACK_BYTES = 192 * 2**20
-
-
-def default_learning_rate(config: Config) -> float:
-    """The learning rate that suits a network on digits, in batches of 32."""
-    return ACTIVATIONS[config.activation].learning_rate
-
-
-@dataclass(frozen=True)
-class Member:
-    """One network to train; `seed` sets its initial weights and the order in which it sees the samples."""
-
-    config: Config
-    seed: int
-    learning_rate: float
-
-    @property
-    def name(self) -> str:
-        """The network's name: `relu-4x200-bn-s0`."""
-        return f"{self.config.name}-s{self.seed}"
-
-
-class Curves(NamedTuple):
-    """A training's course, a value for each epoch that it ran, measured after it in eval mode on all samples."""
-
-    epoch: NDArray[np.int64]
-    train_loss: NDArray[np.float64]
-    train_accuracy: NDArray[np.float64]
-    validation_accuracy: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network before and after training, in eval mode, and how it went.
-
-    `untrained` has batch norm calibrated on the training samples; `trained` has the weights of `best_epoch` (from 1),
-    the last of those with the highest validation accuracy, and the accuracies are those weights'. `seconds` is the
-    network's share of the wall time of the networks that trained together, each epoch shared among those still in it.
-    """
-
-    member: Member
-    untrained: nn.Sequential
-    trained: nn.Sequential
-    curves: Curves
-    best_epoch: int
-    train_accuracy: float
-    validation_accuracy: float
-    test_accuracy: float
-    seconds: float
+STACK_BYTES = 192 * 2**20
 
 
 def by_shape(members: Sequence[Member]) -> dict[str, list[Member]]:
@@ -96,7 +46,7 @@ def by_shape(members: Sequence[Member]) -> dict[str, list[Member]]:
 def sample_order(seed: int, epoch: int, samples: int) -> Tensor:
     """The order (samples,) in which a network of `seed` sees the samples in `epoch`, from 0.
 
-    It depends on nothing else, so that a training can resume at any epoch.
+    It depends on nothing else, so a training can resume at any epoch.
     """
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(samples))
 
@@ -111,17 +61,21 @@ def train(
     patience: int = 0,
     precision: str = "float32",
     checkpoint: Checkpoint | None = None,
+    stack_bytes: int = STACK_BYTES,
     progress: Progress = silent,
 ) -> list[Trained]:
-    """Train networks of one shape together, where the split's tensors live; the results come in the members' order.
+    """Train networks of one shape together, on the device of the split; the results are in the members' order.
 
-    Adam on the mean cross-entropy, batches of `batch_size` in an order of each member's own (the last one may be
-    smaller), learning rate times `decay` after each epoch. A member that went `patience` epochs without a better
-    validation accuracy is done and leaves the others; with 0 all epochs run. The weights of the best validation
-    accuracy are restored at the end, the last of equals. With a `checkpoint` a training that was stopped at any moment
-    goes on from the last one, to the same bits as without the stop on the same number of threads. Each epoch is one
-    step of `progress`. With the `precision` ``tf32`` (of CUDA devices) or ``bfloat16`` the steps multiply matrices in
-    it; weights, Adam and what is measured keep the samples' dtype, as everything does with ``float32``.
+    Each member trains with Adam on the mean cross-entropy, in batches of `batch_size` in an order of its own (the last
+    batch may be smaller); after each epoch its learning rate is multiplied by `decay`. A member whose validation
+    accuracy hasn't improved for `patience` epochs is done; with a patience of 0 all epochs run. At the end each member
+    gets its weights of the best validation accuracy, the last of equals. Each epoch is one step of `progress`.
+
+    With a `checkpoint`, a training that was stopped at any moment resumes from the last one; on the same number of
+    threads the results are bit-identical to those without the stop. With the `precision` ``tf32`` (of CUDA devices) or
+    ``bfloat16`` the steps multiply matrices in it, while weights, Adam and measured values keep the samples' dtype;
+    with ``float32`` everything does. On a CPU, members whose weights, gradients and moments fit in `stack_bytes` are
+    computed at once.
 
     Raises:
         ModelError: the members differ in shape.
@@ -131,17 +85,18 @@ def train(
     >>> from probekit.recipes.relu_vs_sigmoid.data import split_arrays
     >>> digits = load_digits()
     >>> split = split_arrays(digits.images, digits.target, tuple("0123456789"))
+    >>> from probekit.recipes.relu_vs_sigmoid.training.networks import Config
     >>> members = [Member(Config(name, 1, 32, False), 0, 3e-3) for name in ("relu", "sigmoid")]
     >>> relu, sigmoid = train(members, split, epochs=5, batch_size=32)
     >>> relu.train_accuracy > 0.95, len(relu.curves.train_loss)
     (True, 5)
     """
     check(members, split, batch_size, precision)
-    # Members of one activation, and within it of one learning rate, are neighbours in the stack.
+    # In the stack, members of one activation are neighbours, and within it those of one learning rate.
     ranks = sorted(range(len(members)), key=lambda i: (members[i].config.activation, members[i].learning_rate))
     ordered = [members[i] for i in ranks]
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    trainings = [_Training(ordered, place, split, epochs, dtype) for place in _stacks(ordered, split)]
+    trainings = [_Training(ordered, rows, split, epochs, dtype) for rows in _stacks(ordered, split, stack_bytes)]
     saved = checkpoint.load(split.train.x.device) if checkpoint else None
     first = 0
     if saved is not None:
@@ -164,7 +119,7 @@ def train(
 
 
 def check(members: Sequence[Member], split: Split, batch_size: int, precision: str) -> None:
-    """Raise what `train` would raise, before any training."""
+    """Raise the errors of `train` before any training."""
     shapes = by_shape(members)
     if len(shapes) != 1:
         raise ModelError(
@@ -184,7 +139,7 @@ def check(members: Sequence[Member], split: Split, batch_size: int, precision: s
 
 @contextmanager
 def _matrix_products(precision: str) -> Iterator[None]:
-    """Multiply float32 matrices in tf32 for the block, where that is the precision."""
+    """Multiply float32 matrices in tf32 during the block if that is the precision."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
     try:
@@ -193,40 +148,41 @@ def _matrix_products(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _stacks(members: Sequence[Member], split: Split) -> list[range]:
-    """Which of the members are computed at once: on a GPU all, on a CPU as many as its caches do well with."""
+def _stacks(members: Sequence[Member], split: Split, stack_bytes: int) -> list[range]:
+    """The members to compute at once: all on a GPU, as many as fit in `stack_bytes` on a CPU."""
     config = members[0].config
     inputs, width = split.features, config.width
     weights = inputs * width + (config.depth - 1) * width**2 + width * split.classes
-    fit = max(1, _STACK_BYTES // (4 * weights * split.train.x.element_size()))
+    fit = max(1, stack_bytes // (4 * weights * split.train.x.element_size()))
     count = 1 if split.train.x.is_cuda else ceil(len(members) / fit)
     return [range(len(members) * i // count, len(members) * (i + 1) // count) for i in range(count)]
 
 
 def _state(trainings: Sequence[_Training]) -> dict[str, Any]:
-    """All that `restore` needs, of all members as of one stack: another machine may cut it elsewhere."""
+    """The state that `restore` needs, of all members as if in one stack: another machine may stack them otherwise."""
     active = [training for training in trainings if training.active]
     return {
-        "active": [training.place[index] for training in active for index in training.active],
-        "tensors": {**_joined([each.moving for each in active]), **_joined([each.kept for each in trainings])},
+        "active": [training.rows[index] for training in active for index in training.active],
+        "tensors": {**_joined([each.moving for each in active]), **_joined([each.known for each in trainings])},
     }
 
 
 class _Training:
-    """The course of one training, of those members that `place` says. What changes has the member as its first axis.
+    """The training of one stack: of the members at `rows`. Every tensor of its state has the member as first axis.
 
-    `moving` holds the weights and Adam's moments of the members still `active`, `kept` what is known of all.
+    `moving` has the weights and Adam's moments of the members still `active`; `known` has what is known of all:
+    their best weights, best epochs and curves.
     """
 
     def __init__(
-        self, members: Sequence[Member], place: range, split: Split, epochs: int, dtype: torch.dtype | None
+        self, members: Sequence[Member], rows: range, split: Split, epochs: int, dtype: torch.dtype | None
     ) -> None:
-        members = [members[index] for index in place]
-        self.place, self._members, self._split, self._dtype = place, members, split, dtype
+        members = [members[index] for index in rows]
+        self.rows, self._members, self._split, self._dtype = rows, members, split, dtype
         self._networks = [self._build(member) for member in members]
         self._stack_up(list(range(len(members))))
         device, count = split.train.x.device, len(members)
-        self.kept = {
+        self.known = {
             **{f"best.{name}": tensor.clone() for name, tensor in self._stack.tensors.items()},
             "best_accuracy": torch.full((count,), -1.0, dtype=torch.float64, device=device),
             "best_epoch": torch.zeros(count, dtype=torch.int64, device=device),
@@ -241,25 +197,25 @@ class _Training:
         return build(member.config, self._split.features, self._split.classes, member.seed).to(x.device, x.dtype)
 
     def _stack_up(self, active: list[int]) -> None:
-        """Make a new stack, untrained, of these members."""
+        """Stack these members anew, untrained."""
         members = [self._members[index] for index in active]
         networks = [self._networks[index] for index in active]
         self._stack = StackedNetwork(networks, [each.config for each in members], self._dtype)
         self._adam = StackedAdam(self._stack, [member.learning_rate for member in members])
-        self.active, self._rows = active, torch.tensor(active, device=self._split.train.x.device)
+        self.active, self._active_rows = active, torch.tensor(active, device=self._split.train.x.device)
         self.moving = {
             **{f"network.{name}": tensor for name, tensor in self._stack.tensors.items()},
             **{f"adam.{name}": tensor for name, tensor in self._adam.tensors.items()},
         }
 
     def restore(self, active: Sequence[int], saved: dict[str, Tensor]) -> None:
-        """Go back to a state of all members that was saved, of which those `active` are moving."""
-        ours = [row for row, index in enumerate(active) if index in self.place]
-        self.active = [active[row] - self.place.start for row in ours]
+        """Restore a saved state of all members, of which those at `active` still move."""
+        ours = [position for position, index in enumerate(active) if index in self.rows]
+        self.active = [active[position] - self.rows.start for position in ours]
         if ours:
             self._stack_up(self.active)
             _copy({name: saved[name][ours] for name in self.moving}, self.moving)
-        _copy({name: saved[name][self.place.start : self.place.stop] for name in self.kept}, self.kept)
+        _copy({name: saved[name][self.rows.start : self.rows.stop] for name in self.known}, self.known)
 
     def run_epoch(self, epoch: int, batch_size: int, decay: float) -> None:
         """Train on each sample once."""
@@ -277,40 +233,40 @@ class _Training:
         self._count(start)
 
     def measure(self, epoch: int) -> None:
-        """Note the epoch's losses and accuracies, and keep the weights of the members that never did better."""
+        """Record the epoch's losses and accuracies, and keep the weights of members that were never better."""
         start = time.perf_counter()
         train_loss, train_accuracy = self._evaluate(self._split.train)
         _, accuracy = self._evaluate(self._split.validation)
-        rows = self._rows
-        self.kept["curves"][rows, :, epoch] = torch.stack([train_loss, train_accuracy, accuracy], 1)
-        self.kept["epochs"][rows] = epoch + 1
-        self.kept["better_epoch"][rows[accuracy > self.kept["best_accuracy"][rows]]] = epoch + 1
-        # Equals count: with few validation samples many epochs tie, and the last of them is the most trained.
-        good = accuracy >= self.kept["best_accuracy"][rows]
-        self.kept["best_accuracy"][rows[good]] = accuracy[good]
-        self.kept["best_epoch"][rows[good]] = epoch + 1
+        rows = self._active_rows
+        self.known["curves"][rows, :, epoch] = torch.stack([train_loss, train_accuracy, accuracy], 1)
+        self.known["epochs"][rows] = epoch + 1
+        self.known["better_epoch"][rows[accuracy > self.known["best_accuracy"][rows]]] = epoch + 1
+        # An equal is good, too: with few validation samples many epochs tie, and the last is the most trained.
+        good = accuracy >= self.known["best_accuracy"][rows]
+        self.known["best_accuracy"][rows[good]] = accuracy[good]
+        self.known["best_epoch"][rows[good]] = epoch + 1
         for name, tensor in self._stack.tensors.items():
-            self.kept[f"best.{name}"][rows[good]] = tensor[good]
+            self.known[f"best.{name}"][rows[good]] = tensor[good]
         self._count(start)
 
     def _count(self, start: float) -> None:
-        """Share the seconds since `start` among the members of the stack."""
-        self.kept["seconds"][self._rows] += (time.perf_counter() - start) / len(self.active)
+        """Share the seconds since `start` among the active members."""
+        self.known["seconds"][self._active_rows] += (time.perf_counter() - start) / len(self.active)
 
     def dismiss(self, epoch: int, patience: int) -> None:
-        """Take out of the stack the members that have not become better for `patience` epochs."""
-        waited = epoch + 1 - self.kept["better_epoch"][self._rows]
-        stay = [place for place, epochs in enumerate(waited.tolist()) if not patience or epochs < patience]
+        """Take members that have not improved for `patience` epochs out of the stack."""
+        waited = epoch + 1 - self.known["better_epoch"][self._active_rows]
+        stay = [position for position, epochs in enumerate(waited.tolist()) if not patience or epochs < patience]
         if not stay:
             self.active = []
         elif len(stay) < len(self.active):
             before = self.moving
-            self._stack_up([self.active[place] for place in stay])
+            self._stack_up([self.active[position] for position in stay])
             _copy({name: before[name][stay] for name in self.moving}, self.moving)
 
     def _evaluate(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """The mean loss and the accuracy of each member of the stack (member,), in eval mode."""
-        loss = torch.zeros(len(self._rows), dtype=torch.float64, device=samples.x.device)
+        loss = torch.zeros(len(self._active_rows), dtype=torch.float64, device=samples.x.device)
         correct = torch.zeros_like(loss)
         for x, y in zip(samples.x.split(_EVALUATION_ROWS), samples.y.split(_EVALUATION_ROWS), strict=True):
             logits = self._stack.logits(x)
@@ -320,12 +276,12 @@ class _Training:
         return loss / len(samples), correct / len(samples)
 
     def results(self) -> list[Trained]:
-        """Restore the best weights of all members and hand them out one by one."""
+        """Every member with its best weights."""
         self._stack_up(list(range(len(self._members))))
-        _copy({name: self.kept[f"best.{name}"] for name in self._stack.tensors}, self._stack.tensors)
-        accuracies = torch.stack([self._evaluate(part)[1] for part in self._split.parts], 1).tolist()
-        known = {name: self.kept[name].tolist() for name in ("best_epoch", "epochs", "seconds")}
-        curves = self.kept["curves"].cpu().numpy()
+        _copy({name: self.known[f"best.{name}"] for name in self._stack.tensors}, self._stack.tensors)
+        accuracies = torch.stack([self._evaluate(samples)[1] for samples in self._split.subsets], 1).tolist()
+        known = {name: self.known[name].tolist() for name in ("best_epoch", "epochs", "seconds")}
+        curves = self.known["curves"].cpu().numpy()
         results = []
         for index, member in enumerate(self._members):
             untrained, trained = self._pair(index)
@@ -344,11 +300,11 @@ class _Training:
         return untrained, trained
 
 
-def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
+def _joined(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]} if states else {}
 
 
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    """Copy into the tensors of `target` those of the same name."""
+    """Copy the tensors of the same names into `target`."""
     for name, tensor in target.items():
         tensor.copy_(source[name])

@@ -10,21 +10,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import nn
 
 import probekit as pk
 from probekit.recipes.relu_vs_sigmoid.data import Samples, Split, split_arrays
-from probekit.recipes.relu_vs_sigmoid.networks import Config, build, calibrate_batch_norm
-from probekit.recipes.relu_vs_sigmoid.stacked import StackedNetwork
-from probekit.recipes.relu_vs_sigmoid.training import (
+from probekit.recipes.relu_vs_sigmoid.training.networks import (
+    Config,
     Member,
     Trained,
-    by_shape,
+    build,
+    calibrate_batch_norm,
     default_learning_rate,
-    sample_order,
-    train,
 )
+from probekit.recipes.relu_vs_sigmoid.training.trainer import by_shape, sample_order, train
+from tests.recipes.trainings import digits
 
 T = TypeVar("T")
 BATCH = 16
@@ -36,8 +35,7 @@ def blobs(dtype: torch.dtype = torch.float64) -> Split:
     y = np.arange(160) % 3
     x = random.normal(size=(160, 12)) + random.normal(size=(3, 12))[y] * 0.8
     split = split_arrays(x, y, ("a", "b", "c"), validation_size=30, test_size=30)
-    parts = [replace(part, x=part.x.to(dtype)) for part in split.parts]
-    return Split(*parts, split.class_names)
+    return Split(*(replace(samples, x=samples.x.to(dtype)) for samples in split.subsets), split.class_names)
 
 
 def accuracy(network: nn.Module, samples: Samples) -> float:
@@ -46,7 +44,7 @@ def accuracy(network: nn.Module, samples: Samples) -> float:
 
 
 def train_alone(member: Member, split: Split, epochs: int) -> tuple[nn.Sequential, int, list[tuple[float, ...]]]:
-    """The recipe in torch's own parts: the restored network, its epoch, and the curves."""
+    """The training with torch's own modules: the restored network, its epoch, and the curves."""
     network = build(member.config, split.features, split.classes, member.seed).to(split.train.x.dtype)
     optimiser = torch.optim.Adam(network.parameters(), lr=member.learning_rate)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.99)
@@ -168,11 +166,9 @@ def test_shapes_group_what_can_train_together() -> None:
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_default_learning_rates_fit_digits(batch_norm: bool) -> None:
-    data = load_digits()
-    split = split_arrays(data.images, data.target, tuple("0123456789"))
     configs = [Config(name, 2, 64, batch_norm) for name in ("relu", "sigmoid")]
     chosen = [Member(config, 0, default_learning_rate(config)) for config in configs]
-    for result in train(chosen, split, epochs=20, batch_size=32):
+    for result in train(chosen, digits(), epochs=12, batch_size=32):
         assert result.train_accuracy > 0.98
         assert result.test_accuracy > 0.93
 
@@ -211,26 +207,6 @@ def test_batch_norm_refuses_a_batch_of_one() -> None:
     train(members(False), blobs(), epochs=1, batch_size=9)
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_bfloat16_gives_the_gradients_that_autocast_gives(batch_norm: bool) -> None:
-    split = blobs(torch.float32)
-    configs = [Config(name, 3, 20, batch_norm) for name in ("relu", "sigmoid")]
-    networks = [build(config, split.features, split.classes, seed=1) for config in configs]
-    stack = StackedNetwork(networks, configs, torch.bfloat16)
-    x, y = split.train.x[:BATCH], split.train.y[:BATCH]
-    stack.backward(x.expand(2, -1, -1), y.expand(2, -1))
-    for index, network in enumerate(networks):
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = network(x)
-        F.cross_entropy(logits.float(), y).backward()
-        for name, parameter in network.named_parameters():
-            found, expected = stack.gradients[name][index], parameter.grad
-            assert found.dtype == torch.float32
-            assert expected is not None
-            expected = expected.T if expected.ndim == 2 else expected
-            assert (found - expected).norm() <= 0.01 * expected.norm()
-
-
 def test_bfloat16_trains_weights_that_stay_exact() -> None:
     split = blobs(torch.float32)
     exact, rounded = (
@@ -251,23 +227,3 @@ def test_a_precision_that_there_is_not_is_refused() -> None:
         train(members(False), blobs(), epochs=1, batch_size=BATCH, precision="tf32")
     with pytest.raises(pk.errors.DataError, match="no precision 'half'; there are: float32, tf32, bfloat16"):
         train(members(False), blobs(), epochs=1, batch_size=BATCH, precision="half")
-
-
-def test_gradients_too_small_to_move_a_weight_are_zero_and_not_subnormal() -> None:
-    split = blobs(torch.float32)
-    config = Config("sigmoid", 4, 20, False)
-    network = build(config, split.features, split.classes, seed=1)
-    with torch.no_grad():
-        for number in range(1, 5):
-            network.get_parameter(f"linear{number}.bias").fill_(-23)  # slopes of 1e-10 in each of the layers
-    stack = StackedNetwork([network], [config])
-    x, y = split.train.x[:BATCH], split.train.y[:BATCH]
-    stack.backward(x[None], y[None])
-    F.cross_entropy(network(x), y).backward()
-    tiny = torch.finfo(torch.float32).tiny
-    expected = {name: parameter.grad for name, parameter in network.named_parameters()}
-    assert any(((grad != 0) & (grad.abs() < tiny)).any() for grad in expected.values())
-    for name, grad in expected.items():
-        found = stack.gradients[name][0]
-        assert not ((found != 0) & (found.abs() < tiny)).any()
-        torch.testing.assert_close(found.T if found.ndim == 2 else found, grad, rtol=1e-5, atol=1e-17)

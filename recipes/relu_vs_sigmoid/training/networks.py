@@ -1,4 +1,4 @@
-"""The study's networks: plain multilayer perceptrons with the paper's activations and initialisations."""
+"""The study's networks: multilayer perceptrons with the paper's activations and initialisations."""
 
 from __future__ import annotations
 
@@ -6,18 +6,32 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from probekit.errors import ModelError, near
 
-__all__ = ["ACTIVATIONS", "PAPERS", "Activation", "Config", "build", "calibrate_batch_norm"]
+__all__ = [
+    "ACTIVATIONS",
+    "PAPERS",
+    "Activation",
+    "Config",
+    "Curves",
+    "Member",
+    "Trained",
+    "build",
+    "calibrate_batch_norm",
+    "default_learning_rate",
+]
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation: its module, how the weights of the layers that it follows start, and its usual learning rate."""
+    """An activation: its module, how the weights of the layers before it start, and a learning rate for digits."""
 
     module: Callable[[], nn.Module]
     initialise: Callable[[Tensor, torch.Generator], Tensor]
@@ -48,7 +62,7 @@ PAPERS = ("relu", "sigmoid")
 
 @dataclass(frozen=True)
 class Config:
-    """What a network is, but for its seed: `depth` hidden layers of `width` nodes.
+    """A kind of network: `depth` hidden layers of `width` nodes. Networks of one kind differ in their seed.
 
     >>> Config("relu", depth=4, width=200, batch_norm=True).name
     'relu-4x200-bn'
@@ -79,13 +93,61 @@ class Config:
         return f"{self.activation}-{self.shape}"
 
 
+@dataclass(frozen=True)
+class Member:
+    """One network to train; `seed` sets its initial weights and the order in which it sees the samples."""
+
+    config: Config
+    seed: int
+    learning_rate: float
+
+    @property
+    def name(self) -> str:
+        """The network's name: `relu-4x200-bn-s0`."""
+        return f"{self.config.name}-s{self.seed}"
+
+
+class Curves(NamedTuple):
+    """The course of a training: a value for each epoch, measured after the epoch in eval mode on all samples."""
+
+    epoch: NDArray[np.int64]
+    train_loss: NDArray[np.float64]
+    train_accuracy: NDArray[np.float64]
+    validation_accuracy: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network before and after training, in eval mode, and the course of its training.
+
+    `untrained` has batch norm calibrated on the training samples. `trained` has the weights of `best_epoch` (from 1),
+    the last of the epochs with the highest validation accuracy; the accuracies are measured with these weights.
+    `seconds` is the network's share of the wall time: each epoch is shared among the networks still training.
+    """
+
+    member: Member
+    untrained: nn.Sequential
+    trained: nn.Sequential
+    curves: Curves
+    best_epoch: int
+    train_accuracy: float
+    validation_accuracy: float
+    test_accuracy: float
+    seconds: float
+
+
+def default_learning_rate(config: Config) -> float:
+    """The learning rate that suits a network on digits, in batches of 32."""
+    return ACTIVATIONS[config.activation].learning_rate
+
+
 def build(config: Config, features: int, classes: int, seed: int) -> nn.Sequential:
     """An untrained network from `features` inputs to the logits of `classes` classes, in training mode.
 
-    Its modules are `linear1`, `norm1` (with batch norm), `act1`, `linear2`, …, `head`, so that the selector `act*`
-    reads what each hidden layer puts out. Weights are He normal by fan-in for ReLU, GELU and SiLU and Xavier uniform
-    for sigmoid and tanh, the head's like the others', biases 0; where batch norm follows, its own shift takes the
-    bias's place. The weights depend on `seed` alone, and torch's global generator is neither read nor moved.
+    Its modules are `linear1`, `norm1` (with batch norm), `act1`, `linear2`, …, `head`, so the selector `act*` reads
+    the outputs of each hidden layer. All weights, the head's too, are He normal by fan-in for ReLU, GELU and SiLU and
+    Xavier uniform for sigmoid and tanh. Biases are 0; a layer before batch norm has none, since batch norm shifts its
+    outputs. The weights depend on `seed` alone, and torch's global generator is neither read nor moved.
 
     >>> network = build(Config("sigmoid", depth=1, width=8, batch_norm=True), features=4, classes=3, seed=0)
     >>> list(network._modules)
@@ -96,8 +158,8 @@ def build(config: Config, features: int, classes: int, seed: int) -> nn.Sequenti
     modules: OrderedDict[str, nn.Module] = OrderedDict()
 
     def linear(name: str, inputs: int, outputs: int, bias: bool) -> None:
-        # skip_init: the layer's own initialisation would draw from the global generator
-        layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+        with torch.random.fork_rng(devices=()):  # the layer's own initialisation draws from the global generator
+            layer = nn.Linear(inputs, outputs, bias=bias)
         activation.initialise(layer.weight, generator)
         if bias:
             nn.init.zeros_(layer.bias)
@@ -116,10 +178,10 @@ def build(config: Config, features: int, classes: int, seed: int) -> nn.Sequenti
 def calibrate_batch_norm(network: nn.Module, x: Tensor) -> None:
     """Set the running statistics of batch norm to those of `x` (n, features), in one pass, in place.
 
-    All of `x` goes through as one batch in eval mode, and each norm layer takes the mean and the unbiased
-    variance of its input before it is applied. So over `x` each gives every node mean 0 and variance 1
-    (before its scale and shift) at any depth; averages over small batches would leave the deeper layers off.
-    Without batch norm nothing changes. The mode is put back as it was.
+    The network runs on all of `x` as one batch in eval mode, and each norm layer takes the mean and the unbiased
+    variance of its input before it is applied. So every node has mean 0 and variance 1 over `x` (before scale and
+    shift) at any depth, which averages over small batches would not give the deeper layers. A network without batch
+    norm doesn't change. The mode is restored.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
     if not norms:

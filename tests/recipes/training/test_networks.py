@@ -7,7 +7,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import probekit as pk
-from probekit.recipes.relu_vs_sigmoid.networks import Config, build, calibrate_batch_norm
+from probekit.recipes.relu_vs_sigmoid.training.networks import Config, build, calibrate_batch_norm
 
 
 def test_names() -> None:

@@ -1,0 +1,76 @@
+"""Small trainings for several test files, also run as a process that a test kills: ``-m tests.recipes.trainings``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.datasets import load_digits
+
+from probekit.progress import Progress, silent
+from probekit.recipes.relu_vs_sigmoid.data import Split, split_arrays
+from probekit.recipes.relu_vs_sigmoid.settings import resolve
+from probekit.recipes.relu_vs_sigmoid.training.jobs import Jobs, trained
+from probekit.recipes.relu_vs_sigmoid.training.networks import Trained
+
+T = TypeVar("T")
+
+SMALL = {
+    "depths": (2,),
+    "widths": (24,),
+    "seeds": 2,
+    "epochs": 16,
+    "patience": 4,
+    "search_epochs": 2,
+    "batch_size": 128,
+}
+
+Study = list[tuple[list[Trained], pd.DataFrame | None]]
+
+
+def digits() -> Split:
+    data = load_digits()
+    return split_arrays(data.images, data.target, tuple("0123456789"))
+
+
+def jobs(folder: Path, progress: Progress = silent, every: int = 2) -> Jobs:
+    return Jobs(resolve(SMALL), digits(), folder, every, progress)
+
+
+def small_study(jobs: Jobs) -> Study:
+    """A learning-rate search and then a training for each of two shapes."""
+    return [trained(configs, jobs) for configs in jobs.settings.shapes]
+
+
+def same(one: list[Trained], other: list[Trained]) -> bool:
+    """Whether two trainings gave the same members, curves and weights, bit by bit."""
+    return all(
+        a.member == b.member
+        and a.best_epoch == b.best_epoch
+        and all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a.curves, b.curves, strict=True))
+        and all(torch.equal(v, b.trained.state_dict()[name]) for name, v in a.trained.state_dict().items())
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def assert_same_study(found: Study, expected: Study) -> None:
+    for (networks, searched), (theirs, their_search) in zip(found, expected, strict=True):
+        assert searched is not None
+        assert their_search is not None
+        pd.testing.assert_frame_equal(searched.drop(columns="seconds"), their_search.drop(columns="seconds"))
+        assert same(networks, theirs)
+
+
+def no_training(items: Iterable[T], /, description: str, total: int | None = None) -> Iterator[T]:
+    """A progress for jobs that must find everything finished."""
+    raise AssertionError(f"trained again: {description}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[2]))
+    small_study(jobs(Path(sys.argv[1])))
