@@ -1,11 +1,18 @@
-"""Captures with parts of a test's own: a backend that fails, a transfer that is late."""
+"""Stores as tests make and compare them, also through a backend that fails or a transfer that is late."""
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import xarray as xr
 from torch import nn
+from zarr.storage import LocalStore, WrapperStore
 
+import probekit as pk
 from probekit._capture.plan import CaptureOptions, StorageOptions
 from probekit._capture.session import CaptureJob, IfExists
 from probekit._data.batches import Batches
@@ -14,7 +21,7 @@ from probekit._store.backend import Backend
 from probekit._write.transfer import Transfer
 from probekit.progress import silent
 
-__all__ = ["capture_into"]
+__all__ = ["capture_into", "chunks", "contents", "files", "opened", "opened_counting", "timeless"]
 
 
 def capture_into(
@@ -36,3 +43,43 @@ def capture_into(
     if_exists = IfExists(resume=False, append=None, overwrite=False)
     batches = Batches(data, batch_size=batch_size)
     CaptureJob(model, options, batches, backend, if_exists, transfer or Transfer(), silent).run()
+
+
+def files(store: Path) -> dict[str, bytes]:
+    """Every file of a store."""
+    return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file of a store; of its record, all but the time when it was made."""
+    found = files(store)
+    return found | {"zarr.json": timeless(found["zarr.json"])}
+
+
+def timeless(record: bytes) -> bytes:
+    return re.sub(rb'"created": "[^"]*"', b'"created": ""', record)
+
+
+def chunks(store: Path) -> dict[str, bytes]:
+    """Every chunk of a store."""
+    return {name: content for name, content in files(store).items() if not name.endswith("zarr.json")}
+
+
+def opened(store: str | Path) -> xr.DataTree:
+    """A store whose capture may have been stopped, opened without a warning of it."""
+    with warnings.catch_warnings(action="ignore"):
+        return pk.open(store)
+
+
+def opened_counting(store: Path) -> tuple[xr.DataTree, Counter[str]]:
+    """A store as plain xarray opens it, and how often each chunk of an activation is read from then on."""
+    reads: Counter[str] = Counter()
+
+    class Counting(WrapperStore[LocalStore]):
+        async def get(self, key: str, *args: Any, **options: Any) -> Any:
+            if "/activation/c/" in key:
+                reads[key] += 1
+            return await super().get(key, *args, **options)
+
+    tree = xr.open_datatree(Counting(LocalStore(store)), engine="zarr", chunks=None, consolidated=False)
+    return tree, reads

@@ -7,26 +7,11 @@ import xarray as xr
 from torch import nn
 
 import probekit as pk
-from probekit._store.store import info
 from probekit.errors import DataError, StoreError
+from tests.models import batches, mlp, samples
+from tests.stores import chunks, files
 
-X = torch.randn(95, 6, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(95) % 4
-
-
-def mlp(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 3))
-
-
-def files(store):
-    return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
-
-
-def chunks(store):
-    return {name: content for name, content in files(store).items() if not name.endswith("zarr.json")}
-
-
+X, Y = samples()
 SMALL = 2 * 20 * 303 * 4 * 2  # chunk rows of 20
 OPTIONS = {"sites": ["1", "2"], "batch_size": 10, "memory": SMALL}
 
@@ -42,25 +27,19 @@ def test_samples_are_put_after_those_that_are_there_to_the_same_chunks(tmp_path,
     np.testing.assert_allclose(tree["2"]["activation"].values, whole["2"]["activation"].values, rtol=1e-5, atol=1e-6)
     if cut % 10 == 0:  # the same batches
         assert chunks(tmp_path / "parts") == chunks(tmp_path / "whole")
-    found = info(tmp_path / "parts")
+    found = pk.info(tmp_path / "parts")
     assert (found.rows, found.complete, found.attrs["expected_rows"], found.attrs["start"]) == (95, True, 95, cut)
 
 
-def test_an_appended_part_that_was_stopped_goes_on_with_resume_and_the_same_data(tmp_path):
-    class Stopping:
-        def __iter__(self):
-            yield X[50:60], Y[50:60]
-            raise KeyboardInterrupt
-
+def test_samples_that_were_stopped_are_resumed_with_the_same_data(tmp_path):
     pk.capture(mlp(), (X[:50], Y[:50]), tmp_path / "a", **OPTIONS)
     with pytest.raises(KeyboardInterrupt):
-        pk.capture(mlp(), Stopping(), tmp_path / "a", append="samples", **OPTIONS)
+        pk.capture(mlp(), batches(X[50:], Y[50:], stop=10), tmp_path / "a", append="samples", **OPTIONS)
     with pytest.raises(StoreError, match=r"isn't complete, so nothing can be added to it. Finish it first"):
         pk.capture(mlp(), (X[50:], Y[50:]), tmp_path / "a", append="samples", **OPTIONS)
     with pytest.raises(StoreError, match="the inputs of the first batch"):
         pk.capture(mlp(), (X, Y), tmp_path / "a", resume=True, **OPTIONS)
-    batches = [(X[start : start + 10], Y[start : start + 10]) for start in range(50, 95, 10)]
-    pk.capture(mlp(), batches, tmp_path / "a", resume=True, **OPTIONS)
+    pk.capture(mlp(), batches(X[50:], Y[50:]), tmp_path / "a", resume=True, **OPTIONS)
     pk.capture(mlp(), (X, Y), tmp_path / "whole", **OPTIONS)
     assert chunks(tmp_path / "a") == chunks(tmp_path / "whole")
 
@@ -88,7 +67,7 @@ def test_sites_are_added_and_the_others_stay_as_they_are(tmp_path):
     np.testing.assert_array_equal(tree["2"]["label"].values, Y)
     plain = xr.open_datatree(tmp_path / "a", engine="zarr", consolidated=False)
     np.testing.assert_array_equal(plain["2"]["activation"].values, tree["2"]["activation"].values)
-    assert info(tmp_path / "a").attrs["sites"] == ["1", "0", "2"]
+    assert pk.info(tmp_path / "a").attrs["sites"] == ["1", "0", "2"]
     with pytest.raises(StoreError, match="has '0', '2' already"):
         pk.capture(mlp(), (X, Y), tmp_path / "a", **more)
 

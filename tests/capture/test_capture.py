@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -11,11 +10,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import probekit as pk
+from probekit._store.local import LocalBackend
 from probekit.errors import DataError, ModelError, ProbekitError, SiteError, StoreError
+from tests.stores import capture_into
 
 
-def mlp(seed=0):
-    torch.manual_seed(seed)
+def net():
+    torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 4), nn.Sigmoid())
 
 
@@ -41,7 +42,7 @@ def by_hand(model, x, batch_size):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 50, 64])
 def test_a_store_holds_what_hooks_written_by_hand_record(tmp_path, batch_size):
-    model, (x, y) = mlp(), data()
+    model, (x, y) = net(), data()
     tree = pk.capture(model, (x, y), tmp_path / "a.zarr", batch_size=batch_size, memory=batch_size * 400)
     expected = by_hand(model, x, batch_size)
     assert sorted(tree.children) == ["(root)", "0", "1", "2", "3"]
@@ -55,7 +56,7 @@ def test_a_store_holds_what_hooks_written_by_hand_record(tmp_path, batch_size):
 
 
 def test_plain_xarray_reads_a_store_with_nothing_of_ours(tmp_path):
-    model, (x, y) = mlp(), data()
+    model, (x, y) = net(), data()
     pk.capture(model, (x, y), tmp_path / "a.zarr", sites="1", class_names=["ant", "bee", "cat"])
     code = """
 import sys, xarray as xr
@@ -71,7 +72,7 @@ assert "probekit" not in sys.modules
 
 
 def test_batches_of_changing_size_straddle_chunk_rows(tmp_path):
-    model, (x, y) = mlp(), data(40)
+    model, (x, y) = net(), data(40)
     cuts = [0, 8, 11, 19, 20, 28, 33, 40]
     pairs = [(x[a:b], y[a:b]) for a, b in pairwise(cuts)]
     tree = pk.capture(model, pairs, tmp_path / "a.zarr", sites="1", memory=8 * 2 * 20)
@@ -124,7 +125,7 @@ def test_a_dtype_on_request_and_a_warning_where_it_overflows(tmp_path):
     assert tree["(root)"]["activation"].values.tolist() == [[1.0, np.inf]]
 
 
-def test_all_zero_tiles_are_files_like_any_other(tmp_path):
+def test_chunks_of_zeros_are_files_like_any_other(tmp_path):
     pk.capture(nn.Identity(), torch.zeros(8, 2), tmp_path / "a.zarr", batch_size=4, memory=4 * 8 * 2)
     assert sorted(f.name for f in (tmp_path / "a.zarr/(root)/activation/c").iterdir()) == ["0", "1"]
 
@@ -142,17 +143,17 @@ def test_the_model_is_left_as_it_was(tmp_path):
 
 def test_a_store_that_exists_is_never_touched(tmp_path):
     out = tmp_path / "a.zarr"
-    pk.capture(mlp(), data(), out, sites="1")
+    pk.capture(net(), data(), out, sites="1")
     with pytest.raises(StoreError, match="exists already and was left as it is"):
-        pk.capture(mlp(), data(10), out)
+        pk.capture(net(), data(10), out)
     assert pk.open(out).sizes["sample"] == 50
-    assert pk.capture(mlp(), data(10), out, overwrite=True).sizes["sample"] == 10
+    assert pk.capture(net(), data(10), out, overwrite=True).sizes["sample"] == 10
 
 
 def test_overwrite_replaces_stores_only(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(StoreError, match="isn't a store"):
-        pk.capture(mlp(), data(), tmp_path, overwrite=True)
+        pk.capture(net(), data(), tmp_path, overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
@@ -171,7 +172,7 @@ class Failing(Dataset):
 
 @pytest.mark.parametrize("error", [ValueError("bad image"), KeyboardInterrupt()])
 def test_what_was_complete_is_committed_when_the_data_fail(tmp_path, error):
-    model, out = mlp(), tmp_path / "a.zarr"
+    model, out = net(), tmp_path / "a.zarr"
     with pytest.raises(type(error)):
         pk.capture(model, Failing(33, error), out, batch_size=10, memory=10 * 2 * 20, sites="1")
     with pytest.warns(UserWarning, match="holds the first 30 of 50 samples"):
@@ -184,7 +185,7 @@ def test_what_was_complete_is_committed_when_the_data_fail(tmp_path, error):
 def test_a_model_that_fails_names_the_batch_it_was_given(tmp_path):
     batches = [(torch.zeros(4, 6), torch.zeros(4, dtype=int)), (torch.zeros(4, 7), torch.zeros(4, dtype=int))]
     with pytest.raises(ModelError, match=r"Sequential failed on a batch of float32 \(4, 7\)"):
-        pk.capture(mlp(), batches, tmp_path / "a.zarr")
+        pk.capture(net(), batches, tmp_path / "a.zarr")
 
 
 def test_axis_0_that_is_not_the_batch_is_refused_by_name(tmp_path):
@@ -232,28 +233,33 @@ def test_a_site_that_changes_over_batches_is_named_with_the_batch(tmp_path, mood
 )
 def test_bad_options_are_refused_before_anything_is_written(tmp_path, options, error, message):
     with pytest.raises(error, match=message):
-        pk.capture(mlp(), data(), tmp_path / "a.zarr", **options)
+        pk.capture(net(), data(), tmp_path / "a.zarr", **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_data_without_samples_are_refused(tmp_path):
     with pytest.raises(DataError, match="no samples"):
-        pk.capture(mlp(), [], tmp_path / "a.zarr")
+        pk.capture(net(), [], tmp_path / "a.zarr")
 
 
-def test_what_cannot_fit_on_the_disk_is_refused_first(tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: os.terminal_size((0, 0)) and type("U", (), {"free": 99})())
+class SmallDisk(LocalBackend):
+    def free(self):
+        return 99
+
+
+def test_what_cannot_fit_on_the_disk_is_refused_first(tmp_path):
     with pytest.raises(StoreError, match=r"would take 1000 bytes for 50 samples .* has 99 bytes free"):
-        pk.capture(mlp(), data(), tmp_path / "a.zarr", sites="1")
+        capture_into(SmallDisk(tmp_path / "a.zarr"), net(), data(), sites="1")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_buffer_bounds_the_chunk_rows(tmp_path):
-    tree = pk.capture(mlp(), data(5000), tmp_path / "a.zarr", sites="1", batch_size=8, memory=8 * 10 * 2 * 20)
+    tree = pk.capture(net(), data(5000), tmp_path / "a.zarr", sites="1", batch_size=8, memory=8 * 10 * 2 * 20)
     assert tree["1"]["activation"].encoding["chunks"] == (80, 5)
 
 
 def test_loaders_with_forked_workers_work_though_zarr_runs_a_thread(tmp_path):
-    model, (x, y) = mlp(), data()
+    model, (x, y) = net(), data()
     loader = DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=10, num_workers=2)
     for name in ("a.zarr", "b.zarr"):  # by the second time zarr's event loop has started
         tree = pk.capture(model, loader, tmp_path / name, sites="1")

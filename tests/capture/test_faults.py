@@ -1,6 +1,6 @@
 """Whatever goes wrong during a capture: it says what, leaves nothing behind, and what was committed stays as it was."""
 
-import json
+import itertools
 import multiprocessing
 import os
 import random
@@ -11,7 +11,6 @@ import signal
 import subprocess
 import threading
 import time
-import warnings
 
 import numpy as np
 import pytest
@@ -21,12 +20,14 @@ from torch import nn
 import probekit as pk
 from probekit._store.local import LocalBackend
 from probekit.errors import ModelError, ProbekitError, StoreError
+from tests.stores import capture_into, contents, opened
 
 # The child of a fork has none of OpenMP's threads, and would wait for them for ever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 ROWS, BATCH = 240, 4
 MEMORY = 2 * 2 * BATCH * 303 * 4  # two batches in a chunk row
+SITES = {"sites": ["0", "2"], "memory": MEMORY}
 X = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(ROWS) % 3
 
@@ -60,14 +61,7 @@ class Batches:
 
 
 def capture(out, model=None, data=None, **options):
-    return pk.capture(model or net(), data or Batches(), out, sites=["0", "2"], memory=MEMORY, **options)
-
-
-def files(store):
-    found = {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
-    record = json.loads(found.pop("zarr.json"))
-    record["attributes"]["created"] = ""
-    return found | {"zarr.json": record}
+    return pk.capture(model or net(), data or Batches(), out, **SITES, **options)
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +69,6 @@ def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "a.zarr"
     capture(path)
     return path
-
-
-def opened(out):
-    with warnings.catch_warnings(action="ignore"):
-        return pk.open(out)
 
 
 def check_after(out, whole, model):
@@ -102,7 +91,7 @@ def check_after(out, whole, model):
         np.testing.assert_array_equal(found["label"].values, Y[:rows])
     again = net()
     capture(out, again, resume=True)  # which the lock, if it were held, would refuse
-    assert files(out) == files(whole)
+    assert contents(out) == contents(whole)
     return rows
 
 
@@ -136,19 +125,18 @@ def test_an_exception_in_the_model(tmp_path, whole, batch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError("no memory"), KeyError("bug")])
 @pytest.mark.parametrize("number", [0, 1, 9, 44])
-def test_an_exception_in_the_writers_thread(tmp_path, whole, monkeypatch, error, number):
-    calls, write = iter(range(10**9)), LocalBackend.write
+def test_an_exception_in_the_writers_thread(tmp_path, whole, error, number):
+    class Failing(LocalBackend):
+        calls = itertools.count()
 
-    def failing(self, key, parts):
-        if threading.current_thread().name.startswith("probekit-w") and next(calls) == number:
-            raise error
-        write(self, key, parts)
+        def write(self, key, contents):
+            if threading.current_thread().name.startswith("probekit-w") and next(self.calls) == number:
+                raise error
+            super().write(key, contents)
 
-    monkeypatch.setattr(LocalBackend, "write", failing)
     model = net()
     with pytest.raises(StoreError, match=r"Writing .* failed: .*(No space|no memory|bug).* can be read; resume=True"):
-        capture(tmp_path / "a", model)
-    monkeypatch.undo()
+        capture_into(Failing(tmp_path / "a"), model, Batches(), **SITES)
     assert check_after(tmp_path / "a", whole, model) % 8 == 0
 
 
@@ -185,7 +173,7 @@ def test_what_is_taken_away_under_the_writer_stops_it(tmp_path, whole, change):
     check_after(out, whole, model)
 
 
-def test_a_tile_truncated_under_the_writer_is_found_and_made_again(tmp_path, whole):
+def test_a_chunk_truncated_under_the_writer_is_found_and_made_again(tmp_path, whole):
     out, model = tmp_path / "a", net()
 
     def between(start):
@@ -212,7 +200,7 @@ def test_interrupts_at_any_moment(tmp_path, whole):
     moments, rows = random.Random(0), []
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        for number in range(30):
+        for number in range(20):
             out, model = tmp_path / str(number), net()
             try:
                 signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.001, longest))
@@ -268,15 +256,18 @@ def test_a_folder_that_may_not_be_written(tmp_path, whole):
             write()
 
 
-def test_a_capture_that_was_killed_while_it_began_goes_on(tmp_path, whole):
-    def killed(self, place):
+class Killed(LocalBackend):
+    """Kills its process before there is a chunk."""
+
+    def make_room(self, keys):
         os.kill(os.getpid(), signal.SIGKILL)
 
+
+def test_a_capture_that_was_killed_while_it_began_goes_on(tmp_path, whole):
     pid = os.fork()
     if pid == 0:
         try:
-            LocalBackend.make_room = killed
-            capture(tmp_path / "a")
+            capture_into(Killed(tmp_path / "a"), net(), Batches(), **SITES)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -336,7 +327,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path, whole, optio
 
     capture(out, model, Batches(between))
     assert re.match(REFUSED, said[0], re.DOTALL), said
-    assert files(out) == files(whole)
+    assert contents(out) == contents(whole)
 
 
 def test_after_the_first_was_killed_the_second_goes_on(tmp_path, whole):

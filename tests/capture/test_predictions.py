@@ -1,7 +1,5 @@
 """What a model predicts, kept as a column of its samples, however a capture is stopped, gone on with or shared."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -10,15 +8,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import probekit as pk
 from probekit.errors import DataError, ModelError, StoreError
+from tests.models import batches, mlp, samples
+from tests.stores import chunks, opened
 
-X = torch.randn(95, 6, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(95) % 4
+X, Y = samples()
 SMALL = 2 * 20 * 303 * 4 * 2  # two batches in a chunk row
-
-
-def mlp(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 3))
 
 
 class As(nn.Module):
@@ -42,20 +36,9 @@ def expected():
         return np.concatenate([mlp()(part).numpy().argmax(1) for part in X.split(10)])
 
 
-def batches(stop=None, start=0):
-    for first in range(start, 95, 10):
-        if first == stop:
-            raise KeyboardInterrupt
-        yield X[first : first + 10], Y[first : first + 10]
-
-
 def capture(out, data=None, model=None, **options):
     options = {"sites": ["1", "2"], "memory": SMALL, "predictions": True} | options
-    return pk.capture(model or mlp(), batches() if data is None else data, out, **options)
-
-
-def chunks(store):
-    return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("c/**/*") if file.is_file()}
+    return pk.capture(model or mlp(), batches(X, Y) if data is None else data, out, **options)
 
 
 @pytest.mark.parametrize(
@@ -104,22 +87,21 @@ def test_what_gives_no_logits_is_refused_before_anything_is_written(tmp_path, mo
 def test_a_stopped_capture_goes_on_to_the_same_bits(tmp_path, at, durable):
     capture(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        capture(tmp_path / "parts", batches(at), durable=durable)
-    with warnings.catch_warnings(action="ignore"):
-        np.testing.assert_array_equal(pk.open(tmp_path / "parts")["prediction"].values, expected()[:at])
-    capture(tmp_path / "parts", resume=True, durable=durable)
-    assert chunks(tmp_path / "parts") == chunks(tmp_path / "whole")
+        capture(tmp_path / "a", batches(X, Y, stop=at), durable=durable)
+    np.testing.assert_array_equal(opened(tmp_path / "a")["prediction"].values, expected()[:at])
+    capture(tmp_path / "a", resume=True, durable=durable)
+    assert chunks(tmp_path / "a") == chunks(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("before", [False, True])
 def test_going_on_with_another_setting_is_refused_and_named(tmp_path, before):
     was, now = ("kept", "not kept") if before else ("not kept", "kept")
     with pytest.raises(KeyboardInterrupt):
-        capture(tmp_path / "a", batches(50), predictions=before)
+        capture(tmp_path / "a", batches(X, Y, stop=50), predictions=before)
     with pytest.raises(StoreError, match=f"predictions was '{was}' and is '{now}'; the column 'prediction' is"):
         capture(tmp_path / "a", resume=True, predictions=not before)
     capture(tmp_path / "a", resume=True, predictions=before)
-    for append, data in (("samples", batches()), ("sites", batches())):
+    for append, data in (("samples", batches(X, Y)), ("sites", batches(X, Y))):
         with pytest.raises(StoreError, match=f"predictions was '{was}' and is '{now}'"):
             capture(
                 tmp_path / "a",
@@ -133,7 +115,7 @@ def test_going_on_with_another_setting_is_refused_and_named(tmp_path, before):
 def test_samples_and_sites_are_added(tmp_path):
     whole = capture(tmp_path / "whole")
     capture(tmp_path / "a", (X[:50], Y[:50]), batch_size=10, sites="1")
-    capture(tmp_path / "a", batches(start=50), append="samples", sites="1")
+    capture(tmp_path / "a", batches(X[50:], Y[50:]), append="samples", sites="1")
     np.testing.assert_array_equal(pk.open(tmp_path / "a")["prediction"].values, expected())
     capture(tmp_path / "b", sites="1")
     tree = capture(tmp_path / "b", append="sites", sites="2")
@@ -174,10 +156,10 @@ def test_each_token_has_the_prediction_of_its_sample(tmp_path, memory):
     np.testing.assert_array_equal(whole["embed"]["prediction"].values, np.repeat(predicted, MASK.sum(1)))
     np.testing.assert_array_equal(whole["embed"]["sample_id"].values, np.repeat(np.arange(95), MASK.sum(1)))
     with pytest.raises(KeyboardInterrupt):
-        capture(tmp_path / "parts", texts(50), model, **options)
-    assert pk.verify(tmp_path / "parts")
-    capture(tmp_path / "parts", texts(), model, resume=True, **options)
-    assert chunks(tmp_path / "parts") == chunks(tmp_path / "whole")
+        capture(tmp_path / "a", texts(50), model, **options)
+    assert pk.verify(tmp_path / "a")
+    capture(tmp_path / "a", texts(), model, resume=True, **options)
+    assert chunks(tmp_path / "a") == chunks(tmp_path / "whole")
 
 
 def test_a_damaged_column_of_them_is_found_repaired_and_made_again(tmp_path):

@@ -1,6 +1,6 @@
 """Sites whose rows are tokens: a length of their own, and the columns of their samples beside each row."""
 
-import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -9,22 +9,15 @@ import xarray as xr
 from torch import nn
 
 import probekit as pk
+from tests.models import TokenLayers
+from tests.stores import opened
 
 SAMPLES, POSITIONS, WIDTH = 23, 7, 5
 
 
-class Encoder(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.mix = nn.Embedding(50, WIDTH), nn.Linear(WIDTH, 4)
-
-    def forward(self, input_ids, attention_mask):
-        return self.mix(self.embed(input_ids))
-
-
 def encoder():
     torch.manual_seed(0)
-    return Encoder()
+    return TokenLayers(OrderedDict(embed=nn.Embedding(50, WIDTH), mix=nn.Linear(WIDTH, 4)))
 
 
 def texts(left=False):
@@ -32,9 +25,9 @@ def texts(left=False):
     lengths = rng.integers(1, POSITIONS + 1, SAMPLES)
     ids, mask = np.zeros((SAMPLES, POSITIONS), np.int64), np.zeros((SAMPLES, POSITIONS), np.int64)
     for row, length in enumerate(lengths):
-        place = slice(POSITIONS - length, None) if left else slice(0, length)
-        ids[row, place] = np.random.default_rng(row).integers(1, 50, length)
-        mask[row, place] = 1
+        real = slice(POSITIONS - length, None) if left else slice(0, length)
+        ids[row, real] = np.random.default_rng(row).integers(1, 50, length)
+        mask[row, real] = 1
     return {"input_ids": ids, "attention_mask": mask, "label": np.arange(SAMPLES) % 3, "split": ["a", "bc"] * 11 + [""]}
 
 
@@ -47,8 +40,8 @@ def by_hand(data):
     """The rows of the site `mix`, and the sample and position of each."""
     with torch.no_grad():
         out = encoder()(torch.from_numpy(data["input_ids"]), None).numpy()
-    sample, place = np.nonzero(data["attention_mask"])
-    return out[sample, place], sample, np.concatenate([np.arange(n) for n in data["attention_mask"].sum(1)])
+    sample, position = np.nonzero(data["attention_mask"])
+    return out[sample, position], sample, np.concatenate([np.arange(n) for n in data["attention_mask"].sum(1)])
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -94,9 +87,7 @@ def test_a_prefix_of_samples_has_the_tokens_of_just_those(tmp_path):
         for start in range(0, SAMPLES, 4):
             yield {name: values[start : start + 4] for name, values in data.items()}
             if out.exists():
-                with warnings.catch_warnings(action="ignore"):
-                    tree = pk.open(out)
-                sample = by_hand(data)[1]
+                tree, sample = opened(out), by_hand(data)[1]
                 np.testing.assert_array_equal(tree["mix"]["sample_id"].values, sample[sample < tree.sizes["sample"]])
                 seen.append(tree.sizes["sample"])
 

@@ -1,0 +1,68 @@
+"""Processes that are really killed, forked from one that has imported torch and what else takes seconds to import."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+__all__ = ["CONTEXT", "Ended", "call", "run", "start"]
+
+#: Forks come from a server with no thread and nothing of the test in it, which starts with the first of them.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "dask.array", "zarr", "probekit._capture.capture", "probekit._measure.watch"])
+
+
+class Ended(NamedTuple):
+    """The exit status of a process, negative where a signal ended it, and the seconds that it ran for."""
+
+    status: int
+    seconds: float
+
+
+def start(function: Callable[..., Any], *arguments: Any, **environment: str) -> Any:
+    """A process that has begun to run a function of a module, with more variables in its environment."""
+    here, there = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_begin, args=(there, dict(os.environ) | environment, function, arguments))
+    process.start()
+    there.close()
+    here.recv()
+    return process
+
+
+def run(function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Ended:
+    """Run a function of a module in a process, which is killed when it has run for so many `seconds`."""
+    process = start(function, *arguments)
+    begun = time.perf_counter()
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return Ended(process.exitcode, time.perf_counter() - begun)
+
+
+def call(function: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None) -> Any:
+    """What a function of a module gives or raises in a process, with just this `environment`."""
+    given = dict(os.environ) if environment is None else dict(environment)
+    with ProcessPoolExecutor(1, CONTEXT, initializer=_prepare, initargs=(given,)) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _begin(
+    begun: Connection, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    _prepare(environment)
+    begun.send(None)
+    function(*arguments)
+    sys.stdout.flush()
+    os._exit(0)  # the interpreter's own end takes long, and a kill during it tells nothing
+
+
+def _prepare(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)

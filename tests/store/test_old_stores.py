@@ -1,0 +1,109 @@
+"""Stores and results of the code as it was before its modules were moved: they are read, resumed and added to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import probekit as pk
+from tests.old_stores import made
+from tests.stores import opened
+
+OLD = Path(made.__file__).parent
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """Copies of all of them."""
+    return Path(shutil.copytree(OLD, tmp_path / "old"))
+
+
+def expected(first: int = 0, samples: int = made.SAMPLES) -> dict[str, np.ndarray]:
+    """What the two sites hold, by hand."""
+    model, embed, mix = made.model(), [], []
+    with torch.no_grad():
+        for batch in made.batches(first, samples):
+            real = batch["attention_mask"].bool()
+            tokens = model[0](batch["input_ids"])
+            embed += [row[mask].mean(0) for row, mask in zip(tokens, real, strict=True)]
+            mix.append(model(batch["input_ids"], real)[real])
+    return {"embed": torch.stack(embed).numpy(), "mix": torch.cat(mix).numpy()}
+
+
+def assert_holds(store: Path, samples: int = made.SAMPLES) -> None:
+    tree = pk.open(store)
+    for site, values in expected(samples=samples).items():
+        np.testing.assert_allclose(tree[site]["activation"].values, values, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(tree["label"].values, np.arange(samples) % 3)
+    assert tree["class_name"].values.tolist() == made.NAMES
+    assert pk.verify(store)
+
+
+def test_a_store_is_read_verified_and_described(old: Path) -> None:
+    assert_holds(old / "finished")
+    mix = pk.open(old / "finished")["mix"]
+    lengths = [1 + sample % 5 for sample in range(made.SAMPLES)]
+    np.testing.assert_array_equal(mix["sample_id"].values, np.repeat(np.arange(made.SAMPLES), lengths))
+    np.testing.assert_array_equal(mix["position"].values, np.concatenate([np.arange(each) for each in lengths]))
+    found = pk.info(old / "finished")
+    assert (found.rows, found.complete, found.classes) == (12, True, dict.fromkeys(made.NAMES, 4))
+    rows, labels = pk.as_dataset(pk.open(old / "finished")["embed"])[:]
+    np.testing.assert_allclose(rows, expected()["embed"], rtol=1e-6, atol=1e-7)
+    assert labels.tolist() == [0, 1, 2] * 4
+
+
+def test_a_stopped_capture_is_a_prefix_and_is_finished(old: Path) -> None:
+    for store in (old / "stopped", old / "finished"):  # which is complete, and stays as it is
+        pk.capture(made.model(), made.batches(), store, resume=True, **made.OPTIONS)
+        assert_holds(store)
+
+
+def test_a_damage_is_repaired_and_captured_again(old: Path) -> None:
+    (old / "finished/mix/activation/c/7/0").unlink()
+    kept = pk.verify(old / "finished", repair=True).kept
+    assert kept is not None
+    assert opened(old / "finished").sizes["sample"] == kept < made.SAMPLES
+    pk.capture(made.model(), made.batches(), old / "finished", resume=True, **made.OPTIONS)
+    assert_holds(old / "finished")
+
+
+def test_samples_and_sites_are_added(old: Path) -> None:
+    more = made.batches(made.SAMPLES, 6 * 4)
+    pk.capture(made.model(), more, old / "finished", append="samples", **made.OPTIONS)
+    assert_holds(old / "finished", 9 * 4)
+    added = made.OPTIONS | {"sites": "(root)", "reduce": "last"}
+    tree = pk.capture(made.model(), made.batches(samples=9 * 4), old / "finished", append="sites", **added)
+    assert set(tree.children) == {"embed", "mix", "(root)"}
+    last = np.cumsum([1 + sample % 5 for sample in range(9 * 4)]) - 1
+    np.testing.assert_allclose(tree["(root)"]["activation"].values, expected(samples=9 * 4)["mix"][last], rtol=1e-6)
+    assert pk.verify(old / "finished")
+
+
+def test_results_are_those_that_are_measured_now(old: Path) -> None:
+    before = xr.open_datatree(old / "measured", engine="zarr").load()
+    now = pk.measure(old / "finished", made.METRICS)
+    assert list(before.children) == list(now.children) == ["embed", "mix"]
+    for site in now.children:
+        xr.testing.assert_identical(before[site].to_dataset(), now[site].to_dataset())
+    assert pk.summary(before).equals(pk.summary(now))
+    with pytest.raises(pk.errors.StoreError, match="exists already"):
+        pk.measure(old / "finished", made.METRICS, out=old / "measured")
+
+
+def test_a_watch_resumes(old: Path) -> None:
+    before, model = xr.open_datatree(old / "watched", engine="zarr").load(), made.model()
+    data = list(made.batches())
+    options = {"sites": ["embed", "mix"], "class_names": made.NAMES, "every": 1}
+    watch = pk.Watch(model, data, made.WATCHED, out=old / "watched", resume=True, **options)
+    for step in range(4):
+        if step > 1:  # step 2 is measured again, as after a checkpoint of step 1
+            watch(step)
+        made.train(model)
+    found = xr.open_datatree(old / "watched", engine="zarr").load()
+    assert found["step"].values.tolist() == [0, 1, 2, 3]
+    xr.testing.assert_identical(found.isel(step=slice(3)), before)
