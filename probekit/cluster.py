@@ -45,7 +45,7 @@ def result_of(future: Any, gave_up: str) -> Any:
     try:
         found = future.result()
     except (KilledWorker, FutureCancelledError) as error:
-        raise ProbekitError(f"{gave_up}: {str(error).rstrip('.')}. The same call goes on from what is kept.") from error
+        raise ProbekitError(f"{gave_up}: {str(error).rstrip('.')}. The same call resumes from what is kept.") from error
     if isinstance(found, ProbekitError):
         raise found
     return found

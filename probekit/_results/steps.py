@@ -206,7 +206,7 @@ class OnDisk:
             self._backend.write(key, codec.encode(chunk))
 
     def _chunk(self, codec: ChunkCodec, key: str, absent: Array) -> Array:
-        """The chunk that is there; `absent` where there is none, since a dim has grown."""
+        """The chunk that is there; `absent` where there is none, since a dim has become longer."""
         try:
             return codec.decode(self._backend.read(key))
         except FileNotFoundError:

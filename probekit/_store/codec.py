@@ -67,7 +67,7 @@ class ChunkCodec:
         return np.dtype(object) if self.spec.dtype.kind == "U" else self.spec.dtype
 
     def encode(self, chunk: Array) -> list[Content]:
-        """The bytes of a whole chunk, in pieces to be written one after the other."""
+        """The bytes of a whole chunk, as contents to be written one after the other."""
         if self.spec.compression is None:  # needs no zarr, which takes twenty times as long
             data = chunk.reshape(-1).view(np.uint8) if self.plain else bytes(_TEXT.encode(chunk))
             return [data, checksum_bytes(google_crc32c.value(data))]

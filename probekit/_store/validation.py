@@ -1,6 +1,6 @@
 """Whether a record describes what a writer of stores makes: the one module where a store of unknown origin is judged.
 
-Everything that opens, reads, verifies or goes on with a store starts from a record that has passed here, so that no
+Everything that opens, reads, verifies or resumes a store starts from a record that has passed here, so that no
 name leads out of the store, no codec but four is looked up, and no length is believed that would fill the memory.
 """
 
