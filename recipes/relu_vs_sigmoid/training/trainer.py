@@ -85,7 +85,7 @@ def train(
     >>> from probekit.recipes.relu_vs_sigmoid.data import split_arrays
     >>> digits = load_digits()
     >>> split = split_arrays(digits.images, digits.target, tuple("0123456789"))
-    >>> from probekit.recipes.relu_vs_sigmoid.training.networks import Config
+    >>> from probekit.recipes.relu_vs_sigmoid.training.networks import Config, Member
     >>> members = [Member(Config(name, 1, 32, False), 0, 3e-3) for name in ("relu", "sigmoid")]
     >>> relu, sigmoid = train(members, split, epochs=5, batch_size=32)
     >>> relu.train_accuracy > 0.95, len(relu.curves.train_loss)
