@@ -40,7 +40,7 @@ class ProbekitError(Exception):
 
     def __init__(self, message: str, *, arguments: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.arguments = tuple(arguments)
+        self.arguments = tuple(dict.fromkeys(arguments))
 
 
 class SiteError(ProbekitError):

@@ -121,12 +121,16 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
-    if not is_dataclass(parameter.annotation):
+    if not _is_group(parameter):
         return [parameter]
     return list(inspect.signature(parameter.annotation, eval_str=True).parameters.values())
 
 
 def _value(parameter: inspect.Parameter, given: Mapping[str, Any]) -> Any:
-    if not is_dataclass(parameter.annotation):
+    if not _is_group(parameter):
         return given[parameter.name]
     return parameter.annotation(**{option.name: given[option.name] for option in _options(parameter)})
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    return is_dataclass(parameter.annotation)

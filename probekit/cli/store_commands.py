@@ -69,6 +69,8 @@ def verify(
         output.pairs("", asdict(found), as_json=True)
     else:
         output.table(found.table, as_json=False)
+    if found.kept is not None and found.kept < found.rows:
+        output.paragraph("Capture the others again with the same `probekit capture` and --resume.")
     if not found and found.kept is None:
         output.paragraph(f"Drop what is damaged with: probekit verify {path} --repair")
         raise typer.Exit(1)
