@@ -161,8 +161,8 @@ def _check_batch_axes(planned: tuple[PlannedSite, ...], dry: DryRun) -> None:
         if one.reducer is None and len(less) == len(shape) and less[one.batch_dim] == shape[one.batch_dim]:
             raise SiteError(
                 f"Axis {one.batch_dim} of {site.name} ({site.type}) is not the batch, although it is as long: its "
-                f"shape is {shape}, and {less} for one sample less. Say which axis is: batch_dim={{{site.name!r}: 1}}; or "
-                "select other sites (sites=).",
+                f"shape is {shape}, and {less} for one sample less. Say which axis is: batch_dim={{{site.name!r}: 1}}; "
+                "or select other sites (sites=).",
                 arguments=("batch_dim", "sites"),
             )
 
