@@ -17,7 +17,9 @@ def parse_size(size: str | int) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(size), re.IGNORECASE)
     if found is None:
-        raise ProbekitError(f"{size!r} is no size. Write it as '256MiB', '1GiB', or in bytes.")
+        raise ProbekitError(
+            f"{size!r} is not a size. Write it as '256MiB', '1GiB', or in bytes.", arguments=("memory",)
+        )
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["DataError", "ModelError", "PluginError", "ProbekitError", "SiteError", "StoreError", "check_choice", "near"]
+__all__ = [
+    "DataError",
+    "ModelError",
+    "PluginError",
+    "ProbekitError",
+    "SiteError",
+    "StoreError",
+    "arguments_of",
+    "check_choice",
+    "near",
+]
 
 # The name that is installed. It isn't in `_version` because the distribution `probekit` of another project has a
 # `_version.py` and an `__init__.py` too: where both are installed, the later one overwrites these two files.
@@ -22,7 +32,15 @@ if "errors" not in getattr(sys.modules["probekit"], "__all__", ()):
 
 
 class ProbekitError(Exception):
-    """Any error of probekit's own; the command line prints its message and exits with code 1."""
+    """Any error of probekit's own; the command line prints its message and exits with code 1.
+
+    `arguments` names the arguments of the public function that the message is about, such as
+    ``("resume", "overwrite")``. The command line adds the options of these names to the message.
+    """
+
+    def __init__(self, message: str, *, arguments: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.arguments = tuple(dict.fromkeys(arguments))
 
 
 class SiteError(ProbekitError):
@@ -45,11 +63,16 @@ class PluginError(ProbekitError):
     """A metric, recipe or loader is unknown, broken, or asked for something that it can't do."""
 
 
+def arguments_of(error: BaseException) -> tuple[str, ...]:
+    """The arguments that an error is about, for another error that tells its message; none for foreign errors."""
+    return error.arguments if isinstance(error, ProbekitError) else ()
+
+
 def check_choice(name: str, value: object, known: Iterable[object], error: type[ProbekitError] = DataError) -> None:
     """Raise an `error` where the argument `name` has a value that isn't among the `known` ones."""
     *most, last = known
     if value not in (*most, last):
-        raise error(f"{name} is {value!r}; it is {', '.join(map(repr, most))} or {last!r}.")
+        raise error(f"{name} is {value!r}; it is {', '.join(map(repr, most))} or {last!r}.", arguments=(name,))
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ class Columns:
             if not same:
                 first = start + int(np.flatnonzero(theirs != ours)[0])
                 raise DataError(
-                    f"The data aren't those of {self._url}, or come in another order: {name} of sample {first} is "
+                    f"The data differ from those of {self._url}, or come in another order: {name} of sample {first} is "
                     f"{values[first - start]} and was {self._values[name][first]}. Give the same data in the same "
                     "order, without shuffling."
                 )

@@ -86,8 +86,8 @@ def check_same(
     if found:
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise StoreError(
-            f"{url} was made otherwise, so it can't be gone on with: {'; '.join(found[:5])}{more}. Capture with the "
-            "same, or into another path."
+            f"{url} was captured with different settings: {'; '.join(found[:5])}{more}. Capture with the same "
+            "settings, or into another path."
         )
 
 
@@ -96,7 +96,7 @@ def _differing_nodes(old: Mapping[str, Json], new: Mapping[str, Json]) -> Iterat
         node = old.get(path) or new[path]
         what = "site" if path.endswith(f"/{ACTIVATION}") else "column" if _is_column(path, node) else None
         if what and path not in new:
-            yield f"the {what} {path.removesuffix(f'/{ACTIVATION}')!r} isn't asked for now"
+            yield f"the {what} {path.removesuffix(f'/{ACTIVATION}')!r} isn't selected now"
         elif what and path not in old:
             yield f"the {what} {path.removesuffix(f'/{ACTIVATION}')!r} is not in the store"
     for path in [path for path in old if path in new]:

@@ -106,14 +106,15 @@ class CapturePlan:
         tokens = [site.name for site in self.sites if site.spec.tokens]
         if tokens:
             raise StoreError(
-                f"{tokens[0]} has a row for each token, and where such a row belongs shows only when all before it are "
-                "there. Capture it in one process, without a ChunkSampler."
+                f"{tokens[0]} has a row for each token, and the position of such a row is known only after all rows "
+                "before it. Capture it in one process, without a ChunkSampler."
             )
         if rows % self.batch_size or made.buffer > memory:
             raise StoreError(
                 f"The ChunkSampler's chunk_rows is {rows}, which must be a multiple of the batch size, "
-                f"{self.batch_size}, and takes {format_size(made.buffer)} of buffers ({_largest(self.sites)}), where "
-                f"memory is {format_size(memory)}."
+                f"{self.batch_size}, and takes {format_size(made.buffer)} of row buffers ({_largest(self.sites)}); "
+                f"memory is {format_size(memory)}.",
+                arguments=("batch_size", "memory"),
             )
         return made
 
@@ -163,8 +164,9 @@ class CapturePlan:
         if self.bytes is not None and self.free is not None and self.bytes > self.free:
             raise StoreError(
                 f"{backend.url} would take {format_size(self.bytes)} for {self.rows} samples ({_largest(self.sites)}), "
-                f"and the disk has {format_size(self.free)} free. Select fewer sites, reduce them (reduce=), or keep "
-                'dtype="float16".'
+                f"and the disk has {format_size(self.free)} free. Select fewer sites (sites=), reduce them (reduce=), "
+                'or keep dtype="float16".',
+                arguments=("sites", "reduce", "dtype"),
             )
 
 
@@ -210,8 +212,10 @@ def _rows_per_chunk(sites: Sequence[PlannedSite], batch: int, rows: int | None, 
     if most < 1 or most_tokens < 1:
         least = max(ROW_BUFFERS * batch * sample, (ROW_BUFFERS + 1) * token) * memory // max(1, share)
         raise StoreError(
-            f"One batch of {batch} samples needs {format_size(least)} of buffers ({_largest(sites)}), and memory is "
-            f"{format_size(memory)}. Give more memory, smaller batches, fewer sites, or reduce=."
+            f"One batch of {batch} samples needs {format_size(least)} of row buffers ({_largest(sites)}), and memory "
+            f"is {format_size(memory)}. Give more memory (memory=), smaller batches (batch_size=), or fewer sites "
+            "(sites=), or reduce them (reduce=).",
+            arguments=("memory", "batch_size", "sites", "reduce"),
         )
     wanted = min(CHUNK_ROWS, max(1, CHUNK_ROW_BYTES // max(1, sample)), CHUNK_ROWS if rows is None else rows)
     return batch * min(most, math.ceil(wanted / batch)), min(most_tokens, CHUNK_ROWS)
@@ -219,4 +223,4 @@ def _rows_per_chunk(sites: Sequence[PlannedSite], batch: int, rows: int | None, 
 
 def _largest(sites: Sequence[PlannedSite]) -> str:
     top = sorted(sites, key=lambda one: one.bytes_per_sample, reverse=True)[:3]
-    return "largest a sample: " + ", ".join(f"{one.name} {format_size(one.bytes_per_sample)}" for one in top)
+    return "largest per sample: " + ", ".join(f"{one.name} {format_size(one.bytes_per_sample)}" for one in top)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from probekit._data.sampler import ChunkSampler
-from probekit.errors import ProbekitError, StoreError
+from probekit.errors import ProbekitError, StoreError, arguments_of
 
 __all__ = ["Group"]
 
@@ -58,13 +58,17 @@ class Group:
             work()
         except Exception as error:
             failure = error
-        texts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(texts, None if failure is None else f"{type(failure).__name__}: {failure}")
+        failures: list[Any] = [None] * dist.get_world_size()
+        # As text, since not every exception can be pickled.
+        told = None if failure is None else (f"{type(failure).__name__}: {failure}", arguments_of(failure))
+        dist.all_gather_object(failures, told)
         if failure is not None:
             raise failure
-        for rank, text in enumerate(texts):
-            if text is not None:
+        for rank, found in enumerate(failures):
+            if found is not None:
+                text, arguments = found
                 raise StoreError(
-                    f"Process {rank} failed: {text} The chunk rows that are finished stay; start all again with "
-                    "resume=True (--resume), also with another number of processes."
+                    f"Process {rank} failed: {text} The chunk rows that are finished are kept. Start all processes "
+                    "again with resume=True; their number may differ.",
+                    arguments=(*arguments, "resume"),
                 )

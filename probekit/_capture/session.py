@@ -58,9 +58,15 @@ class IfExists:
         if self.append is not None:
             check_choice("append", self.append, ("samples", "sites"))
         if self.overwrite and (self.resume or self.append):
-            raise DataError("overwrite=True replaces the store that resume or append would add to. Give one of them.")
+            raise DataError(
+                "overwrite=True replaces the store that resume or append would add to. Give one of them.",
+                arguments=("overwrite", "resume", "append"),
+            )
         if self.resume and self.append:
-            raise DataError("resume=True completes what append added, too, given the same data. Give one of them.")
+            raise DataError(
+                "resume=True also completes what append added, given the same data. Give one of them.",
+                arguments=("resume", "append"),
+            )
 
     def check(self, backend: Backend) -> None:
         """Raise StoreError where a store is in the way, or one to append to is missing."""
@@ -129,7 +135,10 @@ class Session:
         nodes = nodes_of(layout, record.rows)
         there = [site for site, group in layout.groups.items() if group in record.nodes]
         if there:
-            raise StoreError(f"{self.backend.url} has {', '.join(map(repr, there))} already. Select other sites.")
+            raise StoreError(
+                f"{self.backend.url} has {', '.join(map(repr, there))} already. Select other sites (sites=).",
+                arguments=("sites",),
+            )
         ours = self._attrs(0)
         ignore = ("inputs",) if record.start else ()  # where samples were appended, those of the last data are known
         check_same(self.backend.url, record, ours, None, ignore=ignore)
@@ -144,7 +153,8 @@ class Session:
         if self.batches.names_grow:
             raise DataError(
                 "The labels are strings, which each process would number in its own order. Give class_names=, all of "
-                "them in order."
+                "them in order.",
+                arguments=("class_names",),
             )
 
     def ranked(self, record: CommitRecord, sampler: ChunkSampler) -> tuple[Writer, RankCommits]:
@@ -168,8 +178,9 @@ class Session:
     def _require_complete(self, record: CommitRecord) -> None:
         if not record.complete:
             raise StoreError(
-                f"{self.backend.url} isn't complete, so nothing can be added to it. Finish it first: the same capture "
-                "with resume=True (--resume)."
+                f"{self.backend.url} isn't complete, so nothing can be added to it. Complete it first: the same "
+                "capture with resume=True.",
+                arguments=("resume",),
             )
 
     def run(self, stream: Iterable[Batch], writer: Writer, record: CommitRecord | None) -> None:
@@ -292,7 +303,9 @@ class CaptureJob:
         """Capture this process's chunk rows of a store that several may write."""
         group = Group(sampler)
         if self.if_exists.append:
-            raise DataError("append= takes data in order, and no ChunkSampler. Give a loader without one.")
+            raise DataError(
+                "append= takes data in order, and no ChunkSampler. Give a loader without one.", arguments=("append",)
+            )
         first = next(iter(self.batches), None)
         session = None if first is None else self._session(first)
         with ExitStack() as stack:
@@ -324,7 +337,7 @@ class CaptureJob:
         rows = session.plan.rows_per_chunk
         theirs = rows if record is None else record.rows_per_chunk
         if rows != theirs:
-            raise StoreError(f"{self.backend.url} has chunk rows of {theirs} samples, and the ChunkSampler of {rows}.")
+            raise StoreError(f"{self.backend.url} has chunk rows of {theirs} samples, and the ChunkSampler has {rows}.")
         self.backend.make_room([MARKERS])
         return "to be written"
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probekit._data.columns import Array, Classes, as_column
-from probekit._data.fields import LABEL, LABEL_KEYS, MASK_KEY, NOUNS, SAMPLE_ID, Item, Source, sources_of
+from probekit._data.fields import LABEL, LABEL_KEYS, MASK_KEY, NOUNS, SAMPLE_ID, Item, Source, argument_of, sources_of
 from probekit._data.loaders import Slices, chunks_of, count_of, cut, fixed_rows, rows_of, shuffles, stream
 from probekit._data.loaders import class_names as names_in
 from probekit._nested import mapped, tensors
@@ -102,7 +102,7 @@ class Batches:
         class_names: Sequence[str] | None = None,
     ) -> None:
         if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}; it must be at least 1.")
+            raise DataError(f"batch_size is {batch_size}; it must be at least 1.", arguments=("batch_size",))
         self._sources = sources_of(labels, ids, columns or {})
         self._label_source = self._sources[LABEL]
         self._keep_labels = keep_labels
@@ -170,7 +170,8 @@ class Batches:
             if shuffles(self._data):
                 raise DataError(
                     f"{source.option} holds the values of all samples in order, and the DataLoader shuffles. Give a "
-                    "loader with shuffle=False, or have the data set return the value with each sample."
+                    "loader with shuffle=False, or have the data set return the value with each sample.",
+                    arguments=(argument_of(source.option),),
                 )
             known = fixed_rows(self._data)
             if known is not None:
@@ -221,8 +222,9 @@ class Batches:
             found[LABEL] = theirs
         elif not item.keyed and np.ndim(as_column(theirs, f"The second item of batch {item.index}")) != 1:
             raise DataError(
-                f"Batch {item.index} is a pair, whose second item is no label a sample. If it is an input, nest the "
-                "inputs: ((x, z),); labels= then gives the labels."
+                f"Batch {item.index} is a pair, whose second item is not one label per sample. If it is an input, nest "
+                "the inputs: ((x, z),); labels= then gives the labels.",
+                arguments=("labels",),
             )
 
 
@@ -240,14 +242,15 @@ def _tensor(array: Array, index: int) -> Tensor:
     except TypeError as error:
         raise DataError(
             f"Batch {index} holds an array of {array.dtype} among the inputs, which no tensor can hold. Take it out "
-            "with labels=, ids= or columns=."
+            "with labels=, ids= or columns=.",
+            arguments=("labels", "ids", "columns"),
         ) from error
 
 
 def _rows(inputs: Any, item: Item) -> int:
     sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim()}
     if not sizes:
-        raise DataError(f"Batch {item.index} is {item} that holds no tensor to give to the model.")
+        raise DataError(f"Batch {item.index} is {item}, and holds no tensor for the model.")
     if len(sizes) > 1:
         raise DataError(f"The inputs of batch {item.index} have different numbers of samples: {sorted(sizes)}.")
     return sizes.pop()
@@ -262,7 +265,8 @@ def _part(source: Source, start: int, rows: int, index: int | None) -> Array:
     if start + rows > len(source.given):
         raise DataError(
             f"{source.option} holds {len(source.given)} values, and the data hold more samples: batch {index} ends "
-            f"after {start + rows}."
+            f"after {start + rows}.",
+            arguments=(argument_of(source.option),),
         )
     part: Array = source.given[start : start + rows]
     return part
@@ -278,11 +282,12 @@ def _column(name: str, values: Any, rows: int, index: int | None) -> Array:
     if column.ndim == 0 and name not in NOUNS:
         return np.full(rows, column)
     if column.shape != (rows,):
-        advice = "give one label a sample, say where they are with labels=, or labels=False for none"
+        advice = "give one label per sample, say where they are with labels=, or labels=False for none"
         who = "The data have" if index is None else f"Batch {index} has"
         raise DataError(
             f"{who} {rows} samples, and {noun} of shape {column.shape}: "
-            f"{advice if name == LABEL else 'give one value a sample'}."
+            f"{advice if name == LABEL else 'give one value per sample'}.",
+            arguments=("labels",) if name == LABEL else (),
         )
     return column
 

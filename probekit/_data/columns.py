@@ -93,7 +93,10 @@ class Classes:
         whole = labels.dtype.kind in "ib"
         if not strings and (not whole or labels.min() < 0):
             wrong = f"go down to {labels.min()}" if whole else f"are {labels[:3]}…"
-            raise DataError(f"{what} {wrong}: give class codes, integers from 0, or strings; or labels=False for none.")
+            raise DataError(
+                f"{what} {wrong}: give class codes, integers from 0, or strings; or labels=False for none.",
+                arguments=("labels",),
+            )
         if self._strings not in (None, strings):
             raise DataError(f"{what} are {'strings' if strings else 'integers'}, unlike those before them.")
         self._strings = strings
@@ -104,7 +107,9 @@ class Classes:
     def _code(self, name: str, what: str) -> int:
         if self._known and name not in self._codes:
             raise DataError(
-                f"{what} hold {name!r}, which is none of the {len(self._names)} class names.{near(name, self._codes)}"
+                f"{what} hold {name!r}, which is not among the {len(self._names)} class names."
+                f"{near(name, self._codes)}",
+                arguments=("class_names",),
             )
         if name not in self._codes:
             self._codes[name] = len(self._names)

@@ -12,7 +12,18 @@ from torch import Tensor
 from probekit._data.columns import as_column
 from probekit.errors import DataError
 
-__all__ = ["ID_KEYS", "LABEL", "LABEL_KEYS", "MASK_KEY", "NOUNS", "SAMPLE_ID", "Item", "Source", "sources_of"]
+__all__ = [
+    "ID_KEYS",
+    "LABEL",
+    "LABEL_KEYS",
+    "MASK_KEY",
+    "NOUNS",
+    "SAMPLE_ID",
+    "Item",
+    "Source",
+    "argument_of",
+    "sources_of",
+]
 
 LABEL, SAMPLE_ID = "label", "sample_id"
 LABEL_KEYS = ("labels", "label")
@@ -33,13 +44,19 @@ class Source:
     def check_holds(self, samples: int) -> None:
         """Raise DataError where values given for all samples aren't as many."""
         if len(self.given) != samples:
-            raise DataError(f"{self.option} holds {len(self.given)} values, and the data hold {samples} samples.")
+            raise DataError(
+                f"{self.option} holds {len(self.given)} values, and the data hold {samples} samples.",
+                arguments=(argument_of(self.option),),
+            )
 
 
 def sources_of(labels: Any, ids: Any, columns: Mapping[str, Any]) -> dict[str, Source]:
     for name in columns:
         if not isinstance(name, str) or not name or name in (*LABEL_KEYS, SAMPLE_ID):
-            raise DataError(f"columns has {name!r}. Name columns by strings, and give labels= and ids= as arguments.")
+            raise DataError(
+                f"columns has {name!r}. Name columns by strings, and give labels= and ids= as arguments.",
+                arguments=("columns", "labels", "ids"),
+            )
     given = {LABEL: _standard("labels=", labels), SAMPLE_ID: _standard("ids=", ids)}
     return given | {name: _source(f"columns[{name!r}]", value, constant=True) for name, value in columns.items()}
 
@@ -58,9 +75,15 @@ def _source(option: str, given: Any, *, constant: bool) -> Source:
     values = as_column(given, f"The values of {option}")
     if values.ndim > 1 or (values.ndim == 0 and not constant):
         raise DataError(
-            f"{option} has shape {values.shape}. Give one value for each sample, a key, an index, or a callable."
+            f"{option} has shape {values.shape}. Give one value for each sample, a key, an index, or a callable.",
+            arguments=(argument_of(option),),
         )
     return Source(option, "all" if values.ndim else "value", values)
+
+
+def argument_of(option: str) -> str:
+    """The argument's own name: ``labels`` for ``labels=``, ``columns`` for ``columns['age']``."""
+    return option.partition("[")[0].rstrip("=")
 
 
 class Item:
@@ -90,15 +113,24 @@ class Item:
         if not fits:
             if source.constant:
                 return None
-            raise DataError(f"{source.option}{key!r} has no place in batch {self.index}, which is {self}.")
+            raise DataError(
+                f"{source.option}{key!r} can't be found in batch {self.index}, which is {self}.",
+                arguments=(argument_of(source.option),),
+            )
         return key + len(self._parts) if not self.keyed and key < 0 else key
 
     def take(self, key: Any, option: str, *, keep: bool = False) -> Any:
         if key not in self._parts:
             hint = " For one value for all samples, give lambda item: value." if option.startswith("columns") else ""
-            raise DataError(f"Batch {self.index} is {self}, and {option} asks for {key!r}.{hint}")
+            raise DataError(
+                f"Batch {self.index} is {self}, and {option} asks for {key!r}.{hint}",
+                arguments=(argument_of(option),),
+            )
         if key in self._taken:
-            raise DataError(f"{option} asks for {key!r} of batch {self.index}, which another column is made of.")
+            raise DataError(
+                f"{option} asks for {key!r} of batch {self.index}, which another column takes.",
+                arguments=(argument_of(option),),
+            )
         self._taken.add(key)
         return self._parts[key] if keep else self._rest.pop(key)
 
@@ -106,7 +138,8 @@ class Item:
         if not self.keyed and (len(self._parts), key) == (2, 1):
             raise DataError(
                 f"{option} asks for 1 of batch {self.index}, a pair, whose second item is the label unless labels= "
-                "says otherwise. For one value for all samples, give lambda item: value."
+                "says otherwise. For one value for all samples, give lambda item: value.",
+                arguments=("columns", "labels"),
             )
 
     def label_key(self) -> Any:
@@ -117,7 +150,8 @@ class Item:
         if len(free) > 2:
             raise DataError(
                 f"Batch {self.index} is {self}, any of which may be the label. Say which with labels=INDEX (the others "
-                "are then positional inputs), take others as ids= or columns=, or say labels=False for none."
+                "are then positional inputs), take others as ids= or columns=, or give labels=False for none.",
+                arguments=("labels", "ids", "columns"),
             )
         return free[1] if len(free) == 2 else None
 

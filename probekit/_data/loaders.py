@@ -48,7 +48,8 @@ def stream(data: Any, batch_size: int) -> Iterable[Any]:
         )
     if not isinstance(data, Iterable) or isinstance(data, str):
         raise DataError(
-            f"{type(data).__name__} is no data. Give a DataLoader, a Dataset, a tensor, or an iterable of batches."
+            f"{type(data).__name__} is not data that can be read. Give a DataLoader, a Dataset, a tensor, or an "
+            "iterable of batches."
         )
     return data
 
@@ -177,6 +178,6 @@ def _collate(samples: list[Any]) -> Any:
         return default_collate(samples)
     except (RuntimeError, TypeError) as error:
         raise DataError(
-            f"The samples can't be put together into a batch: {error}. Bring them to tensors of one size (by a "
+            f"The samples can't be joined into a batch: {error}. Make them tensors of one size (by a "
             "transform, or padding), or give a DataLoader with a collate_fn of its own."
         ) from error

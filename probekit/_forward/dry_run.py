@@ -66,7 +66,8 @@ def _check_predictions(model: nn.Module, example: Batch, how: RunOptions) -> Non
     if PREDICTION in example.columns:
         raise DataError(
             f"columns= has {PREDICTION!r}, the name under which predictions=True keeps what the model predicts. Give "
-            "that column another name."
+            "that column another name.",
+            arguments=("columns", "predictions"),
         )
     with running(model, how.mode):
         predictions(run(model, example.inputs, device_of(model)), example.rows)

@@ -62,7 +62,8 @@ class ForwardPass:
             raise DataError(
                 "Gradients need a loss. By default it is the cross-entropy of logits (sample, class) and the labels, "
                 f"and here the {'model gives no such logits' if labels is not None else 'data have no labels'}: pass "
-                "loss=, a callable of the output and the labels."
+                "loss=, a callable of the output and the labels.",
+                arguments=("loss",),
             )
         if len(labels) and int(labels.max()) >= logits.shape[1]:
             raise DataError(

@@ -38,7 +38,10 @@ class SiteOptions:
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             known = ", ".join(DTYPES)
-            raise StoreError(f"dtype is {self.dtype!r}; a store keeps {known}, or None for what the model gives.")
+            raise StoreError(
+                f"dtype is {self.dtype!r}; a store keeps {known}, or None for what the model gives.",
+                arguments=("dtype",),
+            )
 
 
 @dataclass(frozen=True)

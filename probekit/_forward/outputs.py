@@ -30,9 +30,10 @@ def predictions(output: Any, rows: int) -> Array:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
         given = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"in a {type(output).__name__}"
         raise ModelError(
-            "predictions=True keeps where the logits of a model are largest, which are (sample, class) with two "
-            f"classes at least. What this model gives for {rows} samples is {given}. Capture a model that returns "
-            "logits, alone, as .logits or under the key 'logits'; or leave predictions out."
+            "predictions=True needs logits (sample, class) with at least two classes. For "
+            f"{rows} samples, this model's output is {given}. Capture a model that returns logits (alone, as .logits "
+            "or under the key 'logits'), or leave predictions out.",
+            arguments=("predictions",),
         )
     classes: Array = logits.detach().argmax(1).cpu().numpy()
     return classes

@@ -99,8 +99,9 @@ def _by_site(given: Any, default: Any, table: SiteTable, modules: Mapping[str, n
     for selector, value in reversed(list(given.items())):
         picked = [site for site in table if _picks(selector, site, modules)]
         if not picked:
-            where = f"the sites that are captured of {table.model}"
-            raise no_match(selector, dict.fromkeys(table.names), where, "probekit.plan")
+            where = f"the captured sites of {table.model}"
+            lister = "probekit.plan(model, data), or `probekit plan` on the command line"
+            raise no_match(selector, dict.fromkeys(table.names), where, lister)
         chosen |= dict.fromkeys((site.name for site in picked), value)
     return chosen
 
@@ -136,7 +137,9 @@ def _reduced(site: Site, reducer: Reducer | None, batch_dim: int, example: Batch
     if not site.shape:
         raise SiteError(f"{site.name} ({site.type}) is a scalar for the whole batch, so it has no samples to keep.")
     if not -len(site.shape) <= batch_dim < len(site.shape):
-        raise SiteError(f"batch_dim is {batch_dim} for {site.name}, whose shape is {site.shape}.")
+        raise SiteError(
+            f"batch_dim is {batch_dim} for {site.name}, whose shape is {site.shape}.", arguments=("batch_dim",)
+        )
     given = torch.zeros(site.shape, dtype=site.dtype).movedim(batch_dim, 0)
     if reducer is not None:
         return reducer(given, None if example.mask is None else Mask.of(example.mask), rows=example.rows)
@@ -144,7 +147,8 @@ def _reduced(site: Site, reducer: Reducer | None, batch_dim: int, example: Batch
         raise SiteError(
             f"Axis 0 of {site.name} ({site.type}) is not the batch: its shape is {site.shape} for {example.rows} "
             f"samples. Say which axis is: batch_dim={{{site.name!r}: 1}}; or pass a callable that makes it axis 0 in "
-            "reduce=; or select other sites."
+            "reduce=; or select other sites (sites=).",
+            arguments=("batch_dim", "reduce", "sites"),
         )
     return Reduced(given)
 
@@ -156,9 +160,10 @@ def _check_batch_axes(planned: tuple[PlannedSite, ...], dry: DryRun) -> None:
         shape, less = site.shape, after.get(site.name, ())
         if one.reducer is None and len(less) == len(shape) and less[one.batch_dim] == shape[one.batch_dim]:
             raise SiteError(
-                f"Axis {one.batch_dim} of {site.name} ({site.type}) is not the batch, though as long: its shape is "
-                f"{shape}, and {less} for one sample less. Say which axis is: batch_dim={{{site.name!r}: 1}}; or "
-                "select other sites."
+                f"Axis {one.batch_dim} of {site.name} ({site.type}) is not the batch, although it is as long: its "
+                f"shape is {shape}, and {less} for one sample less. Say which axis is: batch_dim={{{site.name!r}: 1}}; "
+                "or select other sites (sites=).",
+                arguments=("batch_dim", "sites"),
             )
 
 

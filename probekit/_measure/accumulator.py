@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from probekit._results.assemble import Labels, check, dataset_of
-from probekit.errors import PluginError, ProbekitError
+from probekit.errors import PluginError, ProbekitError, arguments_of
 from probekit.metrics import Metric, Spec, State, StreamingMetric, Variables
 
 __all__ = ["BATCH", "Accumulator", "call", "finalized", "leaders", "scope_of", "side_by_side", "sites_results"]
@@ -114,7 +114,9 @@ def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P
             return function(*args, **kwargs)
     except Exception as error:
         fault = str(error) if isinstance(error, ProbekitError) else f"{type(error).__name__}: {error}"
-        raise PluginError(f"The metric {metric.name!r} failed {where}: {fault.rstrip('.')}.") from error
+        raise PluginError(
+            f"The metric {metric.name!r} failed {where}: {fault.rstrip('.')}.", arguments=arguments_of(error)
+        ) from error
 
 
 def sites_results(

@@ -52,7 +52,10 @@ class Groups:
         if by == "label" and CLASS_NAME in store.variables:
             return cls._of_classes(values, tuple(map(str, store.variables[CLASS_NAME].values)))
         if values.dtype.kind not in "iubO":
-            raise DataError(f"Samples can't be grouped by {by!r}: its values are {values.dtype}, not codes or names.")
+            raise DataError(
+                f"Samples can't be grouped by {by!r}: its values are {values.dtype}, not codes or names.",
+                arguments=("by",),
+            )
         labels, codes = np.unique(values, return_inverse=True)
         return cls(by, codes.astype(np.int64), Labels(labels, tuple(map(str, labels))))
 
@@ -82,7 +85,8 @@ def _column(store: xr.Dataset, name: str, dim: str = SAMPLE) -> Array:
     if name not in columns:
         raise DataError(
             f"The store has no column {name!r} to group or choose samples by; it has {', '.join(columns) or 'none'}."
-            f"{near(name, columns)} Or group by none with by=None."
+            f"{near(name, columns)} Or group by none with by=None.",
+            arguments=("by", "where"),
         )
     values = store.variables[name].values
     return values.astype(object) if values.dtype.kind in "UT" else values
@@ -98,7 +102,10 @@ def selected(store: xr.Dataset, where: Where | None) -> Mask | None:
         return None
     mask = _mask(where, store.sizes[SAMPLE]) if not isinstance(where, Mapping) else _matching(store, where)
     if not mask.any():
-        raise DataError(f"where={where!r} selects none of the {len(mask)} samples, so there is nothing to measure.")
+        raise DataError(
+            f"where={where!r} selects none of the {len(mask)} samples, so there is nothing to measure.",
+            arguments=("where",),
+        )
     return mask
 
 
@@ -114,8 +121,9 @@ def _mask(where: Any, samples: int) -> Mask:
     mask = np.asarray(where)
     if mask.dtype != bool or mask.shape != (samples,):
         raise DataError(
-            f"where= is a mask of {samples} bools, one a sample, or a mapping of columns to the values that are "
-            f"wanted; it is {mask.dtype} of shape {mask.shape}."
+            f"where= takes a mask of {samples} bools, one per sample, or a mapping of columns to the values that are "
+            f"wanted; it is {mask.dtype} of shape {mask.shape}.",
+            arguments=("where",),
         )
     return mask
 
@@ -190,6 +198,9 @@ def _sample_of_each_row(site: xr.Dataset, root: xr.Dataset) -> Codes:
     ids, rows = root.variables["sample_id"].values, site.variables["sample_id"].values
     unique, places = np.unique(ids, return_index=True)
     if len(unique) < len(ids):
-        raise DataError("Samples that share an id can't be told apart by their tokens, so where= can't choose them.")
+        raise DataError(
+            "Samples that share an id can't be told apart by their tokens, so where= can't choose them.",
+            arguments=("where",),
+        )
     found: Codes = places[np.searchsorted(unique, rows)]
     return found

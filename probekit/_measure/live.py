@@ -89,13 +89,16 @@ def measure_live(
     """
     chosen = MetricSet(resolved(metrics), live=True)
     if by not in ("label", None):
-        raise DataError(f"by is {by!r}; it is 'label' or None. Say with labels= where what you group by is.")
+        raise DataError(
+            f"by is {by!r}; it is 'label' or None. To group by something else, say where that is with labels=.",
+            arguments=("by", "labels"),
+        )
     check_choice("nan", nan, NAN)
     check_choice("positions", positions, POSITIONS)
     if chosen.samples:
         raise PluginError(
-            f"The metric {chosen.samples[0].name!r} goes over the samples more than once, and a model that runs gives "
-            "them once. Capture a store with probekit.capture, and measure that."
+            f"The metric {chosen.samples[0].name!r} reads the samples more than once, and a running model gives them "
+            "once. Capture a store with probekit.capture, and measure that."
         )
     batches = Batches(
         data, batch_size=batch_size, labels=labels, ids=False, keep_labels=keep_labels, class_names=class_names
@@ -237,8 +240,9 @@ class _Meter:
         self._update_gathered(labels.number)
         if self._nan:
             raise DataError(
-                f"Site {self.name!r} gave NaN, which has no place in an order or a mean: find out where the model "
-                "makes it, leave the site out with sites=, or the samples with nan='omit'."
+                f"Site {self.name!r} gave NaN, which has no place in an order or a mean. Find out where the model "
+                "makes it, leave the site out with exclude=, or the samples with nan='omit'.",
+                arguments=("exclude", "nan"),
             )
         if not self._number:
             raise DataError(f"Site {self.name!r}: all {self._omitted} observations hold a NaN, so nothing is measured.")
@@ -324,7 +328,8 @@ class _Together:
         if len(set(lengths.values())) > 1:
             raise DataError(
                 f"Metrics that compare sites need the same observations of all of them; here they are {lengths}. "
-                "Choose sites= that give a row a sample."
+                "Choose sites that give one row per sample (sites=).",
+                arguments=("sites",),
             )
         if self._counted is None:
             specs = [meter.spec(classes, one.device) for meter, one in zip(self._meters, x, strict=True)]

@@ -164,7 +164,8 @@ def _common(sources: Sequence[Source], rows: Mapping[str, Observations]) -> Obse
         raise DataError(
             "Metrics that compare sites need the same observations of all of them, and "
             + (f"site {tokens[0]!r} has a row for each token." if tokens else "the sites differ in their positions.")
-            + " Choose sites that have a row for each sample with sites=, or measure positions by their 'mean'."
+            + " Choose sites that have a row for each sample (sites=), or measure positions='mean'.",
+            arguments=("sites", "positions"),
         )
     return rows[sources[0].key]
 

@@ -149,7 +149,8 @@ def _least(
     if least > memory:
         raise ProbekitError(
             f"{what} needs {format_size(least)}, and memory is {format_size(memory)}. "
-            f"Give memory={format_size(1.01 * least)!r} or more{_instead(metrics)}."
+            f"Give memory={format_size(1.01 * least)!r} or more{_instead(metrics)}.",
+            arguments=("memory",),
         )
     return least
 

@@ -164,8 +164,9 @@ def _without_nan(source: Source, rows: Observations, start: int, stop: int) -> I
     if nan.any():
         raise DataError(
             f"Site {source.name!r} holds NaN at {nan.sum()} of its nodes {start} to {stop - 1}, the first at node "
-            f"{start + nan.argmax()}. A NaN has no place in an order or a mean: find out where the model makes it, "
-            "leave the site out with sites=, or the samples with nan='omit'."
+            f"{start + nan.argmax()}. A NaN has no place in an order or a mean. Find out where the model makes it, "
+            "leave the site out with sites=, or the samples with nan='omit'.",
+            arguments=("sites", "nan"),
         )
 
 

@@ -96,7 +96,7 @@ class Watch:
         self._call = inspect.signature(measure_live).bind(model, data, resolved(metrics), **options)
         if isinstance(data, Iterator):
             raise DataError(
-                f"A {type(data).__name__} gives its batches once, and each step goes over the data again. Give a "
+                f"A {type(data).__name__} gives its batches once, and each step reads the data again. Give a "
                 "Dataset, a DataLoader, tensors, or a list of batches."
             )
         if log is not None and not hasattr(log, "add_scalar"):
@@ -126,7 +126,8 @@ class Watch:
         if self._last is not None and step <= self._last:
             raise DataError(
                 f"Step {step} doesn't come after step {self._last}, the last that was measured. Make a new Watch for a "
-                "new training, with resume=True for one that goes back to a checkpoint."
+                "new training, with resume=True for one that goes back to a checkpoint.",
+                arguments=("resume",),
             )
         with _random_as_before(self._data):
             tree = measure_live(*self._call.args, **self._call.kwargs)
@@ -146,7 +147,8 @@ class Watch:
             more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
             raise StoreError(
                 f"Step {step} doesn't fit the steps before it{self._where}: {'; '.join(found[:3])}{more}. "
-                "Watch what was watched before, or give another path."
+                "Watch the same as before, or give another path (out=).",
+                arguments=("out",),
             )
 
 
@@ -154,18 +156,23 @@ def _checked(every: int | Collection[int]) -> int | frozenset[int]:
     if isinstance(every, Collection) and not isinstance(every, str):
         return frozenset(map(index, every))
     if not hasattr(every, "__index__") or index(every) < 1:
-        raise DataError(f"every is {every!r}; it is a number of steps from 1 on, or a collection of steps.")
+        raise DataError(
+            f"every is {every!r}; it is a number of steps from 1 on, or a collection of steps.", arguments=("every",)
+        )
     return index(every)
 
 
 def _steps(out: str | Path | None, resume: bool) -> Steps:
     if out is None:
         if resume:
-            raise DataError("resume=True goes on with what lies at out=, and no out= was given.")
+            raise DataError("resume=True resumes what is at out=, and no out= was given.", arguments=("resume", "out"))
         return InMemory()
     backend = backend_of(out)
     if not resume and backend.exists():
-        raise StoreError(f"{out} exists already. resume=True goes on with it; or remove it, or give another path.")
+        raise StoreError(
+            f"{out} exists already. Resume it with resume=True, remove it, or give another path (out=).",
+            arguments=("resume", "out"),
+        )
     return OnDisk(backend)
 
 

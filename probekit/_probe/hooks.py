@@ -64,8 +64,8 @@ class Probe:
         self._modules = module_names(model)
         if any(isinstance(module, torch.jit.ScriptModule) for module in self._modules.values()):
             raise SiteError(
-                f"{self._model_name} holds scripted or traced modules, which run without hooks. Probe the model that "
-                "it was made from."
+                f"{self._model_name} holds scripted or traced modules, which run without hooks. Probe the model "
+                "before it is scripted or traced."
             )
         self._rules: list[Rule] = rules(sites)
         self._excluded: list[Rule] = [] if exclude is None else rules(exclude)
@@ -120,8 +120,8 @@ class Probe:
         passes, self._kept = self._kept, []
         if not passes:
             raise SiteError(
-                f"Nothing of {self._model_name} ran since the last take(). Run the model inside the block; a compiled "
-                "or exported copy of it doesn't run its modules, so probe the original."
+                f"No module of {self._model_name} has run since the last take(). Run the model inside the block; a "
+                "compiled or exported copy of it doesn't run its modules, so probe the original."
             )
         named = self._named(passes)
         self._calls.forget()
@@ -129,14 +129,14 @@ class Probe:
         for rule in self._rules:
             if not any(self._picks(rule, site) for site in (*named, *left_out)):
                 ran = {str(site): None for site in named}
-                raise no_match(rule, ran, f"what {self._model_name} ran", "probekit.sites(model, example)")
+                raise no_match(rule, ran, f"the forward pass of {self._model_name}")
         return {site: self._join(site, tensors) for site, tensors in named.items()}
 
     def _join(self, site: SiteName, tensors: list[Tensor]) -> Tensor:
         try:
             return torch.cat(tensors) if len(tensors) > 1 and tensors[0].dim() else torch.stack(tensors).squeeze(0)
         except RuntimeError as error:
-            raise SiteError(f"What {site} of {self._model_name} gave can't be put together: {error}") from error
+            raise SiteError(f"The outputs of {site} of {self._model_name} can't be joined: {error}") from error
 
     def backward(self, loss: Tensor) -> None:
         """Send the gradient of `loss` back to the ``:grad`` sites of the last pass; no parameter's ``.grad`` changes.
@@ -146,8 +146,8 @@ class Probe:
         """
         if loss.dim() or not self._edges:
             raise SiteError(
-                f"A gradient takes a scalar loss and ':grad' sites that ran; this loss has shape {tuple(loss.shape)}, "
-                f"and {len(self._edges)} such sites of {self._model_name} ran."
+                f"Gradients need a scalar loss and ':grad' sites that ran; this loss has shape {tuple(loss.shape)}, "
+                f"and {len(self._edges)} ':grad' sites of {self._model_name} ran."
             )
         edges, self._edges = self._edges, []
         torch.autograd.grad(loss, edges, allow_unused=True)  # the hooks on the sites' tensors record
@@ -244,7 +244,9 @@ class Probe:
                 return
             site = SiteName(name, self._calls.count(name, "grad"), side="grad")
             if not torch.is_grad_enabled():
-                raise SiteError(f"{site._replace(call=None)} of {self._model_name} was asked for without gradients.")
+                raise SiteError(
+                    f"{site._replace(call=None)} of {self._model_name} needs gradients, which are off here."
+                )
             for leaf, tensor in leaves(output):
                 if tensor.is_floating_point() and self._wants(site._replace(leaf=leaf)):
                     # A hook on the tensor sees the gradient of the value as it is now, also if the value is
@@ -273,8 +275,8 @@ class Probe:
                     if tensor.is_nested:
                         named = f"{leaf_site._replace(call=None)} of {self._model_name}"
                         raise SiteError(
-                            f"{named} gave a nested tensor, which torch's fast path of transformer layers makes. Turn "
-                            "it off: torch.backends.mha.set_fastpath_enabled(False)."
+                            f"{named} gave a nested tensor, from torch's fast path for transformer layers. Turn that "
+                            "off: torch.backends.mha.set_fastpath_enabled(False)."
                         )
                     self._record(leaf_site, tensor.detach() if tensor.requires_grad else tensor)
         finally:

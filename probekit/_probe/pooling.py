@@ -65,7 +65,9 @@ class Mask:
         if isinstance(mask, Mask):
             return mask
         if not ((mask == 0) | (mask == 1)).all():
-            raise DataError(f"This mask, of shape {tuple(mask.shape)}, isn't of 1 (a real token) and 0 (padding) only.")
+            raise DataError(
+                f"This mask, of shape {tuple(mask.shape)}, must hold only 1 (a real token) and 0 (padding)."
+            )
         return cls(mask.detach().cpu().bool())
 
     @cached_property
@@ -103,12 +105,14 @@ class Mask:
         if tensor.dim() != 3:
             raise SiteError(
                 f"a mask of shape {shape} can't tell which of these positions are padding. Reduce this site with a "
-                "callable, or leave it out."
+                "callable, or leave it out (exclude=).",
+                arguments=("exclude",),
             )
         if shape != tensor.shape[:2]:
             raise SiteError(
                 f"the mask has shape {shape}, and the (batch, position) of these tokens is {tuple(tensor.shape[:2])}. "
-                "Reduce this site with a callable, or leave it out."
+                "Reduce this site with a callable, or leave it out (exclude=).",
+                arguments=("exclude",),
             )
         if not self.lengths.all():
             empty = int((self.lengths == 0).nonzero()[0])
@@ -145,7 +149,7 @@ def _by_position(tensor: Tensor, mask: Mask | None) -> Tensor:
         mask.check(tensor)
     spread = tensor.flatten(2).transpose(1, 2) if tensor.dim() == 4 else tensor.flatten(1, -2)
     if not spread.shape[1]:
-        raise SiteError("it has no position at all.")
+        raise SiteError("it has no positions.")
     return spread
 
 
@@ -193,8 +197,9 @@ def _flatten(tensor: Tensor, mask: Mask | None) -> Tensor:
 def _check_tokens(tensor: Tensor, mask: Mask | None) -> None:
     if tensor.dim() != 3:
         raise SiteError(
-            "it has no tokens, which are (batch, position, node). Select sites that have them (sites=, exclude=), or "
-            "say which they are, as in reduce={'layers.*': 'tokens'}."
+            "it has no tokens, which have the shape (batch, position, node). Select sites that have tokens (sites=, "
+            "exclude=), or reduce only those, as in reduce={'layers.*': 'tokens'}.",
+            arguments=("sites", "exclude", "reduce"),
         )
     _by_position(tensor, mask)
 

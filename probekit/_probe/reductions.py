@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probekit._probe.pooling import NAMED, Constants, Mask, Reduced, constant, narrow_dtype, sample_dims, wide_dtype
-from probekit.errors import ProbekitError, SiteError, near
+from probekit.errors import ProbekitError, SiteError, arguments_of, near
 
 __all__ = ["Mask", "Projection", "Reduced", "Reducer", "Reduction", "plan_reduction", "sample_dims"]
 
@@ -79,7 +79,10 @@ class Reducer:
             except Exception as error:
                 fact = str(error) if isinstance(error, ProbekitError) else f"{type(error).__name__}: {error}"
                 shape = tuple(kept.tensor.shape)
-                raise SiteError(f"reduce={_short(step.text())} on {self.site}, of shape {shape}: {fact}") from error
+                raise SiteError(
+                    f"reduce={_short(step.text())} on {self.site}, of shape {shape}: {fact}",
+                    arguments=("reduce", *arguments_of(error)),
+                ) from error
             kept, rows = made, len(made.tensor)
         return kept
 
@@ -120,7 +123,7 @@ def plan_reduction(spec: Reduction, *, site: str) -> Reducer:
         if late is not None:
             raise SiteError(f"{late!r} follows 'tokens', after which no positions are left.")
     except SiteError as error:
-        raise SiteError(f"reduce for {site}: {error}") from error
+        raise SiteError(f"reduce for {site}: {error}", arguments=("reduce", *error.arguments)) from error
     return Reducer(site, steps)
 
 
@@ -138,8 +141,8 @@ def _steps(spec: Any) -> list[_Step]:
         return [_Call(spec)]
     if not isinstance(spec, Sequence) or not spec:
         raise SiteError(
-            f"{spec!r} is no reduction. Give {', '.join(map(repr, NAMED))}, indices or a slice of nodes, a Projection, "
-            "a callable, or a sequence of these."
+            f"{spec!r} is not a reduction. Give {', '.join(map(repr, NAMED))}, indices or a slice of nodes, a "
+            "Projection, a callable, or a sequence of these."
         )
     if all(_whole(node) for node in spec):
         return [_Nodes(tuple(map(int, spec)))]
@@ -151,7 +154,7 @@ def _steps(spec: Any) -> list[_Step]:
 def _slice(asked: slice) -> _Nodes:
     ends = (asked.start, asked.stop, asked.step)
     if not all(end is None or _whole(end) for end in ends) or (asked.step is not None and asked.step < 1):
-        raise SiteError(f"{asked} is no slice of nodes: it needs whole numbers, and a step of at least 1.")
+        raise SiteError(f"{asked} is not a slice of nodes: it needs whole numbers, and a step of at least 1.")
     return _Nodes(tuple(None if end is None else int(end) for end in ends), is_slice=True)
 
 
@@ -210,7 +213,7 @@ class _Nodes:
         )
         out = [node for node in nodes if not -width <= node < width]
         if out or not nodes:
-            raise SiteError(f"it has {width} nodes: {f'no {_short(out)}' if out else 'none in the slice'}.")
+            raise SiteError(f"it has {width} nodes: {f'no {_short(out)}' if out else 'none of them in the slice'}.")
         return torch.tensor(nodes) % width
 
 
@@ -259,5 +262,5 @@ _Step: TypeAlias = _Named | _Nodes | _Project | _Call
 
 def _node_axis(tensor: Tensor) -> int:
     if tensor.dim() < 2:
-        raise SiteError("it has one value a sample, and no nodes to choose from.")
+        raise SiteError("it has one value per sample, and no nodes to choose from.")
     return 1 if tensor.dim() == 4 else tensor.dim() - 1

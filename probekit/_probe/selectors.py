@@ -28,6 +28,8 @@ __all__ = [
 Rule: TypeAlias = str | re.Pattern[str] | type[nn.Module] | Callable[[str, nn.Module], bool]
 Selector: TypeAlias = Rule | Sequence[Rule]
 
+_LISTER = "probekit.sites(model, example), or `probekit sites` on the command line"
+
 
 @lru_cache(maxsize=1024)
 def _glob(pattern: str) -> re.Pattern[str]:
@@ -45,13 +47,13 @@ def module_names(model: nn.Module) -> dict[str, nn.Module]:
     """
     if not isinstance(model, nn.Module):
         raise SiteError(
-            f"{type(model).__name__} is no torch.nn.Module. Give the model itself; of an exported program, the model "
-            "that it was made from, or torch.export.unflatten(program)."
+            f"{type(model).__name__} is not a torch.nn.Module. Give the model itself; for an exported program, give "
+            "the model that was exported, or torch.export.unflatten(program)."
         )
     if isinstance(model, GraphModule) and _runs_no_module(model):
         raise SiteError(
-            f"{type(model).__name__} is an exported program, which runs without its modules. Probe the model that it "
-            "was made from, or torch.export.unflatten(program)."
+            f"{type(model).__name__} is an exported program, which runs without its modules. Probe the model that "
+            "was exported, or torch.export.unflatten(program)."
         )
     return {name or ROOT: module for name, module in model.named_modules()}
 
@@ -128,7 +130,7 @@ def selected_modules(model: nn.Module, selector: Selector) -> dict[str, nn.Modul
             if isinstance(rule, str):  # a module's own name may hold what else ends it, as in ModuleDict({"x[0]": …})
                 found |= {name for name in modules if rule.startswith(name) and rule[len(name) :][:1] in "@~:["}
         if not found:
-            raise no_match(rule, modules, type(model).__name__, "probekit.sites(model, example)")
+            raise no_match(rule, modules, type(model).__name__)
         picked |= found
     return {name: module for name, module in modules.items() if name in picked}
 
@@ -140,12 +142,12 @@ def match_names(names: Sequence[str], selector: Selector, *, where: str) -> list
     for rule in rules(selector):
         found = {name for name, site in parsed.items() if selects(rule, site, None)}
         if not found:
-            raise no_match(rule, parsed, where, f"probekit info {where}")
+            raise no_match(rule, parsed, where, f"`probekit info {where}`")
         picked |= found
     return [name for name in names if name in picked]
 
 
-def no_match(rule: Rule, known: Mapping[str, object], where: str, lister: str) -> SiteError:
+def no_match(rule: Rule, known: Mapping[str, object], where: str, lister: str = _LISTER) -> SiteError:
     asked = repr(rule.pattern if isinstance(rule, re.Pattern) else rule)
     hint = near(rule, known) if isinstance(rule, str) else ""
     return SiteError(f"No site matches {asked} in {where} ({len(known)} sites).{hint} List them with {lister}.")

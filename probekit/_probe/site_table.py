@@ -130,8 +130,8 @@ def find_sites(model: nn.Module, example: Any, select: Selector, exclude: Select
     modules = module_names(model)
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ModelError(
-            f"{type(model).__name__} has lazy modules, whose shapes a first batch decides: a dry run would decide for "
-            "you. Run the model once first."
+            f"{type(model).__name__} has lazy modules, whose shapes the first batch sets, so a dry run would set "
+            "them. Run the model once first."
         )
     asked, left_out = rules(select), [] if exclude is None else rules(exclude)
     if left_out:
@@ -155,7 +155,7 @@ def _forward(rule: Rule) -> Rule:
     if not asks_for(rule, "grad"):
         return rule
     if not isinstance(rule, str):
-        raise SiteError(f"{rule!r} asks for gradients; ask for them by a glob, such as 'layers.*:grad'.")
+        raise SiteError(f"{rule!r} asks for gradients. Select these with a glob, such as 'layers.*:grad'.")
     return rule.replace(":grad", "")
 
 

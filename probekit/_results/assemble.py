@@ -41,12 +41,13 @@ def check(metric: Metric, returned: Any, labels: Labels, where: str, **lengths: 
             expected = ", ".join(f"{dim}: {lengths.get(dim, 'any')}" for dim in dims)
             raise PluginError(
                 f"The metric {metric.name!r} gave {name!r} the dims {dims} and the shape {shape} {where}; "
-                f"its dims ask for ({expected}). This is for the metric's author to mend."
+                f"its dims ask for ({expected}). The metric's author has to fix this."
             )
         if "label_b" in dims and labels.values is None:
             raise DataError(
                 f"The metric {metric.name!r} compares classes, and the samples are not grouped: "
-                "the store has no labels, or by=None was given. Group by one of its columns."
+                "the store has no labels, or by=None was given. Group by one of its columns (by=).",
+                arguments=("by",),
             )
     return variables
 
@@ -57,7 +58,7 @@ def _variables(metric: Metric, returned: Any, where: str) -> Variables:
     except (AttributeError, TypeError, ValueError) as error:
         raise PluginError(
             f"The metric {metric.name!r} returned {type(returned).__name__} {where}, not variables as a dict "
-            "{name: (dims, array)}. This is for the metric's author to mend."
+            "{name: (dims, array)}. The metric's author has to fix this."
         ) from error
 
 
@@ -71,7 +72,7 @@ def join(metric: Metric, blocks: Sequence[Variables]) -> Variables:
         if "node" not in dims or any(block.get(name, ((),))[0] != dims for block in blocks):
             raise PluginError(
                 f"The column metric {metric.name!r} must give {name!r} a dim 'node', and the same dims for every block "
-                f"of nodes; it gave {dims}. This is for the metric's author to mend."
+                f"of nodes; it gave {dims}. The metric's author has to fix this."
             )
         joined[name] = dims, _concatenate([block[name][1] for block in blocks], dims)
     return joined

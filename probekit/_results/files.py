@@ -23,7 +23,10 @@ __all__ = ["as_store_errors", "files_of", "require_absent", "write"]
 def require_absent(out: Path) -> None:
     """Raise StoreError if something stands at `out`."""
     if out.exists():
-        raise StoreError(f"{out} exists already, and measure never replaces anything. Remove it, or give another path.")
+        raise StoreError(
+            f"{out} exists already, and measure never replaces anything. Remove it, or give another path (out=).",
+            arguments=("out",),
+        )
 
 
 def files_of(tree: xr.DataTree, encoding: Mapping[str, Any] | None = None) -> dict[str, bytes]:

@@ -168,7 +168,7 @@ class OnDisk:
         files = files_of(whole, {node.path: _encoding(node.to_dataset(inherit=False)) for node in whole.subtree})
         self._record = json.loads(files[RECORD])
         if self._backend.exists():
-            raise StoreError(f"{self._backend.url} has come to be since this began. Give another path.")
+            raise StoreError(f"{self._backend.url} has been created since this began. Give another path.")
         self._backend.create(files)
         self._content, self._steps = files[RECORD], [step]
 
@@ -240,7 +240,7 @@ def _checked(content: bytes | None, url: str) -> Json:
     except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:
-        raise StoreError(f"{url} isn't what a Watch has written, so it can't go on with it. Give another path.")
+        raise StoreError(f"{url} wasn't written by a Watch, so a Watch can't resume it. Give another path.")
     return record
 
 

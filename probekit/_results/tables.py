@@ -51,7 +51,7 @@ def to_dataframe(measured: xr.DataTree, *variables: str) -> pd.DataFrame:
         1    0     1   0.5  0.5
     """
     if not variables:
-        raise DataError("No variable was named: name those that are to be the columns of a table.")
+        raise DataError("No variable was named. Name at least one, for the columns of the table.")
     known = list(dict.fromkeys(str(name) for group in measured.children.values() for name in group.data_vars))
     for name in variables:
         if name not in known:

@@ -59,5 +59,8 @@ def backend_of(path: str | Path, *, durable: bool = False) -> Backend:
     if isinstance(path, Path) or "://" not in text:
         return LocalBackend(Path(path), durable)
     if durable:
-        raise StoreError(f"durable=True is for folders; an object store such as {text} has what it has confirmed.")
+        raise StoreError(
+            f"durable=True is for folders; an object store such as {text} has what it has confirmed.",
+            arguments=("durable",),
+        )
     return ObjectStoreBackend(text)

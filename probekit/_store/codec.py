@@ -44,7 +44,9 @@ def check_compression(compression: str | None) -> None:
     """Raise StoreError for a compression that there isn't."""
     if compression is not None and compression not in COMPRESSIONS:
         known = ", ".join(map(repr, COMPRESSIONS))
-        raise StoreError(f"compression is {compression!r}; it can be {known}, or None for none.")
+        raise StoreError(
+            f"compression is {compression!r}; it can be {known}, or None for none.", arguments=("compression",)
+        )
 
 
 class ChunkCodec:

@@ -81,7 +81,7 @@ class Verification:
         if self.kept is not None:
             state += f"; repaired, {self.kept} samples kept"
         if self.kept is not None and self.kept < self.rows:
-            state += ": the same capture with resume=True (--resume) makes the others again"
+            state += "; the same capture with resume=True captures the others again"
         return (
             f"{self.path}: {self.rows} samples, {self.sites} sites, {self.columns} columns, {self.chunks} chunks, "
             f"{format_size(self.bytes)}: {state}"
@@ -216,4 +216,4 @@ def _metadata_fault(backend: Backend, path: str, node: Json, complete: bool) -> 
         return f"its {RECORD} is missing"
     except (OSError, ValueError, TypeError, RecursionError) as error:
         return f"its {RECORD} is unreadable: {getattr(error, 'strerror', None) or error}"
-    return "" if agrees else f"its {RECORD} disagrees with the record"
+    return "" if agrees else f"its {RECORD} disagrees with the commit record"

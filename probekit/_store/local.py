@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,9 +55,9 @@ class LocalBackend:
         file = self.path / LOCK
         refusal = (
             f"{self.path} is being written by another process. Wait until it is done or stop it; what it committed "
-            "stays, and resume=True (--resume) goes on from there."
+            "is kept, and resume=True resumes from there."
         )
-        with locked(file, refusal):
+        with locked(file, refusal, arguments=("resume",)):
             try:
                 yield
             finally:
@@ -75,7 +75,7 @@ class LocalBackend:
                 if entry.is_symlink():
                     raise StoreError(
                         f"{entry.path} is a link, which no writer of a store makes, so nothing is written to "
-                        f"{self.path}. Put what it leads to in its place."
+                        f"{self.path}. Replace the link by its target."
                     )
             folders = [Path(entry.path) for entry in entries if entry.name != "c" and entry.is_dir()]
 
@@ -166,17 +166,17 @@ class LocalBackend:
 
 
 @contextmanager
-def locked(file: Path, refusal: str) -> Iterator[None]:
+def locked(file: Path, refusal: str, arguments: Sequence[str] = ()) -> Iterator[None]:
     """Hold a lock file, which the system lets go of when the process dies.
 
     Raises:
-        StoreError: `refusal`, where another process holds it; or it can't be written.
+        StoreError: `refusal`, about these `arguments`, where another process holds it; or it can't be written.
     """
     try:
         with FileLock(file, timeout=0):
             yield
     except Timeout as error:
-        raise StoreError(refusal) from error
+        raise StoreError(refusal, arguments=arguments) from error
     except OSError as error:
         if error.filename != str(file):
             raise

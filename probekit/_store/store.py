@@ -93,18 +93,18 @@ def read_attrs(path: str | Path) -> Json:
 
 def _no_record(backend: Backend, error: Exception) -> str:
     if not backend.is_folder():
-        return f"{backend.url} isn't a store: it is a file. A store is a folder that probekit capture made."
+        return f"{backend.url} isn't a store: it is a file. A store is a folder that `probekit capture` wrote."
     reason = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
     return (
         f"{backend.url} isn't a store of probekit's, or is damaged: its {RECORD} is not a commit record ({reason}). "
-        "What isn't a store can't be opened; of a damaged one, put its record back from a copy, or capture it again."
+        "If it is a damaged store, put its record back from a copy, or capture it again."
     )
 
 
 def _absence(backend: Backend) -> str:
     if not backend.exists() and not backend.is_folder():
         return f"There is no store at {backend.url}.{near(backend.url.rpartition('/')[2], backend.neighbours())}"
-    return f"{backend.url} isn't a store: it is a folder without a {RECORD}. A store is what probekit capture makes."
+    return f"{backend.url} isn't a store: it is a folder without a {RECORD}. A store is what `probekit capture` writes."
 
 
 def class_names(backend: Backend, record: CommitRecord) -> tuple[str, ...]:
@@ -127,8 +127,9 @@ def check_absent(backend: Backend) -> None:
     """Raise StoreError where a new store can't be put at `backend`."""
     if backend.exists():
         raise StoreError(
-            f"{backend.url} exists already and was left as it is. Choose another path; or pass resume=True (--resume) "
-            "to resume a capture that was stopped, or overwrite=True (--overwrite) to replace it."
+            f"{backend.url} exists already and was left as it is. Choose another path; or pass resume=True to resume "
+            "a capture that was stopped, or overwrite=True to replace it.",
+            arguments=("resume", "overwrite"),
         )
 
 
@@ -155,7 +156,7 @@ def open_record(path: str | Path, record: CommitRecord) -> xr.DataTree:
     if not record.complete:
         expected = "an unknown number of" if record.expected_rows is None else record.expected_rows
         warnings.warn(
-            f"{path} holds the first {record.rows} of {expected} samples: its capture runs or was stopped.",
+            f"{path} holds the first {record.rows} of {expected} samples: its capture is running or was stopped.",
             stacklevel=3,
         )
     return open_tree(path, record)

@@ -60,7 +60,7 @@ def as_dataset(
     data = site.to_dataset(inherit=False) if isinstance(site, xr.DataTree) else site
     if ACTIVATION not in data.data_vars:
         children = f" It has the sites {', '.join(list(site.children)[:5])}." if isinstance(site, xr.DataTree) else ""
-        raise DataError(f"A data set of rows is made of one site, such as tree['layers.0'].{children}")
+        raise DataError(f"A data set of rows takes one site, such as tree['layers.0'].{children}")
     activation = as_stored(data.variables[ACTIVATION])
     return SiteRows(activation, _target(data, label, str(activation.dims[0])), parse_size(memory))
 
@@ -98,7 +98,8 @@ class SiteRows(Dataset[Any]):
         if not self.kept:
             raise DataError(
                 f"A chunk row takes {format_size(size)}, and memory is {format_size(memory)}. Give "
-                f"memory={format_size(1.01 * size)!r} or more."
+                f"memory={format_size(1.01 * size)!r} or more.",
+                arguments=("memory",),
             )
         self._cache: OrderedDict[int, tuple[Array, Array | None]] = OrderedDict()
 
@@ -204,7 +205,7 @@ class _Batches(Sampler[Any]):
         self, rows: SiteRows, batch_size: int, shuffle: bool, drop_last: bool, generator: torch.Generator | None
     ) -> None:
         if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}; it is at least 1.")
+            raise DataError(f"batch_size is {batch_size}; it must be at least 1.", arguments=("batch_size",))
         self._rows = rows
         self._batch_size = batch_size
         self._shuffle = shuffle

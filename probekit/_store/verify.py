@@ -85,7 +85,7 @@ def _repair(backend: Backend, record: CommitRecord, damages: Collection[Damage])
     except OSError as error:
         what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         raise StoreError(
-            f"{backend.url} can't be repaired: {what}. Move what stands there out of the way, if it isn't probekit's, "
+            f"{backend.url} can't be repaired: {what}. Move what is there out of the way, if it isn't probekit's, "
             "and repair again."
         ) from error
     return kept

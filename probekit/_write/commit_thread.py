@@ -97,7 +97,8 @@ class CommitThread:
             raise StoreError(
                 f"Writing {self._backend.url} failed: {getattr(self.failure, 'strerror', None) or self.failure}. "
                 f"Its first {self._commits.committed[SAMPLES]} samples are committed and can be read; resume=True "
-                "(--resume) goes on from there."
+                "resumes from there.",
+                arguments=("resume",),
             ) from self.failure
 
     def _work(self) -> None:

@@ -282,7 +282,7 @@ class Writer:
                 except (OSError, ValueError) as error:
                     raise StoreError(
                         f"{self._backend.url} can't be resumed: its {key} is damaged or missing ({error}). "
-                        f"`probekit verify {self._backend.url} --repair` drops what isn't sound."
+                        f"`probekit verify {self._backend.url} --repair` drops what is damaged."
                     ) from error
 
 

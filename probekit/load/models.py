@@ -79,7 +79,8 @@ def _from_torchvision(name: str) -> nn.Module:
         plain = name.partition("@")[0]
         raise ModelError(
             f"'torchvision:{name}' asks for named weights, which probekit can't load: 'torchvision:{plain}' has random "
-            f"weights, and a file with a state dict can be loaded into it (weights=, --weights)."
+            f"weights, and a file with a state dict can be loaded into it (weights=).",
+            arguments=("weights",),
         )
     known = models.list_models()
     if name not in known:
@@ -100,7 +101,8 @@ def _from_timm(name: str) -> nn.Module:
     if name != plain and timm.is_model(plain):
         raise ModelError(
             f"'timm:{name}' asks for named weights, which probekit can't load: 'timm:{plain}' has random weights, and "
-            "a file with a state dict can be loaded into it (weights=, --weights)."
+            "a file with a state dict can be loaded into it (weights=).",
+            arguments=("weights",),
         )
     if not timm.is_model(name):
         known = timm.list_models()

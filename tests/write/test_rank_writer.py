@@ -87,7 +87,7 @@ def test_after_a_process_died_another_number_of_them_finishes(
     assert first.returncode != 0
     if dies.endswith("fails"):
         assert "StoreError: Process 1 failed: " in first.stderr
-    with pytest.warns(UserWarning, match="its capture runs or was stopped"):
+    with pytest.warns(UserWarning, match="its capture is running or was stopped"):
         rows = pk.open(tmp_path / "a").sizes["sample"]
     assert rows < 95
     done = torchrun(tmp_path, then, tmp_path / "a")

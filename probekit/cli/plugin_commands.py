@@ -1,0 +1,32 @@
+"""The commands that list what is installed: metrics and recipes."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+from probekit import plugins
+from probekit._table import Table
+from probekit.cli import output
+from probekit.cli.options import Json
+
+__all__ = ["metrics", "recipes"]
+
+
+def metrics(json: Json = False) -> None:
+    """List the installed metrics."""
+    from probekit._measure.catalogue import describe_metrics
+
+    rows = [astuple(description) for description in describe_metrics()]
+    columns = ("metric", "kind", "shape", "from", "what it gives")
+    output.table(Table(f"{len(rows)} metrics", columns, rows), as_json=json)
+
+
+def recipes(json: Json = False) -> None:
+    """List the installed recipes."""
+    found = plugins.load_all(plugins.RECIPES)
+    rows = [(p.name, f"{p.distribution} {p.version}", _first_line(recipe)) for p, recipe in found.items()]
+    output.table(Table(f"{len(rows)} recipes", ("recipe", "from", "what it does"), rows), as_json=json)
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import probekit as pk
+
+
+def test_info_shows_sizes_shapes_classes_and_how_it_was_made(call, model):
+    call("capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 100, "--compression", "small")
+    code, out, _ = call("info", "acts.zarr")
+    found = pk.info("acts.zarr")
+    assert code == 0
+    for text in ("100×8", "sample, node", "ReLU", f"{found.sites[0].bytes / 1024:.4g} KiB", found.attrs["weights"]):
+        assert text in out
+    rows = [line.replace("│", " ").split() for line in out.splitlines()]
+    for name, count in found.classes.items():
+        assert [name, str(count)] in rows
+
+
+def test_many_classes_are_summed_up(call, tmp_path):
+    pk.capture(nn.Identity(), (torch.zeros(100, 2), torch.arange(100) % 25), tmp_path / "a.zarr")
+    _, out, _ = call("info", tmp_path / "a.zarr")
+    rows = [line.replace("│", " ").split() for line in out.splitlines()]
+    assert ["19", "4"] in rows
+    assert ["5", "more", "20"] in rows
+
+
+def test_a_damaged_store_is_verified_repaired_and_made_whole_again(call, model, tmp_path):
+    options = (model, "digits", "acts.zarr", "-s", "2", "--limit", 100, "--batch-size", 10, "--memory", "640")
+    assert call("capture", *options, "--durable")[0] == 0
+    whole = pk.open("acts.zarr").load()
+    code, out, _ = call("verify", "acts.zarr")
+    assert (code, "all sound" in out) == (0, True)
+    next((tmp_path / "acts.zarr/2/activation/c/4").iterdir()).unlink()
+
+    code, out, err = call("verify", "acts.zarr")
+    assert code == 1
+    assert ["2", "40–49", "missing", "2/activation"] in [line.replace("│", " ").split() for line in out.splitlines()]
+    assert "probekit verify acts.zarr --repair" in err
+    code, out, _ = call("verify", "acts.zarr", "--json")
+    [damage] = json.loads(out)["damages"]
+    assert (code, damage["name"], damage["start"], damage["stop"], damage["what"]) == (1, "2", 40, 50, "missing")
+
+    code, out, err = call("verify", "acts.zarr", "--repair")
+    assert (code, "40 samples kept" in out) == (0, True)
+    assert "Capture the others again with the same `probekit capture` and --resume." in err
+    assert call("verify", "acts.zarr")[0] == 0
+    for done in ("Captured into acts.zarr", "acts.zarr was complete already"):
+        code, out, err = call("capture", *options, "--resume")
+        assert (code, done in out + err) == (0, True)
+    xr.testing.assert_identical(pk.open("acts.zarr").load()["2"].to_dataset(), whole["2"].to_dataset())
+    assert call("verify", "none.zarr")[0] == 1
+
+
+def test_chosen_samples_are_measured_and_sites_compared(call, model):
+    call("capture", model, "digits", "acts.zarr", "-s", "*", "--limit", 300, "--predictions")
+    common = ("measure", "acts.zarr", "-m", "mean")
+    code, out, _ = call(*common, "--where", "label=3", "--where", "label=5", "--by", "none", "--json")
+    values = pk.open("acts.zarr")["2"]["activation"].load()
+    chosen = values[np.isin(values.label, [3, 5])].values.mean(dtype=float)
+    assert code == 0
+    assert {row["site"]: row["mean"] for row in json.loads(out)}["2"] == pytest.approx(chosen)
+    code, out, _ = call(*common, "-m", "cka", "--by", "correct", "--nan", "omit")
+    assert code == 0
+    assert "cka" in out
+    assert call(*common, "--nan", "ignore")[0] == 2
+    assert call(*common, "--where", "label")[0] == 2
