@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests import processes
+
 Run = subprocess.CompletedProcess[str]
 
 
@@ -30,8 +32,10 @@ def python() -> Callable[..., Run]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster of dask's: two workers that are processes, of one thread each."""
-    distributed = pytest.importorskip("distributed")
+    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
+    processes.run(bool)  # whose server then forks the workers too
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         warnings.catch_warnings(action="ignore"),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made,
     ):

@@ -8,16 +8,16 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from zarr.storage import LocalStore, WrapperStore
 
 import probekit as pk
 from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, median
+from tests.stores import opened_counting
 
 SAMPLES, NODES = 1000, 60
 ALL = [Mean(), Std(), Sparsity(), median, Histogram(), Overlap(null="permute")]
@@ -39,15 +39,18 @@ def tree_of(y: np.ndarray, **sites: np.ndarray) -> xr.DataTree:
     return xr.DataTree.from_dict({"/": root, **children})
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Callable[..., xr.DataTree]:
-    """Writes a tree as a zarr store with chunks of the given shape, and opens it."""
+Stored = Callable[..., tuple[xr.DataTree, Counter[str]]]
 
-    def write(tree: xr.DataTree, chunk: tuple[int, int]) -> xr.DataTree:
-        path = tmp_path / f"{chunk[0]}x{chunk[1]}.zarr"
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    """Writes a tree as a zarr store with chunks of the given shape, opens it, and counts the reads of each chunk."""
+
+    def write(tree: xr.DataTree, chunk: tuple[int, int]) -> tuple[xr.DataTree, Counter[str]]:
+        path = tmp_path / "a.zarr"
         encoding = {f"/{key}": {"activation": {"chunks": chunk, "compressors": None}} for key in tree.children}
         tree.to_zarr(path, encoding=encoding, consolidated=False)
-        return xr.open_datatree(path, engine="zarr", chunks=None, consolidated=False)
+        return opened_counting(path)
 
     return write
 
@@ -71,13 +74,19 @@ def test_the_whole_way_from_a_model_to_numbers(tmp_path: Path) -> None:
     assert results.attrs["model"] == "torch.nn.modules.container.Sequential"
 
 
-@pytest.mark.parametrize("chunk", [(1000, 60), (128, 7), (300, 60), (8, 60)])
+@pytest.fixture(scope="module")
+def whole(x: np.ndarray, y: np.ndarray) -> xr.Dataset:
+    """All metrics of one site, in memory."""
+    return pk.measure(tree_of(y, relu=x), ALL)["relu"].to_dataset()
+
+
+@pytest.mark.parametrize("chunk", [(1000, 60), (128, 7), (300, 60), (24, 60)])
 @pytest.mark.parametrize("memory", ["1GiB", "800KiB"])
-def test_results_do_not_depend_on_tiles_or_memory(
-    stored: Callable[..., xr.DataTree], x: np.ndarray, y: np.ndarray, chunk: tuple[int, int], memory: str
+def test_results_do_not_depend_on_chunks_or_memory(
+    stored: Stored, x: np.ndarray, y: np.ndarray, whole: xr.Dataset, chunk: tuple[int, int], memory: str
 ) -> None:
-    whole = pk.measure(tree_of(y, relu=x), ALL)["relu"].to_dataset()
-    found = pk.measure(stored(tree_of(y, relu=x), chunk), ALL, memory=memory)["relu"].to_dataset()
+    tree, _ = stored(tree_of(y, relu=x), chunk)
+    found = pk.measure(tree, ALL, memory=memory)["relu"].to_dataset()
     exact = [name for name in whole.data_vars if name not in ("mean", "std")]
     assert len(exact) == 14
     xr.testing.assert_identical(found[exact], whole[exact])
@@ -89,31 +98,17 @@ def test_memory_changes_no_bit_of_any_result(x: np.ndarray, y: np.ndarray) -> No
     xr.testing.assert_identical(pk.measure(tree, ALL, memory="600KiB"), pk.measure(tree, ALL))
 
 
-class CountingStore(WrapperStore[LocalStore]):
-    """Counts how often each chunk is read."""
-
-    reads: ClassVar[Counter[str]] = Counter()  # the class's, since zarr makes copies of the store
-
-    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        self.reads[key] += "/activation/c/" in key
-        return await super().get(key, *args, **kwargs)
+def test_all_metrics_together_read_each_chunk_once(stored: Stored, x: np.ndarray, y: np.ndarray) -> None:
+    tree, reads = stored(tree_of(y, a=x, b=x), (250, 20))
+    pk.measure(tree, ALL)
+    assert len(reads) == 2 * 4 * 3
+    assert set(reads.values()) == {1}
 
 
-def test_all_metrics_together_read_each_tile_once(
-    stored: Callable[..., xr.DataTree], tmp_path: Path, x: np.ndarray, y: np.ndarray
-) -> None:
-    stored(tree_of(y, a=x, b=x), (250, 20))
-    counting = CountingStore(LocalStore(tmp_path / "250x20.zarr"))
-    pk.measure(xr.open_datatree(counting, engine="zarr", chunks=None, consolidated=False), ALL)
-    chunks = {key: count for key, count in counting.reads.items() if count}
-    assert len(chunks) == 2 * 4 * 3
-    assert set(chunks.values()) == {1}
-
-
-def test_memory_bounds_what_is_held(stored: Callable[..., xr.DataTree]) -> None:
+def test_memory_bounds_what_there_is_at_a_time(stored: Stored) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(20_000, 128)).astype(np.float32), rng.integers(0, 4, 20_000)  # 10 MB
-    tree, bound = stored(tree_of(y, relu=x), (1000, 16)), 6 * 2**20
+    (tree, _), bound = stored(tree_of(y, relu=x), (1000, 16)), 6 * 2**20
     pk.measure(tree, ALL, sites="relu", memory=bound)  # imports and caches
     tracemalloc.start()
     pk.measure(tree, ALL, memory=bound)
@@ -136,16 +131,11 @@ def test_what_does_not_fit_is_refused_with_numbers_that_are_enough(x: np.ndarray
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int16])
-def test_columns_that_do_not_fit_are_read_several_times(
-    stored: Callable[..., xr.DataTree], tmp_path: Path, dtype: type
-) -> None:
+def test_columns_that_do_not_fit_are_read_several_times(stored: Stored, dtype: type) -> None:
     rng = np.random.default_rng(0)
-    x, y = np.round(rng.normal(size=(30_000, 24)) * 40).astype(dtype), rng.integers(0, 4, 30_000)
+    x, y = np.round(rng.normal(size=(30_000, 8)) * 40).astype(dtype), rng.integers(0, 4, 30_000)
     metrics = [median, "quantile:0.1,0.5", Mean(), Sparsity()]
-    stored(tree_of(y, relu=x), (1000, 8))
-    counting = CountingStore(LocalStore(tmp_path / "1000x8.zarr"))
-    tree = xr.open_datatree(counting, engine="zarr", chunks=None, consolidated=False)
-    counting.reads.clear()
+    tree, reads = stored(tree_of(y, relu=x), (2500, 8))
     said: list[str] = []
 
     def progress(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
@@ -154,7 +144,7 @@ def test_columns_that_do_not_fit_are_read_several_times(
 
     found = pk.measure(tree, metrics, memory=2 * 2**20, progress=progress)
     assert re.fullmatch(r"measure, up to [2-9] passes a column", *said)
-    assert min(count for key, count in counting.reads.items() if "/c/" in key and "relu" in key) >= 2, "they did fit"
+    assert min(reads.values()) >= 2, "they did fit"
     xr.testing.assert_identical(found, pk.measure(tree, metrics))
     exact = [np.median(x[y == code].astype(found["relu"]["median"].dtype), axis=0) for code in range(4)]
     np.testing.assert_array_equal(found["relu"]["median"], exact)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import itertools
+import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import probekit as pk
 from probekit._measure.watch import Watch
 from probekit.errors import DataError, PluginError, SiteError, StoreError
+from tests import processes
+from tests.models import mlp, samples
 
-X, Y = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+X, Y = samples(60, 3)
 METRICS = ["mean", "sparsity", "cka"]
-
-
-def mlp() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 700), nn.ReLU(), nn.Linear(700, 3))
 
 
 def train(model: nn.Module, steps: range, at: Callable[[int], Any]) -> None:
@@ -50,14 +46,14 @@ def opened(path: Path) -> xr.DataTree:
 
 
 def in_memory(steps: range, metrics: Any = METRICS, **options: Any) -> xr.DataTree:
-    model = mlp()
+    model = mlp(700)
     watch = Watch(model, (X, Y), metrics, every=1, **options)
     train(model, steps, watch)
     return watch.results
 
 
 def test_each_step_has_the_numbers_of_its_weights() -> None:
-    model, expected = mlp(), []
+    model, expected = mlp(700), []
     watch = Watch(model, (X, Y), ["sparsity", "mean"], every=3, sites="1")
 
     def at(step: int) -> None:
@@ -136,7 +132,7 @@ def test_training_gives_the_same_bits_with_and_without(tmp_path: Path, mode: str
 
 
 def test_gradients_are_left_alone_and_adding_up_goes_on() -> None:
-    model = mlp()
+    model = mlp(700)
     nn.functional.cross_entropy(model(X), Y).backward()
     before = {
         name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
@@ -148,7 +144,7 @@ def test_gradients_are_left_alone_and_adding_up_goes_on() -> None:
 def test_on_disk_is_what_is_in_memory_over_many_chunks(tmp_path: Path) -> None:
     # 12 steps: of 700 nodes, one to five share a chunk; the atoms of a histogram grow and shrink as the model trains.
     options: dict[str, Any] = {"sites": ["1", "2"]}
-    watch = Watch(model := mlp(), (X, Y), METRICS, every=1, out=tmp_path / "watch.zarr", **options)
+    watch = Watch(model := mlp(700), (X, Y), METRICS, every=1, out=tmp_path / "watch.zarr", **options)
     train(model, range(12), watch)
     expected = in_memory(range(12), **options)
     xr.testing.assert_identical(opened(tmp_path / "watch.zarr"), expected)
@@ -183,7 +179,7 @@ def test_dims_whose_length_depends_on_the_data_are_as_long_as_the_longest(tmp_pa
 
 
 def test_a_reader_sees_the_committed_steps_while_it_grows(tmp_path: Path) -> None:
-    model = mlp()
+    model = mlp(700)
     watch = Watch(model, (X, Y), METRICS, every=1, out=tmp_path / "watch.zarr", sites=["1", "2"])
 
     def at(step: int) -> None:
@@ -194,7 +190,7 @@ def test_a_reader_sees_the_committed_steps_while_it_grows(tmp_path: Path) -> Non
 
 
 def test_a_store_begins_with_its_first_step(tmp_path: Path) -> None:
-    watch = Watch(mlp(), (X, Y), METRICS, every=2, out=tmp_path / "watch.zarr", sites="1")
+    watch = Watch(mlp(700), (X, Y), METRICS, every=2, out=tmp_path / "watch.zarr", sites="1")
     with pytest.raises(DataError, match="Nothing has been measured yet"):
         _ = watch.results
     assert not any(tmp_path.iterdir())
@@ -202,54 +198,39 @@ def test_a_store_begins_with_its_first_step(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["watch.zarr"]
 
 
-TRAININGS = """
-import json, os, signal, sys, time
-import torch
-import test_watch as t
-from probekit._measure.watch import Watch
+def trained(out: Path, first: int, last: int) -> None:
+    """A training that resumes from its checkpoint of step `first`."""
+    model = mlp(700)
+    train(model, range(first), lambda step: None)
+    watch = Watch(model, (X, Y), METRICS, every=1, out=out, resume=True, sites=["1", "2"])
+    train(model, range(first, last), watch)
 
-torch.set_num_threads(1)  # they would be missing in a fork
-t.pk.measure_live(t.mlp(), (t.X, t.Y), t.METRICS)  # imports, once for all forks
-t.xr.backends.list_engines()
-replace = os.replace
 
-def train(out, first, last, kill):
-    model, done = t.mlp(), 0
-    t.train(model, range(first), lambda step: None)  # what a checkpoint of step `first` holds
-    def counted(source, target):
-        nonlocal done
-        done += 1
-        if done == kill:
+def killed(out: Path, first: int, last: int, file: int) -> None:
+    """The same, killed as it puts its file number `file` in place."""
+    replace, files = os.replace, itertools.count(1)
+
+    def counted(source: Any, target: Any) -> None:
+        if next(files) == file:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
-    os.replace = counted
-    watch = Watch(model, (t.X, t.Y), t.METRICS, every=1, out=out, resume=True, sites=["1", "2"])
-    t.train(model, range(first, last), watch)
-    os._exit(0)
 
-for out, first, last, kill, seconds in json.loads(sys.argv[1]):
-    if (process := os.fork()) == 0:
-        train(out, first, last, kill)
-    if seconds:
-        time.sleep(seconds)
-        os.kill(process, signal.SIGKILL)
-    print(os.waitpid(process, 0)[1])
-"""
-
-
-def run(*trainings: tuple[Path, int, int, int, float]) -> list[int]:
-    """Trainings in turn, each a process of its own: where to, the first and the last step, and what kills it, if any:
-    the number of the file that it would be about to put in place, or the seconds. Their signals."""
-    asked = json.dumps([[str(out), *others] for out, *others in trainings])
-    command = [sys.executable, "-c", TRAININGS, asked]
-    done = subprocess.run(command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True)
-    return list(map(int, done.stdout.split()))
+    os.replace = counted  # type: ignore[assignment]  # of a process that ends with it
+    trained(out, first, last)
 
 
 @pytest.fixture(scope="module")
 def whole() -> xr.DataTree:
     """Nine steps that nothing killed."""
     return in_memory(range(9), sites=["1", "2"])
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight steps on disk."""
+    out = tmp_path_factory.mktemp("eight") / "watch.zarr"
+    trained(out, 0, 8)
+    return out
 
 
 def assert_has(out: Path, expected: xr.DataTree) -> int:
@@ -263,35 +244,38 @@ def assert_has(out: Path, expected: xr.DataTree) -> int:
 FILES = 1 + 2 * 4 + 1 + 1  # that a step writes: its number, four variables of each of two sites, cka, the record
 
 
-def test_a_kill_between_any_two_files_leaves_every_committed_step(tmp_path: Path, whole: xr.DataTree) -> None:
-    committed = {1: 1, FILES - 1: 1, FILES: 1, FILES + 1: 2, 5 * FILES + 6: 6}
-    outs = {kill: tmp_path / f"{kill}.zarr" for kill in committed}
-    assert run(*((out, 0, 9, kill, 0) for kill, out in outs.items())) == [signal.SIGKILL] * len(outs)
-    for kill, out in outs.items():
-        assert assert_has(out, whole) == committed[kill]
-    assert run(*((out, committed[kill], 9, -1, 0) for kill, out in outs.items())) == [0] * len(outs)
-    for out in outs.values():
+@pytest.mark.parametrize(
+    ("file", "committed"), [(1, 1), (FILES - 1, 1), (FILES, 1), (FILES + 1, 2), (5 * FILES + 6, 6)]
+)
+def test_a_kill_between_any_two_files_leaves_every_committed_step(
+    tmp_path: Path, whole: xr.DataTree, file: int, committed: int
+) -> None:
+    out = tmp_path / "watch.zarr"
+    assert processes.run(killed, out, 0, 9, file).status == -signal.SIGKILL
+    assert assert_has(out, whole) == committed
+    trained(out, committed, 9)
+    assert assert_has(out, whole) == 9
+
+
+@pytest.mark.parametrize(("file", "committed"), [(1, 8), (2, 3), (FILES // 2, 3), (FILES + 2, 4)])
+def test_a_kill_while_steps_are_replaced_leaves_those_before(
+    tmp_path: Path, whole: xr.DataTree, eight: Path, file: int, committed: int
+) -> None:
+    out = Path(shutil.copytree(eight, tmp_path / "watch.zarr"))
+    assert processes.run(killed, out, 3, 9, file).status == -signal.SIGKILL  # the first file drops the steps from 3 on
+    assert assert_has(out, whole) == committed
+    if file == 2:
+        trained(out, 3, 9)
         assert assert_has(out, whole) == 9
 
 
-def test_a_kill_while_steps_are_replaced_leaves_those_before(tmp_path: Path, whole: xr.DataTree) -> None:
-    assert run((tmp_path / "watch.zarr", 0, 8, -1, 0)) == [0]
-    committed = {1: 8, 2: 3, FILES // 2: 3, FILES + 2: 4}  # the first file drops the steps from 3 on
-    for kill in committed:
-        shutil.copytree(tmp_path / "watch.zarr", tmp_path / f"{kill}.zarr")
-    assert run(*((tmp_path / f"{kill}.zarr", 3, 9, kill, 0) for kill in committed)) == [signal.SIGKILL] * 4
-    for kill, count in committed.items():
-        assert assert_has(tmp_path / f"{kill}.zarr", whole) == count
-    assert run((tmp_path / "2.zarr", 3, 9, -1, 0)) == [0]
-    assert assert_has(tmp_path / "2.zarr", whole) == 9
-
-
-@pytest.mark.parametrize("seconds", [0.7, 1.3])
-def test_a_kill_by_the_clock_leaves_every_committed_step(tmp_path: Path, whole: xr.DataTree, seconds: float) -> None:
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_a_kill_by_the_clock_leaves_every_committed_step(tmp_path: Path, whole: xr.DataTree, share: float) -> None:
     out = tmp_path / "watch.zarr"
-    run((out, 0, 9, -1, seconds))
+    longest = processes.run(trained, tmp_path / "timed.zarr", 0, 9).seconds
+    processes.run(trained, out, 0, 9, seconds=share * longest)
     done = assert_has(out, whole) if out.exists() else 0  # the first step may not have been there yet
-    assert run((out, done, 9, -1, 0)) == [0]
+    trained(out, done, 9)
     assert assert_has(out, whole) == 9
 
 
@@ -307,9 +291,9 @@ def test_resume_replaces_the_steps_that_a_checkpoint_repeats(tmp_path: Path) -> 
             sites=["1", "2"],
         )
 
-    train(model := mlp(), range(9), watch(model))
+    train(model := mlp(700), range(9), watch(model))
     before = opened(tmp_path / "watch.zarr")
-    model = mlp()
+    model = mlp(700)
     train(model, range(5), lambda step: None)
     with torch.no_grad():
         model[0].weight += 1  # so that the repeated steps differ
@@ -335,7 +319,7 @@ def test_resume_replaces_the_steps_that_a_checkpoint_repeats(tmp_path: Path) -> 
 )
 def test_what_does_not_fit_the_steps_there_is_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     out = tmp_path / "watch.zarr"
-    given: dict[str, Any] = {"model": mlp(), "data": (X, Y), "metrics": ["mean", "sparsity"], "sites": ["1", "2"]}
+    given: dict[str, Any] = {"model": mlp(700), "data": (X, Y), "metrics": ["mean", "sparsity"], "sites": ["1", "2"]}
     Watch(**given, out=out)(0)
     before = opened(out)
     with pytest.raises(StoreError, match=message) as raised:
@@ -346,25 +330,25 @@ def test_what_does_not_fit_the_steps_there_is_refused(tmp_path: Path, changed: d
 
 def test_what_lies_there_is_refused_without_resume(tmp_path: Path) -> None:
     out = tmp_path / "watch.zarr"
-    Watch(mlp(), (X, Y), "mean", out=out)(0)
+    Watch(mlp(700), (X, Y), "mean", out=out)(0)
     with pytest.raises(StoreError, match=r"watch.zarr exists already. resume=True"):
-        Watch(mlp(), (X, Y), "mean", out=out)
-    pk.capture(mlp(), (X, Y), tmp_path / "acts.zarr", sites="1")
+        Watch(mlp(700), (X, Y), "mean", out=out)
+    pk.capture(mlp(700), (X, Y), tmp_path / "acts.zarr", sites="1")
     (tmp_path / "empty").mkdir()
     pk.measure(tmp_path / "acts.zarr", "mean", out=tmp_path / "measured.zarr")
     for other in ("acts.zarr", "empty", "measured.zarr"):
         with pytest.raises(StoreError, match="isn't what a Watch has written"):
-            Watch(mlp(), (X, Y), "mean", out=tmp_path / other, resume=True)
+            Watch(mlp(700), (X, Y), "mean", out=tmp_path / other, resume=True)
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:
     out, options = tmp_path / "watch.zarr", {"every": 1, "resume": True}
-    first = Watch(mlp(), (X, Y), "mean", out=out, **options)
-    late = Watch(mlp(), (X, Y), "mean", out=out, **options)
+    first = Watch(mlp(700), (X, Y), "mean", out=out, **options)
+    late = Watch(mlp(700), (X, Y), "mean", out=out, **options)
     first(0)
     with pytest.raises(StoreError, match="has come to be since"):
         late(0)
-    second = Watch(mlp(), (X, Y), "mean", out=out, **options)
+    second = Watch(mlp(700), (X, Y), "mean", out=out, **options)
     second(1)
     with pytest.raises(StoreError, match="Another process has written"):
         first(1)
@@ -414,7 +398,7 @@ class _Writer:
 
 
 def test_a_log_is_given_scalars_and_means() -> None:
-    model, writer = mlp(), _Writer()
+    model, writer = mlp(700), _Writer()
     watch = Watch(model, (X, Y), ["sparsity", "perplexity", "cka"], every=5, sites=["1", "2"], log=writer)
     watch(0)
     watch(5)
@@ -449,7 +433,7 @@ def test_a_summary_writer_has_them(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(tmp_path) as writer:
-        watch = Watch(mlp(), (X, Y), "sparsity", every=5, sites="1", log=writer)
+        watch = Watch(mlp(700), (X, Y), "sparsity", every=5, sites="1", log=writer)
         watch(0)
         watch(5)
     events = EventAccumulator(str(tmp_path))
@@ -466,16 +450,16 @@ def _batches() -> Iterator[Tensor]:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Watch(mlp(), X, "meen"), PluginError, "meen"),
-        (lambda: Watch(mlp(), X, "mean", site="1"), TypeError, "site"),
-        (lambda: Watch(mlp(), _batches(), "mean"), DataError, "generator gives its batches once"),
-        (lambda: Watch(mlp(), X, "mean", every=0), DataError, "every is 0"),
-        (lambda: Watch(mlp(), X, "mean", every="10"), DataError, "every is '10'"),
-        (lambda: Watch(mlp(), X, "mean", every=2.5), DataError, "every is 2.5"),
-        (lambda: Watch(mlp(), X, "mean", resume=True), DataError, "no out= was given"),
-        (lambda: Watch(mlp(), X, "mean", log=[]), DataError, "log is a list, which has no add_scalar"),
-        (lambda: Watch(mlp(), X, "mean", sites="9")(0), SiteError, "'9'"),
-        (lambda: Watch(mlp(), X, "mean")(1.5), TypeError, "float"),
+        (lambda: Watch(mlp(700), X, "meen"), PluginError, "meen"),
+        (lambda: Watch(mlp(700), X, "mean", site="1"), TypeError, "site"),
+        (lambda: Watch(mlp(700), _batches(), "mean"), DataError, "generator gives its batches once"),
+        (lambda: Watch(mlp(700), X, "mean", every=0), DataError, "every is 0"),
+        (lambda: Watch(mlp(700), X, "mean", every="10"), DataError, "every is '10'"),
+        (lambda: Watch(mlp(700), X, "mean", every=2.5), DataError, "every is 2.5"),
+        (lambda: Watch(mlp(700), X, "mean", resume=True), DataError, "no out= was given"),
+        (lambda: Watch(mlp(700), X, "mean", log=[]), DataError, "log is a list, which has no add_scalar"),
+        (lambda: Watch(mlp(700), X, "mean", sites="9")(0), SiteError, "'9'"),
+        (lambda: Watch(mlp(700), X, "mean")(1.5), TypeError, "float"),
         (lambda: [Watch(nn.ReLU(), X, "mean")(0), watch_twice()], DataError, "Step 0 doesn't come after step 100"),
     ],
 )

@@ -22,7 +22,7 @@ def read(store: Path, path: str) -> np.ndarray:
     for index in product(*(range(-(-length // part)) for length, part in zip(shape, chunk, strict=True))):
         data = store.joinpath(path, "c", *map(str, index)).read_bytes()
         assert google_crc32c.value(data[:-4]) == int.from_bytes(data[-4:], "little")
-        start = [place * part for place, part in zip(index, chunk, strict=True)]
+        start = [number * part for number, part in zip(index, chunk, strict=True)]
         stop = [min(s + part, length) for s, part, length in zip(start, chunk, shape, strict=True)]
         inside = tuple(slice(0, b - a) for a, b in zip(start, stop, strict=True))
         values = np.frombuffer(data[:-4], node["data_type"]).reshape(chunk)

@@ -15,18 +15,18 @@ from torch import nn
 
 import probekit as pk
 from probekit.errors import ProbekitError, StoreError
+from tests.models import TokenLayers
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("made") / "a.zarr"
-    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3))
+    model = TokenLayers(nn.Embedding(9, 4), nn.Linear(4, 3))
     data = {
-        "input": torch.arange(24).reshape(8, 3) % 9,
+        "input_ids": torch.arange(24).reshape(8, 3) % 9,
         "attention_mask": torch.ones(8, 3),
         "label": torch.arange(8) % 2,
     }
-    model.forward = lambda input, attention_mask: nn.Sequential.forward(model, input)
     reduce = {"1": "tokens", "0": "mean"}
     pk.capture(model, data, path, reduce=reduce, sites=["0", "1"], columns={"split": ["a"] * 8}, batch_size=4)
     return path
@@ -110,7 +110,7 @@ CHANGES = {
     "a long name": (moved("split", "a" * 300), "there is a node"),
     "an empty name": (moved("split", ""), "there is a node"),
     "names that differ in case": (lambda r, n: n.update({"SPLIT": n["split"]}), "differ in case|the root has"),
-    "a group in no place": (moved("0", "2"), "lies in no group"),
+    "a group that holds nothing": (moved("0", "2"), "lies in no group"),
     "a group without a site": (lambda r, n: n["0"].update(attributes={}), "KeyError: 'site'"),
     "a site that is no name": (put("0", "attributes", "site", ["x"]), "attribute site"),
     "a group without an activation": (moved(ACTIVATION, "0/other"), "has no activation"),
@@ -193,21 +193,21 @@ def test_any_value_of_any_type_anywhere_is_refused_or_harmless(made, hostile):
     whole = json.loads((made / "zarr.json").read_text())
     values = [None, -1, 2**70, 1.5, "x", [], {}, [[]], True]
 
-    def places(part, way=()):
+    def ways(node, way=()):
         yield way
-        items = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
         for key, value in items:
-            yield from places(value, (*way, key))
+            yield from ways(value, (*way, key))
 
-    everywhere = [way for way in places(whole) if way]
+    everywhere = [way for way in ways(whole) if way]
     rng = np.random.default_rng(0)
     for number in rng.permutation(len(everywhere))[:120]:
         record = copy.deepcopy(whole)
-        part = record
+        node = record
         *way, last = everywhere[number]
         for key in way:
-            part = part[key]
-        part[last] = values[rng.integers(len(values))]
+            node = node[key]
+        node[last] = values[rng.integers(len(values))]
         path = hostile(record)
         for read in each_way(path):
             with warnings.catch_warnings(action="ignore"), contextlib.suppress(ProbekitError):
@@ -224,7 +224,7 @@ def test_labels_beyond_the_classes_are_no_memory(made, hostile):
         pk.info(path)
 
 
-def test_a_tile_that_never_ends_is_not_read(made, hostile):
+def test_a_chunk_that_never_ends_is_not_read(made, hostile):
     path = hostile((made / "zarr.json").read_text())
     chunk = path / "0/activation/c/0/0"
     chunk.unlink()

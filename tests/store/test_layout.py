@@ -57,5 +57,5 @@ def test_names_that_differ_in_case_only_are_refused():
         (("node",), (0,), 16, (1,)),
     ],
 )
-def test_tiles_are_a_few_megabytes_of_whole_nodes(dims, shape, rows, expected):
+def test_chunks_are_a_few_megabytes_of_whole_nodes(dims, shape, rows, expected):
     assert chunk_shape(SiteSpec("a", dims, shape, np.dtype("f4")), rows) == expected

@@ -28,7 +28,7 @@ def values(path):
         return nn.Sequential(nn.Linear(6, 20), nn.ReLU())(x).numpy()
 
 
-def test_chunks_are_tiles_and_nothing_is_read_before_it_is_computed(path):
+def test_chunks_are_those_of_the_store_and_nothing_is_read_before_it_is_computed(path):
     site = pk.open(path)["1"]["activation"]
     chunk = site.encoding["chunks"]
     assert chunk[0] < 95

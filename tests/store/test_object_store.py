@@ -2,12 +2,11 @@
 
 import os
 import random
-import re
+import signal
 import socket
 import subprocess
 import sys
 import time
-import warnings
 
 import numpy as np
 import pytest
@@ -16,10 +15,13 @@ from torch import nn
 
 import probekit as pk
 from probekit.errors import StoreError
+from tests import processes
+from tests.models import batches, mlp, samples
+from tests.stores import opened, timeless
 
 fsspec = pytest.importorskip("fsspec")
 
-X, Y = torch.randn(95, 6, generator=torch.Generator().manual_seed(0)), torch.arange(95) % 4
+X, Y = samples()
 SMALL = 2 * 20 * 20 * 4 * 2  # a few batches in a chunk row
 
 
@@ -61,34 +63,24 @@ def folder(request, tmp_path):
     return f"memory://{tmp_path.name}" if request.param == "memory" else request.getfixturevalue("s3")
 
 
-def mlp():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 20), nn.ReLU())
-
-
-def batches(stop=None, then=KeyboardInterrupt):
-    for start in range(0, 95, 5):
-        if start == stop:
-            raise then
-        yield X[start : start + 5], Y[start : start + 5]
+def model():
+    return mlp(20)[:2]
 
 
 def capture(url, data=None, **options):
-    return pk.capture(mlp(), batches() if data is None else data, url, memory=SMALL, **options)
+    return pk.capture(model(), batches(X, Y, 5) if data is None else data, url, memory=SMALL, **options)
 
 
 def objects(url):
     """Every object of a store, but for the time of its making."""
     files, root = fsspec.core.url_to_fs(url)
     found = {name.removeprefix(root): files.cat_file(name) for name in files.find(root)}
-    return {
-        name: text.partition(b'"created": "')[0] if name.endswith("zarr.json") else text for name, text in found.items()
-    }
+    return found | {"/zarr.json": timeless(found["/zarr.json"])}
 
 
 def expected():
     with torch.no_grad():
-        return torch.cat([mlp()(part) for part in X.split(5)])
+        return torch.cat([model()(part) for part in X.split(5)])
 
 
 def test_a_capture_is_opened_measured_and_described(folder, tmp_path):
@@ -114,9 +106,9 @@ def test_rows_are_read_from_there(folder):
 
 def test_what_was_stopped_is_a_prefix_and_goes_on_to_the_same_bits(folder):
     capture(f"{folder}/whole.zarr")
-    url = f"{folder}/parts.zarr"
+    url = f"{folder}/a.zarr"
     with pytest.raises(KeyboardInterrupt):
-        capture(url, batches(50))
+        capture(url, batches(X, Y, 5, stop=50))
     with pytest.warns(UserWarning, match="the first 50 of"):
         np.testing.assert_array_equal(pk.open(url)["1"]["activation"].values, expected()[:50])
     capture(url, resume=True)
@@ -145,7 +137,7 @@ def test_what_is_not_there_is_said(folder):
         capture(f"{folder}/acts.zarr", durable=True)
 
 
-def test_a_missing_package_and_an_unknown_place_are_named():
+def test_a_missing_package_and_an_unknown_protocol_are_named():
     with pytest.raises(StoreError, match=r"zz://bucket/a.zarr can't be reached: .*zz"):
         pk.open("zz://bucket/a.zarr")
 
@@ -167,21 +159,18 @@ def test_a_missing_bucket(s3):
             action()
 
 
-@pytest.mark.parametrize(
-    "action", ["pk.open(sys.argv[1])", "pk.capture(torch.nn.ReLU(), torch.ones(2, 2), sys.argv[1])"]
-)
+@pytest.mark.parametrize("action", [pk.open, capture])
 def test_no_credentials(s3, action):
     environment = {name: value for name, value in os.environ.items() if "_KEY" not in name}
-    command = [sys.executable, "-c", f"import sys, torch, probekit as pk; {action}", f"{s3}/a.zarr"]
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
-    assert re.search(r"StoreError: s3://bucket/.*/a.zarr can't be reached: .*credentials", done.stderr), done.stderr
+    with pytest.raises(StoreError, match=r"s3://bucket/.*/a.zarr can't be reached: .*credentials"):
+        processes.call(action, f"{s3}/a.zarr", environment=environment)
 
 
 def test_a_server_that_dies_is_named_and_what_was_committed_is_there_after(s3, server):
     url = f"{s3}/a.zarr"
 
     def dying():
-        for number, batch in enumerate(batches()):
+        for number, batch in enumerate(batches(X, Y, 5)):
             if number == 12:
                 server.stop()
             yield batch
@@ -193,43 +182,22 @@ def test_a_server_that_dies_is_named_and_what_was_committed_is_there_after(s3, s
             pk.open(url)
     finally:
         server.start()
-    with warnings.catch_warnings(action="ignore"):
-        found = pk.open(url)["1"]["activation"].values
+    found = opened(url)["1"]["activation"].values
     assert len(found) > 0
     np.testing.assert_array_equal(found, expected()[: len(found)])
     capture(url, resume=True)
     np.testing.assert_array_equal(pk.open(url)["1"]["activation"].values, expected())
 
 
-KILLED = """
-import os, sys, time, torch, probekit as pk
-from torch import nn
-torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(6, 20), nn.ReLU())
-x, y = torch.randn(95, 6, generator=torch.Generator().manual_seed(0)), torch.arange(95) % 4
-def batches():
-    for start in range(0, 95, 5):
-        time.sleep(0.01)
-        yield x[start : start + 5], y[start : start + 5]
-capture = pk.capture
-print("go", flush=True)
-capture(model, batches(), sys.argv[1], memory=int(sys.argv[2]), resume=True)
-os._exit(0)
-"""
+def slowly(url):
+    """A capture of batches each of which takes a while."""
 
+    def waiting():
+        for batch in batches(X, Y, 5):
+            time.sleep(0.01)
+            yield batch
 
-def write(url, seconds=None):
-    """Seconds that a capture into `url` took, or None if it was killed after so many `seconds`."""
-    command = [sys.executable, "-c", KILLED, url, str(SMALL)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        start = time.perf_counter()
-        try:
-            assert process.wait(seconds) == 0
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return None
-        return time.perf_counter() - start
+    capture(url, waiting(), resume=True)
 
 
 def stands(url):
@@ -239,22 +207,23 @@ def stands(url):
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_captures_killed_at_any_moment_are_prefixes_and_go_on_to_the_same_bits(s3, kills):
-    longest = write(f"{s3}/whole.zarr")
-    whole, url = objects(f"{s3}/whole.zarr"), f"{s3}/parts.zarr"
+    longest = processes.run(slowly, f"{s3}/whole.zarr").seconds
+    whole, url = objects(f"{s3}/whole.zarr"), f"{s3}/a.zarr"
     moments, rows = random.Random(0), []
     while len(rows) < kills:
         anew = not stands(url)
-        if (took := write(url, moments.uniform(0, longest))) is not None:
+        ended = processes.run(slowly, url, seconds=moments.uniform(0, longest))
+        if ended.status == 0:
             assert objects(url) == whole
-            longest = took if anew else longest  # the first one may have been slow
+            longest = ended.seconds if anew else longest  # the first one may have been slow
             fsspec.core.url_to_fs(url)[0].rm(url, recursive=True)
         elif stands(url):
-            with warnings.catch_warnings(action="ignore"):
-                found = pk.open(url)["1"]["activation"].values
+            assert ended.status == -signal.SIGKILL
+            found = opened(url)["1"]["activation"].values
             np.testing.assert_array_equal(found, expected()[: len(found)])
             assert pk.verify(url)
             rows.append(len(found))
-    write(url)
+    capture(url, resume=True)
     assert objects(url) == whole
 
 
@@ -294,10 +263,10 @@ dist.destroy_process_group()
 @pytest.mark.slow
 def test_several_processes_write_one_store_there(s3, tmp_path):
     (tmp_path / "study.py").write_text(RANKS)
-    for processes in (1, 3):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    for count in (1, 3):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         done = subprocess.run(
-            [*command, str(tmp_path / "study.py"), f"{s3}/{processes}.zarr"],
+            [*command, str(tmp_path / "study.py"), f"{s3}/{count}.zarr"],
             capture_output=True,
             text=True,
             check=False,
@@ -307,7 +276,7 @@ def test_several_processes_write_one_store_there(s3, tmp_path):
     assert objects(f"{s3}/3.zarr") == objects(f"{s3}/1.zarr")
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_from_there(s3, start):
     rows = pk.as_dataset(capture(f"{s3}/acts.zarr")["1"])
     rows[0]

@@ -3,7 +3,6 @@ import os
 import pickle
 import shutil
 import time
-import warnings
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from torch import nn
 import probekit as pk
 from probekit._store.codec import ChunkCodec
 from probekit._store.layout import ArraySpec
-from probekit._store.store import info, read_attrs
 from probekit.errors import StoreError
+from tests.stores import opened
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_the_record_and_each_arrays_own_metadata_agree_in_the_end(store):
         np.testing.assert_array_equal(consolidated[name][:], plain[name][:])
 
 
-def test_every_tile_carries_a_checksum(store):
+def test_every_chunk_carries_a_checksum(store):
     chunk = next((store / "1/activation/c").glob("*/*"))
     damaged = bytearray(chunk.read_bytes())
     damaged[3] ^= 1
@@ -63,14 +62,14 @@ def test_every_tile_carries_a_checksum(store):
         pk.open(store)["1"]["activation"].load()
 
 
-def test_a_tile_that_is_missing_is_no_zeros(store):
+def test_a_chunk_that_is_missing_is_no_zeros(store):
     chunk = next((store / "1/activation/c").glob("*/*"))
     chunk.unlink()
     with pytest.raises(StoreError, match=r"1/activation of .* can't be read: .* is missing"):
         pk.open(store)["1"]["activation"].load()
     (store / "label/c/0").unlink()
     with pytest.raises(StoreError, match=r"label of .* can't be read: .* is missing"):
-        info(store)
+        pk.info(store)
 
 
 def test_an_open_store_can_be_sent_to_another_process(store):
@@ -82,11 +81,11 @@ def test_an_open_store_can_be_sent_to_another_process(store):
 
 def test_classes_of_one_name_are_counted_together(tmp_path):
     pk.capture(nn.Identity(), (torch.zeros(7, 2), torch.arange(7) % 3), tmp_path / "a", class_names=["x", "y", "x"])
-    assert info(tmp_path / "a").classes == {"x": 5, "y": 2}
+    assert pk.info(tmp_path / "a").classes == {"x": 5, "y": 2}
 
 
 def test_info_says_what_a_store_holds(store):
-    found = info(store)
+    found = pk.info(store)
     assert (found.rows, found.complete) == (30, True)
     assert found.classes == {"ant": 10, "bee fly": 10, "2": 10}
     site = next(site for site in found.sites if site.name == "1")
@@ -104,7 +103,7 @@ def test_the_weights_digest_tells_weights_apart(tmp_path):
     digests = []
     for name in "abc":
         pk.capture(model, torch.zeros(2, 2), tmp_path / name)
-        digests.append(info(tmp_path / name).attrs["weights"])
+        digests.append(pk.info(tmp_path / name).attrs["weights"])
         if name == "b":
             model.weight.data[0, 0] += 1e-6
     assert digests[0] == digests[1] != digests[2]
@@ -159,15 +158,14 @@ def test_the_writer_stops_with_the_cause_when_the_disk_changes_under_it(tmp_path
         for start in range(0, 400, 10):
             yield torch.full((10, 4), float(start))
             if start == 200:
-                while read_attrs(path)["rows"] < 210:  # until the writer is at rest
+                while opened(path).attrs["rows"] < 210:  # until the writer is at rest
                     time.sleep(0.01)
                 shutil.rmtree(path / "(root)/activation/c")
                 (path / "(root)/activation/c").write_text("in the way")
 
     with pytest.raises(StoreError, match=r"Writing .*a.zarr failed: .*\. Its first \d+ samples are committed"):
         pk.capture(nn.Identity(), batches(), path, memory=10 * 2 * 16)
-    with warnings.catch_warnings(action="ignore"):
-        assert pk.open(path).sizes["sample"] == 210
+    assert opened(path).sizes["sample"] == 210
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
@@ -187,7 +185,9 @@ def test_a_compressed_store_is_smaller_and_holds_the_same(tmp_path, compression)
     for site in ("0", "1"):
         np.testing.assert_array_equal(tree[site]["activation"].values, plain[site]["activation"].values)
         np.testing.assert_array_equal(ours[site]["activation"].values, plain[site]["activation"].values)
-    sizes = [next(one.bytes for one in info(tmp_path / name).sites if one.name == "1") for name in ("plain", "small")]
+    sizes = [
+        next(site.bytes for site in pk.info(tmp_path / name).sites if site.name == "1") for name in ("plain", "small")
+    ]
     assert sizes[1] < 0.95 * sizes[0]
 
 
@@ -219,7 +219,7 @@ def test_a_durable_capture_has_everything_on_the_disk_before_a_record_counts_on_
     assert not entries
 
 
-def test_zarr_reads_tiles_of_text_and_would_write_the_same(tmp_path):
+def test_zarr_reads_chunks_of_text_and_would_write_the_same(tmp_path):
     names = ["cat", "", "dög", "日本", "a" * 1000, "\n", "🦊"]
     codec = ChunkCodec(ArraySpec("names", ("sample",), (), np.dtype(np.str_), (7,)))
     (tmp_path / "names/c").mkdir(parents=True)

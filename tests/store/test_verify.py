@@ -1,9 +1,8 @@
 """What a store on disk says of itself: every damage is named, and a repair loses no more than it must."""
 
-import json
 import shutil
 import threading
-import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -12,17 +11,10 @@ from torch import nn
 
 import probekit as pk
 from probekit.errors import StoreError
+from tests.models import TokenLayers
+from tests.stores import contents, opened
 
 ROWS, BATCH = 48, 4
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.wide, self.mix = nn.Embedding(50, 6), nn.Linear(6, 300), nn.Linear(300, 40)
-
-    def forward(self, input_ids, attention_mask):
-        return self.mix(self.wide(self.embed(input_ids)))
 
 
 def texts():
@@ -39,18 +31,11 @@ def first_position(tensor):
 def capture(out, **options):
     """A store of chunk rows of 8 samples and 41 tokens."""
     torch.manual_seed(0)
+    layers = OrderedDict(embed=nn.Embedding(50, 6), wide=nn.Linear(6, 300), mix=nn.Linear(300, 40))
     reduce = {"mix": "tokens", "wide": first_position}
     given = {"data": texts(), "reduce": reduce, "memory": 40_000, "batch_size": BATCH}
     given |= {"class_names": ["ant", "bee fly", "cat"], "sites": ["wide", "mix"]} | options
-    return pk.capture(Net(), given.pop("data"), out, **given)
-
-
-def files(store):
-    """Every file of a store; of the record, all but the time of its making."""
-    found = {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
-    record = json.loads(found.pop("zarr.json"))
-    record["attributes"]["created"] = ""
-    return found | {"zarr.json": record}
+    return pk.capture(TokenLayers(layers), given.pop("data"), out, **given)
 
 
 @pytest.fixture
@@ -79,7 +64,7 @@ def test_a_store_that_was_written_is_sound(tmp_path, options):
     found = pk.verify(tmp_path / "a.zarr")
     assert found
     assert (found.rows, found.sites, found.columns, found.damages, found.kept) == (ROWS, 2, 3, (), None)
-    sizes = [len(content) for name, content in files(tmp_path / "a.zarr").items() if not name.endswith(".json")]
+    sizes = [len(content) for name, content in contents(tmp_path / "a.zarr").items() if not name.endswith(".json")]
     assert (found.chunks, found.bytes) == (len(sizes), sum(sizes))
     assert (tree.attrs["chunk_rows"], tree.attrs["token_rows"]) == (8, 41)
     assert "all sound" in repr(found)
@@ -183,18 +168,17 @@ def test_a_repair_and_a_resume_give_the_same_bits_again(tmp_path, options, array
     first = tokens[row * tree.attrs["token_rows"]] if array.startswith("mix") else row * step
     assert found.kept == first - first % step
     assert pk.verify(out)
-    with warnings.catch_warnings(action="ignore"):
-        left = pk.open(out)
+    left = opened(out)
     for site in ("wide", "mix"):
         values = left[site]["activation"].values
         np.testing.assert_array_equal(values, tree[site]["activation"].values[: len(values)])
     assert set(left["mix"]["sample_id"].values) <= set(left["sample_id"].values)
     capture(out, resume=True, **options)
-    assert files(out) == files(whole)
+    assert contents(out) == contents(whole)
 
 
 def test_what_repairs_without_loss_loses_nothing(store, tmp_path):
-    whole = files(store)
+    whole = contents(store)
     shutil.rmtree(store / "class_name")
     (store / "wide/zarr.json").unlink()
     (store / "label/zarr.json").write_text("{}")
@@ -202,7 +186,7 @@ def test_what_repairs_without_loss_loses_nothing(store, tmp_path):
     assert (found.kept, len(found.damages)) == (ROWS, 4)
     assert pk.verify(store)
     assert pk.open(store)["class_name"].values.tolist() == ["ant", "bee_fly", "cat"]  # as the record has it
-    assert {name for name, content in files(store).items() if content != whole[name]} == {"class_name/c/0"}
+    assert {name for name, content in contents(store).items() if content != whole[name]} == {"class_name/c/0"}
 
 
 def test_a_sound_store_is_left_as_it_is(store):

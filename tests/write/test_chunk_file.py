@@ -16,21 +16,14 @@ from probekit._store.local import LocalBackend
 from probekit._write.chunk_file import ChunkFile
 from probekit._write.transfer import Transfer
 from probekit.errors import SiteError, StoreError
-from tests.stores import capture_into
+from tests.models import samples
+from tests.stores import capture_into, chunks
 
-X = torch.randn(95, 6, generator=torch.Generator().manual_seed(0))
+X, _ = samples()
 
 
 class InMemory(Transfer):
     immediate = False
-
-
-def files(store):
-    return {
-        str(file.relative_to(store)): file.read_bytes()
-        for file in store.rglob("*")
-        if file.is_file() and file.name != "zarr.json"
-    }
 
 
 class Forms(nn.Module):
@@ -65,7 +58,7 @@ def test_a_store_is_that_of_chunks_in_memory(tmp_path, model, samples, memory):
     made, x = model(), X.repeat(11, 1)[:samples]
     pk.capture(made, x, tmp_path / "files", batch_size=10, memory=memory)
     capture_into(LocalBackend(tmp_path / "memory"), made, x, batch_size=10, memory=memory, transfer=InMemory())
-    assert files(tmp_path / "files") == files(tmp_path / "memory")
+    assert chunks(tmp_path / "files") == chunks(tmp_path / "memory")
     if model is wide and memory == "256MiB":
         with torch.no_grad():
             expected = made[0](x)

@@ -1,114 +1,147 @@
-"""One store written by several processes, which torchrun starts: the same bits for any number of them."""
+"""One store written by several processes, as torchrun starts them: the same bits for any number of them."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import probekit as pk
 from probekit.errors import DataError, StoreError
+from tests import processes
+from tests.models import mlp, samples
+from tests.stores import chunks, contents
+
+ROOT = Path(__file__).parents[2]
+NEVER = "9-0-never"  # no process has the rank 9
 
 STUDY = """
-import os, sys, torch, torch.distributed as dist, probekit as pk
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-out, dies = sys.argv[1], sys.argv[2]
-dist.init_process_group("gloo")
-x = torch.randn(95, 6, generator=torch.Generator().manual_seed(0))
-data = TensorDataset(x, torch.arange(95) % 4)
-torch.manual_seed(0)
-class Study(nn.Sequential):
-    def forward(self, x):
-        rank, sample, how = dies.split("-")
-        if int(rank) == dist.get_rank() and (x == data.tensors[0][int(sample), 0]).any():
-            if how == "killed":
-                os.kill(os.getpid(), 9)
-            raise ValueError("no such thing")
-        return super().forward(x)
-model = Study(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 3))
-loader = DataLoader(data, batch_size=5, sampler=pk.ChunkSampler(data, chunk_rows=10))
-columns = {"thirds": torch.arange(95) // 32}
-tree = pk.capture(model, loader, out, sites=["1", "2"], resume=True, columns=columns, predictions=True)
-assert tree.sizes["sample"] == 95
-dist.destroy_process_group()
+import sys
+from tests.write.test_rank_writer import captured
+captured(*sys.argv[1:])
 """
 
 
-def torchrun(tmp_path: Path, processes: int, out: Path, dies: str = "9-0-never") -> subprocess.CompletedProcess[str]:
-    study = tmp_path / "study.py"
-    study.write_text(STUDY)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run([*command, str(study), str(out), dies], capture_output=True, text=True, timeout=120)
+class Dying(nn.Sequential):
+    """Dies in the process of a rank, at a sample."""
+
+    dies = NEVER
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank, sample, how = self.dies.split("-")
+        if int(rank) == dist.get_rank() and bool((x == X[int(sample), 0]).any()):
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("no such thing")
+        return super().forward(x)
 
 
-def files(store: Path) -> dict[str, bytes]:
-    """Every file of a store; of the record, all but the time of its making."""
-    found = {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
-    head, _, tail = found["zarr.json"].partition(b'"created": "')
-    return found | {"zarr.json": head + tail[25:]}
+X, Y = samples()
+OPTIONS: dict[str, Any] = {"sites": ["1", "2"], "columns": {"thirds": Y // 32}, "predictions": True}
+
+
+def captured(out: str | Path, dies: str = NEVER) -> None:
+    """What each of the processes does."""
+    dist.init_process_group("gloo")
+    model, data = Dying(*mlp(30)), TensorDataset(X, Y)
+    model.dies = dies
+    loader = DataLoader(data, batch_size=5, sampler=pk.ChunkSampler(data, chunk_rows=10))
+    assert pk.capture(model, loader, out, resume=True, **OPTIONS).sizes["sample"] == 95
+    dist.destroy_process_group()
+
+
+def torchrun(tmp_path: Path, count: int, out: Path, dies: str = NEVER) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "study.py").write_text(STUDY)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return subprocess.run(
+        [*command, str(tmp_path / "study.py"), str(out), dies],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def forked(count: int, out: Path, dies: str = NEVER) -> set[int]:
+    """The exit statuses of so many processes, of which all are killed when one fails, as torchrun does."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = {processes.start(captured, out, dies, RANK=str(rank), **group) for rank in range(count)}
+    ended = set()
+    while running:
+        wait([process.sentinel for process in running])
+        done = {process for process in running if process.exitcode is not None}
+        if any(process.exitcode for process in done):
+            for process in running - done:
+                process.kill()
+        running -= done
+        ended |= done
+    return {process.exitcode for process in ended}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("alone")
-    done = torchrun(folder, 1, folder / "a")
-    assert done.returncode == 0, done.stderr
-    return files(folder / "a")
+    assert forked(1, folder / "a") == {0}
+    return contents(folder / "a")
 
 
-@pytest.mark.parametrize("processes", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
-def test_the_store_is_the_same_for_any_number_of_processes(
-    tmp_path: Path, alone: dict[str, bytes], processes: int
-) -> None:
-    done = torchrun(tmp_path, processes, tmp_path / "a")
+@pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
+def test_the_store_is_the_same_for_any_number_of_processes(tmp_path: Path, alone: dict[str, bytes], count: int) -> None:
+    done = torchrun(tmp_path, count, tmp_path / "a")
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "a") == alone
+    assert contents(tmp_path / "a") == alone
 
 
 @pytest.mark.parametrize(
-    ("processes", "dies", "then"),
+    ("count", "dies", "then"),
     [
         (3, "1-70-killed", 2),
         pytest.param(2, "0-80-killed", 1, marks=pytest.mark.slow),
-        pytest.param(3, "1-70-fails", 1, marks=pytest.mark.slow),
         pytest.param(4, "3-70-killed", 3, marks=pytest.mark.slow),
         pytest.param(1, "0-50-killed", 4, marks=pytest.mark.slow),
     ],
 )
 def test_after_a_process_died_another_number_of_them_finishes(
-    tmp_path: Path, alone: dict[str, bytes], processes: int, dies: str, then: int
+    tmp_path: Path, alone: dict[str, bytes], count: int, dies: str, then: int
 ) -> None:
-    first = torchrun(tmp_path, processes, tmp_path / "a", dies)
+    assert -signal.SIGKILL in forked(count, tmp_path / "a", dies)
+    assert_finished_by(then, tmp_path / "a", alone)
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_is_named_by_the_others(tmp_path: Path, alone: dict[str, bytes]) -> None:
+    first = torchrun(tmp_path, 3, tmp_path / "a", "1-70-fails")
     assert first.returncode != 0
-    if dies.endswith("fails"):
-        assert "StoreError: Process 1 failed: " in first.stderr
+    assert "StoreError: Process 1 failed: " in first.stderr
+    assert_finished_by(1, tmp_path / "a", alone)
+
+
+def assert_finished_by(count: int, out: Path, alone: dict[str, bytes]) -> None:
+    """A stopped capture is one that so many processes finish."""
     with pytest.warns(UserWarning, match="its capture is running or was stopped"):
-        rows = pk.open(tmp_path / "a").sizes["sample"]
-    assert rows < 95
-    done = torchrun(tmp_path, then, tmp_path / "a")
-    assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "a") == alone
+        assert pk.open(out).sizes["sample"] < 95
+    assert forked(count, out) == {0}
+    assert contents(out) == alone
 
 
 def test_the_rows_are_those_of_a_capture_without_a_sampler(tmp_path: Path, alone: dict[str, bytes]) -> None:
-    x = torch.randn(95, 6, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 3))
-    options = {
-        "columns": {"thirds": torch.arange(95) // 32},
-        "batch_size": 5,
-        "memory": 2 * 10 * 33 * 4,
-        "predictions": True,
-    }
-    ours = pk.capture(model, (x, torch.arange(95) % 4), tmp_path / "a", sites=["1", "2"], **options)
-    chunks = {name: content for name, content in files(tmp_path / "a").items() if "/c/" in name}
-    assert chunks == {name: content for name, content in alone.items() if "/c/" in name}
-    np.testing.assert_allclose(ours["2"]["activation"].values, model(x).detach(), rtol=1e-5, atol=1e-6)
+    ours = pk.capture(mlp(30), (X, Y), tmp_path / "a", batch_size=5, memory=2 * 10 * 33 * 4, **OPTIONS)
+    ours_alone = {name: content for name, content in alone.items() if not name.endswith("zarr.json")}
+    assert chunks(tmp_path / "a") == ours_alone
+    np.testing.assert_allclose(ours["2"]["activation"].values, mlp(30)(X).detach(), rtol=1e-5, atol=1e-6)
 
 
 def loader(**options: object) -> DataLoader[object]:

@@ -13,6 +13,7 @@ from torch import nn
 import probekit as pk
 from probekit._store.local import LocalBackend
 from probekit._write.transfer import PinnedTransfer, Transfer, transfer_for
+from tests.models import TokenLayers, mlp, samples
 from tests.stores import capture_into
 
 
@@ -45,12 +46,7 @@ class Late(Transfer):
         return wait
 
 
-X, Y = torch.randn(95, 6, generator=torch.Generator().manual_seed(0)), torch.arange(95) % 4
-
-
-def mlp():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 3))
+X, Y = samples()
 
 
 @pytest.mark.parametrize("memory", [2 * 10 * 66 * 4, "256MiB"])
@@ -58,49 +54,40 @@ def mlp():
 def test_a_store_is_the_same_when_copies_are_late(tmp_path, memory, dtype):
     options = {"batch_size": 10, "memory": memory, "dtype": dtype}
     late = Late()
-    capture_into(LocalBackend(tmp_path / "late"), mlp(), (X, Y), transfer=late, **options)
+    capture_into(LocalBackend(tmp_path / "late"), mlp(30), (X, Y), transfer=late, **options)
     ours = pk.open(tmp_path / "late")
     assert late.most > 1
     assert not late.queue
-    plain = pk.capture(mlp(), (X, Y), tmp_path / "plain", **options)
+    plain = pk.capture(mlp(30), (X, Y), tmp_path / "plain", **options)
     for site in ("0", "1", "2"):
         np.testing.assert_array_equal(ours[site]["activation"].values, plain[site]["activation"].values)
 
 
 def test_tokens_whose_copies_are_late_are_committed_whole(tmp_path):
-    data = {"input": torch.randn(40, 5, 6), "attention_mask": torch.ones(40, 5, dtype=torch.long), "label": Y[:40]}
-
-    class Encoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.mix = nn.Linear(6, 4)
-
-        def forward(self, input, attention_mask):
-            return self.mix(input)
-
+    data = {"input_ids": torch.randn(40, 5, 6), "attention_mask": torch.ones(40, 5, dtype=torch.long), "label": Y[:40]}
     torch.manual_seed(0)
-    model = Encoder()
-    options = {"reduce": {"mix": "tokens"}, "sites": "mix", "batch_size": 4, "memory": 3000}
+    model = TokenLayers(nn.Linear(6, 4))
+    options = {"reduce": "tokens", "sites": "0", "batch_size": 4, "memory": 3000}
     capture_into(LocalBackend(tmp_path / "a"), model, data, transfer=Late(), **options)
     tree = pk.open(tmp_path / "a")
     with torch.no_grad():
-        expected = model.mix(data["input"]).reshape(-1, 4)
-    np.testing.assert_allclose(tree["mix"]["activation"].values, expected, rtol=1e-5, atol=1e-6)
+        expected = model[0](data["input_ids"]).reshape(-1, 4)
+    np.testing.assert_allclose(tree["0"]["activation"].values, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_in_flight_is_bounded_by_the_buffers(tmp_path):
     late, memory = Late(), 2 * 10 * 66 * 4
-    capture_into(LocalBackend(tmp_path / "a"), mlp(), (X, Y), batch_size=10, memory=memory, transfer=late)
+    capture_into(LocalBackend(tmp_path / "a"), mlp(30), (X, Y), batch_size=10, memory=memory, transfer=late)
     assert late.most <= 2 * 4  # of the batches in two chunk rows, at four sites
 
 
 def test_only_models_on_a_gpu_use_page_locked_memory():
-    assert type(transfer_for(mlp())) is Transfer
+    assert type(transfer_for(mlp(30))) is Transfer
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_model_on_a_gpu_gives_the_store_that_it_gives_by_hand(tmp_path):
-    model = mlp().cuda()
+    model = mlp(30).cuda()
     assert isinstance(transfer_for(model), PinnedTransfer)
     tree = pk.capture(model, (X, Y), tmp_path / "a", batch_size=10, memory=2 * 10 * 66 * 4)
     with torch.no_grad():
