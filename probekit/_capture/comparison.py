@@ -22,7 +22,7 @@ class Columns:
         self._url = backend.url
         self.rows = record.rows
         self._names, self._but = set(record.columns), set(but)
-        self._values = {name: read_array(backend.url, name, record.nodes[name]) for name in self._names - self._but}
+        self._values = {name: read_array(backend, name, record.nodes[name]) for name in self._names - self._but}
 
     def check(self, columns: Mapping[str, Array], start: int) -> None:
         """Raise DataError where `columns`, whose first sample is number `start`, aren't those of the store.

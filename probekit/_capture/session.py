@@ -80,7 +80,8 @@ class IfExists:
 class Session:
     """A model, what is kept of it, and its data, of which `first` is the first batch.
 
-    `new`, `resumed`, `longer` and `wider` give the writer of a store; `run` fills it.
+    `new`, `resumed`, `longer` (appended samples), `wider` (appended sites) and `ranked` (one of several processes) give
+    the writer of a store; `run` fills it.
     """
 
     model: nn.Module

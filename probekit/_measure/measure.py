@@ -127,7 +127,7 @@ def _opened(store: str | Path | xr.DataTree) -> tuple[xr.DataTree, dict[str, str
         return store, None
     backend = backend_of(store)
     record = read_record(backend)
-    return open_record(store, record), {"record": record.dump().decode(), "url": backend.url}
+    return open_record(backend, record), {"record": record.dump().decode(), "url": backend.url}
 
 
 def _plain(where: Where | None) -> Any:

@@ -8,5 +8,5 @@
 - ``model_run``: one run of a model on a batch, which leaves the model as it was.
 - ``site_table``: `probekit.sites`, the dry run that lists every site.
 - ``reductions``: what is kept of one activation; `probekit.Projection`.
-- ``pooling``: the mean, the maximum or single tokens over positions, of which a mask says which are real.
+- ``pooling``: the reductions that have a name: mean, max, flatten, cls, last, tokens; with masks of real tokens.
 """

@@ -1,4 +1,4 @@
-"""The dry run: which places of a model can be read, and what each of them gives."""
+"""The table of a model's sites, from one run on an example."""
 
 from __future__ import annotations
 

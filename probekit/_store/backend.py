@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from zarr.abc.store import Store
+
 from probekit._files import Content, PartialFile
 from probekit._store.local import LocalBackend
 from probekit._store.object_store import ObjectStoreBackend
@@ -18,31 +20,62 @@ __all__ = ["Backend", "backend_of"]
 class Backend(Protocol):
     """The operations that a store needs of the place where its bytes lie. A key is a path within the store.
 
-    `write` puts a file there whole, or leaves what was there.
+    A backend raises FileNotFoundError for a key that isn't there, and for all else that goes wrong an OSError or a
+    StoreError.
     """
 
-    url: str
-    parallel: int  # files that are worth writing at a time
+    url: str  # by which users know the store
+    parallel: int  # how many files are worth writing at a time
 
     @property
     def begin(self) -> Callable[[str], PartialFile] | None:
         """Begins a file, by its key, that is written bit by bit; None where the backend puts whole files only."""
 
-    def exists(self) -> bool: ...
-    def is_folder(self) -> bool: ...
-    def neighbours(self) -> list[str]: ...
-    def free(self) -> int | None: ...
-    def lock(self) -> AbstractContextManager[object]: ...
-    def create(self, files: Mapping[str, bytes]) -> None: ...
+    def exists(self) -> bool:
+        """Whether a store, or anything else, is there."""
+
+    def is_folder(self) -> bool:
+        """Whether there is a folder, of a store or not."""
+
+    def neighbours(self) -> list[str]:
+        """The names beside the store."""
+
+    def free(self) -> int | None:
+        """Bytes that can still be written, None where there is no limit."""
+
+    def lock(self) -> AbstractContextManager[object]:
+        """Keep other writers away, as far as the backend can."""
+
+    def create(self, files: Mapping[str, bytes]) -> None:
+        """Put a new store there, whole or not at all."""
+
     def read(self, key: str) -> bytes: ...
+
     def size(self, key: str) -> int: ...
-    def write(self, key: str, contents: Iterable[Content]) -> None: ...
-    def commit(self, key: str, content: bytes) -> None: ...
-    def make_room(self, keys: Iterable[str]) -> None: ...
-    def used(self, key: str) -> int: ...
-    def names(self, key: str) -> list[str]: ...
-    def delete(self, key: str) -> None: ...
-    def remove(self) -> None: ...
+
+    def write(self, key: str, contents: Iterable[Content]) -> None:
+        """Put a file there whole, or leave what was there."""
+
+    def commit(self, key: str, content: bytes) -> None:
+        """`write` a file after everything that was written before it is there to stay."""
+
+    def make_room(self, keys: Iterable[str]) -> None:
+        """Make the folders that files will be written into."""
+
+    def used(self, key: str) -> int:
+        """Bytes of everything under a key."""
+
+    def names(self, key: str) -> list[str]:
+        """The names of the files in a folder, none where there is no such folder."""
+
+    def delete(self, key: str) -> None:
+        """Remove a file or a folder, where it exists."""
+
+    def remove(self) -> None:
+        """Remove the store."""
+
+    def for_zarr(self) -> Store:
+        """The store as zarr reads it."""
 
 
 def backend_of(path: str | Path, *, durable: bool = False) -> Backend:

@@ -9,7 +9,6 @@ import pickle
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import product
-from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -21,8 +20,9 @@ from xarray.core import indexing
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import FsspecStore, LocalStore, StorePath, WrapperStore
+from zarr.storage import LocalStore, StorePath, WrapperStore
 
+from probekit._store.backend import Backend
 from probekit._store.codec import CHECKSUM_BYTES, Array, is_sound
 from probekit._store.layout import ACTIVATION, Json, chunk_key
 from probekit._store.record import CommitRecord
@@ -121,7 +121,7 @@ def _pointwise(key: tuple[Any, ...]) -> bool:
     return sum(isinstance(part, np.ndarray) for part in key) == len(key) > 1
 
 
-def open_tree(url: str | Path, record: CommitRecord) -> xr.DataTree:
+def open_tree(backend: Backend, record: CommitRecord) -> xr.DataTree:
     """The tree that a store's record describes: one group a site, the samples' columns attached to each as coords.
 
     Only arrays that a store has are opened, and nothing is read: no index, which xarray would load, is made of them.
@@ -129,7 +129,7 @@ def open_tree(url: str | Path, record: CommitRecord) -> xr.DataTree:
     Raises:
         StoreError: the record has what no writer makes.
     """
-    store = _store(url)
+    store = backend.for_zarr()
     root: dict[str, xr.Variable] = {}
     sites: dict[str, dict[str, xr.Variable]] = {}
     attrs: dict[str, Json] = {}
@@ -139,7 +139,7 @@ def open_tree(url: str | Path, record: CommitRecord) -> xr.DataTree:
             attrs[path], sites[path] = node["attributes"], sites.get(path, {})
         else:
             variables = sites.setdefault(group, {}) if group else root
-            variables[name] = _variable(store, str(url), path, node)
+            variables[name] = _variable(store, backend.url, path, node)
     columns = {name: root[name] for name in record.columns}
     others = {name: variable for name, variable in root.items() if name not in columns}
     tree = xr.DataTree(xr.Dataset(others, columns, record.attributes))
@@ -193,13 +193,13 @@ def as_stored(variable: xr.Variable) -> xr.Variable:
     return xr.Variable(variable.dims, lazy, variable.attrs, variable.encoding, fastpath=True)
 
 
-def read_array(url: str, path: str, node: Json, rows: slice = slice(None)) -> Array:
+def read_array(backend: Backend, path: str, node: Json, rows: slice = slice(None)) -> Array:
     """The values of the array at `path`, all or those in `rows`, as a record's `node` describes it.
 
     Raises:
         StoreError: a chunk is missing or damaged.
     """
-    array = _Stored(_store(url), url, path, node)
+    array = _Stored(backend.for_zarr(), backend.url, path, node)
     return array._read((rows, *[slice(None)] * (len(array.shape) - 1)))
 
 
@@ -210,11 +210,6 @@ def _most(store: Store, node: Json) -> int | None:
         return _TEXT_BYTES
     chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
     return int(math.prod(chunk) * np.dtype(node["data_type"]).itemsize) + _FRAME_BYTES
-
-
-def _store(url: str | Path) -> Store:
-    text = str(url)
-    return FsspecStore.from_url(text, read_only=True) if "://" in text else LocalStore(text, read_only=True)
 
 
 def is_plain(node: Json) -> bool:

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
 
 from probekit._files import Content, PartialFile
 from probekit.errors import StoreError
@@ -163,6 +165,9 @@ class LocalBackend:
 
     def remove(self) -> None:
         shutil.rmtree(self.path)
+
+    def for_zarr(self) -> Store:
+        return LocalStore(self.path, read_only=True)
 
 
 @contextmanager

@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore
+
 from probekit._files import Content
 from probekit._store.layout import RECORD
 from probekit.errors import StoreError, install_command
@@ -101,7 +104,8 @@ class ObjectStoreBackend:
 
     def names(self, key: str) -> list[str]:
         folder = f"{self._root}/{key}"
-        listed = self._files.ls(folder, detail=False) if self._files.isdir(folder) else []
+        with self._reached():
+            listed = self._files.ls(folder, detail=False) if self._files.isdir(folder) else []
         return [name.rpartition("/")[2] for name in listed]
 
     def delete(self, key: str) -> None:
@@ -114,3 +118,6 @@ class ObjectStoreBackend:
     def remove(self) -> None:
         self.delete(RECORD)  # first: without it there is no store
         self.delete("")
+
+    def for_zarr(self) -> Store:
+        return FsspecStore.from_url(self.url, read_only=True)

@@ -55,9 +55,7 @@ class CommitRecord:
     ) -> CommitRecord:
         """The record of a store at these lengths of its row dimensions, with the `names` of its classes."""
         of_arrays = {spec.path: lengths[dim] for dim, arrays in layout.arrays.items() for spec in arrays}
-        inline = {
-            path: _at_length(node, of_arrays[path]) if path in of_arrays else node for path, node in nodes.items()
-        }
+        inline = _at_lengths(nodes, of_arrays)
         if CLASS_NAME in inline:
             inline[CLASS_NAME] = _at_length(inline[CLASS_NAME], len(names))
             inline["label"] = {**inline["label"], "attributes": _flags(names)}
@@ -128,10 +126,7 @@ class CommitRecord:
 
     def at(self, lengths: Mapping[str, int]) -> CommitRecord:
         """The same with other lengths of the arrays at these paths."""
-        nodes = {
-            path: _at_length(node, lengths[path]) if path in lengths else node for path, node in self.nodes.items()
-        }
-        return replace(self, nodes=nodes)
+        return replace(self, nodes=_at_lengths(self.nodes, lengths))
 
     def dump(self) -> bytes:
         """The root ``zarr.json``."""

@@ -110,7 +110,7 @@ def _absence(backend: Backend) -> str:
 def class_names(backend: Backend, record: CommitRecord) -> tuple[str, ...]:
     """The names of the classes that a record counts."""
     node = record.nodes.get(CLASS_NAME)
-    return () if node is None else tuple(map(str, read_array(backend.url, CLASS_NAME, node)))
+    return () if node is None else tuple(map(str, read_array(backend, CLASS_NAME, node)))
 
 
 def require_record(backend: Backend) -> None:
@@ -148,18 +148,20 @@ def open_store(path: str | Path) -> xr.DataTree:
         >>> tree = pk.open("acts.zarr")  # doctest: +SKIP
         >>> tree["layers.0"]["activation"].groupby("label").mean()  # doctest: +SKIP
     """
-    return open_record(path, read_record(backend_of(path)))
+    backend = backend_of(path)
+    return open_record(backend, read_record(backend))
 
 
-def open_record(path: str | Path, record: CommitRecord) -> xr.DataTree:
-    """The store at `path`, whose record has been read, as `open_store` gives it; warns where it isn't complete."""
+def open_record(backend: Backend, record: CommitRecord) -> xr.DataTree:
+    """The store at `backend`, whose record has been read, as `open_store` gives it; warns where it isn't complete."""
     if not record.complete:
         expected = "an unknown number of" if record.expected_rows is None else record.expected_rows
         warnings.warn(
-            f"{path} holds the first {record.rows} of {expected} samples: its capture is running or was stopped.",
+            f"{backend.url} holds the first {record.rows} of {expected} samples: its capture is running or was "
+            "stopped.",
             stacklevel=3,
         )
-    return open_tree(path, record)
+    return open_tree(backend, record)
 
 
 def info(path: str | Path) -> StoreInfo:
@@ -170,7 +172,7 @@ def info(path: str | Path) -> StoreInfo:
     """
     backend = backend_of(path)
     record = read_record(backend)
-    tree = open_tree(path, record)
+    tree = open_tree(backend, record)
     return StoreInfo(
         path=str(path),
         rows=record.rows,

@@ -118,7 +118,7 @@ def _sound_lengths(backend: Backend, record: CommitRecord, damages: Collection[D
     for path in (path for path in specs if path.endswith(f"/{POSITION}")):
         group = path.rpartition("/")[0]
         tokens = min(length for other, length in sound.items() if other.startswith(f"{group}/"))
-        starts[group] = _starts(backend.url, path, record.nodes[path], tokens)
+        starts[group] = _starts(backend, path, record.nodes[path], tokens)
         if tokens < record.length(path):
             kept = min(kept, max(0, len(starts[group]) - 1))  # the last sample may have more tokens
     if kept == record.rows:
@@ -127,8 +127,8 @@ def _sound_lengths(backend: Backend, record: CommitRecord, damages: Collection[D
     return {SAMPLE: kept, **{group: int(of_group[kept]) if kept else 0 for group, of_group in starts.items()}}
 
 
-def _starts(url: str, path: str, node: Json, tokens: int) -> Array:
+def _starts(backend: Backend, path: str, node: Json, tokens: int) -> Array:
     """Where each sample begins among the first so many `tokens`: each has one of position 0."""
     blocks = (slice(first, min(first + _BLOCK_ROWS, tokens)) for first in range(0, tokens, _BLOCK_ROWS))
-    found = [rows.start + np.flatnonzero(read_array(url, path, node, rows) == 0) for rows in blocks]
+    found = [rows.start + np.flatnonzero(read_array(backend, path, node, rows) == 0) for rows in blocks]
     return np.concatenate([np.zeros(0, np.int64), *found])
