@@ -23,8 +23,11 @@ demo: $(VENV)/installed
 
 # A process a core, and one thread a process: on a machine that others use too, torch's threads wait for each other
 # many times longer than they work.
-test: lint types
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# Types are checked meanwhile, where a test waits for something.
+test: lint
+	@$(BIN)/mypy > $(VENV)/types & types=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal; tests=$$?; \
+	wait $$types || { cat $(VENV)/types; exit 1; }; exit $$tests
 
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff check --quiet

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["CONTEXT", "Ended", "call", "run", "start"]
+__all__ = ["CONTEXT", "Ended", "call", "run", "script", "start"]
 
 #: Forks come from a server with no thread and nothing of the test in it, which starts with the first of them.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "dask.array", "zarr", "probekit._capture.capture", "probekit._measure.watch"])
+CONTEXT.set_forkserver_preload(
+    ["torch", "dask.array", "zarr", "probekit._capture.capture", "probekit._measure.watch", "s3fs"]
+)
+_STREAMS = ("stdout", "stderr")
 
 
 class Ended(NamedTuple):
@@ -51,6 +56,23 @@ def call(function: Callable[..., Any], *arguments: Any, environment: Mapping[str
     given = dict(os.environ) if environment is None else dict(environment)
     with ProcessPoolExecutor(1, CONTEXT, initializer=_prepare, initargs=(given,)) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def script(code: str, *arguments: str, paths: Sequence[Path] = (), cwd: Path) -> subprocess.CompletedProcess[str]:
+    """What ``python -c code *arguments`` does in a folder, with `paths` on PYTHONPATH."""
+    process = start(_execute, code, arguments, paths, cwd, PYTHONPATH=os.pathsep.join(map(str, paths)), COLUMNS="200")
+    process.join()
+    output, errors = ((cwd / name).read_text() for name in _STREAMS)
+    return subprocess.CompletedProcess(arguments, process.exitcode, output, errors)
+
+
+def _execute(code: str, arguments: Sequence[str], paths: Sequence[Path], cwd: Path) -> None:
+    os.chdir(cwd)
+    for number, name in enumerate(_STREAMS, start=1):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = ["-c", *arguments]
+    sys.path[:0] = ["", *map(str, paths)]
+    exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
 
 
 def _begin(

@@ -7,11 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests import processes
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "probekit-kurtosis"
@@ -35,34 +35,35 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_its_own_tests_pass(python: Callable[..., Any], installed: Path, tmp_path: Path) -> None:
+def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
     code = "import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests']))"
-    done = python(code, paths=(installed,), cwd=tmp_path)
+    done = processes.script(code, paths=(installed,), cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 50
 
 
-def test_probekit_lists_its_metrics(python: Callable[..., Any], installed: Path) -> None:
-    done = python(CLI, "metrics", "--json", paths=(installed,))
+def test_probekit_lists_its_metrics(installed: Path, tmp_path: Path) -> None:
+    done = processes.script(CLI, "metrics", "--json", paths=(installed,), cwd=tmp_path)
     rows = {row["metric"]: row for row in json.loads(done.stdout)}
     assert {name: rows[name]["kind"] for name in ("kurtosis", "moors")} == {"kurtosis": "streaming", "moors": "column"}
     assert rows["kurtosis"]["from"] == "probekit-kurtosis 1.0"
     assert rows["kurtosis"]["what it gives"].startswith("Kurtosis of each class at each node")
 
 
-def test_its_readme_works(python: Callable[..., Any], installed: Path, tmp_path: Path) -> None:
+def test_its_readme_works(installed: Path, tmp_path: Path) -> None:
     [code] = blocks(EXAMPLE / "README.md", "python")
-    done = python(code, paths=(installed,), cwd=tmp_path)
+    done = processes.script(code, paths=(installed,), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for variable in ("kurtosis", "moors"):
         assert re.search(rf"{variable} +\(label, node\)", done.stdout)
 
 
-def test_the_page_on_writing_metrics_runs(python: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_page_on_writing_metrics_runs(tmp_path: Path) -> None:
     cells = blocks(PAGE, "{code-cell}")
     assert len(cells) > 4
-    done = python("\n".join(re.sub(r"^:.*\n", "", cell, flags=re.MULTILINE) for cell in cells), cwd=tmp_path)
+    code = "\n".join(re.sub(r"^:.*\n", "", cell, flags=re.MULTILINE) for cell in cells)
+    done = processes.script(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -11,6 +11,7 @@ import pytest
 import probekit
 from probekit import plugins
 from probekit.errors import PluginError
+from tests import processes
 
 THINGS = "probekit.things"  # a group of the tests' own, whose plugins import nothing slow
 
@@ -83,13 +84,13 @@ def test_every_built_in_loads() -> None:
 
 
 def test_the_command_line_lists_an_installed_metric_and_warns_of_a_broken_one(
-    python: Callable[..., Any], distribution: Callable[..., Path]
+    distribution: Callable[..., Path], tmp_path: Path
 ) -> None:
     entries = {"value-range": "tiny_metric:value_range"}
     tiny = distribution("tiny-metric", plugins.METRICS, entries, {"tiny_metric": RANGE_METRIC}, version="2.3")
     modules = {"cracked": "import no_such_module"}
     cracked = distribution("cracked", plugins.METRICS, {"mad": "cracked:mad"}, modules, version="0.7")
-    done = python(CLI, "metrics", "--json", paths=(tiny, cracked))
+    done = processes.script(CLI, "metrics", "--json", paths=(tiny, cracked), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {row["metric"]: row for row in json.loads(done.stdout)}
     assert rows.keys() == {*builtin_metrics(), "value-range"}
