@@ -32,7 +32,7 @@ test: lint
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
-	@$(BIN)/lint-imports --no-logo --config pyproject.toml > $(VENV)/floors || { cat $(VENV)/floors; exit 1; }
+	@$(BIN)/lint-imports --no-logo > $(VENV)/floors || { cat $(VENV)/floors; exit 1; }
 
 types: $(VENV)/installed-test
 	@$(BIN)/mypy
