@@ -26,7 +26,7 @@ def test_a_size_is_read(text: str | int, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "much", "-1MiB", "1 XiB", "MiB"])
 def test_what_is_no_size_is_said(text: str) -> None:
-    with pytest.raises(ProbekitError, match=f"'{text}' is no size"):
+    with pytest.raises(ProbekitError, match=f"'{text}' is not a size"):
         parse_size(text)
 
 

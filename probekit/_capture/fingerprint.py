@@ -96,7 +96,7 @@ def _differing_nodes(old: Mapping[str, Json], new: Mapping[str, Json]) -> Iterat
         node = old.get(path) or new[path]
         what = "site" if path.endswith(f"/{ACTIVATION}") else "column" if _is_column(path, node) else None
         if what and path not in new:
-            yield f"the {what} {path.removesuffix(f'/{ACTIVATION}')!r} isn't selected now"
+            yield f"the {what} {path.removesuffix(f'/{ACTIVATION}')!r} is only in the store"
         elif what and path not in old:
             yield f"the {what} {path.removesuffix(f'/{ACTIVATION}')!r} is not in the store"
     for path in [path for path in old if path in new]:

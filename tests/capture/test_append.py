@@ -35,7 +35,7 @@ def test_samples_that_were_stopped_are_resumed_with_the_same_data(tmp_path):
     pk.capture(mlp(), (X[:50], Y[:50]), tmp_path / "a", **OPTIONS)
     with pytest.raises(KeyboardInterrupt):
         pk.capture(mlp(), batches(X[50:], Y[50:], stop=10), tmp_path / "a", append="samples", **OPTIONS)
-    with pytest.raises(StoreError, match=r"isn't complete, so nothing can be added to it. Finish it first"):
+    with pytest.raises(StoreError, match=r"isn't complete, so nothing can be added to it. Complete it first"):
         pk.capture(mlp(), (X[50:], Y[50:]), tmp_path / "a", append="samples", **OPTIONS)
     with pytest.raises(StoreError, match="the inputs of the first batch"):
         pk.capture(mlp(), (X, Y), tmp_path / "a", resume=True, **OPTIONS)

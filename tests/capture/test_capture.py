@@ -226,7 +226,7 @@ def test_a_site_that_changes_over_batches_is_named_with_the_batch(tmp_path, mood
     ("options", "error", "message"),
     [
         ({"memory": "1KiB"}, StoreError, "One batch of 50 samples needs"),
-        ({"memory": "lots"}, ProbekitError, "'lots' is no size"),
+        ({"memory": "lots"}, ProbekitError, "'lots' is not a size"),
         ({"dtype": "int3"}, StoreError, "dtype is 'int3'"),
         ({"sites": "layer"}, SiteError, "No site matches 'layer'"),
     ],

@@ -84,7 +84,7 @@ def test_an_axis_that_is_the_batch_can_be_named(tmp_path):
 
 
 def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_refused(tmp_path):
-    with pytest.raises(SiteError, match=r"Axis 0 of lstm\[0\] \(LSTM\) is not the batch, though as long"):
+    with pytest.raises(SiteError, match=r"Axis 0 of lstm\[0\] \(LSTM\) is not the batch, although it is as long"):
         pk.capture(TimeFirst(), torch.randn(3, 3, 2), tmp_path / "a", sites="lstm[0]")
     tree = pk.capture(TimeFirst(), torch.randn(3, 3, 2), tmp_path / "a", sites="lstm[0]", batch_dim=1)
     assert tree["lstm[0]"]["activation"].shape == (3, 3, 3)
@@ -99,7 +99,7 @@ def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_refused(tmp_path):
         ({"compression": "tiny"}, StoreError, "it can be 'fast', 'small'"),
         ({"reduce": lambda t: t.sum()}, SiteError, "1"),
         ({"batch_dim": 7}, SiteError, "batch_dim is 7"),
-        ({"memory": 100}, StoreError, "or reduce="),
+        ({"memory": 100}, StoreError, r"or fewer sites \(sites=\), or reduce them \(reduce=\)"),
         ({"exclude": "nine"}, SiteError, "No site matches 'nine'"),
     ],
 )

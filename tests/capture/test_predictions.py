@@ -66,10 +66,10 @@ def test_they_need_no_labels_and_go_with_gradients(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (As(lambda logits: (logits, logits)), r"What this model gives for 3 samples is in a tuple"),
+        (As(lambda logits: (logits, logits)), r"For 3 samples, this model's output is in a tuple"),
         (As(lambda logits: {"scores": logits}), "in a dict"),
         (As(lambda logits: logits[:, None]), r"of shape \(3, 1, 3\)\. Capture a model that returns logits"),
-        (As(lambda logits: logits[:, :1]), r"with two classes at least.* of shape \(3, 1\)"),
+        (As(lambda logits: logits[:, :1]), r"with at least two classes.* of shape \(3, 1\)"),
     ],
 )
 def test_what_gives_no_logits_is_refused_before_anything_is_written(tmp_path, model, message):

@@ -250,9 +250,9 @@ def test_what_is_in_memory_gives_the_batches_of_a_stream(data, options):
 
 def test_string_labels_are_looked_up_where_the_classes_have_names():
     assert column((X, NAMES), class_names=["eel", "dog", "cat"]).tolist() == [2, 1, 2, 0, 1, 2, 2]
-    with pytest.raises(DataError, match=r"The labels hold 'eel', which is none of the 2 class names"):
+    with pytest.raises(DataError, match=r"The labels hold 'eel', which is not among the 2 class names"):
         column((X, NAMES), class_names=["dog", "cat"])
-    with pytest.raises(DataError, match=r"labels of batch 1 hold 'eel', which is none of the 2 class names"):
+    with pytest.raises(DataError, match=r"labels of batch 1 hold 'eel', which is not among the 2 class names"):
         list(Batches([(X[:3], NAMES[:3]), (X[3:], NAMES[3:])], class_names=["dog", "cat"]))
 
 
@@ -337,8 +337,8 @@ def loader(**options):
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (3, {}, "int is no data"),
-        ("digits", {}, "str is no data"),
+        (3, {}, "int is not data"),
+        ("digits", {}, "str is not data"),
         ({"train": Loadable()}, {}, r"dict with the keys 'train'.*split"),
         ([(X, Y[:5])], {}, r"Batch 0 has 7 samples, and labels of shape \(5,\)"),
         (dicts(labels=Z), {}, r"Batch 0 has 3 samples, and labels of shape \(3, 3\).*labels=False"),
@@ -353,17 +353,17 @@ def loader(**options):
         ([(X, [*NAMES[:6], 3])], {}, "labels of batch 0 are of dtype object"),
         ([(X, [[1], [2, 3]])], {}, "labels of batch 0 can't be made into an array"),
         ([{"a": X, "b": X[:3]}], {}, r"different numbers of samples: \[3, 7\]"),
-        (["text"], {}, "Batch 0 is a str that holds no tensor"),
+        (["text"], {}, "Batch 0 is a str, and holds no tensor"),
         ([{"x": X, "text": np.array(NAMES)}], {}, r"Batch 0 holds an array of <U3 among the inputs.*columns="),
         ((X, Y[:3]), {}, r"different numbers of samples: \[7, 3\]"),
         (torch.tensor(1.0), {}, "different numbers of samples"),
         ([(X, Y, Z)], {}, r"Batch 0 is a tuple of 3 items, any of which may be the label.*labels=INDEX"),
         ((X, Z, Y), {"labels": Y}, r"tuple of 3 items, any of which"),
-        ((X, Z), {"labels": Y}, r"Batch 0 is a pair, whose second item is no label.*nest"),
+        ((X, Z), {"labels": Y}, r"Batch 0 is a pair, whose second item is not one label.*nest"),
         ([(X, Y)], {"labels": 2}, r"Batch 0 is a tuple of 2 items, and labels= asks for 2"),
         (dicts(y=Y), {"labels": "z"}, r"Batch 0 is a dict with the keys 'x', 'y', and labels= asks for 'z'"),
-        (dicts(y=Y), {"labels": 1}, r"labels=1 has no place in batch 0, which is a dict"),
-        ((X, Y), {"labels": "y"}, r"labels='y' has no place in batch 0, which is a tuple of 2 items"),
+        (dicts(y=Y), {"labels": 1}, r"labels=1 can't be found in batch 0, which is a dict"),
+        ((X, Y), {"labels": "y"}, r"labels='y' can't be found in batch 0, which is a tuple of 2 items"),
         (X, {"labels": Z}, r"labels= has shape \(7, 3\)"),
         (X, {"labels": 2.5}, r"labels= has shape \(\)"),
         (X, {"labels": True}, r"labels= has shape \(\)"),
@@ -430,7 +430,7 @@ def test_samples_of_several_sizes_or_kinds_ask_for_padding_or_a_transform():
             return object(), 0
 
     for data in (Ragged(), Objects()):
-        with pytest.raises(DataError, match=r"can't be put together.*collate_fn"):
+        with pytest.raises(DataError, match=r"can't be joined.*collate_fn"):
             list(Batches(data))
 
 

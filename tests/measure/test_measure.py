@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_refused_with_numbers_that_are_enough(x: np.ndarray
         pk.measure(tree_of(y, relu=x), [median, Overlap()], memory=10_000)
     enough = str(found.value).split("memory='")[1].split("'")[0]
     assert pk.measure(tree_of(y, relu=x), [median, Overlap()], memory=enough)["relu"]["median"].shape == (4, NODES)
-    with pytest.raises(pk.errors.ProbekitError, match="'lots' is no size"):
+    with pytest.raises(pk.errors.ProbekitError, match="'lots' is not a size"):
         pk.measure(tree_of(y, relu=x), median, memory="lots")
 
 

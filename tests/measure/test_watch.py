@@ -346,7 +346,7 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
     first = Watch(mlp(700), (X, Y), "mean", out=out, **options)
     late = Watch(mlp(700), (X, Y), "mean", out=out, **options)
     first(0)
-    with pytest.raises(StoreError, match="has come to be since"):
+    with pytest.raises(StoreError, match="has been created since"):
         late(0)
     second = Watch(mlp(700), (X, Y), "mean", out=out, **options)
     second(1)

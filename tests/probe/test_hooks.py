@@ -64,7 +64,7 @@ def test_batches_are_joined_and_taken_once(model):
         parts = probe.take()["second"]
         model(x)
         assert torch.allclose(probe.take()["second"], parts)
-        with pytest.raises(SiteError, match="Nothing of Net ran"):
+        with pytest.raises(SiteError, match="No module of Net has run"):
             probe.take()
 
 
@@ -197,7 +197,7 @@ def test_a_site_that_never_ran_is_an_error_and_not_an_empty_result():
         assert list(probe.take()) == ["used"]
     with pk.Probe(model, "unused") as probe:
         model(torch.ones(1, 1))
-        with pytest.raises(SiteError, match="No site matches 'unused' in what Unused ran"):
+        with pytest.raises(SiteError, match="No site matches 'unused' in the forward pass of Unused"):
             probe.take()
 
 

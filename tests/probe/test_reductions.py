@@ -357,16 +357,16 @@ def test_a_plan_tells_whether_rows_are_tokens():
     [
         ("men", r"reduce for layer: 'men' is not one of 'mean', .* Near: 'mean'"),
         (["mean", "tokns"], r"'tokns' is not one of .* Near: 'tokens'"),
-        ([], r"\[\] is no reduction. Give 'mean'"),
-        (None, "None is no reduction"),
-        ({"mean": "relu"}, "is no reduction"),
-        (7, "7 is no reduction"),
+        ([], r"\[\] is not a reduction. Give 'mean'"),
+        (None, "None is not a reduction"),
+        ({"mean": "relu"}, "is not a reduction"),
+        (7, "7 is not a reduction"),
         ([0, "mean"], "mixes indices"),
         ([True, False], "booleans"),
         (torch.tensor([True, False]), "booleans"),
         ([0.5], "fractions"),
         (slice(0, 3, 0), "step of at least 1"),
-        (slice("a"), "no slice of nodes"),
+        (slice("a"), "is not a slice of nodes"),
         (Projection(0), "size of at least 1"),
         (Projection(2, seed=-1), "seed of at least 0"),
         (["tokens", "mean"], "'mean' follows 'tokens'"),
@@ -393,11 +393,11 @@ FOUR = torch.ones(2, 4)
         ("max", (2, 3, 4, 4), FOUR, r"mask of shape \(2, 4\) can't tell which"),
         ("mean", (2, 4, 5), torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]), "sample 1 of the batch has no real token"),
         ("tokens", (2, 4, 5), torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]]), "sample 0 of the batch has no real token"),
-        ("mean", (2, 0, 5), None, "no position at all"),
-        ("max", (2, 3, 0, 4), None, "no position at all"),
+        ("mean", (2, 0, 5), None, "it has no positions"),
+        ("max", (2, 3, 0, 4), None, "it has no positions"),
         ([0, 7], (2, 5), None, r"it has 5 nodes: no \[7\]"),
         ([-6], (2, 5), None, r"no \[-6\]"),
-        (slice(5, None), (2, 5), None, "it has 5 nodes: none in the slice"),
+        (slice(5, None), (2, 5), None, "it has 5 nodes: none of them in the slice"),
         ([0], (2,), None, "no nodes to choose from"),
         (Projection(3), (2,), None, "no nodes to choose from"),
         ("flatten", (), None, r"of shape \(\): axis 0"),
@@ -414,7 +414,7 @@ def test_what_does_not_fit_is_refused_by_name(spec, shape, mask, message):
 
 
 def test_a_mask_to_be_added_to_scores_is_refused():
-    with pytest.raises(DataError, match=r"of shape \(1, 2\), isn't of 1 \(a real token\) and 0 \(padding\) only"):
+    with pytest.raises(DataError, match=r"of shape \(1, 2\), must hold only 1 \(a real token\) and 0 \(padding\)"):
         kept("mean", noise(1, 2, 3), torch.tensor([[0.0, -torch.inf]]))
 
 

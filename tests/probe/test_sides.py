@@ -139,7 +139,7 @@ def test_gradients_without_labels_or_loss_are_refused(net, tmp_path):
 
 
 def test_gradients_under_no_grad_are_refused(net):
-    with torch.no_grad(), pk.Probe(net, "head:grad"), pytest.raises(SiteError, match="without gradients"):
+    with torch.no_grad(), pk.Probe(net, "head:grad"), pytest.raises(SiteError, match="needs gradients, which are off"):
         net(X)
 
 

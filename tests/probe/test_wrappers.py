@@ -74,7 +74,7 @@ def test_exported_programs_are_refused_with_what_to_do():
     program = torch.export.export(make().eval(), (X,))
     for exported in (program, program.module()):
         for use in (pk.Probe, lambda model: pk.sites(model, X)):
-            with pytest.raises(SiteError, match=r"made from, or torch.export.unflatten\(program\)"):
+            with pytest.raises(SiteError, match=r"exported, or torch.export.unflatten\(program\)"):
                 use(exported)
     assert same(outputs(torch.export.unflatten(program)), make())
     assert same(outputs(torch.fx.symbolic_trace(make())), make())
@@ -84,7 +84,7 @@ def test_exported_programs_are_refused_with_what_to_do():
 @pytest.mark.parametrize("make_script", [torch.jit.script, lambda model: torch.jit.trace(model, X)])
 def test_scripted_and_traced_modules_are_refused_with_what_to_do(make_script):
     for model in (make_script(make()), nn.Sequential(make_script(make()))):
-        with pytest.raises(SiteError, match="Probe the model that it was made from"):
+        with pytest.raises(SiteError, match="Probe the model before it is scripted or traced"):
             pk.Probe(model)
 
 

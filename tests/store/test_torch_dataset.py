@@ -171,7 +171,7 @@ def test_some_rows_of_a_site_and_one_in_memory(site):
 
 
 def test_what_cannot_be_a_data_set_of_rows(site, tmp_path):
-    with pytest.raises(DataError, match=r"made of one site, such as tree\['layers.0'\]\. It has the sites 1"):
+    with pytest.raises(DataError, match=r"takes one site, such as tree\['layers.0'\]\. It has the sites 1"):
         pk.as_dataset(pk.open(tmp_path / "a.zarr"))
     with pytest.raises(DataError, match=r"A chunk row takes .* and memory is 100 bytes"):
         pk.as_dataset(site, memory=100)

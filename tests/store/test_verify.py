@@ -136,7 +136,7 @@ def test_damages_are_listed_in_print_and_in_a_notebook(store):
     assert summary.endswith("1 damaged")
     assert row.split() == cells
     assert "".join(f"<td>{cell}</td>" for cell in cells) in found._repr_html_()
-    assert repr(pk.verify(store, repair=True)).splitlines()[0].endswith("makes the others again")
+    assert repr(pk.verify(store, repair=True)).splitlines()[0].endswith("captures the others again")
 
 
 def test_reading_what_is_damaged_says_so_and_gives_no_zeros(store):

@@ -154,7 +154,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         pk.capture(nn.Linear(6, 3), loader(world=2), tmp_path / "a")
     with pytest.raises(StoreError, match="chunk_rows is 7, which must be a multiple of the batch size, 5"):
         pk.capture(nn.Linear(6, 3), loader(chunk_rows=7), tmp_path / "a")
-    with pytest.raises(StoreError, match=r"takes 468.8 KiB of buffers .* memory is 300 KiB"):
+    with pytest.raises(StoreError, match=r"takes 468.8 KiB of row buffers .* memory is 300 KiB"):
         pk.capture(nn.Linear(6, 3000), loader(chunk_rows=20), tmp_path / "a", memory="300KiB")
     with pytest.raises(DataError, match="the rank below the number of processes"):
         loader(rank=2, world=2)
