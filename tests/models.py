@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["TokenLayers", "batches", "mlp", "samples"]
+__all__ = ["TokenLayers", "TwoBlocks", "batches", "gradients", "mlp", "samples", "two_blocks"]
 
 
 def mlp(hidden: int = 300, *, seed: int = 0) -> nn.Sequential:
@@ -21,6 +22,53 @@ class TokenLayers(nn.Sequential):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return super().forward(input_ids)
+
+
+class Residual(nn.Module):
+    """With operations that are not modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, *, scale: Tensor | None = None) -> Tensor:
+        h = F.relu(self.first(x if scale is None else x * scale))
+        h = F.relu(self.second(h), inplace=True)
+        return h + x
+
+
+class TwoBlocks(nn.Module):
+    """One block that runs twice, the second time with a keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.head = Residual(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(x)
+        return self.head(self.block(x, scale=x))
+
+
+def two_blocks() -> TwoBlocks:
+    """Of four inputs and three outputs."""
+    torch.manual_seed(0)
+    return TwoBlocks()
+
+
+def gradients(net: TwoBlocks, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Gradients at net.block.second and net.head, by autograd on a forward pass that is written out."""
+    block = net.block
+    found: list[Tensor] = []
+
+    def run(x: Tensor, scale: Tensor | None) -> Tensor:
+        h = F.relu(block.first(x if scale is None else x * scale))
+        z = block.second(h)
+        found.append(z)
+        return F.relu(z) + x
+
+    h = run(x, None)
+    logits = net.head(run(h, h))
+    return torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), [*found, logits])
 
 
 def samples(rows: int = 95, classes: int = 4) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import xarray as xr
 from torch import nn
 from zarr.storage import LocalStore, WrapperStore
@@ -21,7 +24,20 @@ from probekit._store.backend import Backend
 from probekit._write.transfer import Transfer
 from probekit.progress import silent
 
-__all__ = ["capture_into", "chunks", "contents", "files", "opened", "opened_counting", "timeless"]
+__all__ = [
+    "LABELS",
+    "X",
+    "capture_into",
+    "chunks",
+    "contents",
+    "files",
+    "one_site",
+    "opened",
+    "opened_counting",
+    "stopping",
+    "three_sites",
+    "timeless",
+]
 
 
 def capture_into(
@@ -83,3 +99,34 @@ def opened_counting(store: Path) -> tuple[xr.DataTree, Counter[str]]:
 
     tree = xr.open_datatree(Counting(LocalStore(store)), engine="zarr", chunks=None, consolidated=False)
     return tree, reads
+
+
+LABELS = np.array([0, 2, 0, 2, 0, 0])
+X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+
+
+def one_site(x: np.ndarray = X, *dims: str, **columns: object) -> xr.DataTree:
+    """A tree in memory, of the site 'site' of a few samples in three classes, one of which is empty."""
+    root = xr.Dataset(
+        {"class_name": ("label", np.array(["ant", "bee", "cat"], dtype=object))} if "label" in columns else {},
+        {name: ("sample", values) for name, values in columns.items()} | {"sample_id": ("sample", np.arange(len(x)))},
+    )
+    activation = xr.Dataset({"activation": (("sample", *(dims or ("node",)[: x.ndim - 1])), x)})
+    return xr.DataTree.from_dict({"/": root, "site": activation})
+
+
+def three_sites(path: Path, **options: Any) -> Path:
+    """A store of the sites 0, 1 and 2, of eight nodes each, in two classes."""
+    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)))
+    pk.capture(model, (torch.randn(50, 8), torch.arange(50) % 2), path, sites=["0", "1", "2"], **options)
+    return path
+
+
+def stopping(error: type[BaseException]) -> Any:
+    """A progress that raises `error` after the first task."""
+
+    def stop(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        yield next(iter(items))
+        raise error
+
+    return stop

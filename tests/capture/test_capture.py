@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import probekit as pk
 from probekit._store.local import LocalBackend
-from probekit.errors import DataError, ModelError, ProbekitError, SiteError, StoreError
+from probekit.errors import DataError, ProbekitError, SiteError, StoreError
 from tests.stores import capture_into
 
 
@@ -118,13 +118,6 @@ def test_values_are_kept_exactly(tmp_path, made, stored):
     assert values.tobytes() == expected.tobytes()  # NaN, infinities, signed zeros and subnormals too
 
 
-def test_a_dtype_on_request_and_a_warning_where_it_overflows(tmp_path):
-    x = torch.tensor([[1.0, 70000.0]])
-    with pytest.warns(UserWarning, match=r"Values too large for the dtype became infinite: \{'\(root\)': 1\}"):
-        tree = pk.capture(nn.Identity(), x, tmp_path / "a.zarr", dtype="float16")
-    assert tree["(root)"]["activation"].values.tolist() == [[1.0, np.inf]]
-
-
 def test_chunks_of_zeros_are_files_like_any_other(tmp_path):
     pk.capture(nn.Identity(), torch.zeros(8, 2), tmp_path / "a.zarr", batch_size=4, memory=4 * 8 * 2)
     assert sorted(f.name for f in (tmp_path / "a.zarr/(root)/activation/c").iterdir()) == ["0", "1"]
@@ -180,46 +173,6 @@ def test_what_was_complete_is_committed_when_the_data_fail(tmp_path, error):
     np.testing.assert_array_equal(tree["1"]["activation"].values, by_hand(model, data()[0][:30], 10)["1"])
     plain = xr.open_zarr(out, group="1", consolidated=False)  # readers that ignore the record agree after the end
     assert plain.sizes["sample"] == 30
-
-
-def test_a_model_that_fails_names_the_batch_it_was_given(tmp_path):
-    batches = [(torch.zeros(4, 6), torch.zeros(4, dtype=int)), (torch.zeros(4, 7), torch.zeros(4, dtype=int))]
-    with pytest.raises(ModelError, match=r"Sequential failed on a batch of float32 \(4, 7\)"):
-        pk.capture(net(), batches, tmp_path / "a.zarr")
-
-
-def test_axis_0_that_is_not_the_batch_is_refused_by_name(tmp_path):
-    with pytest.raises(SiteError, match=r"Axis 0 of \(root\)\[1\]\[0\] \(LSTM\) is not the batch"):
-        pk.capture(nn.LSTM(6, 3), torch.randn(2, 4, 6), tmp_path / "a.zarr")
-    assert not (tmp_path / "a.zarr").exists()
-
-
-class Moody(nn.Module):
-    """Behaves as it is told by the largest value of the batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.act = nn.ReLU()
-
-    def forward(self, x):
-        mood = int(x.max())
-        x = x[:, :1] if mood == 3 else x
-        for _ in range((1, 0, 2, 1)[mood]):
-            x = self.act(x)
-        return x.sum()
-
-
-@pytest.mark.parametrize(
-    ("mood", "message"),
-    [
-        (1, "act of Moody didn't run at batch 1"),
-        (2, "act@1 of Moody ran at batch 1 and not in the first"),
-        (3, r"act of Moody gave shape \(4, 1\) at batch 1"),
-    ],
-)
-def test_a_site_that_changes_over_batches_is_named_with_the_batch(tmp_path, mood, message):
-    with pytest.raises(SiteError, match=message):
-        pk.capture(Moody(), [torch.zeros(4, 2), torch.full((4, 2), float(mood))], tmp_path / "a.zarr", sites="act")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,49 +44,6 @@ def test_a_plan_of_data_without_a_length_has_no_total():
     assert (plan.rows, plan.bytes) == (None, None)
     assert "unknown" in plan.summary()
     assert repr(plan).splitlines()[-1].split()[-2:] == ["64", "–"]
-
-
-def test_reductions_go_to_the_sites_that_their_selectors_pick(tmp_path):
-    net = model()
-    reduce = {"1": "mean", nn.Conv2d: [lambda t: t[:, :2], "max"], "**": slice(0, 2)}
-    tree = pk.capture(net, X, tmp_path / "a", sites=["0", "1", "3"], reduce=reduce)
-    maps = net[0](X)
-    expected = {"0": maps[:, :2].amax((2, 3)), "1": maps.relu().mean((2, 3)), "3": net(X)[:, :2]}
-    for site, values in expected.items():
-        assert tree[site]["activation"].dims == ("sample", "node")
-        np.testing.assert_allclose(tree[site]["activation"].values, values.detach(), rtol=1e-6, atol=1e-7)
-    assert tree["1"].attrs["reduce"] == '["mean"]'
-    assert tree["1"].attrs["original_shape"] == [50, 4, 2, 2]
-
-
-def test_a_projection_is_the_same_in_every_store(tmp_path):
-    kept = [pk.capture(model(), X, tmp_path / n, sites="3", reduce=pk.Projection(2, seed=5)) for n in "ab"]
-    assert kept[0]["3"]["activation"].shape == (50, 2)
-    np.testing.assert_array_equal(kept[0]["3"]["activation"], kept[1]["3"]["activation"])
-
-
-class TimeFirst(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(2, 3)
-
-    def forward(self, x):  # (batch, time, feature)
-        return self.lstm(x.transpose(0, 1))[0].transpose(0, 1)
-
-
-def test_an_axis_that_is_the_batch_can_be_named(tmp_path):
-    net, x = TimeFirst(), torch.randn(10, 4, 2)
-    with pytest.raises(SiteError, match="batch_dim="):
-        pk.capture(net, x, tmp_path / "a", sites="lstm[0]")
-    tree = pk.capture(net, x, tmp_path / "a", sites=["lstm[0]", "(root)"], batch_dim={"lstm": 1}, batch_size=3)
-    np.testing.assert_array_equal(tree["lstm[0]"]["activation"], tree["(root)"]["activation"])
-
-
-def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_refused(tmp_path):
-    with pytest.raises(SiteError, match=r"Axis 0 of lstm\[0\] \(LSTM\) is not the batch, although it is as long"):
-        pk.capture(TimeFirst(), torch.randn(3, 3, 2), tmp_path / "a", sites="lstm[0]")
-    tree = pk.capture(TimeFirst(), torch.randn(3, 3, 2), tmp_path / "a", sites="lstm[0]", batch_dim=1)
-    assert tree["lstm[0]"]["activation"].shape == (3, 3, 3)
 
 
 @pytest.mark.parametrize(

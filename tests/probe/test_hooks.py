@@ -3,10 +3,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import probekit as pk
 from probekit.errors import SiteError
+from tests.models import gradients, two_blocks
 
 
 class Net(nn.Module):
@@ -209,3 +211,59 @@ def test_record_receives_the_tensors_in_place_of_take():
     [(name, tensor)] = seen
     assert name == "1@0"
     assert tensor.data_ptr() == out.data_ptr()  # no copy was made
+
+
+# Inputs and gradients
+
+
+X = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def net():
+    return two_blocks()
+
+
+def test_inputs_are_what_the_module_was_given(net):
+    with pk.Probe(net, ["block:input", "head:input"]) as probe:
+        net(X)
+        found = probe.take()
+    assert list(found) == ["block@0:input", "block@1:input[0]", "block@1:input[scale]", "head:input"]
+    assert torch.equal(found["block@0:input"], X)
+    assert torch.equal(found["block@1:input[scale]"], net.block(X))
+
+
+def test_outputs_alone_are_picked_unless_another_side_is_asked_for(net):
+    with pk.Probe(net, ["**", "head:input"]) as probe:
+        net(X)
+        names = list(probe.take())
+    assert [name for name in names if "~" in name or ":" in name] == ["head:input"]
+
+
+def test_excluded_sites_are_left_out(net):
+    with pk.Probe(net, ["**", "head:input"], exclude=["block**", "head:input"]) as probe:
+        net(X)
+        assert list(probe.take()) == ["head", "(root)"]
+
+
+def test_gradients_are_those_of_autograd_and_nothing_else_changes(net):
+    y = torch.arange(6) % 3
+    expected = gradients(net, X, y)
+    with pk.Probe(net, ["block.second:grad", "head:grad"]) as probe:
+        probe.backward(F.cross_entropy(net(X), y, reduction="sum"))
+        found = probe.take()
+    for name, gradient in zip(["block.second@0:grad", "block.second@1:grad", "head:grad"], expected, strict=True):
+        torch.testing.assert_close(found[name], gradient)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_the_users_own_backward_gives_them_too(net):
+    y = torch.arange(6) % 3
+    with pk.Probe(net, "head:grad") as probe:
+        F.cross_entropy(net(X), y, reduction="sum").backward()
+        torch.testing.assert_close(probe.take()["head:grad"], gradients(net, X, y)[-1])
+
+
+def test_gradients_under_no_grad_are_refused(net):
+    with torch.no_grad(), pk.Probe(net, "head:grad"), pytest.raises(SiteError, match="needs gradients, which are off"):
+        net(X)

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 
 import probekit as pk
-from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, Variables, median
-
-RNG = np.random.default_rng(0)
-LABELS = RNG.integers(0, 3, 200)
-
-
-@pytest.fixture
-def tree() -> xr.DataTree:
-    """Two sites: one without ties, and a ReLU whose node 5 has two more atoms."""
-    x = RNG.normal(size=(200, 40)).astype(np.float32)
-    relu = np.maximum(x, 0)
-    relu[:60, 5], relu[60:110, 5] = 1, 2
-    root = xr.Dataset(
-        {"class_name": ("label", ["ant", "bee", "cat"])},
-        {"label": ("sample", LABELS)},
-        {"model": "tests.Net", "created": "2026-01-01", "probekit_format": 1},
-    )
-    sites = {"layers.0": x, "relu": relu}
-    children = {
-        key: xr.Dataset({"activation": (("sample", "node"), v)}, attrs={"type": "T"}) for key, v in sites.items()
-    }
-    return xr.DataTree.from_dict({"/": root, **children})
+from probekit.metrics import Block, Histogram, Overlap, Std, Variables, median
+from tests.stores import three_sites
 
 
 class Column:
@@ -84,130 +62,7 @@ def test_blocks_with_fewer_atoms_are_padded(tree: xr.DataTree) -> None:
     np.testing.assert_array_equal(narrow["histogram_atoms"].sum("label")[4, 1:], [0, 0])
     assert narrow["histogram_atoms"].dtype == np.int64
     counted = narrow["histogram"].sum("bin") + narrow["histogram_atoms"].sum("atom")
-    assert (counted == np.bincount(LABELS)[:, None]).all()
-
-
-def test_the_store_written_is_the_tree_returned_and_opens_in_xarray(tree: xr.DataTree, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "metrics.zarr"
-    metrics = [Mean(), Std(), Sparsity(), median, Histogram(), Overlap(null="permute")]
-    returned = pk.measure(tree, metrics, out=out)
-    opened = xr.open_datatree(out, engine="zarr")
-    xr.testing.assert_identical(opened.load(), returned)
-    assert [path.name for path in out.parent.iterdir()] == ["metrics.zarr"]
-
-
-def test_results_without_any_atom_can_be_written(tree: xr.DataTree, tmp_path: Path) -> None:
-    pk.measure(tree, Histogram(), sites="layers.0", out=tmp_path / "m.zarr")
-    assert xr.open_datatree(tmp_path / "m.zarr", engine="zarr")["layers.0"]["histogram_atoms"].shape == (3, 40, 0)
-
-
-def test_what_stands_at_out_is_never_replaced(tree: xr.DataTree, tmp_path: Path) -> None:
-    (tmp_path / "m.zarr").write_text("mine")
-    with pytest.raises(pk.errors.StoreError, match=r"m\.zarr exists already"):
-        pk.measure(tree, median, out=tmp_path / "m.zarr")
-    assert (tmp_path / "m.zarr").read_text() == "mine"
-
-
-def test_a_place_that_cannot_be_written_is_found_before_measuring(tree: xr.DataTree, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    never = Column("never", lambda block: pytest.fail("measured before the output was checked"))
-    with pytest.raises(pk.errors.StoreError, match=r"can't be written to .*file"):
-        pk.measure(tree, never, out=tmp_path / "file" / "m.zarr")
-
-
-def stopping(error: type[BaseException]) -> Any:
-    """A progress that raises `error` after the first task."""
-
-    def stop(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
-        yield next(iter(items))
-        raise error
-
-    return stop
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_a_measurement_of_an_open_tree_that_is_stopped_leaves_nothing(
-    tree: xr.DataTree, tmp_path: Path, error: type[BaseException]
-) -> None:
-    with pytest.raises(error):
-        pk.measure(tree, median, out=tmp_path / "m.zarr", progress=stopping(error))
-    assert list(tmp_path.iterdir()) == []
-
-
-class Counted(Column):
-    """A column metric that keeps count of the nodes that it was given."""
-
-    seen: ClassVar[list[int]] = []
-
-    def __init__(self, version: int = 1) -> None:
-        super().__init__("counted", self.count)
-        self.version = version
-
-    def count(self, block: Block) -> Variables:
-        self.seen.append(block.nodes)
-        return {"counted": (("node",), block.values[:, -1])}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Three sites of 8 nodes."""
-    return captured(tmp_path / "acts.zarr")
-
-
-def captured(path: Path, **options: Any) -> Path:
-    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)))
-    pk.capture(model, (torch.randn(50, 8), torch.arange(50) % 2), path, sites=["0", "1", "2"], **options)
-    return path
-
-
-def stopped(store: Path, metrics: Any) -> Path:
-    """A measurement that is stopped after its first task; the path where it would have written."""
-    with pytest.raises(KeyboardInterrupt):
-        pk.measure(store, metrics, out=store.parent / "m.zarr", progress=stopping(KeyboardInterrupt))
-    assert not (store.parent / "m.zarr").exists()
-    return store.parent / "m.zarr"
-
-
-def test_a_measurement_that_was_stopped_goes_on(store: Path) -> None:
-    Counted.seen.clear()
-    metrics = [Counted(), "std", "overlap"]
-    out = stopped(store, metrics)
-    done = len(Counted.seen)
-    found = pk.measure(store, metrics, out=out)
-    # The task in progress when the first measurement stopped may have ended after it.
-    assert 1 <= done <= 3
-    assert len(Counted.seen) <= 2 + done
-    assert {path.name for path in out.parent.iterdir()} == {"acts.zarr", "m.zarr"}
-    xr.testing.assert_identical(found, pk.measure(store, metrics))
-
-
-@pytest.mark.parametrize(
-    ("metrics", "options"),
-    [([Counted(version=2)], {}), ([Counted()], {"by": None}), ([Counted()], {"where": {"label": 1}})],
-)
-def test_another_measurement_has_nothing_of_one_that_was_stopped(store: Path, metrics: Any, options: Any) -> None:
-    out = stopped(store, [Counted()])
-    Counted.seen.clear()
-    found = pk.measure(store, metrics, out=out, **options)
-    assert len(Counted.seen) == 3
-    xr.testing.assert_identical(found, pk.measure(store, metrics, **options))
-
-
-def test_the_store_that_was_captured_again_is_measured_anew(store: Path) -> None:
-    out = stopped(store, [Counted()])
-    Counted.seen.clear()
-    captured(store, overwrite=True)
-    pk.measure(store, [Counted()], out=out)
-    assert len(Counted.seen) == 3
-
-
-def test_two_measurements_into_one_place_are_refused(store: Path) -> None:
-    def second(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
-        with pytest.raises(pk.errors.StoreError, match="Another process is measuring into"):
-            pk.measure(store, "mean", out=store.parent / "m.zarr")
-        yield from items
-
-    pk.measure(store, "mean", out=store.parent / "m.zarr", progress=second)
+    assert (counted == np.bincount(tree["label"].values)[:, None]).all()
 
 
 def test_two_metrics_of_one_variable_are_both_named(tree: xr.DataTree) -> None:
@@ -258,28 +113,13 @@ def test_a_metric_that_fails_is_named_with_its_site(tree: xr.DataTree) -> None:
     assert isinstance(found.value.__cause__, ZeroDivisionError)
 
 
-def test_what_compares_sites_is_written_at_the_root(store: Path) -> None:
-    found = pk.measure(store, ["cka", "rsa", "effective_rank", "linear_probe", "mean"], out=store.parent / "m.zarr")
-    opened = xr.open_datatree(store.parent / "m.zarr", engine="zarr")
+def test_what_compares_sites_is_written_at_the_root(tmp_path: Path) -> None:
+    store = three_sites(tmp_path / "acts.zarr")
+    found = pk.measure(store, ["cka", "rsa", "effective_rank", "linear_probe", "mean"], out=tmp_path / "m.zarr")
+    opened = xr.open_datatree(tmp_path / "m.zarr", engine="zarr")
     xr.testing.assert_identical(opened.load(), found)
     assert found["site"].values.tolist() == ["0", "1", "2"]
     values = [xr.open_datatree(store, engine="zarr")[site]["activation"].values for site in ("0", "1")]
     x, y = (value.astype(float) - value.mean(0, dtype=float) for value in values)
     expected = ((x.T @ y) ** 2).sum() / np.sqrt(((x.T @ x) ** 2).sum() * ((y.T @ y) ** 2).sum())
     assert found["cka"].sel(site="0", site_b="1").item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_metric_that_was_typed_in_is_never_taken_for_another(store: Path) -> None:
-    def typed(shift: float) -> Any:
-        """The class Typed, as a prompt gives it: of no module whose source can be read."""
-        code = "class Typed:\n    name, version, parameters = 'typed', 1, {}\n"
-        code += (
-            f"    def compute(self, block):\n        return {{'typed': (('node',), block.values[:, 0] * 0 + {shift})}}"
-        )
-        names: dict[str, Any] = {"__name__": "__typed__"}
-        exec(code, names)
-        return names["Typed"]()
-
-    out = stopped(store, [typed(1.0)])
-    found = pk.measure(store, [typed(2.0)], out=out)
-    assert {float(value) for site in found.children.values() for value in site["typed"].values} == {2.0}

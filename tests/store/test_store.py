@@ -1,8 +1,6 @@
 import json
-import os
 import pickle
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -12,10 +10,7 @@ import zarr
 from torch import nn
 
 import probekit as pk
-from probekit._store.codec import ChunkCodec
-from probekit._store.layout import ArraySpec
 from probekit.errors import StoreError
-from tests.stores import opened
 
 
 @pytest.fixture
@@ -98,17 +93,6 @@ def test_info_says_what_a_store_holds(store):
     assert found.attrs["model"] == "torch.nn.modules.container.Sequential"
 
 
-def test_the_weights_digest_tells_weights_apart(tmp_path):
-    model = nn.Linear(2, 2)
-    digests = []
-    for name in "abc":
-        pk.capture(model, torch.zeros(2, 2), tmp_path / name)
-        digests.append(pk.info(tmp_path / name).attrs["weights"])
-        if name == "b":
-            model.weight.data[0, 0] += 1e-6
-    assert digests[0] == digests[1] != digests[2]
-
-
 def test_what_is_no_store_is_said_to_be_none(store, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
@@ -151,29 +135,6 @@ def test_readers_see_a_consistent_prefix_while_a_writer_runs(tmp_path):
     assert len(set(seen)) > 3
 
 
-def test_the_writer_stops_with_the_cause_when_the_disk_changes_under_it(tmp_path):
-    path = tmp_path / "a.zarr"
-
-    def batches():
-        for start in range(0, 400, 10):
-            yield torch.full((10, 4), float(start))
-            if start == 200:
-                while opened(path).attrs["rows"] < 210:  # until the writer is at rest
-                    time.sleep(0.01)
-                shutil.rmtree(path / "(root)/activation/c")
-                (path / "(root)/activation/c").write_text("in the way")
-
-    with pytest.raises(StoreError, match=r"Writing .*a.zarr failed: .*\. Its first \d+ samples are committed"):
-        pk.capture(nn.Identity(), batches(), path, memory=10 * 2 * 16)
-    assert opened(path).sizes["sample"] == 210
-
-
-def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="can't be created"):
-        pk.capture(nn.Identity(), torch.zeros(2, 2), tmp_path / "file" / "a.zarr")
-
-
 @pytest.mark.parametrize("compression", ["fast", "small"])
 def test_a_compressed_store_is_smaller_and_holds_the_same(tmp_path, compression):
     torch.manual_seed(0)
@@ -189,46 +150,3 @@ def test_a_compressed_store_is_smaller_and_holds_the_same(tmp_path, compression)
         next(site.bytes for site in pk.info(tmp_path / name).sites if site.name == "1") for name in ("plain", "small")
     ]
     assert sizes[1] < 0.95 * sizes[0]
-
-
-def test_a_durable_capture_has_everything_on_the_disk_before_a_record_counts_on_it(tmp_path, monkeypatch):
-    synced, entries, records = set(), set(), []
-    fsync, replace = os.fsync, os.replace
-
-    def name(descriptor):
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-
-    def logged_fsync(descriptor):
-        synced.add(name(descriptor))
-        entries.difference_update({entry for entry in entries if os.path.dirname(entry) == name(descriptor)})
-        fsync(descriptor)
-
-    def logged_replace(source, target):
-        assert str(source) in synced, f"{source} is renamed before it is on the disk"
-        if str(target) == str(tmp_path / "a.zarr/zarr.json"):
-            assert not entries, f"the record counts on {entries}, whose folders aren't on the disk"
-            records.append(str(target))
-        entries.add(str(target))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", logged_fsync)
-    monkeypatch.setattr(os, "replace", logged_replace)
-    data = torch.zeros(95, 6), torch.arange(95) % 3
-    pk.capture(nn.ReLU(), data, tmp_path / "a.zarr", batch_size=10, memory=2 * 20 * 6 * 4, durable=True)
-    assert len(records) == 6  # five chunk rows, and the end
-    assert not entries
-
-
-def test_zarr_reads_chunks_of_text_and_would_write_the_same(tmp_path):
-    names = ["cat", "", "dög", "日本", "a" * 1000, "\n", "🦊"]
-    codec = ChunkCodec(ArraySpec("names", ("sample",), (), np.dtype(np.str_), (7,)))
-    (tmp_path / "names/c").mkdir(parents=True)
-    (tmp_path / "names/zarr.json").write_text(json.dumps(codec.metadata(7)))
-    chunk = tmp_path / "names/c/0"
-    written = b"".join(bytes(part) for part in codec.encode(np.array(names, object)))
-    chunk.write_bytes(written)
-    array = zarr.open_array(tmp_path / "names")
-    assert array[:].tolist() == names
-    chunk.unlink()
-    array[:] = np.array(names, object)
-    assert chunk.read_bytes() == written

@@ -15,7 +15,7 @@ from probekit._store.layout import ArraySpec
 from probekit._store.local import LocalBackend
 from probekit._write.chunk_file import ChunkFile
 from probekit._write.transfer import Transfer
-from probekit.errors import SiteError, StoreError
+from probekit.errors import StoreError
 from tests.models import samples
 from tests.stores import capture_into, chunks
 
@@ -206,31 +206,3 @@ def test_a_disk_that_refuses_names_itself_and_keeps_what_was_committed(tmp_path,
         with torch.no_grad():
             expected = torch.cat([model(part) for part in X.split(5)])
         np.testing.assert_array_equal(zarr.open_array(out / "1/activation")[:], expected)
-
-
-def test_a_site_that_gives_rows_twice_is_refused(tmp_path):
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net, self.runs = nn.Linear(6, 3), 0
-
-        def forward(self, x):
-            return self.net(x)
-
-    model = Twice()
-
-    def loss(output, labels):
-        model.runs += 1
-        return (output - model(X[: len(output)]) if model.runs > 1 else output).sum()
-
-    data = (X, torch.zeros(95, dtype=torch.long))
-    with pytest.raises(SiteError, match="net of Twice ran more often at batch 1 than in the first batch"):
-        pk.capture(model, data, tmp_path / "a", sites=["net", "net:grad"], loss=loss, batch_size=10)
-
-
-def test_content_larger_than_one_write_takes(tmp_path):
-    folder = LocalBackend(tmp_path)
-    folder.make_room(["a/c"])
-    values = np.arange(200_000).reshape(-1, 8) * (1 - 2j)
-    folder.write("a/c/0", [values, values.tobytes(), values[:0], b"end"])
-    assert (tmp_path / "a/c/0").read_bytes() == 2 * values.tobytes() + b"end"

@@ -27,7 +27,7 @@ NEVER = "9-0-never"  # no process has the rank 9
 
 STUDY = """
 import sys
-from tests.write.test_rank_writer import captured
+from tests.write.test_rank_commits import captured
 captured(*sys.argv[1:])
 """
 
