@@ -4,9 +4,12 @@ import copy
 import pickle
 
 import pytest
+import torch
+from torch import nn
 
+import probekit as pk
 from probekit import errors
-from probekit.errors import ModelError, ProbekitError, arguments_of, check_choice
+from probekit.errors import DataError, ModelError, PluginError, ProbekitError, SiteError, arguments_of, check_choice
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProbekitError)]
 
@@ -31,3 +34,18 @@ def test_a_choice_that_there_is_not_is_an_error_about_its_argument():
     with pytest.raises(ModelError, match=r"mode is 'evil'; it is 'eval' or 'train'\.") as raised:
         check_choice("mode", "evil", ("eval", "train"), ModelError)
     assert raised.value.arguments == ("mode",)
+
+
+@pk.metric
+def without_bins(x):
+    raise DataError("There are no bins.", arguments=("where",))
+
+
+def test_an_error_that_tells_another_keeps_its_arguments(tmp_path):
+    tree = pk.capture(nn.ReLU(), torch.ones(3, 2), tmp_path / "a.zarr")
+    with pytest.raises(PluginError, match=r"'without_bins' failed .*There are no bins\.") as raised:
+        pk.measure(tree, without_bins)
+    assert raised.value.arguments == ("where",)
+    with pytest.raises(SiteError, match=r"reduce='last' on .*it has no tokens") as raised:
+        pk.plan(nn.ReLU(), torch.ones(3, 2), reduce="last")
+    assert raised.value.arguments == ("reduce", "sites", "exclude")
