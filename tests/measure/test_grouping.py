@@ -113,7 +113,7 @@ def test_only_what_is_asked_for_is_measured(where: Any) -> None:
     [
         ({"label": 7}, "selects none of the 6 samples"),
         ({"lable": 0}, r"no column 'lable'.*Near: 'label'"),
-        ([True, False], r"mask of 6 bools, one a sample.*shape \(2,\)"),
+        ([True, False], r"mask of 6 bools, one per sample.*shape \(2,\)"),
         (np.arange(6), "it is int64 of shape"),
     ],
 )

@@ -154,7 +154,7 @@ def test_column_metrics_are_approximate_and_say_so(tmp_path: Path) -> None:
 
 
 def test_metrics_that_go_over_the_samples_again_are_refused() -> None:
-    with pytest.raises(pk.errors.PluginError, match=r"'top_samples' goes over the samples more than once.*capture"):
+    with pytest.raises(pk.errors.PluginError, match=r"'top_samples' reads the samples more than once.*capture"):
         pk.measure_live(mlp(), (X, Y), "top_samples")
 
 

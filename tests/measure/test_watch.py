@@ -331,13 +331,13 @@ def test_what_does_not_fit_the_steps_there_is_refused(tmp_path: Path, changed: d
 def test_what_lies_there_is_refused_without_resume(tmp_path: Path) -> None:
     out = tmp_path / "watch.zarr"
     Watch(mlp(700), (X, Y), "mean", out=out)(0)
-    with pytest.raises(StoreError, match=r"watch.zarr exists already. resume=True"):
+    with pytest.raises(StoreError, match=r"watch.zarr exists already. Resume it with resume=True"):
         Watch(mlp(700), (X, Y), "mean", out=out)
     pk.capture(mlp(700), (X, Y), tmp_path / "acts.zarr", sites="1")
     (tmp_path / "empty").mkdir()
     pk.measure(tmp_path / "acts.zarr", "mean", out=tmp_path / "measured.zarr")
     for other in ("acts.zarr", "empty", "measured.zarr"):
-        with pytest.raises(StoreError, match="isn't what a Watch has written"):
+        with pytest.raises(StoreError, match="wasn't written by a Watch"):
             Watch(mlp(700), (X, Y), "mean", out=tmp_path / other, resume=True)
 
 

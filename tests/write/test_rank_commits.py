@@ -164,7 +164,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     batches = [(torch.full((5, 6), value), torch.zeros(5, dtype=torch.long)) for value in (0.0, 0.0, 0.0, 1.0)]
     with pytest.raises(ZeroDivisionError):
         pk.capture(failing, batches, tmp_path / "b")
-    with pytest.raises(StoreError, match="has chunk rows of 8195 samples, and the ChunkSampler of 10"):
+    with pytest.raises(StoreError, match="has chunk rows of 8195 samples, and the ChunkSampler has 10"):
         pk.capture(failing, loader(chunk_rows=10), tmp_path / "b", resume=True)
     pk.capture(nn.Linear(6, 3), loader(chunk_rows=10), tmp_path / "a")
     with pytest.raises(DataError, match="append= takes data in order"):
