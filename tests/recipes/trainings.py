@@ -1,8 +1,9 @@
-"""Small trainings for several test files, also run as a process that a test kills: ``-m tests.recipes.trainings``."""
+"""Small trainings for several test files, also for a process that a test kills."""
 
 from __future__ import annotations
 
-import sys
+import os
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -38,13 +39,26 @@ def digits() -> Split:
     return split_arrays(data.images, data.target, tuple("0123456789"))
 
 
-def jobs(folder: Path, progress: Progress = silent, every: int = 2) -> Jobs:
-    return Jobs(resolve(SMALL), digits(), folder, every, progress)
+def jobs(folder: Path, progress: Progress = silent, every: int = 2, **given: object) -> Jobs:
+    return Jobs(resolve({**SMALL, **given}), digits(), folder, every, progress)
 
 
 def small_study(jobs: Jobs) -> Study:
     """A learning-rate search and then a training for each of two shapes."""
     return [trained(configs, jobs) for configs in jobs.settings.shapes]
+
+
+def killed_study(folder: Path, sign: str, threads: int) -> None:
+    """A small study whose process is killed in the first epoch after the file `sign` is in the folder."""
+
+    def progress(items: Iterable[T], /, description: str, total: int | None = None) -> Iterator[T]:
+        for item in items:
+            if (folder / sign).exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item
+
+    torch.set_num_threads(threads)
+    small_study(jobs(folder, progress, every=1))
 
 
 def same(one: list[Trained], other: list[Trained]) -> bool:
@@ -69,8 +83,3 @@ def assert_same_study(found: Study, expected: Study) -> None:
 def no_training(items: Iterable[T], /, description: str, total: int | None = None) -> Iterator[T]:
     """A progress for jobs that must find everything finished."""
     raise AssertionError(f"trained again: {description}")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[2]))
-    small_study(jobs(Path(sys.argv[1])))

@@ -32,7 +32,8 @@ def kill_workers(cluster: Any, checkpoint: Path, over: Event, killed: list[int])
 
 def test_networks_of_a_cluster_are_those_of_one_process(cluster: Any, tmp_path: Path) -> None:
     killed: list[int] = []
-    over, there = Event(), jobs(tmp_path / "there", every=1)
+    long = {"epochs": 60, "patience": 0}  # so that there is time to kill workers
+    over, there = Event(), jobs(tmp_path / "there", every=1, **long)
     killer = Thread(target=kill_workers, args=(cluster, there.folder / "checkpoints" / "2x24-bn.pt", over, killed))
     killer.start()
     try:
@@ -42,7 +43,7 @@ def test_networks_of_a_cluster_are_those_of_one_process(cluster: Any, tmp_path: 
         killer.join()
     assert len(killed) == 2
     assert sorted(configs[0].shape for configs in shapes) == ["2x24", "2x24-bn"]
-    assert_same_study(small_study(replace(there, progress=no_training)), small_study(jobs(tmp_path / "here")))
+    assert_same_study(small_study(replace(there, progress=no_training)), small_study(jobs(tmp_path / "here", **long)))
     assert not any((there.folder / "checkpoints").iterdir())
 
 

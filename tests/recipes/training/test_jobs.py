@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +11,8 @@ import torch
 
 from probekit.recipes.relu_vs_sigmoid.training.networks import Config, Member
 from probekit.recipes.relu_vs_sigmoid.training.trainer import train
-from tests.recipes.trainings import Study, assert_same_study, digits, jobs, no_training, small_study
-
-ROOT = Path(__file__).parents[3]
+from tests.processes import run
+from tests.recipes.trainings import Study, assert_same_study, digits, jobs, killed_study, no_training, small_study
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +30,8 @@ def undisturbed(folder: Path) -> Study:
     ["checkpoints/2x24-bn.pt", pytest.param("checkpoints/search-2x24-decades.pt", marks=pytest.mark.slow)],
 )
 def test_a_killed_process_resumes_bit_identically(tmp_path: Path, undisturbed: Study, sign: str) -> None:
-    command = [sys.executable, "-m", "tests.recipes.trainings", str(tmp_path), str(torch.get_num_threads())]
-    process = subprocess.Popen(command, cwd=ROOT)
-    while not (tmp_path / sign).exists():
-        assert process.poll() is None
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert (tmp_path / sign).exists(), "it was killed too late"
+    assert run(killed_study, tmp_path, sign, torch.get_num_threads()).status == -signal.SIGKILL
+    assert (tmp_path / sign).exists()
     assert_same_study(small_study(jobs(tmp_path)), undisturbed)
     assert not any((tmp_path / "checkpoints").iterdir())
 
