@@ -105,7 +105,7 @@ def test_lightning_measures_what_it_trains_and_trains_the_same(pl: Any, tmp_path
     np.testing.assert_array_equal(found["1"]["sparsity"].sel(step=20), trained["1"]["sparsity"])
 
 
-def test_lightning_goes_on_from_a_checkpoint(pl: Any, tmp_path: Path) -> None:
+def test_lightning_resumes_from_a_checkpoint(pl: Any, tmp_path: Path) -> None:
     _, trainer = _fit(pl, tmp_path, [LightningWatch(None)], epochs=1)  # type: ignore[arg-type]
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     whole, _ = _fit(pl, tmp_path, [LightningWatch(None)], checkpoint=tmp_path / "half.ckpt")  # type: ignore[arg-type]

@@ -326,8 +326,8 @@ def checkpoints(m: Body, x: Tensor) -> Tensor:
 
 
 def unpools(m: Body, x: Tensor) -> Tensor:
-    x, places = m.pool(m.conv(x))
-    return m.up(m.unpool(x, places))
+    x, indices = m.pool(m.conv(x))
+    return m.up(m.unpool(x, indices))
 
 
 def own_hook() -> nn.Module:

@@ -1,10 +1,8 @@
 """Whatever goes wrong during a capture: it says what, leaves nothing behind, and what was committed stays as it was."""
 
 import itertools
-import multiprocessing
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -19,11 +17,9 @@ from torch import nn
 
 import probekit as pk
 from probekit._store.local import LocalBackend
-from probekit.errors import ModelError, ProbekitError, StoreError
+from probekit.errors import ModelError, StoreError
+from tests import processes
 from tests.stores import capture_into, contents, opened
-
-# The child of a fork has none of OpenMP's threads, and would wait for them for ever.
-os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 ROWS, BATCH = 240, 4
 MEMORY = 2 * 2 * BATCH * 303 * 4  # two batches in a chunk row
@@ -72,7 +68,7 @@ def whole(tmp_path_factory):
 
 
 def check_after(out, whole, model):
-    """All is as before, what was committed is a sound prefix, and it goes on to the same bits; its rows."""
+    """All is as before, what was committed is a sound prefix, and it resumes to the same bits; its rows."""
     until = time.monotonic() + 1
     while any(thread.name.startswith("probekit-w") for thread in threading.enumerate()):
         assert time.monotonic() < until, "a writer's thread lives on"
@@ -90,7 +86,7 @@ def check_after(out, whole, model):
         np.testing.assert_array_equal(found.values, expected[site]["activation"].values[:rows])
         np.testing.assert_array_equal(found["label"].values, Y[:rows])
     again = net()
-    capture(out, again, resume=True)  # which the lock, if it were held, would refuse
+    capture(out, again, resume=True)  # which a lock that was left would refuse
     assert contents(out) == contents(whole)
     return rows
 
@@ -263,34 +259,13 @@ class Killed(LocalBackend):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_capture_that_was_killed_while_it_began_goes_on(tmp_path, whole):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            capture_into(Killed(tmp_path / "a"), net(), Batches(), **SITES)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+def killed_as_it_begins(out):
+    capture_into(Killed(out), net(), Batches(), **SITES)
+
+
+def test_a_capture_that_was_killed_while_it_began_resumes(tmp_path, whole):
+    assert processes.run(killed_as_it_begins, tmp_path / "a").status == -signal.SIGKILL
     assert check_after(tmp_path / "a", whole, net()) == 0
-
-
-# Two writers
-
-
-def in_a_fork(function):
-    """What `function` gives or says in a forked process."""
-    parent, child = multiprocessing.get_context("fork").Pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            child.send(str(function()))
-        except BaseException as error:
-            child.send(f"{type(error).__name__}: {error}")
-        finally:
-            os._exit(0)
-    assert parent.poll(20)
-    os.waitpid(pid, 0)
-    return parent.recv()
 
 
 def in_small_files(out):
@@ -301,49 +276,48 @@ def in_small_files(out):
 
 
 def test_a_file_that_the_system_refuses(tmp_path, whole):
-    said = in_a_fork(lambda: in_small_files(tmp_path / "a"))
-    assert re.match(r"StoreError: Writing .* failed: File too large\. Its first 0 samples are committed", said), said
+    with pytest.raises(StoreError, match=r"Writing .* failed: File too large\. Its first 0 samples are committed"):
+        processes.call(in_small_files, tmp_path / "a")
     assert check_after(tmp_path / "a", whole, net()) == 0
 
 
-REFUSED = "StoreError: .* is being written by another process. Wait until it is done or stop it; .*resume=True"
+# Two writers
+
+
+REFUSED = "(?s).* is being written by another process. Wait until it is done or stop it; .*resume=True"
 
 
 @pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}])
-@pytest.mark.parametrize("forked", [False, True])
-def test_a_second_writer_is_refused_while_the_first_lives(tmp_path, whole, options, forked):
-    out, model, said = tmp_path / "a", net(), []
-
-    def second():
-        try:
-            capture(out, **options)
-        except ProbekitError as error:
-            return f"{type(error).__name__}: {error}"
-        return "written"
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_second_writer_is_refused_while_the_first_lives(tmp_path, whole, options, elsewhere):
+    out, refused = tmp_path / "a", []
 
     def between(start):
         if start == 100:
-            said.append(in_a_fork(second) if forked else second())
+            with pytest.raises(StoreError, match=REFUSED) as error:
+                processes.call(second, out, options) if elsewhere else second(out, options)
+            refused.append(error)
 
-    capture(out, model, Batches(between))
-    assert re.match(REFUSED, said[0], re.DOTALL), said
+    capture(out, data=Batches(between))
+    assert refused
     assert contents(out) == contents(whole)
 
 
-def test_after_the_first_was_killed_the_second_goes_on(tmp_path, whole):
-    out = tmp_path / "a"
+def second(out, options):
+    capture(out, **options)
 
+
+def killed_at_rest(out):
     def between(start):
         if start == 100:
             at_rest(out, 96)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    pid = os.fork()
-    if pid == 0:
-        try:
-            capture(out, data=Batches(between))
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    assert (out / ".lock").exists()  # which nobody holds
+    capture(out, data=Batches(between))
+
+
+def test_after_the_first_was_killed_the_second_resumes(tmp_path, whole):
+    out = tmp_path / "a"
+    assert processes.run(killed_at_rest, out).status == -signal.SIGKILL
+    assert (out / ".lock").exists()  # which nobody has locked
     assert check_after(out, whole, net()) == 96

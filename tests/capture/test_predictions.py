@@ -1,4 +1,4 @@
-"""What a model predicts, kept as a column of its samples, however a capture is stopped, gone on with or shared."""
+"""What a model predicts, kept as a column of its samples, however a capture is stopped, resumed or shared."""
 
 import numpy as np
 import pytest
@@ -84,7 +84,7 @@ def test_what_gives_no_logits_is_refused_before_anything_is_written(tmp_path, mo
 
 @pytest.mark.parametrize("at", [10, 50, 90])
 @pytest.mark.parametrize("durable", [False, True])
-def test_a_stopped_capture_goes_on_to_the_same_bits(tmp_path, at, durable):
+def test_a_stopped_capture_resumes_to_the_same_bits(tmp_path, at, durable):
     capture(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         capture(tmp_path / "a", batches(X, Y, stop=at), durable=durable)

@@ -1,4 +1,4 @@
-"""A stopped capture, at any moment and by anything, goes on to the same bits; with anything else it does not."""
+"""A stopped capture, at any moment and by anything, resumes to the same bits; with anything else it does not."""
 
 import os
 import random
@@ -23,7 +23,7 @@ SMALL = 2 * 20 * 303 * 4 * 2  # two batches in a chunk row
 
 @pytest.mark.parametrize("at", [10, 20, 50, 90])
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_what_was_stopped_goes_on_to_the_same_bits_without_running_a_batch_twice(tmp_path, at, dtype):
+def test_what_was_stopped_resumes_to_the_same_bits_without_running_a_batch_twice(tmp_path, at, dtype):
     options = {"sites": ["1", "2"], "memory": SMALL, "dtype": dtype}
     pk.capture(mlp(), batches(X, Y), tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
@@ -51,7 +51,7 @@ def straddling(out, stop=None):
     pk.capture(nn.ReLU(), stopping(), out, memory=2 * 20 * 300 * 4, resume=True)
 
 
-def test_batches_that_straddle_the_last_commit_go_on_where_it_ended(tmp_path):
+def test_batches_that_straddle_the_last_commit_resume_where_it_ended(tmp_path):
     straddling(tmp_path / "whole")
     assert processes.run(straddling, tmp_path / "a", 70).status == -signal.SIGKILL
     assert opened(tmp_path / "a").sizes["sample"] in (20, 40, 60)  # whole chunk rows; the batches end at 47, 50
@@ -168,7 +168,7 @@ def write(out, durable):
 
 
 def kill_and_resume(folder, durable, kills, seed):
-    """Kill captures at random moments, each of which goes on where the one before was killed."""
+    """Kill captures at random moments, each of which resumes where the one before was killed."""
     whole, out = folder / "whole", folder / "a"
     longest = 1.05 * processes.run(write, whole, durable).seconds
     expected = pk.open(whole)
@@ -195,7 +195,7 @@ def kill_and_resume(folder, durable, kills, seed):
     return rows
 
 
-def test_a_killed_capture_is_a_prefix_and_goes_on_to_the_same_bits(tmp_path):
+def test_a_killed_capture_is_a_prefix_and_resumes_to_the_same_bits(tmp_path):
     kill_and_resume(tmp_path, durable=True, kills=3, seed=0)
 
 

@@ -212,7 +212,7 @@ def test_nan_is_refused_with_site_and_nodes(x: np.ndarray, y: np.ndarray, metric
         pk.measure(tree_of(y, relu=holed), metric)
 
 
-def test_infinities_have_a_place_in_order_but_no_deviation(x: np.ndarray, y: np.ndarray) -> None:
+def test_infinities_have_a_rank_but_no_deviation(x: np.ndarray, y: np.ndarray) -> None:
     holed = x.copy()
     holed[y == 2, 3], holed[np.flatnonzero(y == 1)[0], 4] = np.inf, -np.inf
     result = pk.measure(tree_of(y, relu=holed), ALL)["relu"]

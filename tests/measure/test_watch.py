@@ -110,7 +110,7 @@ def _trained(watched: Callable[[nn.Module, Any], Callable[[int], Any]]) -> tuple
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
             watch(step := step + 1)
-        for x, _ in shuffled:  # its generator goes on as if nobody else had read it
+        for x, _ in shuffled:  # its generator draws as if nobody else had read it
             model(x + random.random() + np.random.rand())  # noqa: NPY002
     return model.state_dict(), model
 
@@ -362,7 +362,7 @@ class _Faulty(nn.Module):
         return x / 0 - x / 0 if self.faulty else x
 
 
-def test_a_step_that_fails_leaves_the_others_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_a_step_that_fails_leaves_the_others_and_the_next_is_measured(tmp_path: Path) -> None:
     model = nn.Sequential(_Faulty())
     watch = Watch(model, (X, Y), "mean", every=1, out=tmp_path / "watch.zarr", sites="0")
     watch(0)

@@ -136,7 +136,7 @@ def test_a_pass_that_raised_leaves_nothing_to_take(model):
         assert list(probe.take()) == ["act@0", "act@1"]
 
 
-def test_a_part_of_the_model_called_by_itself_is_a_pass_of_its_own(model):
+def test_a_submodule_called_by_itself_is_a_pass_of_its_own(model):
     with pk.Probe(model, "first") as probe:
         model.first(torch.randn(2, 4))
         model.first(torch.randn(3, 4))

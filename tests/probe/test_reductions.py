@@ -63,7 +63,7 @@ def test_tokens_are_pooled_over_the_real_ones(name, left, sentences):
 
 
 @pytest.mark.parametrize("left", [True, False])
-def test_tokens_come_sample_after_sample_with_their_place_in_it(left, sentences):
+def test_tokens_come_sample_after_sample_with_their_position_in_it(left, sentences):
     batch, mask = padded(sentences, [left] * 4, width=7)
     rows = reduced("tokens", batch, mask)
     np.testing.assert_array_equal(rows.tensor.numpy(), np.concatenate(sentences))

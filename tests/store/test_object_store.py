@@ -105,7 +105,7 @@ def test_rows_are_read_from_there(folder):
     np.testing.assert_array_equal(torch.cat([x for x, _ in pk.as_dataset(site).loader(16)]), expected())
 
 
-def test_what_was_stopped_is_a_prefix_and_goes_on_to_the_same_bits(folder):
+def test_what_was_stopped_is_a_prefix_and_resumes_to_the_same_bits(folder):
     capture(f"{folder}/whole.zarr")
     url = f"{folder}/a.zarr"
     with pytest.raises(KeyboardInterrupt):
@@ -207,7 +207,7 @@ def stands(url):
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_captures_killed_at_any_moment_are_prefixes_and_go_on_to_the_same_bits(s3, kills):
+def test_captures_killed_at_any_moment_are_prefixes_and_resume_to_the_same_bits(s3, kills):
     longest = processes.run(slowly, f"{s3}/whole.zarr").seconds
     whole, url = objects(f"{s3}/whole.zarr"), f"{s3}/a.zarr"
     moments, rows = random.Random(0), []
