@@ -34,8 +34,12 @@ def cluster() -> Iterator[Any]:
     """A cluster of dask's: two workers that are processes, of one thread each."""
     distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
     processes.run(bool)  # whose server then forks the workers too
+    config = {
+        "distributed.worker.multiprocessing-method": "forkserver",
+        "distributed.deploy.lost-worker-timeout": "600s",  # a killed worker that takes longer to return is given up
+    }
     with (
-        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        dask.config.set(config),
         warnings.catch_warnings(action="ignore"),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made,
     ):
