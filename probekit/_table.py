@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeGuard
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MISSING", "Table", "is_missing", "is_number", "rows_of", "shown"]
+__all__ = ["MISSING", "ShownAsTable", "Table", "is_missing", "is_number", "rows_of", "shown"]
 
 MISSING = "–"
 
@@ -93,6 +93,23 @@ class Table:
             f"<tbody>\n{body}\n</tbody>\n"
             "</table>"
         )
+
+
+class ShownAsTable:
+    """What prints as its table, also in a notebook."""
+
+    @property
+    def table(self) -> Table:
+        raise NotImplementedError
+
+    def to_dataframe(self) -> pd.DataFrame:
+        return self.table.to_dataframe()
+
+    def __repr__(self) -> str:
+        return str(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
 
 
 def _right_aligned(texts: Sequence[str], values: Sequence[object]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +18,9 @@ from probekit._sizes import format_size, parse_size
 from probekit._store.backend import Backend
 from probekit._store.codec import check_compression
 from probekit._store.layout import Layout, SiteSpec
-from probekit._table import Table
+from probekit._table import ShownAsTable, Table
 from probekit._write.writer import ROW_BUFFERS
 from probekit.errors import StoreError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["CaptureOptions", "CapturePlan", "StorageOptions", "plan_capture"]
 
@@ -58,8 +55,8 @@ class CaptureOptions:
     storage: StorageOptions
 
 
-@dataclass(frozen=True)
-class CapturePlan:
+@dataclass(frozen=True, repr=False)
+class CapturePlan(ShownAsTable):
     """A capture as it will be; prints as a table, also in a notebook.
 
     `rows` is None where the data can't say how many samples there are, and then so is `bytes`. `free` is None where the
@@ -149,15 +146,6 @@ class CapturePlan:
             f"{self.site_plan.model}: {len(self.sites)} sites, samples {total}, {disk} on disk{free}, "
             f"{format_size(self.buffer)} of buffers, committed every {self.rows_per_chunk} samples"
         )
-
-    def to_dataframe(self) -> pd.DataFrame:
-        return self.table.to_dataframe()
-
-    def __repr__(self) -> str:
-        return str(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
     def require_room(self, backend: Backend) -> None:
         """Raise StoreError where the samples to come, if their number is known, can't fit on the disk."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,8 @@ from probekit._probe.hooks import Probe
 from probekit._probe.model_run import device_of, every_module_runs, run, running
 from probekit._probe.selectors import Rule, Selector, asks_for, module_names, rules, selected_modules, selects
 from probekit._probe.site_name import SiteName
-from probekit._table import Table
+from probekit._table import ShownAsTable, Table
 from probekit.errors import ModelError, SiteError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Site", "SiteTable", "find_sites", "sites"]
 
@@ -54,7 +51,7 @@ class Site:
         return count * self.dtype.itemsize
 
 
-class SiteTable(Sequence[Site]):
+class SiteTable(ShownAsTable, Sequence[Site]):
     """Sites in the order in which the model ran them; prints as a table, also in a notebook."""
 
     def __init__(self, model: str, rows: Sequence[Site]) -> None:
@@ -75,15 +72,6 @@ class SiteTable(Sequence[Site]):
     def table(self) -> Table:
         """One row a site."""
         return Table(f"{self.model}: {len(self)} sites", _COLUMNS, [_row(site) for site in self])
-
-    def to_dataframe(self) -> pd.DataFrame:
-        return self.table.to_dataframe()
-
-    def __repr__(self) -> str:
-        return str(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def _row(site: Site) -> tuple[object, ...]:

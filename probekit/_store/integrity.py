@@ -18,7 +18,7 @@ from probekit._store.codec import CHECKSUM_BYTES, is_sound_chunk
 from probekit._store.layout import ACTIVATION, RECORD, ArraySpec, Json
 from probekit._store.record import CommitRecord
 from probekit._store.validation import MAX_CHUNK_BYTES
-from probekit._table import Table
+from probekit._table import ShownAsTable, Table
 from probekit.progress import Progress
 
 __all__ = ["Damage", "Verification", "check_integrity"]
@@ -47,8 +47,8 @@ class Damage:
         return f"{self.start}–{self.stop - 1}" if self.stop > self.start else ""
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(ShownAsTable):
     """How much of a store was checked, and the damages that were found; true where there are none.
 
     Attributes:
@@ -86,12 +86,6 @@ class Verification:
             f"{self.path}: {self.rows} samples, {self.sites} sites, {self.columns} columns, {self.chunks} chunks, "
             f"{format_size(self.bytes)}: {state}"
         )
-
-    def __repr__(self) -> str:
-        return str(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def check_integrity(backend: Backend, record: CommitRecord, progress: Progress) -> Verification:
