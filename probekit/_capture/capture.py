@@ -13,7 +13,7 @@ from torch import nn
 from probekit._capture.plan import CaptureOptions, CapturePlan, StorageOptions, plan_capture
 from probekit._capture.session import CaptureJob, IfExists
 from probekit._data.batches import Batches, peek
-from probekit._forward.options import Loss, RunOptions, SiteOptions
+from probekit._forward.options import Loss, Mask, Reset, RunOptions, SiteOptions
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector, module_names
 from probekit._store.backend import backend_of
@@ -33,11 +33,14 @@ def capture(
     sites: Selector = "**",
     exclude: Selector | None = None,
     reduce: Mapping[Any, Reduction] | Reduction | None = None,
-    batch_dim: Mapping[Any, int] | int = 0,
+    batch_dim: Mapping[Any, int] | int | None = None,
+    node_dim: Mapping[Any, int] | int | None = None,
+    mask: Mapping[Any, Mask] | Mask | None = None,
     dtype: str | None = None,
     compression: str | None = None,
-    mode: Literal["eval", "train"] = "eval",
+    mode: Literal["eval", "train", "as is"] = "eval",
     loss: Loss | None = None,
+    reset: Reset | None = None,
     batch_size: int = 256,
     labels: Any = None,
     columns: Mapping[str, Any] | None = None,
@@ -55,9 +58,9 @@ def capture(
     """Stream the activations of `model` on `data` into a new store at `out`; returns it opened, as `probekit.open`.
 
     The model runs over the data in order, in eval mode, without gradients unless a ``:grad`` site is asked for. It
-    isn't moved; afterwards its mode, its buffers and the random generators are as before. Samples are committed in
-    chunk rows: committed samples survive an error, Ctrl-C or a kill, and open as a prefix. With `resume` the capture
-    continues from there, and its results are bit-identical to those of a capture that was never stopped.
+    isn't moved; afterwards its mode, its buffers, its attributes and the random generators are as before. Samples are
+    committed in chunk rows: committed samples survive an error, Ctrl-C or a kill, and open as a prefix. With `resume`
+    the capture continues from there, and its results are bit-identical to those of a capture that was never stopped.
 
     Args:
         model: any torch module. Axis 0 of the selected sites is the batch, or `batch_dim` says which axis is.
@@ -69,16 +72,29 @@ def capture(
         reduce: what to keep of an activation: ``"mean"`` or ``"max"`` over positions, ``"cls"``, ``"last"``,
             ``"flatten"``, ``"tokens"`` (a row for each real token, with its sample's columns and its ``position``
             among the sample's real tokens), unit indices, a `probekit.Projection`, a callable tensor → tensor, or a
-            list of these to apply in turn; for all sites, or by selector in a dict, whose first match counts. An
-            ``attention_mask`` in the batch says which tokens are real.
-        batch_dim: the axis that is the batch, for all sites or by selector.
+            list of these to apply in turn; for all sites, or by selector in a dict, whose first match counts.
+        batch_dim: the axis of an activation that is the batch, for all sites or by selector. By default axis 0, or
+            axis 1 of what recurrent and attention layers give with the time first. The dry run checks that it follows
+            the number of samples.
+        node_dim: the axis of an activation, as the model gives it, that is the nodes, for all sites or by selector. By
+            default it is followed from the operation that made the nodes: axis 1 of a convolution or a batch norm, the
+            last axis of a linear layer, a layer norm or an embedding. `probekit.sites` shows it, with a question mark
+            where it is a guess by the number of axes.
+        mask: which tokens are real, 1, and which are padding, 0, as (batch, position): a key of the inputs or a
+            parameter of the model's forward, a place among the inputs, a callable that makes it of the inputs, False
+            for none; for all sites, or by selector. By default the input whose name ends in ``attention_mask``, where
+            one alone fits a site. Reductions leave padding out. A site that keeps its positions has the mask beside
+            its activation, for `probekit.measure` to leave padding out.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``; by default as the model gives it.
             bfloat16 is written as float32, which is exact, and compressed ``"fast"``.
         compression: ``"fast"`` (lz4) or ``"small"`` (zstd), both of shuffled bits; by default none, which is fastest.
-        mode: ``"eval"`` or ``"train"``. In train mode each batch draws from generators seeded by its first sample's
-            number, and running statistics are put back afterwards.
+        mode: ``"eval"`` or ``"train"``, the training flag that every module gets, or ``"as is"``, which leaves the
+            flags (for dropout alone, or frozen batch norms). In each mode, what a pass draws at random is seeded by the
+            number of the batch's first sample, and running statistics are put back afterwards.
         loss: for ``:grad`` sites, a callable of the model's output and the batch's labels that gives a scalar; by
             default the cross-entropy summed over the batch, so that rows don't scale with it. No ``.grad`` is touched.
+        reset: a callable that takes the model and clears the state that it keeps from one pass to the next, such as
+            that of spiking neurons; called before each pass.
         batch_size: samples a batch, where the data don't come in batches.
         labels, columns, ids, keep_labels, class_names: where the samples' labels, further columns and ids are, and the
             names of the classes; the page "Data, labels and columns" explains them.
@@ -115,8 +131,8 @@ def capture(
         )
     backend = backend_of(out, durable=durable)
     options = CaptureOptions(
-        SiteOptions(sites, exclude, reduce, batch_dim, dtype),
-        RunOptions(mode, loss, predictions),
+        SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask, dtype),
+        RunOptions(mode, loss, predictions, reset),
         StorageOptions.of(compression, memory),
     )
     if_exists = IfExists(resume, append, overwrite)
@@ -142,10 +158,13 @@ def plan(
     sites: Selector = "**",
     exclude: Selector | None = None,
     reduce: Mapping[Any, Reduction] | Reduction | None = None,
-    batch_dim: Mapping[Any, int] | int = 0,
+    batch_dim: Mapping[Any, int] | int | None = None,
+    node_dim: Mapping[Any, int] | int | None = None,
+    mask: Mapping[Any, Mask] | Mask | None = None,
     dtype: str | None = None,
     compression: str | None = None,
-    mode: Literal["eval", "train"] = "eval",
+    mode: Literal["eval", "train", "as is"] = "eval",
+    reset: Reset | None = None,
     batch_size: int = 256,
     labels: Any = None,
     columns: Mapping[str, Any] | None = None,
@@ -162,8 +181,8 @@ def plan(
 
     Args:
         out: the path or URL whose free space is looked up; nothing is written there.
-        model, data, sites, exclude, reduce, batch_dim, dtype, compression, mode, batch_size: as for `capture`.
-        labels, columns, ids, keep_labels, class_names, predictions, memory: as for `capture`.
+        model, data, sites, exclude, reduce, batch_dim, node_dim, mask, dtype, compression: as for `capture`.
+        mode, reset, batch_size, labels, columns, ids, keep_labels, class_names, predictions, memory: as for `capture`.
 
     Raises:
         SiteError, DataError, ModelError, StoreError: as `capture`, but not for a disk that is too small.
@@ -175,8 +194,8 @@ def plan(
         1200
     """
     options = CaptureOptions(
-        SiteOptions(sites, exclude, reduce, batch_dim, dtype),
-        RunOptions(mode, predictions=predictions),
+        SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask, dtype),
+        RunOptions(mode, predictions=predictions, reset=reset),
         StorageOptions.of(compression, memory),
     )
     batches = Batches(

@@ -16,7 +16,7 @@ from probekit._store.layout import ACTIVATION, Json
 from probekit._store.record import CommitRecord
 from probekit.errors import StoreError
 
-__all__ = ["check_same", "inputs_digest", "weights_digest"]
+__all__ = ["check_same", "inputs_checksum", "weights_digest"]
 
 # The attributes of the root that have to agree where both are known, and what they are called in an error.
 _AGREE = {
@@ -54,13 +54,13 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def inputs_digest(inputs: Any) -> str:
+def inputs_checksum(inputs: Any) -> int:
     """crc32c of every tensor in a batch of inputs."""
     crc = 0
     for tensor in tensors(inputs):
         crc = google_crc32c.extend(crc, f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         crc = google_crc32c.extend(crc, _bytes(tensor))
-    return f"{crc:08x}"
+    return crc
 
 
 def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -113,6 +113,9 @@ def _facts(old: Json, new: Json) -> Iterator[tuple[str, Any, Any]]:
     if old["node_type"] == "group":
         for key in ("reduce", "batch_dim", "kept_dtype"):
             yield key, old["attributes"].get(key), new["attributes"].get(key)
+        for key in ("node_dim", "mask"):
+            if key in old["attributes"]:  # not in stores of earlier versions
+                yield key, old["attributes"][key], new["attributes"].get(key)
     elif old["node_type"] == "array":
         yield "the shape of a row", old["shape"][1:], new["shape"][1:]
         for key in ("data_type", "codecs", "chunk_grid"):

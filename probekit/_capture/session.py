@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from probekit._capture.comparison import Columns
-from probekit._capture.fingerprint import check_same, inputs_digest, weights_digest
+from probekit._capture.fingerprint import check_same, inputs_checksum, weights_digest
 from probekit._capture.plan import CaptureOptions, CapturePlan, plan_capture
 from probekit._capture.process_group import Group
 from probekit._data.batches import Batch, Batches, peek
@@ -27,7 +27,7 @@ from probekit._probe.model_run import running
 from probekit._probe.pooling import Reduced
 from probekit._probe.selectors import rules
 from probekit._store.backend import Backend
-from probekit._store.layout import MARKERS, SAMPLES, Json, Layout
+from probekit._store.layout import INPUTS, MARKERS, SAMPLES, Json, Layout
 from probekit._store.record import CommitRecord, nodes_of
 from probekit._store.store import check_absent, class_names, create, read_record, remove, require_record
 from probekit._version import __version__
@@ -36,7 +36,7 @@ from probekit._write.rank_commits import RankCommits, done_chunks
 from probekit._write.site_commits import SiteCommits
 from probekit._write.transfer import Transfer
 from probekit._write.writer import Writer
-from probekit.errors import DataError, StoreError, check_choice
+from probekit.errors import DataError, ModelError, StoreError, check_choice
 from probekit.progress import Progress
 
 __all__ = ["CaptureJob", "IfExists"]
@@ -158,6 +158,19 @@ class Session:
                 arguments=("class_names",),
             )
 
+    def require_no_state(self) -> None:
+        """Raise ModelError where what a batch gives depends on the batches before it, which others may run."""
+        state = self.plan.site_plan.state
+        if state:
+            raise ModelError(
+                f"Each forward pass of {self.plan.site_plan.model} changes {', '.join(state[:3])}, so what a batch "
+                "gives "
+                "depends on the batches before it. Capture it in one process, without a ChunkSampler; or give "
+                "reset=, a "
+                "callable that takes the model and clears its state before each pass.",
+                arguments=("reset",),
+            )
+
     def ranked(self, record: CommitRecord, sampler: ChunkSampler) -> tuple[Writer, RankCommits]:
         """The writer of this process's chunk rows, and what commits them."""
         layout = self._laid_out(record)
@@ -169,10 +182,12 @@ class Session:
     def _laid_out(self, record: CommitRecord) -> Layout:
         """The arrays, in chunks as long as those that are there."""
         plan = replace(self.plan, rows_per_chunk=record.rows_per_chunk, tokens_per_chunk=record.tokens_per_chunk)
-        return plan.layout(self._dtypes)
+        return plan.layout(self._dtypes).as_in(record.nodes)
 
     def _prefix_writer(self, record: CommitRecord, layout: Layout, nodes: dict[str, Json], attrs: Json) -> Writer:
         attrs = {**attrs, "created": record.attributes["created"]}
+        there = {path: node for path, node in record.nodes.items() if node["node_type"] == "group"}
+        nodes = {**nodes, **there}  # which an earlier version may have written with fewer attributes
         start = Start(layout, nodes, attrs, record.lengths(layout), class_names(self.backend, record))
         return Writer(self.backend, start, PrefixCommits(self.backend, start), self.transfer)
 
@@ -199,23 +214,29 @@ class Session:
             for number, batch in enumerate(stream):
                 if offset:
                     batch = replace(batch, start=offset + batch.start)
-                columns, end = _columns(batch), batch.start + batch.rows
+                columns, inputs, end = _columns(batch), inputs_checksum(batch.inputs), batch.start + batch.rows
                 if seen is not None:
-                    seen.check(columns, batch.start)
+                    seen.check(columns, inputs, batch.start)
                 if end <= done and batch.rows:
+                    if sites.state:  # which the batches after this one depend on
+                        recorder.ignore()
+                        forward.run(batch, probe)
                     continue
                 recorder.begin(batch, number)
                 writer.begin(batch.rows, at=batch.start)
                 output = forward.run(batch, probe)
                 predicted = {name: predictions(output, batch.rows) for name in self._unknown}
                 recorder.end()
-                writer.end(columns | predicted, self.batches.class_names or ())
-        if seen is not None and end < seen.rows:
-            raise DataError(
-                f"The data hold {end - offset} samples, and {self.backend.url} already has {seen.rows - offset} of "
-                "them."
-            )
-        recorder.warn_of_overflow()
+                given = {INPUTS: np.full(batch.rows, inputs)}
+                writer.end(columns | predicted | given, self.batches.class_names or ())
+        if seen is not None:
+            if end < seen.rows:
+                raise DataError(
+                    f"The data hold {end - offset} samples, and {self.backend.url} already has {seen.rows - offset} of "
+                    "them."
+                )
+            seen.warn()
+        recorder.warn_of_lost_values()
 
     @property
     def _unknown(self) -> tuple[str, ...]:
@@ -224,7 +245,8 @@ class Session:
 
     @property
     def _forward(self) -> ForwardPass:
-        return ForwardPass(self.model, self.options.run, self.plan.site_plan.gradients)
+        sites = self.plan.site_plan
+        return ForwardPass(self.model, self.options.run, sites.gradients, sites.writes_inputs)
 
     @property
     def _dtypes(self) -> dict[str, np.dtype[Any]]:
@@ -241,7 +263,7 @@ class Session:
             "torch_version": str(torch.__version__),
             "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
             "weights": weights_digest(self.model),
-            "inputs": inputs_digest(self.first.inputs),
+            "inputs": f"{inputs_checksum(self.first.inputs):08x}",
             "sites": [str(rule) for rule in rules(self.options.sites.sites)],
             "dtype": self.options.sites.dtype or "as given",
             "mode": self.options.run.mode,
@@ -327,6 +349,7 @@ class CaptureJob:
         if session is None:
             raise DataError("The data hold no samples.")
         session.require_alike()
+        session.require_no_state()
         if self.if_exists.overwrite:
             remove(self.backend)
         record = self._existing(stack)
@@ -372,6 +395,8 @@ def _into(writer: Writer) -> Sink:
     def give(name: str, reduced: Reduced) -> None:
         if reduced.sample is None or reduced.positions is None:
             writer.put(name, reduced.tensor)
+            if reduced.real is not None:
+                writer.put_mask(name, reduced.real.given.numpy())
         else:
             writer.append(name, reduced.tensor, reduced.sample.numpy(), reduced.positions.numpy())
 

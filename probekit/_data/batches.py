@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probekit._data.columns import Array, Classes, as_column
-from probekit._data.fields import LABEL, LABEL_KEYS, MASK_KEY, NOUNS, SAMPLE_ID, Item, Source, argument_of, sources_of
+from probekit._data.fields import LABEL, LABEL_KEYS, NOUNS, SAMPLE_ID, Item, Source, argument_of, sources_of
 from probekit._data.loaders import Slices, chunks_of, count_of, cut, fixed_rows, rows_of, shuffles, stream
 from probekit._data.loaders import class_names as names_in
 from probekit._nested import mapped, tensors
@@ -26,15 +26,13 @@ class Batch:
     """The inputs of one forward pass, and the columns of its samples.
 
     `columns` holds one array of `rows` values by name: ``label`` (int64 codes) where the data are labelled,
-    ``sample_id`` where they carry ids, and the columns asked for (int64, float64, bool or str). `mask` is the
-    ``attention_mask`` of a dict of inputs, where there is one; it is an input as well. `start` is the number of its
-    first sample in the data.
+    ``sample_id`` where they carry ids, and the columns asked for (int64, float64, bool or str). `start` is the number
+    of its first sample in the data.
     """
 
     inputs: Any
     rows: int
     columns: dict[str, Array]
-    mask: Tensor | None = None
     start: int = 0
 
     @property
@@ -146,7 +144,7 @@ class Batches:
         for span in data.spans():
             inputs = _as_tensors(cut(whole, span), item.index)
             of_batch = {name: column[span] for name, column in columns.items()}
-            yield Batch(inputs, _rows(inputs, item), of_batch, _mask(inputs), span.start)
+            yield Batch(inputs, _rows(inputs, item), of_batch, span.start)
 
     def _streamed(self) -> Iterator[Batch]:
         starts = None if self.chunks is None else self.chunks.starts(self._batch_rows)
@@ -181,7 +179,7 @@ class Batches:
         found = self._take(item)
         inputs = _as_tensors(item.rest(), item.index)
         rows = _rows(inputs, item)
-        return Batch(inputs, rows, self._columns(found, start, rows, item.index), _mask(inputs), start)
+        return Batch(inputs, rows, self._columns(found, start, rows, item.index), start)
 
     def _columns(self, found: dict[str, Any], start: int, rows: int, index: int | None) -> dict[str, Array]:
         """The columns of so many samples, from `start` on: what was `found` with them, and their part of what is given.
@@ -254,11 +252,6 @@ def _rows(inputs: Any, item: Item) -> int:
     if len(sizes) > 1:
         raise DataError(f"The inputs of batch {item.index} have different numbers of samples: {sorted(sizes)}.")
     return sizes.pop()
-
-
-def _mask(inputs: Any) -> Tensor | None:
-    mask = inputs.get(MASK_KEY) if isinstance(inputs, Mapping) else None
-    return mask if isinstance(mask, Tensor) else None
 
 
 def _part(source: Source, start: int, rows: int, index: int | None) -> Array:

@@ -16,7 +16,6 @@ __all__ = [
     "ID_KEYS",
     "LABEL",
     "LABEL_KEYS",
-    "MASK_KEY",
     "NOUNS",
     "SAMPLE_ID",
     "Item",
@@ -28,7 +27,6 @@ __all__ = [
 LABEL, SAMPLE_ID = "label", "sample_id"
 LABEL_KEYS = ("labels", "label")
 ID_KEYS = ("sample_id", "id", "idx")
-MASK_KEY = "attention_mask"
 NOUNS = {LABEL: "labels", SAMPLE_ID: "sample ids"}
 
 

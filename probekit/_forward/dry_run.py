@@ -1,17 +1,21 @@
-"""The dry run: what a model gives for the first samples of the data."""
+"""The dry run: what a model gives for the first samples of the data, and what it changes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from probekit._data.batches import Batch
+from probekit._forward.forward_pass import begun
 from probekit._forward.options import RunOptions, SiteOptions
 from probekit._forward.outputs import PREDICTION, predictions
 from probekit._nested import mapped
-from probekit._probe.model_run import device_of, run, running
+from probekit._probe.model_run import copied, device_of, every_module_runs, run, running, written
+from probekit._probe.model_state import ModelState
+from probekit._probe.selectors import module_names
 from probekit._probe.site_table import SiteTable, find_sites
 from probekit.errors import DataError, ModelError
 
@@ -22,44 +26,70 @@ SAMPLES = 3  # of a dry run
 
 @dataclass(frozen=True)
 class DryRun:
-    """The sites of a model as they were for the samples of `example`, and for one sample less.
+    """The sites of a model as they were for the samples of `example`, and for another number of samples.
 
-    `shorter` shows which axis follows the batch. It is None where the model doesn't take one sample less.
+    `other` shows which axis follows the batch: for one sample less or, where the model doesn't take that, for twice as
+    many. It is None where the model takes neither. `writes_inputs` says whether the model's forward changes its inputs,
+    `state` names the buffers and attributes that every pass changes.
     """
 
     example: Batch
     sites: SiteTable
-    shorter: SiteTable | None
+    other: SiteTable | None
+    writes_inputs: bool
+    state: tuple[str, ...]
 
 
 def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions) -> DryRun:
     """Run the model on a few samples of the `first` batch, or on all of it where the model doesn't take fewer.
+
+    The model gets copies of the inputs, and is left as it was.
 
     Raises:
         SiteError: the selector picks nothing.
         ModelError: the model can't run on the batch, or gives no logits to predict by.
         DataError: a column is called as the predictions are.
     """
-    few = _head(first, SAMPLES)
-    found = _tried(model, few, sites, how)
+    dry = _Dry(model, sites, how)
+    few = _with_rows(first, SAMPLES)
+    found = dry.tried(few)
     if few is None or found is None:
-        few, found = first, _sites(model, first, sites, how)
+        few, found = first, dry.sites_of(first)
     if how.predictions:
         _check_predictions(model, few, how)
     # An axis may be as long as the batch by chance, such as the time steps of a recurrent layer.
-    return DryRun(few, found, _tried(model, _head(few, few.rows - 1), sites, how))
+    other = dry.tried(_with_rows(few, few.rows - 1)) or dry.tried(_with_rows(few, 2 * few.rows))
+    return DryRun(few, found, other, dry.writes_inputs, dry.state)
 
 
-def _tried(model: nn.Module, batch: Batch | None, sites: SiteOptions, how: RunOptions) -> SiteTable | None:
-    """The sites for a batch; None where there is none, or the model doesn't take so few samples."""
-    try:
-        return None if batch is None else _sites(model, batch, sites, how)
-    except ModelError:
-        return None
+class _Dry:
+    """The passes of a dry run, and what they have shown so far."""
 
+    def __init__(self, model: nn.Module, sites: SiteOptions, how: RunOptions) -> None:
+        module_names(model)  # raises for what has no modules that run
+        self._model, self._sites, self._how = model, sites, how
+        self.writes_inputs = False
+        self.state: tuple[str, ...] = ()
 
-def _sites(model: nn.Module, batch: Batch, sites: SiteOptions, how: RunOptions) -> SiteTable:
-    return find_sites(model, batch.inputs, sites.sites, sites.exclude, how.mode)
+    def tried(self, batch: Batch | None) -> SiteTable | None:
+        """The sites for a batch; None where there is none, or the model doesn't take so many samples."""
+        try:
+            return None if batch is None else self.sites_of(batch)
+        except ModelError:
+            return None
+
+    def sites_of(self, batch: Batch) -> SiteTable:
+        model, how, inputs = self._model, self._how, copied(batch.inputs)
+        with running(model, how.mode) as before, every_module_runs():
+            with begun(model, how, 0):
+                found = find_sites(model, inputs, self._sites.sites, self._sites.exclude)
+            self.writes_inputs |= written(inputs, batch.inputs)
+            if before.changed():  # perhaps only what the first pass sets up, as for a table of rotary embeddings
+                after = ModelState(model)
+                with begun(model, how, 0):
+                    run(model, copied(batch.inputs), device_of(model))
+                self.state = self.state or tuple(after.changed())
+        return found
 
 
 def _check_predictions(model: nn.Module, example: Batch, how: RunOptions) -> None:
@@ -69,26 +99,27 @@ def _check_predictions(model: nn.Module, example: Batch, how: RunOptions) -> Non
             "that column another name.",
             arguments=("columns", "predictions"),
         )
-    with running(model, how.mode):
-        predictions(run(model, example.inputs, device_of(model)), example.rows)
+    with running(model, how.mode), begun(model, how, 0):
+        predictions(run(model, copied(example.inputs), device_of(model)), example.rows)
 
 
-def _head(batch: Batch, rows: int) -> Batch | None:
-    """The first samples of a batch; None where it has no more, or its inputs can't be cut."""
-    if not 0 < rows < batch.rows:
+def _with_rows(batch: Batch, rows: int) -> Batch | None:
+    """The first samples of a batch, or all of them twice; None where its inputs can't be cut so."""
+    if not 0 < rows < batch.rows and rows != 2 * batch.rows:
         return None
     try:
         inputs = mapped(lambda value: _cut(value, batch.rows, rows), batch.inputs)
     except TypeError:
         return None
-    mask = None if batch.mask is None else batch.mask[:rows]
-    return replace(batch, inputs=inputs, rows=rows, mask=mask, columns={n: v[:rows] for n, v in batch.columns.items()})
+    return replace(batch, inputs=inputs, rows=rows, columns={n: v[:rows] for n, v in batch.columns.items()})
 
 
 def _cut(value: Any, rows: int, wanted: int) -> Any:
-    """The first samples of a tensor; TypeError for what may hold samples in a way that nobody knows."""
+    """So many samples of a tensor; TypeError for what may hold samples in a way that nobody knows."""
     if isinstance(value, Tensor):
-        return value[:wanted] if value.dim() and len(value) == rows else value
+        if not value.dim() or len(value) != rows:
+            return value
+        return value[:wanted] if wanted <= rows else torch.cat([value, value])
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(type(value).__name__)

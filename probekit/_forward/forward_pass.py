@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,19 +16,29 @@ from probekit._data.batches import Batch
 from probekit._forward.options import RunOptions
 from probekit._forward.outputs import logits_of
 from probekit._probe.hooks import Probe
-from probekit._probe.model_run import device_of, run
+from probekit._probe.model_run import copied, device_of, run, seeded
 from probekit.errors import DataError
 
-__all__ = ["ForwardPass"]
+__all__ = ["ForwardPass", "begun"]
+
+
+@contextmanager
+def begun(model: nn.Module, options: RunOptions, seed: int) -> Iterator[None]:
+    """A pass that `seed` alone decides: what it draws at random, and the state that the user's `reset` clears."""
+    if options.reset is not None:
+        options.reset(model)
+    with seeded(seed):
+        yield
 
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """How the model runs on each batch: with `gradients`, a backward pass follows."""
+    """How the model runs on each batch, as planned."""
 
     model: nn.Module
     options: RunOptions
-    gradients: bool
+    gradients: bool  # a backward pass follows
+    writes_inputs: bool  # the model gets copies
 
     def run(self, batch: Batch, probe: Probe) -> Any:
         """The model's output, once the probe has seen everything.
@@ -36,10 +47,10 @@ class ForwardPass:
             ModelError: the model fails on the batch.
             DataError: there is nothing to make a loss of.
         """
-        if self.options.mode == "train":
-            torch.manual_seed(batch.start)  # so that what dropout draws doesn't depend on where a capture was stopped
-        with torch.enable_grad() if self.gradients else nullcontext():
-            output = run(self.model, batch.inputs, self._device)
+        inputs = copied(batch.inputs) if self.writes_inputs else batch.inputs
+        # What a pass draws doesn't depend on where a capture was stopped.
+        with begun(self.model, self.options, batch.start), torch.enable_grad() if self.gradients else nullcontext():
+            output = run(self.model, inputs, self._device)
             if self.gradients:
                 probe.backward(self._loss(output, batch))
         return output

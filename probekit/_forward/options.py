@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector
 from probekit.errors import ModelError, StoreError, check_choice
 
-__all__ = ["DTYPES", "Loss", "RunOptions", "SiteOptions"]
+__all__ = ["DTYPES", "Loss", "Mask", "Reset", "RunOptions", "SiteOptions"]
 
 Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
+Reset: TypeAlias = Callable[[nn.Module], object]
+Mask: TypeAlias = str | int | Callable[[Any], Tensor] | Literal[False]  # where the mask of real tokens is in the inputs
 
-MODES = ("eval", "train")
+MODES = ("eval", "train", "as is")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -32,7 +34,9 @@ class SiteOptions:
     sites: Selector
     exclude: Selector | None
     reduce: Mapping[Any, Reduction] | Reduction | None
-    batch_dim: Mapping[Any, int] | int
+    batch_dim: Mapping[Any, int] | int | None
+    node_dim: Mapping[Any, int] | int | None = None
+    mask: Mapping[Any, Mask] | Mask | None = None
     dtype: str | None = None
 
     def __post_init__(self) -> None:
@@ -55,6 +59,7 @@ class RunOptions:
     mode: str
     loss: Loss | None = None
     predictions: bool = False
+    reset: Reset | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES, ModelError)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from probekit._data.batches import Batch
+from probekit._forward.masks import MaskSource
 from probekit._forward.site_plan import PlannedSite, SitePlan
 from probekit._probe.reductions import Mask, Reduced
 from probekit._probe.site_name import SiteName
@@ -26,9 +27,16 @@ class _Now:
     """The batch that is being recorded, and which sites haven't given theirs."""
 
     number: int
-    rows: int
-    mask: Mask | None
+    batch: Batch
     missing: dict[SiteName, PlannedSite]
+    masks: dict[str, Mask] = field(default_factory=dict)  # by name, each made when a site needs it
+
+    def mask(self, source: MaskSource | None) -> Mask | None:
+        if source is None:
+            return None
+        if source.name not in self.masks:
+            self.masks[source.name] = Mask.of(source.of(self.batch.inputs))
+        return self.masks[source.name]
 
 
 class Recorder:
@@ -45,30 +53,43 @@ class Recorder:
         self._sink = sink
         self._planned = {each.site._replace(call=each.site.call or 0): each for each in plan.sites}
         self._overflows: dict[str, Tensor] = {}
-        self._now = _Now(-1, 0, None, {})
+        self._underflows: dict[str, Tensor] = {}
+        self._now: _Now | None = None
+
+    def ignore(self) -> None:
+        """What comes until `begin` is not recorded."""
+        self._now = None
 
     def begin(self, batch: Batch, number: int) -> None:
-        mask = None if batch.mask is None else Mask.of(batch.mask)
-        self._now = _Now(number, batch.rows, mask, dict(self._planned))
+        self._now = _Now(number, batch, dict(self._planned))
 
     def __call__(self, site: SiteName, tensor: Tensor) -> None:
+        try:
+            self._record(site, tensor)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # else they would look like the model's own
+            raise SiteError(f"{site} of {self._model}, of shape {tuple(tensor.shape)}: {error}") from error
+
+    def _record(self, site: SiteName, tensor: Tensor) -> None:
         now = self._now
+        if now is None:
+            return
         planned = now.missing.pop(site, None)
         if planned is None:
-            raise self._unexpected(site)
-        reduced = planned.keep(tensor, now.mask, now.rows)
+            raise self._unexpected(site, now.number)
+        reduced = planned.keep(tensor, now.mask(planned.mask), now.batch.rows)
         source, spec = reduced.tensor, planned.spec
-        if source.shape[1:] != spec.shape or (reduced.sample is None and source.shape[0] != now.rows):
+        if source.shape[1:] != spec.shape or (reduced.sample is None and source.shape[0] != now.batch.rows):
             raise SiteError(
-                f"{spec.name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of {now.rows} "
+                f"{spec.name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of "
+                f"{now.batch.rows} "
                 f"samples; in the first batch each {'token' if spec.tokens else 'sample'} had shape {spec.shape}."
             )
         if planned.dtype != source.dtype:
             reduced = reduced._replace(tensor=self._cast(spec.name, source, planned.dtype))
         self._sink(spec.name, reduced)
 
-    def _unexpected(self, site: SiteName) -> SiteError:
-        known, number = self._planned.get(site), self._now.number
+    def _unexpected(self, site: SiteName, number: int) -> SiteError:
+        known = self._planned.get(site)
         if known is None:
             return SiteError(f"{site} of {self._model} ran at batch {number} and not in the first batch.")
         return SiteError(f"{known.name} of {self._model} ran more often at batch {number} than in the first batch.")
@@ -76,21 +97,28 @@ class Recorder:
     def _cast(self, name: str, source: Tensor, dtype: torch.dtype) -> Tensor:
         cast = source.to(dtype)
         if torch.finfo(dtype).max < torch.finfo(source.dtype).max:
-            lost = cast.isinf().sum() - source.isinf().sum()  # on the device: asking for the number would wait for it
-            self._overflows[name] = self._overflows[name] + lost if name in self._overflows else lost
+            # On the device: asking for the number would wait for it.
+            _count(self._overflows, name, cast.isinf().sum() - source.isinf().sum())
+        if torch.finfo(dtype).smallest_normal > torch.finfo(source.dtype).smallest_normal:
+            _count(self._underflows, name, (cast == 0).sum() - (source == 0).sum())
         return cast
 
     def end(self) -> None:
         """Check that every site ran in the batch."""
-        if self._now.missing:
+        if self._now is not None and self._now.missing:
             missing = ", ".join(sorted(each.name for each in self._now.missing.values()))
             raise SiteError(f"{missing} of {self._model} didn't run at batch {self._now.number}.")
 
-    def warn_of_overflow(self) -> None:
-        lost = {name: int(count) for name, count in self._overflows.items()}
-        lost = {name: count for name, count in lost.items() if count}
-        if lost:
-            warnings.warn(
-                f"Values too large for the dtype became infinite: {lost}. Capture these sites as float32.",
-                stacklevel=4,
-            )
+    def warn_of_lost_values(self) -> None:
+        fates = {
+            "large for the dtype became infinite": self._overflows,
+            "small for the dtype became 0": self._underflows,
+        }
+        for fate, lost in fates.items():
+            counts = {name: int(count) for name, count in lost.items() if int(count)}
+            if counts:
+                warnings.warn(f"Values too {fate}: {counts}. Capture these sites as float32.", stacklevel=4)
+
+
+def _count(counts: dict[str, Tensor], name: str, number: Tensor) -> None:
+    counts[name] = counts[name] + number if name in counts else number

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from probekit._data.batches import Batch
 from probekit._forward.dry_run import DryRun, dry_run
+from probekit._forward.masks import MaskSource, choose_mask, given_mask, is_mask, named_inputs
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
+from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced
 from probekit._probe.reductions import Reducer, plan_reduction
 from probekit._probe.selectors import Rule, module_names, no_match, selects
@@ -27,7 +30,8 @@ __all__ = ["PlannedSite", "SitePlan", "plan_sites"]
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """What is kept of one site: its `spec` on disk, the batch's axis, the reduction, the dtype it is cast to.
+    """What is kept of one site: its `spec` on disk, the axes of the batch and the nodes, the mask of its tokens, the
+    reduction, the dtype it is cast to.
 
     `rows_per_sample` is 1, or the example's number of tokens a sample.
     """
@@ -35,6 +39,8 @@ class PlannedSite:
     spec: SiteSpec
     site: SiteName
     batch_dim: int
+    nodes: NodeAxis
+    mask: MaskSource | None
     reducer: Reducer | None
     dtype: torch.dtype
     rows_per_sample: float
@@ -49,16 +55,21 @@ class PlannedSite:
 
     def keep(self, tensor: Tensor, mask: Mask | None, rows: int) -> Reduced:
         """What is kept of an activation of so many samples; the batch is axis 0 of the result."""
-        moved = tensor.movedim(self.batch_dim, 0) if self.batch_dim else tensor
-        return Reduced(moved) if self.reducer is None else self.reducer(moved, mask, rows=rows)
+        return _kept(tensor, self.reducer, self.batch_dim, self.nodes.axis, mask, rows)
 
 
 @dataclass(frozen=True)
 class SitePlan:
-    """The sites that are recorded of a model, in the order in which it ran them."""
+    """The sites that are recorded of a model, in the order in which it ran them.
+
+    `writes_inputs` says whether the model's forward changes its inputs; `state` names the buffers and attributes that
+    every pass changes.
+    """
 
     model: str
     sites: tuple[PlannedSite, ...]
+    writes_inputs: bool
+    state: tuple[str, ...]
 
     @property
     def names(self) -> list[str]:
@@ -74,28 +85,203 @@ def plan_sites(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptio
     """The plan for data that begin with the batch `first`; runs the model on a few of its samples.
 
     Raises:
-        SiteError: the selector picks nothing, axis 0 of a site isn't the batch, a reduction doesn't fit, or a key of
-            `reduce` or `batch_dim` picks no site.
+        SiteError: the selector picks nothing, an axis isn't the batch's, a mask or a reduction doesn't fit, or a key of
+            an option picks no site.
         ModelError: the model can't run on the batch, or gives no logits to predict by.
-        DataError: a column is called as the predictions are.
+        DataError: a column is called as the predictions are, or the inputs have no such mask.
     """
     dry = dry_run(model, first, sites, how)
-    modules = module_names(model)
-    reductions = _by_site(sites.reduce, None, dry.sites, modules)
-    dims = _by_site(sites.batch_dim, 0, dry.sites, modules)
-    planned = tuple(
-        _planned(site, reductions[site.name], dims[site.name], dry.example, first.rows, sites.dtype)
-        for site in dry.sites
-    )
-    _check_batch_axes(planned, dry)
-    return SitePlan(dry.sites.model, planned)
+    planner = _Planner(model, dry, sites, first.rows)
+    planned = tuple(map(planner.plan, dry.sites))
+    planner.warn_of_padding(planned)
+    return SitePlan(dry.sites.model, planned, dry.writes_inputs, dry.state)
 
 
-def _by_site(given: Any, default: Any, table: SiteTable, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """The option of each site: one for all, or by selector, where the first that picks a site counts."""
+class _Planner:
+    """Plans the sites of one dry run."""
+
+    def __init__(self, model: nn.Module, dry: DryRun, options: SiteOptions, batch_size: int) -> None:
+        self._model, self._dry, self._batch_size, self._dtype = model, dry, batch_size, options.dtype
+        self._modules = module_names(model)
+        self._reductions, self._batch_dims, self._node_dims, self._masks = (
+            _by_site(given, dry.sites, self._modules)
+            for given in (options.reduce, options.batch_dim, options.node_dim, options.mask)
+        )
+        self._masks_by_site = isinstance(options.mask, Mapping)
+        self._others = {} if dry.other is None else {site.name: site.shape for site in dry.other}
+
+    def plan(self, site: Site) -> PlannedSite:
+        if not site.shape:
+            raise SiteError(f"{site.name} ({site.type}) is a scalar for the whole batch, so it has no samples to keep.")
+        reduction = self._reductions[site.name]
+        reducer = None if reduction is None else plan_reduction(reduction, site=site.name)
+        batch_dim = self._batch_dim(site, reducer)
+        nodes = self._nodes(site, batch_dim)
+        mask = self._mask(site, reducer, _positions(site, batch_dim, nodes))
+        reduced = self._reduced(site, reducer, batch_dim, nodes, mask)
+        result = reduced.tensor
+        cast = DTYPES[self._dtype] if self._dtype is not None and result.is_floating_point() else result.dtype
+        attrs = {
+            "module": site.module,
+            "kind": site.kind,
+            "type": site.type,
+            "dtype": str(site.dtype).removeprefix("torch."),
+            "kept_dtype": str(cast).removeprefix("torch."),
+            "original_shape": [self._batch_size if n == batch_dim else length for n, length in enumerate(site.shape)],
+            "batch_dim": batch_dim,
+            "node_dim": nodes.axis - (nodes.axis <= batch_dim),
+            "node_dim_from": nodes.known_by,
+            "mask": "none" if mask is None else mask.name,
+            "reduce": "none" if reducer is None else reducer.describe(),
+        }
+        tokens, real = reduced.sample is not None, reduced.real is not None
+        spec = SiteSpec(site.name, reduced.dims, tuple(result.shape[1:]), _on_disk(cast), attrs, tokens, masked=real)
+        rows = len(result) / self._dry.example.rows
+        return PlannedSite(spec, site.parts, batch_dim, nodes, mask, reducer, cast, rows)
+
+    def _batch_dim(self, site: Site, reducer: Reducer | None) -> int:
+        """The axis of a site that is the batch: the one that the user gives, or that follows the number of samples."""
+        given, shape, rows = self._batch_dims[site.name], site.shape, self._dry.example.rows
+        if given is not None and not -len(shape) <= given < len(shape):
+            raise SiteError(f"batch_dim is {given} for {site.name}, whose shape is {shape}.", arguments=("batch_dim",))
+        axis = self._usual_batch_dim(site) if given is None else given % len(shape)
+        if reducer is not None and reducer.makes_batch:
+            return axis
+        if shape[axis] != rows:
+            raise SiteError(
+                f"Axis {axis} of {site.name} ({site.type}) is not the batch: its shape is {shape} for {rows} samples. "
+                f"Say which axis is: batch_dim={{{site.name!r}: 1}}; or pass a callable that makes it axis 0 in "
+                "reduce=; or select other sites (sites=).",
+                arguments=("batch_dim", "reduce", "sites"),
+            )
+        self._check_follows(site, axis, sure=given is not None)
+        return axis
+
+    def _usual_batch_dim(self, site: Site) -> int:
+        """Axis 0, or axis 1 of what recurrent and attention layers give that have the time first."""
+        module, path = self._modules[site.module], site.parts.leaf
+        if len(site.shape) != 3 or site.parts.side == "input" or site.parts.op:
+            return 0
+        if isinstance(module, nn.RNNBase) and path.startswith("[1]"):  # (layer, batch, node), always
+            return int(site.shape[1] == self._dry.example.rows)
+        time_first = isinstance(module, nn.RNNBase | nn.MultiheadAttention) and not module.batch_first
+        if not time_first or path != "[0]":
+            return 0
+        if site.shape[1] != self._dry.example.rows == site.shape[0]:
+            raise SiteError(
+                f"{site.name} ({site.type}) has the time first, as batch_first=False says, and its time, axis 0 of the "
+                f"shape {site.shape}, follows the number of samples. Transpose the model's inputs or give the layer "
+                f"batch_first=True; or, if this is meant, batch_dim={{{site.name!r}: 0}}.",
+                arguments=("batch_dim",),
+            )
+        return 1
+
+    def _check_follows(self, site: Site, axis: int, *, sure: bool) -> None:
+        """Raise SiteError for an axis that didn't change with the number of samples."""
+        other = self._others.get(site.name, ())
+        if len(other) == len(site.shape) and other[axis] == site.shape[axis]:
+            raise SiteError(
+                f"Axis {axis} of {site.name} ({site.type}) is not the batch, although it is as long: its shape is "
+                f"{site.shape}, and {other} for another number of samples. If axis 0 of the model's inputs is not the "
+                f"batch, transpose them. Else say which axis is the batch: batch_dim={{{site.name!r}: 1}}; or select "
+                "other sites (sites=).",
+                arguments=("batch_dim", "sites"),
+            )
+        if self._dry.other is None and not sure:
+            rows = self._dry.example.rows
+            raise SiteError(
+                f"Whether axis {axis} of {site.name}, of shape {site.shape}, is the batch can't be told: "
+                f"{self._dry.sites.model} takes batches of {rows}, neither fewer nor twice as many. If each batch is "
+                "one sample, put an axis of length 1 before it; if the axis is the batch, say so: "
+                f"batch_dim={{'**': {axis}}}.",
+                arguments=("batch_dim",),
+            )
+
+    def _nodes(self, site: Site, batch_dim: int) -> NodeAxis:
+        """The node axis of the activation when the batch is axis 0."""
+        given, ndim, found = self._node_dims[site.name], len(site.shape), site.nodes
+        if given is not None:
+            if not -ndim <= given < ndim or given % ndim == batch_dim:
+                raise SiteError(
+                    f"node_dim is {given} for {site.name}, whose shape is {site.shape}, with the batch as axis "
+                    f"{batch_dim}.",
+                    arguments=("node_dim",),
+                )
+            found = NodeAxis(given % ndim, "node_dim")
+        if found.known_by == "shape" or found.axis == batch_dim:
+            return node_axis_by_shape(ndim)
+        return found._replace(axis=found.axis + 1) if found.axis < batch_dim else found
+
+    def _mask(self, site: Site, reducer: Reducer | None, positions: tuple[int, int] | None) -> MaskSource | None:
+        """The mask that tells the site's real tokens from padding, where what is kept has or pools positions."""
+        pools = reducer is not None and reducer.pools
+        if not pools and reducer is not None and not reducer.keeps_positions:
+            return None
+        asked, inputs = self._masks[site.name], self._dry.example.inputs
+        if asked is None:
+            found = None if positions is None else choose_mask(self._model, inputs, positions, site.name)
+            return found if found is None or pools or is_mask(found.of(inputs)) else None
+        mask = given_mask(self._model, inputs, asked)
+        if mask is None or pools or tuple(mask.of(inputs).shape) == positions:
+            return mask
+        if not self._masks_by_site:
+            return None  # it is for other sites
+        raise SiteError(
+            f"mask= has {mask.name!r} for {site.name}, of shape {site.shape}; the mask's is "
+            f"{tuple(mask.of(inputs).shape)}, and it has to be (batch, position).",
+            arguments=("mask",),
+        )
+
+    def _reduced(
+        self, site: Site, reducer: Reducer | None, batch_dim: int, nodes: NodeAxis, mask: MaskSource | None
+    ) -> Reduced:
+        """What would be kept of the example's activation, in shape and dtype."""
+        example = self._dry.example
+        real = None if mask is None else Mask.of(mask.of(example.inputs))
+        given = torch.zeros(site.shape, dtype=site.dtype)
+        return _kept(given, reducer, batch_dim, nodes.axis, real, example.rows)
+
+    def warn_of_padding(self, planned: Sequence[PlannedSite]) -> None:
+        """Warn of reductions over positions that may be padding, since no mask says which are real."""
+        inputs = named_inputs(self._model, self._dry.example.inputs).values()
+        lengths = {tensor.shape[1] for tensor in inputs if tensor.dim() in (2, 3)}
+        blind = []
+        for one, site in zip(planned, self._dry.sites, strict=True):
+            positions = _positions(site, one.batch_dim, one.nodes)
+            unsaid = self._masks[site.name] is None and one.mask is None
+            if unsaid and one.reducer is not None and one.reducer.pools and positions and positions[1] in lengths:
+                blind.append(site.name)
+        if blind:
+            warnings.warn(
+                f"No mask says which positions of {', '.join(blind[:3])}{' …' if blind[3:] else ''} are real, so "
+                "reduce= "
+                "counts padding too. Say where the mask is (mask='attention_mask'), or that there is none "
+                "(mask=False).",
+                stacklevel=5,
+            )
+
+
+def _positions(site: Site, batch_dim: int, nodes: NodeAxis) -> tuple[int, int] | None:
+    """The (batch, position) of an activation whose samples have one axis beside that of the nodes; None for others."""
+    if len(site.shape) != 3:
+        return None
+    moved = [site.shape[batch_dim], *(length for axis, length in enumerate(site.shape) if axis != batch_dim)]
+    return moved[0], moved[3 - nodes.axis]
+
+
+def _kept(tensor: Tensor, reducer: Reducer | None, batch_dim: int, nodes: int, mask: Mask | None, rows: int) -> Reduced:
+    """What is kept of an activation, whose `nodes` axis counts when the batch is axis 0."""
+    moved = tensor.movedim(batch_dim, 0) if batch_dim else tensor
+    if reducer is not None:
+        return reducer(moved, mask, rows=rows, nodes=nodes)
+    return Reduced(moved, nodes=nodes, real=mask if moved.dim() == 3 else None)
+
+
+def _by_site(given: Any, table: SiteTable, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """The option of each site, None where there is none: one for all, or by selector, whose first match counts."""
     if not isinstance(given, Mapping):
-        return dict.fromkeys(table.names, default if given is None else given)
-    chosen = dict.fromkeys(table.names, default)
+        return dict.fromkeys(table.names, given)
+    chosen: dict[str, Any] = dict.fromkeys(table.names)
     for selector, value in reversed(list(given.items())):
         picked = [site for site in table if _picks(selector, site, modules)]
         if not picked:
@@ -108,63 +294,6 @@ def _by_site(given: Any, default: Any, table: SiteTable, modules: Mapping[str, n
 
 def _picks(selector: Rule, site: Site, modules: Mapping[str, nn.Module]) -> bool:
     return selects(selector, site.parts, modules[site.module])
-
-
-def _planned(
-    site: Site, reduction: Any, batch_dim: int, example: Batch, batch_size: int, dtype: str | None
-) -> PlannedSite:
-    reducer = None if reduction is None else plan_reduction(reduction, site=site.name)
-    reduced = _reduced(site, reducer, batch_dim, example)
-    result = reduced.tensor
-    cast = DTYPES[dtype] if dtype is not None and result.is_floating_point() else result.dtype
-    attrs = {
-        "module": site.module,
-        "kind": site.kind,
-        "type": site.type,
-        "dtype": str(site.dtype).removeprefix("torch."),
-        "kept_dtype": str(cast).removeprefix("torch."),
-        "original_shape": [batch_size if axis == batch_dim else length for axis, length in enumerate(site.shape)],
-        "batch_dim": batch_dim,
-        "reduce": "none" if reducer is None else reducer.describe(),
-    }
-    tokens = reduced.sample is not None
-    spec = SiteSpec(site.name, reduced.dims, tuple(result.shape[1:]), _on_disk(cast), attrs, tokens)
-    return PlannedSite(spec, site.parts, batch_dim, reducer, cast, len(result) / example.rows)
-
-
-def _reduced(site: Site, reducer: Reducer | None, batch_dim: int, example: Batch) -> Reduced:
-    """What would be kept of the example's activation, in shape and dtype."""
-    if not site.shape:
-        raise SiteError(f"{site.name} ({site.type}) is a scalar for the whole batch, so it has no samples to keep.")
-    if not -len(site.shape) <= batch_dim < len(site.shape):
-        raise SiteError(
-            f"batch_dim is {batch_dim} for {site.name}, whose shape is {site.shape}.", arguments=("batch_dim",)
-        )
-    given = torch.zeros(site.shape, dtype=site.dtype).movedim(batch_dim, 0)
-    if reducer is not None:
-        return reducer(given, None if example.mask is None else Mask.of(example.mask), rows=example.rows)
-    if len(given) != example.rows:
-        raise SiteError(
-            f"Axis 0 of {site.name} ({site.type}) is not the batch: its shape is {site.shape} for {example.rows} "
-            f"samples. Say which axis is: batch_dim={{{site.name!r}: 1}}; or pass a callable that makes it axis 0 in "
-            "reduce=; or select other sites (sites=).",
-            arguments=("batch_dim", "reduce", "sites"),
-        )
-    return Reduced(given)
-
-
-def _check_batch_axes(planned: tuple[PlannedSite, ...], dry: DryRun) -> None:
-    """Raise SiteError for a site whose axis of the batch didn't become shorter with the batch."""
-    after = {} if dry.shorter is None else {site.name: site.shape for site in dry.shorter}
-    for one, site in zip(planned, dry.sites, strict=True):
-        shape, less = site.shape, after.get(site.name, ())
-        if one.reducer is None and len(less) == len(shape) and less[one.batch_dim] == shape[one.batch_dim]:
-            raise SiteError(
-                f"Axis {one.batch_dim} of {site.name} ({site.type}) is not the batch, although it is as long: its "
-                f"shape is {shape}, and {less} for one sample less. Say which axis is: batch_dim={{{site.name!r}: 1}}; "
-                "or select other sites (sites=).",
-                arguments=("batch_dim", "sites"),
-            )
 
 
 def _on_disk(dtype: torch.dtype) -> np.dtype[Any]:

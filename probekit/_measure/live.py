@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from probekit._data.batches import Batch, Batches, peek
 from probekit._forward.forward_pass import ForwardPass
-from probekit._forward.options import Loss, RunOptions, SiteOptions
+from probekit._forward.options import Loss, Mask, Reset, RunOptions, SiteOptions
 from probekit._forward.recorder import Recorder
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites
 from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, sites_results
@@ -48,9 +48,12 @@ def measure_live(
     sites: Selector = "**",
     exclude: Selector | None = None,
     reduce: Mapping[Any, Reduction] | Reduction | None = None,
-    batch_dim: Mapping[Any, int] | int = 0,
-    mode: Literal["eval", "train"] = "eval",
+    batch_dim: Mapping[Any, int] | int | None = None,
+    node_dim: Mapping[Any, int] | int | None = None,
+    mask: Mapping[Any, Mask] | Mask | None = None,
+    mode: Literal["eval", "train", "as is"] = "eval",
     loss: Loss | None = None,
+    reset: Reset | None = None,
     by: Literal["label"] | None = "label",
     nan: Literal["raise", "omit"] = "raise",
     positions: Literal["mean", "max", "each"] = "mean",
@@ -68,7 +71,7 @@ def measure_live(
     so in their attributes `approximate`, `value_error`, `rank_error` and `wide_share`.
 
     Args:
-        model, data, sites, exclude, reduce, batch_dim, mode, loss: as for `probekit.capture`.
+        model, data, sites, exclude, reduce, batch_dim, node_dim, mask, mode, loss, reset: as for `probekit.capture`.
         batch_size, labels, keep_labels, class_names: as for `probekit.capture`.
         metrics, nan, positions: as for `probekit.measure`.
         by: None takes all samples for one group. To group by something else than the label, say with `labels` where
@@ -105,12 +108,12 @@ def measure_live(
     )
     with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
         first, stream = peek(batches)
-    how = RunOptions(mode, loss)
-    plan = plan_sites(model, first, SiteOptions(sites, exclude, reduce, batch_dim), how)
+    how = RunOptions(mode, loss, reset=reset)
+    plan = plan_sites(model, first, SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask), how)
     labelled = by is not None and first.labels is not None
     meters = _Meters(chosen, plan, positions, nan, labelled)
     recorder = Recorder(plan, meters.add)
-    forward = ForwardPass(model, how, plan.gradients)
+    forward = ForwardPass(model, how, plan.gradients, plan.writes_inputs)
     with running(model, mode), Probe(model, plan.names, record=recorder) as probe:
         for number, batch in enumerate(progress(stream, "measure", batches.count)):
             meters.begin(batch)

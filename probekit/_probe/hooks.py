@@ -134,7 +134,9 @@ class Probe:
 
     def _join(self, site: SiteName, tensors: list[Tensor]) -> Tensor:
         try:
-            return torch.cat(tensors) if len(tensors) > 1 and tensors[0].dim() else torch.stack(tensors).squeeze(0)
+            if len(tensors) == 1:
+                return tensors[0]
+            return torch.cat(tensors) if tensors[0].dim() else torch.stack(tensors)
         except RuntimeError as error:
             raise SiteError(f"The outputs of {site} of {self._model_name} can't be joined: {error}") from error
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from itertools import chain
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from probekit._nested import mapped
+from probekit._nested import mapped, tensors
+from probekit._probe.model_state import ModelState, kept_tensors, same
 from probekit.errors import ModelError
 
-__all__ = ["device_of", "every_module_runs", "run", "running"]
+__all__ = ["copied", "device_of", "every_module_runs", "run", "running", "seeded", "written"]
 
 
 @contextmanager
@@ -29,31 +33,68 @@ def every_module_runs() -> Iterator[None]:
 
 
 @contextmanager
-def running(model: nn.Module, mode: str = "eval") -> Iterator[None]:
-    """The model in ``"eval"`` or ``"train"`` mode, without gradients.
+def running(model: nn.Module, mode: str = "eval") -> Iterator[ModelState]:
+    """The model in ``"eval"`` or ``"train"`` mode, or ``"as is"``, without gradients.
 
-    Every module's training flag, the buffers and the state of the random generators are put back afterwards.
+    Every module's training flag, buffers and attributes, and the state of the random generators are put back
+    afterwards. The flags are set on the modules themselves, since a model's own ``train()`` may do more: merge weights,
+    or start a training.
     """
-    training = [(module, module.training) for module in model.modules()]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    state = ModelState(model)
     # Asking a CUDA device for its state would start CUDA, so only those in use already are kept.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    model.train(mode == "train")
     try:
+        if mode != "as is":
+            for module in model.modules():
+                module.training = mode == "train"
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            yield
+            yield state
     finally:
-        for module, flag in training:
-            module.training = flag
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in buffers:
-                    buffer.copy_(buffers[name])
+        state.restore()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers that `seed` alone decides; what is drawn after the block is as if the block had drawn nothing."""
+    # torch.manual_seed would queue a call for CUDA where that isn't in use, with the text of the stack.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
+        yield
 
 
 def device_of(model: nn.Module) -> torch.device | None:
-    """Where the model's first parameter or buffer is, and None where it has none."""
-    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
+    """Where the model's first parameter or buffer is, and None where it has none that holds numbers.
+
+    A model whose weights accelerate loads when they are needed says itself where it runs.
+    """
+    hook = getattr(model, "_hf_hook", None)
+    if getattr(hook, "execution_device", None) is not None:
+        return torch.device(hook.execution_device)
+    there = (tensor.device for tensor in chain(model.parameters(), model.buffers()))
+    return next((device for device in there if device.type != "meta"), None)
+
+
+def copied(inputs: Any) -> Any:
+    """The same inputs in memory of their own, for a model that may write to them."""
+    return mapped(_copied, inputs)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    try:
+        return deepcopy(value)
+    except (TypeError, RuntimeError):  # such as an open file, which has no copy
+        return value
+
+
+def written(copy: Any, inputs: Any) -> bool:
+    """Whether a model has written to the `copy` of its inputs that it ran on."""
+    pairs = zip(tensors(copy), tensors(inputs), strict=True)
+    return any(not same(*pair) for pair in pairs)
 
 
 def run(model: nn.Module, inputs: Any, device: torch.device | None) -> Any:
@@ -70,8 +111,27 @@ def run(model: nn.Module, inputs: Any, device: torch.device | None) -> Any:
         return model(*inputs) if several else model(inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
-            f"{type(model).__name__} failed on a batch of {mapped(_described, inputs)}: {error}"
+            f"{type(model).__name__} failed on a batch of {mapped(_described, inputs)}: {error}{_advice(model, error)}"
         ) from error
+
+
+def _advice(model: nn.Module, error: Exception) -> str:
+    """A sentence on what a failed forward may lack here, or an empty string."""
+    if "does not require grad" in str(error) and not torch.is_grad_enabled():
+        ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+        line = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(ours)][-1]
+        return (
+            f"\nIts forward takes a gradient, and gradients are off here: in {line.filename}, line {line.lineno}, run "
+            "what the gradient goes through under `with torch.enable_grad():`."
+        )
+    kept = kept_tensors(model)
+    if not kept:
+        return ""
+    more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
+    return (
+        f"\nIts modules keep tensors from one pass to the next: {', '.join(kept[:3])}{more}. If these are a state that "
+        "doesn't fit the batch, give reset=, a callable that takes the model and clears it before each pass."
+    )
 
 
 def _on(device: torch.device, inputs: Any) -> Any:

@@ -14,35 +14,42 @@ from probekit.errors import DataError, SiteError
 
 __all__ = ["NAMED", "Constants", "Mask", "Reduced", "constant", "narrow_dtype", "sample_dims", "wide_dtype"]
 
-DIMS = {1: ("node",), 2: ("position", "node"), 3: ("channel", "y", "x")}
+_SPACE = {1: ("position",), 2: ("y", "x"), 3: ("z", "y", "x")}
 
 Constants: TypeAlias = dict[tuple[object, ...], Tensor]
 
 
-def sample_dims(ndim: int) -> tuple[str, ...]:
-    """The names of the `ndim` axes of one sample: those of an activation without its axis 0.
+def sample_dims(ndim: int, nodes: int) -> tuple[str, ...]:
+    """The names of the `ndim` axes of one sample, of which number `nodes` counts the nodes.
 
-    >>> sample_dims(3)
-    ('channel', 'y', 'x')
+    >>> sample_dims(3, 0), sample_dims(2, 1)
+    (('channel', 'y', 'x'), ('position', 'node'))
     """
-    return DIMS.get(ndim, tuple(f"axis_{axis}" for axis in range(1, ndim + 1)))
+    if ndim < 2 or (ndim == 2 and nodes == 1):
+        return ("position", "node")[-ndim:] if ndim else ()
+    space = _SPACE.get(ndim - 1, ()) if nodes in (0, ndim - 1) else ()
+    names = list(space or [f"axis_{axis}" for axis in range(1, ndim + 1) if axis != nodes + 1])
+    return (*names[:nodes], "channel", *names[nodes:])
 
 
 class Reduced(NamedTuple):
-    """A reduced activation: `tensor`, whose axis 0 is the batch, or one row a token.
+    """A reduced activation: `tensor`, whose axis 0 is the batch, or one row a token; its axis `nodes` is the nodes.
 
     For rows of tokens, `sample` (row,) is the index of each row's sample in the batch, and `positions` (row,) its
-    index among that sample's real tokens, both int64 on the CPU; otherwise they are None.
+    index among that sample's real tokens, both int64 on the CPU; otherwise they are None. `real` tells which positions
+    of a tensor that has some are real, where a mask says so.
     """
 
     tensor: Tensor
     sample: Tensor | None = None
     positions: Tensor | None = None
+    nodes: int = 1
+    real: Mask | None = None
 
     @property
     def dims(self) -> tuple[str, ...]:
         """The names of the tensor's axes after axis 0."""
-        return sample_dims(self.tensor.dim() - 1)
+        return sample_dims(self.tensor.dim() - 1, self.nodes - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,19 +107,13 @@ class Mask:
         return self._there[name, device]
 
     def check(self, tensor: Tensor) -> None:
-        """Raise SiteError unless the mask is of the tokens of `tensor`, with a real token in every sample."""
+        """Raise SiteError unless the mask is of the tokens (batch, position, node), with a real one in every sample."""
         shape = tuple(self.given.shape)
-        if tensor.dim() != 3:
-            raise SiteError(
-                f"a mask of shape {shape} can't tell which of these positions are padding. Reduce this site with a "
-                "callable, or leave it out (exclude=).",
-                arguments=("exclude",),
-            )
         if shape != tensor.shape[:2]:
             raise SiteError(
                 f"the mask has shape {shape}, and the (batch, position) of these tokens is {tuple(tensor.shape[:2])}. "
-                "Reduce this site with a callable, or leave it out (exclude=).",
-                arguments=("exclude",),
+                "Say which mask is this site's, or that it has none (mask=), or leave the site out (exclude=).",
+                arguments=("mask", "exclude"),
             )
         if not self.lengths.all():
             empty = int((self.lengths == 0).nonzero()[0])
@@ -141,36 +142,39 @@ def narrow_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype.is_floating_point or dtype.is_complex else torch.float64
 
 
-def _by_position(tensor: Tensor, mask: Mask | None) -> Tensor:
+def _by_position(kept: Reduced, mask: Mask | None) -> Tensor:
     """(batch, position, node) for any layout, checked against the mask; (batch, 1, …) without positions."""
+    tensor = kept.tensor
     if tensor.dim() < 3:
         return tensor.unsqueeze(1)
+    # The first way makes no copy, and is that of feature maps.
+    spread = tensor.flatten(2).transpose(1, 2) if kept.nodes == 1 else tensor.movedim(kept.nodes, -1).flatten(1, -2)
     if mask is not None:
-        mask.check(tensor)
-    spread = tensor.flatten(2).transpose(1, 2) if tensor.dim() == 4 else tensor.flatten(1, -2)
+        mask.check(spread)
     if not spread.shape[1]:
         raise SiteError("it has no positions.")
     return spread
 
 
-def _packed(tensor: Tensor, mask: Mask | None) -> tuple[Tensor, Mask | None]:
+def _packed(kept: Reduced, mask: Mask | None) -> tuple[Tensor, Mask | None]:
     """(batch, number, node), as `Mask.tokens` orders them, and the mask where entries are left over."""
-    spread = _by_position(tensor, mask)
-    if mask is None or not mask.padded or tensor.dim() < 3:
+    spread = _by_position(kept, mask)
+    if mask is None or not mask.padded or kept.tensor.dim() < 3:
         return spread, None
-    tokens = mask.on("tokens", tensor.device)
+    tokens = mask.on("tokens", spread.device)
     return spread.flatten(0, 1).index_select(0, tokens.flatten()).unflatten(0, tokens.shape), mask
 
 
-def _mean(tensor: Tensor, mask: Mask | None) -> Tensor:
-    packed, real = _packed(tensor, mask)
+def _mean(kept: Reduced, mask: Mask | None) -> Reduced:
+    tensor = kept.tensor
+    packed, real = _packed(kept, mask)
     packed = packed.to(wide_dtype(tensor.dtype))
     counts: Tensor | int = packed.shape[1]
     if real is not None:
         # Adding -0.0 changes no bit of anything; adding 0.0 changes -0.0. In place, since what is packed is a copy.
         packed.masked_fill_(~real.on("filled", tensor.device)[:, :, None], -0.0)
         counts = real.on("lengths", tensor.device)[:, None]
-    return (_pairwise_sum(packed) / counts).to(narrow_dtype(tensor.dtype))
+    return Reduced((_pairwise_sum(packed) / counts).to(narrow_dtype(tensor.dtype)))
 
 
 def _pairwise_sum(values: Tensor) -> Tensor:
@@ -186,44 +190,45 @@ def _pairwise_sum(values: Tensor) -> Tensor:
     return values[:, 0]
 
 
-def _max(tensor: Tensor, mask: Mask | None) -> Tensor:
-    return _packed(tensor, mask)[0].amax(1)
+def _max(kept: Reduced, mask: Mask | None) -> Reduced:
+    return Reduced(_packed(kept, mask)[0].amax(1))
 
 
-def _flatten(tensor: Tensor, mask: Mask | None) -> Tensor:
-    return tensor.flatten(1) if tensor.dim() > 1 else tensor.unsqueeze(1)
+def _flatten(kept: Reduced, mask: Mask | None) -> Reduced:
+    return Reduced(kept.tensor.flatten(1) if kept.tensor.dim() > 1 else kept.tensor.unsqueeze(1))
 
 
-def _check_tokens(tensor: Tensor, mask: Mask | None) -> None:
-    if tensor.dim() != 3:
+def _tokens_of(kept: Reduced, mask: Mask | None) -> Tensor:
+    """The tokens (batch, position, node)."""
+    if kept.tensor.dim() != 3:
         raise SiteError(
             "it has no tokens, which have the shape (batch, position, node). Select sites that have tokens (sites=, "
             "exclude=), or reduce only those, as in reduce={'layers.*': 'tokens'}.",
             arguments=("sites", "exclude", "reduce"),
         )
-    _by_position(tensor, mask)
+    return _by_position(kept, mask)
 
 
-def _one_token(tensor: Tensor, mask: Mask | None, *, number: int) -> Tensor:
-    _check_tokens(tensor, mask)
+def _one_token(kept: Reduced, mask: Mask | None, *, number: int) -> Reduced:
+    tokens = _tokens_of(kept, mask)
     if mask is None:
-        return tensor[:, number]
-    return tensor.flatten(0, 1).index_select(0, mask.on("tokens", tensor.device)[:, number])
+        return Reduced(tokens[:, number])
+    return Reduced(tokens.flatten(0, 1).index_select(0, mask.on("tokens", tokens.device)[:, number]))
 
 
-def _tokens(tensor: Tensor, mask: Mask | None) -> Reduced:
-    _check_tokens(tensor, mask)
-    real = Mask(torch.ones(tensor.shape[:2], dtype=torch.bool)) if mask is None else mask
+def _all_tokens(kept: Reduced, mask: Mask | None) -> Reduced:
+    tokens = _tokens_of(kept, mask)
+    real = Mask(torch.ones(tokens.shape[:2], dtype=torch.bool)) if mask is None else mask
     sample, positions = real.filled.nonzero(as_tuple=True)
-    index = real.tokens[real.filled].to(tensor.device)
-    return Reduced(tensor.flatten(0, 1).index_select(0, index), sample, positions)
+    index = real.tokens[real.filled].to(tokens.device)
+    return Reduced(tokens.flatten(0, 1).index_select(0, index), sample, positions)
 
 
-NAMED: dict[str, Callable[[Tensor, Mask | None], Tensor | Reduced]] = {
+NAMED: dict[str, Callable[[Reduced, Mask | None], Reduced]] = {
     "mean": _mean,
     "max": _max,
     "flatten": _flatten,
     "cls": partial(_one_token, number=0),
     "last": partial(_one_token, number=-1),
-    "tokens": _tokens,
+    "tokens": _all_tokens,
 }

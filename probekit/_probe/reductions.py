@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probekit._probe.pooling import NAMED, Constants, Mask, Reduced, constant, narrow_dtype, sample_dims, wide_dtype
+from probekit._probe.node_axes import node_axis_by_shape
+from probekit._probe.pooling import NAMED, Constants, Mask, Reduced, constant, narrow_dtype, wide_dtype
 from probekit.errors import ProbekitError, SiteError, arguments_of, near
 
-__all__ = ["Mask", "Projection", "Reduced", "Reducer", "Reduction", "plan_reduction", "sample_dims"]
+__all__ = ["Mask", "Projection", "Reduced", "Reducer", "Reduction", "plan_reduction"]
 
 SHOWN = 60  # characters of a reduction in an error's text
 
@@ -52,14 +53,37 @@ class Reducer:
         """Whether the rows that are kept are tokens, not samples."""
         return _Named("tokens") in self.steps
 
-    def __call__(self, tensor: Tensor, mask: Tensor | Mask | None = None, *, rows: int | None = None) -> Reduced:
+    @property
+    def pools(self) -> bool:
+        """Whether what is kept depends on which positions are real."""
+        return any(isinstance(step, _Named) and step.name != "flatten" for step in self.steps)
+
+    @property
+    def keeps_positions(self) -> bool:
+        """Whether the positions are kept as they are."""
+        return all(isinstance(step, _Nodes | _Project) for step in self.steps)
+
+    @property
+    def makes_batch(self) -> bool:
+        """Whether a callable comes first, which may be there to make axis 0 the batch."""
+        return isinstance(self.steps[0], _Call)
+
+    def __call__(
+        self,
+        tensor: Tensor,
+        mask: Tensor | Mask | None = None,
+        *,
+        rows: int | None = None,
+        nodes: int | None = None,
+    ) -> Reduced:
         """Reduce one activation. The input stays as it is; the result may share its memory.
 
         Args:
-            tensor: (batch, node); (batch, position, node); (batch, channel, y, x), whose nodes are the channels; of
-                any other shape, the last axis is the nodes and those between are positions.
+            tensor: (batch, …), of which one axis is the nodes, and the others are positions.
             mask: (batch, position), 1 for real tokens. Without one every token is real.
             rows: samples in the batch; by default, the length of axis 0.
+            nodes: the axis that is the nodes; by default axis 1 of four or five axes, as of feature maps, else the
+                last one.
 
         Raises:
             SiteError: the activation or the mask doesn't fit; the message names the step, the site and the shape.
@@ -68,10 +92,11 @@ class Reducer:
         real = None if mask is None else Mask.of(mask)
         if rows is None:
             rows = len(tensor) if tensor.dim() else 1
-        kept = Reduced(tensor)
+        axis = node_axis_by_shape(tensor.dim()).axis if nodes is None else nodes
+        kept = Reduced(tensor, nodes=axis, real=real if self.keeps_positions else None)
         for step in self.steps:
             try:
-                if not isinstance(step, _Call):  # which may be there to make axis 0 the batch
+                if not isinstance(step, _Call):
                     _check_batch(kept.tensor, rows)
                 made = step.keep(kept, real)
                 if made.sample is None or kept.sample is not None:
@@ -186,8 +211,7 @@ class _Named:
         return self.name
 
     def keep(self, kept: Reduced, mask: Mask | None) -> Reduced:
-        made = NAMED[self.name](kept.tensor, mask)
-        return made if isinstance(made, Reduced) else Reduced(made)
+        return NAMED[self.name](kept, mask)
 
 
 @dataclass(frozen=True)
@@ -202,7 +226,7 @@ class _Nodes:
         return {"slice" if self.is_slice else "nodes": list(self.chosen)}
 
     def keep(self, kept: Reduced, mask: Mask | None) -> Reduced:
-        axis = _node_axis(kept.tensor)
+        axis = _node_axis(kept)
         width = kept.tensor.shape[axis]
         index = constant(self._made, kept.tensor.device, (width,), lambda: self._index(width))
         return kept._replace(tensor=kept.tensor.index_select(axis, index))
@@ -227,7 +251,7 @@ class _Project:
         return {"projection": {"size": self.size, "seed": self.seed}}
 
     def keep(self, kept: Reduced, mask: Mask | None) -> Reduced:
-        tensor, axis = kept.tensor, _node_axis(kept.tensor)
+        tensor, axis = kept.tensor, _node_axis(kept)
         wide, width = wide_dtype(tensor.dtype), tensor.shape[axis]
         matrix = constant(self._made, tensor.device, (width, wide), lambda: self._draw(width).to(wide))
         # Autocast around the model's forward would do the product in half precision.
@@ -254,13 +278,14 @@ class _Call:
         made = self.function(kept.tensor.clone())
         if not isinstance(made, Tensor):
             raise SiteError(f"it returned a {type(made).__name__}, not a tensor.")
-        return kept._replace(tensor=made)
+        same = made.dim() == kept.tensor.dim() and made.shape[kept.nodes] == kept.tensor.shape[kept.nodes]
+        return kept._replace(tensor=made, nodes=kept.nodes if same else node_axis_by_shape(made.dim()).axis)
 
 
 _Step: TypeAlias = _Named | _Nodes | _Project | _Call
 
 
-def _node_axis(tensor: Tensor) -> int:
-    if tensor.dim() < 2:
+def _node_axis(kept: Reduced) -> int:
+    if kept.tensor.dim() < 2:
         raise SiteError("it has one value per sample, and no nodes to choose from.")
-    return 1 if tensor.dim() == 4 else tensor.dim() - 1
+    return kept.nodes

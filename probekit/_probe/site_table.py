@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probekit._probe.hooks import Probe
-from probekit._probe.model_run import device_of, every_module_runs, run, running
+from probekit._probe.model_run import copied, device_of, every_module_runs, run, running
+from probekit._probe.node_axes import NodeAxes, NodeAxis
 from probekit._probe.selectors import Rule, Selector, asks_for, module_names, rules, selected_modules, selects
 from probekit._probe.site_name import SiteName
 from probekit._table import ShownAsTable, Table
@@ -20,7 +22,7 @@ from probekit.errors import ModelError, SiteError
 __all__ = ["Site", "SiteTable", "find_sites", "sites"]
 
 
-_COLUMNS = ("site", "kind", "type", "calls", "shape", "dtype", "parameters", "bytes/sample")
+_COLUMNS = ("site", "kind", "type", "calls", "shape", "nodes", "dtype", "parameters", "bytes/sample")
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Site:
     """One site of a model, and the activation that a forward pass on the example gave there.
 
     `kind` is output, input, gradient or operation. `shape` is the whole activation's, axis 0 the batch where the site
-    can be captured; `calls` is how often its module ran in the pass; `parameters` counts those of the module itself and
-    below it.
+    can be captured; `nodes` says which of its axes counts the nodes, and how that is known. `calls` is how often its
+    module ran in the pass; `parameters` counts those of the module itself and below it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Site:
     type: str
     calls: int
     shape: tuple[int, ...]
+    nodes: NodeAxis
     dtype: torch.dtype
     parameters: int
 
@@ -81,21 +84,31 @@ def _row(site: Site) -> tuple[object, ...]:
         site.type,
         site.calls,
         "×".join(map(str, site.shape)) or "scalar",
+        _nodes(site),
         str(site.dtype).removeprefix("torch."),
         site.parameters,
         site.bytes_per_sample,
     )
 
 
+def _nodes(site: Site) -> str | None:
+    """Such as ``axis 1``, with a question mark where that is a guess by the number of axes."""
+    if len(site.shape) < 2:
+        return None
+    sure = site.nodes.known_by != "shape" or len(site.shape) == 2
+    return f"axis {site.nodes.axis}{'' if sure else '?'}"
+
+
 def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: Selector | None = None) -> SiteTable:
     """Every site of `model` that `select` picks, with its kind, type, calls, shape, dtype and bytes a sample.
 
     Runs the model once on `example` in eval mode without gradients, and leaves it as it was: training flags, buffers,
-    the state of the random generators, and hooks.
+    attributes, the state of the random generators, and hooks.
 
     Args:
         model: any torch module; not moved.
-        example: one batch of inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+        example: one batch of inputs: a tensor, a tuple of positional or a dict of keyword arguments. The model gets a
+            copy.
         select: a selector, by default what every module returns. ``["**", "**:input", "**~*"]`` adds what each is
             given, and the operations in the bodies of their forwards.
         exclude: a selector of sites to leave out.
@@ -110,11 +123,13 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
         >>> pk.sites(model, torch.ones(2, 4)).names
         ['0', '1', '(root)']
     """
-    return find_sites(model, example, select, exclude, "eval")
+    module_names(model)  # raises for what has no modules that run
+    with running(model), every_module_runs():
+        return find_sites(model, copied(example), select, exclude)
 
 
-def find_sites(model: nn.Module, example: Any, select: Selector, exclude: Selector | None, mode: str) -> SiteTable:
-    """`sites` of a model that runs in ``"eval"`` or ``"train"`` mode."""
+def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selector | None) -> SiteTable:
+    """`sites` of a model that is set to run, which may write to the inputs."""
     modules = module_names(model)
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ModelError(
@@ -124,9 +139,13 @@ def find_sites(model: nn.Module, example: Any, select: Selector, exclude: Select
     asked, left_out = rules(select), [] if exclude is None else rules(exclude)
     if left_out:
         selected_modules(model, left_out)  # raises for a name that picks nothing
-    with running(model, mode), every_module_runs(), Probe(model, list(map(_forward, asked))) as probe:
-        run(model, example, device_of(model))
-        found = probe.take_by_site()
+    axes = NodeAxes()
+    with ExitStack() as hooks, Probe(model, list(map(_forward, asked))) as probe:
+        for module in modules.values():
+            hooks.callback(module.register_forward_hook(axes.after, prepend=True).remove)
+        with axes:
+            run(model, inputs, device_of(model))
+            found = probe.take_by_site()
     rows = []
     for site, tensor in found.items():
         module = modules[site.module]
@@ -134,7 +153,7 @@ def find_sites(model: nn.Module, example: Any, select: Selector, exclude: Select
             picked, excluded = (any(selects(rule, form, module) for rule in chosen) for chosen in (asked, left_out))
             if picked and not excluded:
                 calls = len({other.call for other in found if other.module == site.module})
-                rows.append(_site(form, module, tensor, calls))
+                rows.append(_site(form, module, tensor, axes.of(tensor), calls))
     return SiteTable(type(model).__name__, rows)
 
 
@@ -147,7 +166,7 @@ def _forward(rule: Rule) -> Rule:
     return rule.replace(":grad", "")
 
 
-def _site(site: SiteName, module: nn.Module, tensor: Tensor, calls: int) -> Site:
+def _site(site: SiteName, module: nn.Module, tensor: Tensor, nodes: NodeAxis, calls: int) -> Site:
     return Site(
         name=str(site),
         parts=site,
@@ -156,6 +175,7 @@ def _site(site: SiteName, module: nn.Module, tensor: Tensor, calls: int) -> Site
         type=site.op.rpartition("_")[0] if site.op else type(module).__name__,
         calls=calls,
         shape=tuple(tensor.shape),
+        nodes=nodes,
         dtype=tensor.dtype,
         parameters=0 if site.op else sum(parameter.numel() for parameter in module.parameters()),
     )

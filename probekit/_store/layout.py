@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -19,7 +19,9 @@ __all__ = [
     "CLASS_NAME",
     "CLASS_NAMES",
     "FORMAT",
+    "INPUTS",
     "MARKERS",
+    "MASK",
     "POSITION",
     "RECORD",
     "ROW",
@@ -40,13 +42,15 @@ FORMAT = 1
 RECORD = "zarr.json"
 ACTIVATION = "activation"
 POSITION = "position"
+MASK = "mask"  # beside an activation with positions: which of them are real tokens
+INPUTS = "inputs_crc32c"  # of the inputs of the batch that each sample came in
 SAMPLE, ROW = "sample", "row"
 SAMPLES = ""  # among the row dimensions, by the side of the sites that have one of their own
 CHUNK_BYTES, CHUNK_BYTES_PER_ROW = 4 * 2**20, 1024  # of a chunk, or of each of its rows where that makes more
 MARKERS = ".done"  # the folder where each of several processes marks the chunk rows that it has written
 CLASS_NAME = "class_name"
 CLASS_NAMES = 1024  # in a chunk of class names
-ROOT_VARIABLES = ("label", "sample_id", CLASS_NAME)  # no site's group may be called like one
+ROOT_VARIABLES = ("label", "sample_id", CLASS_NAME, INPUTS)  # no site's group may be called like one
 MAX_NAME_BYTES = 200
 
 Json: TypeAlias = dict[str, Any]
@@ -57,7 +61,8 @@ Index: TypeAlias = tuple[slice, ...]
 class SiteSpec:
     """One site of a store: its name, the dims and the shape of one row, the dtype on disk, attributes.
 
-    A row is a sample or, with `tokens`, one token of a sample; then the site's rows have a length of their own.
+    A row is a sample or, with `tokens`, one token of a sample; then the site's rows have a length of their own. With
+    `masked`, a mask beside the activation tells which positions are real tokens.
     """
 
     name: str
@@ -67,10 +72,16 @@ class SiteSpec:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     tokens: bool = False
     compression: str | None = None
+    masked: bool = False
 
     @property
     def bytes_per_row(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize + (self.positions if self.masked else 0)
+
+    @property
+    def positions(self) -> int:
+        """Values that a row has of a node."""
+        return math.prod(self.shape) // max(1, self.shape[node_axis(self.dims)]) if self.shape else 1
 
     @property
     def row_dim(self) -> str:
@@ -128,6 +139,7 @@ class Layout:
         rows_per_chunk: samples in a chunk.
         tokens_per_chunk: tokens in a chunk, of the sites whose rows are tokens.
         new_columns: whether the samples' columns are arrays of this layout; else they are there already.
+        checksums: whether each sample has the checksum of its batch's inputs; stores of earlier versions have none.
     """
 
     sites: tuple[SiteSpec, ...]
@@ -135,6 +147,17 @@ class Layout:
     rows_per_chunk: int
     tokens_per_chunk: int
     new_columns: bool = True
+    checksums: bool = True
+
+    def as_in(self, nodes: Collection[str]) -> Layout:
+        """The same without what a store of an earlier version, which has these `nodes`, lacks."""
+        sites = [
+            replace(site, masked=False)
+            if self.groups[site.name] in nodes and self.mask(site).path not in nodes
+            else site
+            for site in self.sites
+        ]
+        return replace(self, sites=tuple(sites), checksums=INPUTS in nodes)
 
     @cached_property
     def groups(self) -> dict[str, str]:
@@ -146,6 +169,12 @@ class Layout:
         chunk = (rows, *chunk_shape(site, rows))
         return ArraySpec(path, (site.row_dim, *site.dims), site.shape, site.dtype, chunk, site.compression)
 
+    def mask(self, site: SiteSpec) -> ArraySpec:
+        """The mask beside a site's activation."""
+        dims = [dim for dim in site.dims if dim not in ("node", "channel")]
+        path, shape = f"{self.groups[site.name]}/{MASK}", (site.positions,)
+        return ArraySpec(path, (SAMPLE, *dims), shape, np.dtype(bool), (self.rows_per_chunk, *shape))
+
     @cached_property
     def arrays(self) -> dict[str, list[ArraySpec]]:
         """The arrays that get longer together, by row dimension.
@@ -154,7 +183,8 @@ class Layout:
         columns, which are known when the batch has run; each is called by the path of one of its arrays.
         """
         samples = [self.activation(site) for site in self.sites if not site.tokens]
-        found = {SAMPLES: [*samples, *self.sample_columns.values()]}
+        masks = [self.mask(site) for site in self.sites if site.masked]
+        found = {SAMPLES: [*samples, *masks, *self.sample_columns.values()]}
         for site in self.sites:
             if site.tokens:
                 activation = self.activation(site)
@@ -168,7 +198,8 @@ class Layout:
     @cached_property
     def sample_columns(self) -> dict[str, ArraySpec]:
         """The columns of the samples, at the root, by name."""
-        columns = self.columns if self.new_columns else {}
+        checksums = {INPUTS: np.dtype(np.int64)} if self.checksums else {}
+        columns = {**self.columns, **checksums} if self.new_columns else {}
         return {name: self._column(name, dtype, SAMPLE, self.rows_per_chunk) for name, dtype in columns.items()}
 
     def token_columns(self, site: SiteSpec) -> list[ArraySpec]:
@@ -210,7 +241,7 @@ def group_names(sites: Sequence[str], columns: Iterable[str] = ()) -> dict[str, 
 def check_columns(columns: Iterable[str]) -> None:
     """Raise StoreError for a column whose name can't be a variable of the root."""
     for name in columns:
-        if not name.isidentifier() or name in (CLASS_NAME, POSITION, ACTIVATION, SAMPLE, ROW):
+        if not name.isidentifier() or name in (CLASS_NAME, INPUTS, MASK, POSITION, ACTIVATION, SAMPLE, ROW):
             raise StoreError(f"A column can't be called {name!r}: name it like a Python variable, such as 'split'.")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from probekit._store.layout import ACTIVATION, CLASS_NAME, POSITION, ROW, SAMPLE, ArraySpec, Json
+from probekit._store.layout import ACTIVATION, CLASS_NAME, INPUTS, MASK, POSITION, ROW, SAMPLE, ArraySpec, Json
 
 __all__ = ["MAX_CHUNK_BYTES", "check_record", "spec_of", "specs_of"]
 
@@ -129,8 +129,9 @@ def _check_columns(
     """The arrays at the root are the columns of the samples, and the names of the classes."""
     at_root = [path for path in arrays if "/" not in path]
     _require("sample_id" in coordinates, f"coordinates is {' '.join(coordinates)!r}, without sample_id")
-    _require(sorted([*coordinates, *({CLASS_NAME} & arrays.keys())]) == sorted(at_root), f"the root has {at_root}")
-    for name in coordinates:
+    others = {CLASS_NAME, INPUTS} & arrays.keys()
+    _require(sorted([*coordinates, *others]) == sorted(at_root), f"the root has {at_root}")
+    for name in [*coordinates, *({INPUTS} & others)]:
         _require(arrays[name].dims == (SAMPLE,) and nodes[name]["shape"] == [rows], f"{name!r} has not {rows} rows")
     _require(("label" in coordinates) == (CLASS_NAME in arrays), "there are labels without class names, or names alone")
     if CLASS_NAME in arrays:
@@ -154,14 +155,23 @@ def _check_sites(rows: int, arrays: Mapping[str, ArraySpec], nodes: Mapping[str,
 def _check_site(
     group: str, names: Iterable[str], rows: int, arrays: Mapping[str, ArraySpec], nodes: Mapping[str, Json]
 ) -> None:
-    own = [name for name in names if name != ACTIVATION]
+    own = [name for name in names if name not in (ACTIVATION, MASK)]
     path = f"{group}/{ACTIVATION}"
     _require(path in arrays, f"{group!r} has no {ACTIVATION}")
     length, dim = nodes[path]["shape"][0], ROW if own else SAMPLE
     _require(arrays[path].dims[0] == dim, f"the dims of {path!r} are {arrays[path].dims}, with columns {own}")
     _require(bool(own) or length == rows, f"{path!r} has {length} rows of {rows}")
-    columns = {name for name, spec in arrays.items() if spec.dims == (SAMPLE,) and "/" not in name}
+    columns = {name for name, spec in arrays.items() if spec.dims == (SAMPLE,) and "/" not in name and name != INPUTS}
+    if MASK in names:
+        _check_mask(group, rows, arrays, nodes)
     _require(not own or set(own) == {*columns, POSITION}, f"{group!r} has {own}")
     for name in own:
         of_rows = arrays[f"{group}/{name}"].dims == (ROW,) and nodes[f"{group}/{name}"]["shape"] == [length]
         _require(of_rows, f"{group}/{name} has not {length} rows")
+
+
+def _check_mask(group: str, rows: int, arrays: Mapping[str, ArraySpec], nodes: Mapping[str, Json]) -> None:
+    activation, mask = arrays[f"{group}/{ACTIVATION}"], arrays[f"{group}/{MASK}"]
+    positions = [length for dim, length in zip(activation.dims[1:], activation.shape, strict=True) if dim in mask.dims]
+    sound = mask.dtype.kind == "b" and nodes[mask.path]["shape"] == [rows, *positions] and len(mask.dims) == 2
+    _require(sound, f"{mask.path!r} doesn't fit its activation")

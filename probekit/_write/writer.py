@@ -50,6 +50,7 @@ class Writer:
         self._class_names = start.class_names
         layout = start.layout
         self._paths = {site.name: layout.activation(site).path for site in layout.sites}
+        self._masks = {site.name: layout.mask(site).path for site in layout.sites if site.masked}
         self._tokens: dict[str, list[tuple[Array, Array]]] = {
             self._paths[site.name]: [] for site in layout.sites if site.tokens
         }  # of the batch: the samples and the positions of the rows that each token site gave
@@ -153,6 +154,12 @@ class Writer:
         for buffer, span, source in self._spans:
             self._copy(self._dimensions[SAMPLES], path, buffer, span, _rows(activation, source, span))
 
+    def put_mask(self, site: str, mask: Array) -> None:
+        """Take which of the batch's positions at a site are real tokens, (sample, position), where the store has it."""
+        if site in self._masks:
+            for buffer, span, source in self._spans:
+                buffer.chunks[self._masks[site]][0][span] = _rows(mask, source, span)
+
     def append(self, site: str, activation: Any, samples: Array, positions: Array) -> None:
         """Take the batch's tokens at a site; `samples` and `positions` say which they are, sample by sample."""
         path = self._paths[site]
@@ -171,8 +178,8 @@ class Writer:
     def end(self, columns: Mapping[str, Array], class_names: Sequence[str] = ()) -> None:
         """Everything of the batch is there.
 
-        `columns` are those of its samples; `class_names` are the names of the classes as far as they are known, and
-        others are their codes.
+        `columns` are those of its samples, with the checksums of their inputs; `class_names` are the names of the
+        classes as far as they are known, and others are their codes.
         """
         if "label" in columns and len(columns["label"]):
             self._name_classes(class_names, int(columns["label"].max()) + 1)
@@ -195,7 +202,8 @@ class Writer:
         """Fill the columns of the rows that the batch gave at the token site whose activation lies at `path`."""
         group, rows = path.rpartition("/")[0], self._dimensions[columns_of(path)]
         for samples, positions in self._tokens[path]:
-            values = {name: column[samples] for name, column in columns.items()} | {POSITION: positions}
+            named = self._start.layout.columns
+            values = {name: columns[name][samples] for name in named} | {POSITION: positions}
             for buffer, span, source in self._next(rows, len(samples)):
                 for name, of_rows in values.items():
                     buffer.chunks[f"{group}/{name}"][0][span] = of_rows[source : source + span.stop - span.start]

@@ -86,9 +86,9 @@ def test_feature_maps_have_named_dims(tmp_path):
     tree = pk.capture(model, torch.randn(4, 1, 3, 3), tmp_path / "a.zarr", sites="*")
     dims = {name: site["activation"].dims for name, site in tree.children.items()}
     assert dims["0"] == ("sample", "channel", "y", "x")
-    assert dims["1"] == ("sample", "position", "node")
+    assert dims["1"] == ("sample", "channel", "position")
     assert dims["2"] == ("sample", "node")
-    assert dims["3"] == ("sample", "axis_1", "axis_2", "axis_3", "axis_4")
+    assert dims["3"] == ("sample", "channel", "z", "y", "x")
     assert "label" not in tree.coords  # the data had no labels
 
 

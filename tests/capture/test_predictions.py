@@ -53,7 +53,7 @@ def test_the_class_of_the_largest_logit_is_kept(tmp_path, shape):
     np.testing.assert_array_equal(tree["label"].values, Y)
     assert len(set(expected())) == 3
     assert pk.info(tmp_path / "a").attrs["predictions"] == "kept"
-    assert pk.verify(tmp_path / "a").columns == 4  # label, sample_id, prediction and the names of the classes
+    assert pk.verify(tmp_path / "a").columns == 5  # label, sample_id, prediction, the names of the classes, checksums
 
 
 def test_they_need_no_labels_and_go_with_gradients(tmp_path):

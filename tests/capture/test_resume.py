@@ -145,7 +145,7 @@ def test_train_mode_draws_the_same_after_a_resume_and_leaves_the_model_and_the_g
         pk.capture(net(), batches(X, Y, stop=50), tmp_path / "a", **options)
     pk.capture(net(), batches(X, Y), tmp_path / "a", resume=True, **options)
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")
-    with pytest.raises(ModelError, match="mode is 'training'; it is 'eval' or 'train'"):
+    with pytest.raises(ModelError, match="mode is 'training'; it is 'eval', 'train' or 'as is'"):
         pk.capture(net(), X, tmp_path / "c", mode="training")
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from probekit._probe.reductions import Mask, Projection, plan_reduction, sample_dims
+from probekit._probe.reductions import Mask, Projection, plan_reduction
 from probekit.errors import DataError, SiteError
 
 NAMES = ["mean", "max", "flatten", "cls", "last", "tokens"]
@@ -151,12 +151,12 @@ def test_the_memory_layout_and_the_batch_leave_no_bit_of_a_mean_changed():
     assert torch.equal(whole, torch.cat([kept("mean", part) for part in maps.split([1, 2, 3])]))
 
 
-def test_other_layouts_have_their_nodes_last():
+def test_feature_maps_of_three_axes_have_their_nodes_on_axis_1():
     values = noise(*LAYOUTS[5])
     np.testing.assert_allclose(
-        kept("mean", values).numpy(), values.numpy().astype(np.float64).mean((1, 2, 3)), atol=1e-7
+        kept("mean", values).numpy(), values.numpy().astype(np.float64).mean((2, 3, 4)), atol=1e-7
     )
-    np.testing.assert_array_equal(kept([4, 1], values).numpy(), values.numpy()[..., [4, 1]])
+    np.testing.assert_array_equal(kept([1, 0], values).numpy(), values.numpy()[:, [1, 0]])
 
 
 @pytest.mark.parametrize("name", ["mean", "max"])
@@ -335,16 +335,35 @@ def test_a_reduction_is_described_as_json(spec, text):
     assert json.loads(plan_reduction(spec, site="layer").describe()) == text
 
 
-def test_dims_are_named_as_the_store_names_them():
-    assert [sample_dims(ndim) for ndim in range(5)] == [
-        (),
-        ("node",),
-        ("position", "node"),
-        ("channel", "y", "x"),
-        ("axis_1", "axis_2", "axis_3", "axis_4"),
-    ]
-    assert reduced("mean", noise(2, 3, 4, 5)).dims == ("node",)
-    assert reduced([0], noise(2, 3, 4, 5)).dims == ("channel", "y", "x")
+@pytest.mark.parametrize(
+    ("shape", "nodes", "dims"),
+    [
+        ((2,), None, ()),
+        ((2, 3), None, ("node",)),
+        ((2, 3, 4), None, ("position", "node")),
+        ((2, 3, 4), 1, ("channel", "position")),
+        ((2, 3, 4, 5), None, ("channel", "y", "x")),
+        ((2, 3, 4, 5), 3, ("y", "x", "channel")),
+        ((2, 3, 4, 5), 2, ("axis_1", "channel", "axis_3")),
+        ((2, 3, 4, 5, 6), None, ("channel", "z", "y", "x")),
+        ((2, 3, 4, 5, 6), 4, ("z", "y", "x", "channel")),
+        ((2, 3, 4, 5, 6, 7), None, ("axis_1", "axis_2", "axis_3", "axis_4", "channel")),
+    ],
+)
+def test_dims_are_named_as_the_store_names_them(shape, nodes, dims):
+    same = plan_reduction(lambda x: x, site="layer")
+    assert same(noise(*shape), nodes=nodes).dims == dims
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+def test_the_node_axis_can_be_any(nodes):
+    x = noise(2, 3, 4, 5)
+    others = tuple(axis for axis in (1, 2, 3) if axis != nodes)
+    mean = plan_reduction("mean", site="layer")(x, nodes=nodes)
+    torch.testing.assert_close(mean.tensor, x.mean(others))
+    assert mean.dims == ("node",)
+    chosen = plan_reduction([0, 2], site="layer")(x, nodes=nodes)
+    assert torch.equal(chosen.tensor, x.index_select(nodes, torch.tensor([0, 2])))
 
 
 def test_a_plan_tells_whether_rows_are_tokens():
@@ -390,7 +409,7 @@ FOUR = torch.ones(2, 4)
         (["mean", "last"], (2, 3, 5), None, r"reduce='last' on layer, of shape \(2, 5\)"),
         ("mean", (2, 3, 5), FOUR, r"mask has shape \(2, 4\), and .* is \(2, 3\)"),
         ("last", (2, 3, 5), torch.ones(2, 1, 3, 3), r"mask has shape \(2, 1, 3, 3\), and .* is \(2, 3\)"),
-        ("max", (2, 3, 4, 4), FOUR, r"mask of shape \(2, 4\) can't tell which"),
+        ("max", (2, 3, 4, 4), FOUR, r"the \(batch, position\) of these tokens is \(2, 16\)"),
         ("mean", (2, 4, 5), torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]), "sample 1 of the batch has no real token"),
         ("tokens", (2, 4, 5), torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]]), "sample 0 of the batch has no real token"),
         ("mean", (2, 0, 5), None, "it has no positions"),

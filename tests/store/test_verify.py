@@ -63,7 +63,7 @@ def test_a_store_that_was_written_is_sound(tmp_path, options):
     tree = capture(tmp_path / "a.zarr", **options)
     found = pk.verify(tmp_path / "a.zarr")
     assert found
-    assert (found.rows, found.sites, found.columns, found.damages, found.kept) == (ROWS, 2, 3, (), None)
+    assert (found.rows, found.sites, found.columns, found.damages, found.kept) == (ROWS, 2, 4, (), None)
     sizes = [len(content) for name, content in contents(tmp_path / "a.zarr").items() if not name.endswith(".json")]
     assert (found.chunks, found.bytes) == (len(sizes), sum(sizes))
     assert (tree.attrs["chunk_rows"], tree.attrs["token_rows"]) == (8, 41)
