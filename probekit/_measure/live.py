@@ -253,7 +253,7 @@ class _Meter:
             metric.name: check(metric, variables, labels, where, node=self._nodes)
             for metric, variables in finalized(self._metrics.streaming("node", "site"), streaming.states, where)
         }
-        about = {"n": self._number, "dtype": str(self._spec.dtype), "approximate": 0}
+        about = {"n": self._number, "activation_dtype": str(self._spec.dtype), "approximate": 0}
         about |= {"omitted": self._omitted} if self._omitted else {}
         sketch = about
         if self._metrics.columns:

@@ -52,9 +52,9 @@ def measure(
     """The metrics of every site of a store: a tree with one group a site and a variable for each result.
 
     ``m["layers.0"]["median"]`` has the dims (label, node), the coordinates ``label`` and ``class_name``, and says in
-    its attributes {metric, version, parameters, n, dtype, approximate} what it is; what compares sites is at the root,
-    such as ``m["cka"]`` (site, site_b). float16 is measured as float32, integers as float64. For feature maps the node
-    is the channel, of tokens the feature. The numbers don't depend on `memory` or on the number of threads.
+    its attributes {metric, version, parameters, n, activation_dtype, approximate} what it is; what compares sites is at
+    the root, such as ``m["cka"]`` (site, site_b). float16 is measured as float32, integers as float64. For feature maps
+    the node is the channel, of tokens the feature. The numbers don't depend on `memory` or on the number of threads.
 
     Args:
         store: the path of a store, or an open one.
@@ -210,7 +210,7 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
         states = whole[0].states if whole else _joined([block.states for block in blocks])
         for metric, variables in finalized(streaming, states, at_site(source)):
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
-    about = {"n": rows.number, "dtype": str(source.variable.dtype), "approximate": 0}
+    about = {"n": rows.number, "activation_dtype": str(source.variable.dtype), "approximate": 0}
     about |= {"omitted": rows.omitted} if rows.omitted else {}
     made = dataset_of([(m, found[m.name]) for m in metrics.metrics if m.name in found], rows.labels, lambda _: about)
     pooled = {"positions": f"{source.pooling} of {source.positions}"} if source.positions > 1 else {}

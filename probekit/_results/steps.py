@@ -185,6 +185,8 @@ class OnDisk:
             self._write(path, variable.values, len(kept))
             attrs = self._nodes[path]["attributes"]
             of_xarray = {key: attrs[key] for key in OF_XARRAY if key in attrs}
+            if variable.dtype == bool:
+                of_xarray["dtype"] = "bool"  # by which it knows the bools that it stores as integers
             self._nodes[path]["attributes"] = {**variable.attrs, **of_xarray}
         self._commit([*kept, step])
 

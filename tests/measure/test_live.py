@@ -61,7 +61,7 @@ def assert_agree(live: xr.DataTree, stored: xr.DataTree, exact: list[str] = COUN
 def test_streaming_metrics_agree_with_those_of_a_store(tmp_path: Path, batch_size: int) -> None:
     live, stored = both(tmp_path, mlp(), (X, Y), STREAMING, {"sites": ["1", "3", "4"], "batch_size": batch_size})
     assert_agree(live, stored)
-    for attr in ("metric", "version", "parameters", "n", "dtype", "approximate"):
+    for attr in ("metric", "version", "parameters", "n", "activation_dtype", "approximate"):
         assert live["1"]["std"].attrs[attr] == stored["1"]["std"].attrs[attr]
     assert live["3"].attrs == stored["3"].attrs
 

@@ -63,7 +63,7 @@ def test_values_are_measured_exactly_in_a_wider_dtype(dtype: type, measured: typ
     expected = [x[code == LABELS].astype(measured) for code in (0, 2)]
     present = result.sel(label=[0, 2])
     assert result["median"].dtype == measured
-    assert result["median"].attrs["dtype"] == str(np.dtype(dtype))
+    assert result["median"].attrs["activation_dtype"] == str(np.dtype(dtype))
     np.testing.assert_array_equal(present["median"], [np.median(each, axis=0) for each in expected])
     np.testing.assert_allclose(present["mean"], [each.mean(0, dtype=np.float64) for each in expected], rtol=1e-14)
     np.testing.assert_array_equal(present["sparsity"], [(each <= 0).mean(0) for each in expected])

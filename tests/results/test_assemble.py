@@ -42,7 +42,7 @@ def test_every_variable_says_what_it_is(tree: xr.DataTree) -> None:
         "min_count": 10,
         "pairs": None,
     }
-    assert attrs == {"metric": "overlap", "version": 1, "n": 200, "dtype": "float32", "approximate": 0}
+    assert attrs == {"metric": "overlap", "version": 1, "n": 200, "activation_dtype": "float32", "approximate": 0}
     assert json.loads(results["relu"]["std"].attrs["parameters"]) == {"ddof": 1}
 
 
