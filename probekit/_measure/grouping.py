@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Number
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,8 +14,9 @@ import xarray as xr
 
 from probekit._measure.site_source import Source
 from probekit._results.assemble import Labels
-from probekit._store.layout import CLASS_NAME, ROW, SAMPLE
-from probekit.errors import DataError, near
+from probekit._store.layout import SAMPLE
+from probekit._store.sample_columns import SampleColumns
+from probekit.errors import DataError
 from probekit.metrics.block import Array, Codes, Grouping
 
 __all__ = ["Groups", "Observations", "Where", "selected"]
@@ -22,110 +24,150 @@ __all__ = ["Groups", "Observations", "Where", "selected"]
 Where: TypeAlias = Mapping[str, Any] | npt.ArrayLike | xr.DataArray
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
-_CORRECT = ("correct", "prediction", "label")  # a column that follows from the two others
+_KINDS = ((str, "strings"), (Number, "numbers"))
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The group of each sample as a code, and what the groups are called."""
+    """The group of each row of a site as a code, and what the groups are called."""
 
     by: str | None
     codes: Codes
     labels: Labels
 
     @classmethod
-    def of(cls, store: xr.Dataset, by: str | None) -> Groups:
-        """The samples of a store's root grouped by one of its columns.
+    def of(cls, columns: SampleColumns, rows: int, by: str | None) -> Groups:
+        """The `rows` of a site grouped by one of their columns.
 
         The groups of `label` are all its classes, those without samples too; of another column, the values it has.
-        There is a single group for `by` None, and by label where the store has none. Where a store has a `prediction`
-        and a `label`, `correct` tells whether they agree.
+        There is a single group for `by` None, and by label where there are none. Where there is a `prediction` and a
+        `label`, `correct` tells whether they agree.
 
         Raises:
-            DataError: there is no such column, it isn't one of integers, bools or strings, or there are no samples.
+            DataError: there is no such column, or it isn't one of integers, bools or strings.
         """
-        if SAMPLE not in store.sizes or not store.sizes[SAMPLE]:
-            raise DataError("The store holds no samples, so there is nothing to measure.")
-        if by is None or (by == "label" and by not in store.variables):
-            return cls(None, np.zeros(store.sizes[SAMPLE], np.int64), Labels(None, ("",)))
-        values = _column(store, by)
-        if by == "label" and CLASS_NAME in store.variables:
-            return cls._of_classes(values, tuple(map(str, store.variables[CLASS_NAME].values)))
-        if values.dtype.kind not in "iubO":
-            raise DataError(
-                f"Samples can't be grouped by {by!r}: its values are {values.dtype}, not codes or names.",
-                arguments=("by",),
-            )
-        labels, codes = np.unique(values, return_inverse=True)
-        return cls(by, codes.astype(np.int64), Labels(labels, tuple(map(str, labels))))
-
-    def of_tokens(self, site: xr.Dataset) -> Groups:
-        """The same groups of the rows of a token site, which has the samples' columns beside each row."""
-        if self.by is None or self.labels.values is None:
-            return replace(self, codes=np.zeros(site.sizes[ROW], np.int64))
-        codes = np.searchsorted(self.labels.values, _column(site, self.by, ROW))
-        return replace(self, codes=codes.astype(np.int64))
+        if by is None or (by == "label" and not columns.has(by)):
+            return cls(None, np.zeros(rows, np.int64), Labels(None, ("",)))
+        values, names = _column(columns, by, "by"), columns.class_names
+        if by == "label" and names is not None and _are_codes(values):
+            return cls._of_classes(values.astype(np.int64), names)
+        # The values of samples without a row at a site of tokens are groups too.
+        everywhere = np.concatenate([values, *(_text(each.values) for each in columns.of_all_samples(by))])
+        _check_groups(everywhere, by)
+        labels = np.unique(everywhere)
+        return cls(by, np.searchsorted(labels, values).astype(np.int64), Labels(labels, tuple(map(str, labels))))
 
     @classmethod
-    def _of_classes(cls, codes: Array, names: tuple[str, ...]) -> Groups:
-        if codes.min() < 0 or codes.max() >= len(names):
+    def _of_classes(cls, codes: Codes, names: tuple[str, ...]) -> Groups:
+        if codes.min(initial=0) < 0 or codes.max(initial=0) >= len(names):
             raise DataError(
                 f"Labels go from {codes.min()} to {codes.max()}, but the store names {len(names)} classes, "
                 f"0 to {len(names) - 1}."
             )
-        return cls("label", codes.astype(np.int64), Labels(np.arange(len(names)), names))
+        return cls("label", codes, Labels(np.arange(len(names)), names))
 
 
-def _column(store: xr.Dataset, name: str, dim: str = SAMPLE) -> Array:
-    columns = [str(column) for column, variable in store.variables.items() if variable.dims == (dim,)]
-    derived, *sources = _CORRECT
-    if name == derived not in columns and {*sources} <= {*columns}:
-        agree: Array = store.variables[sources[0]].values == store.variables[sources[1]].values
-        return agree
-    if name not in columns:
-        raise DataError(
-            f"The store has no column {name!r} to group or choose samples by; it has {', '.join(columns) or 'none'}."
-            f"{near(name, columns)} Or group by none with by=None.",
-            arguments=("by", "where"),
-        )
-    values = store.variables[name].values
+def _column(columns: SampleColumns, name: str, argument: str) -> Array:
+    try:
+        return _text(columns.find(name).values)
+    except DataError as error:
+        instead = " Or group by none with by=None." if argument == "by" else ""
+        raise DataError(f"{error}{instead}", arguments=(argument,)) from error
+
+
+def _text(values: Array) -> Array:
     return values.astype(object) if values.dtype.kind in "UT" else values
 
 
-def selected(store: xr.Dataset, where: Where | None) -> Mask | None:
-    """Which samples of a store's root `where` selects, (sample,) bool; None where that is all of them.
+def _are_codes(values: Array) -> bool:
+    """Whether the values are integers, also as the floats that xarray makes of them beside a missing one."""
+    return values.dtype.kind in "iub" or (values.dtype.kind == "f" and bool((values % 1 == 0).all()))
+
+
+def _check_groups(values: Array, by: str) -> None:
+    if values.dtype.kind not in "iubO":
+        raise DataError(
+            f"Samples can't be grouped by {by!r}: its values are {values.dtype}, not codes or names.",
+            arguments=("by",),
+        )
+    if _kind(values) is None:
+        at, odd = next((at, value) for at, value in enumerate(values.tolist()) if not isinstance(value, str))
+        raise DataError(
+            f"Samples can't be grouped by {by!r}: its value {odd!r} at {at} has no place among the others. Give every "
+            "sample a string, such as 'unknown', or every sample an integer.",
+            arguments=("by",),
+        )
+
+
+def _kind(values: Array) -> str | None:
+    """Whether the values are all ``"strings"`` or all ``"numbers"``; None for a mixture."""
+    if values.dtype.kind != "O":
+        return "strings" if values.dtype.kind in "UT" else "numbers"
+    kinds = {next((kind for of, kind in _KINDS if isinstance(value, of)), None) for value in values}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def selected(columns: SampleColumns, rows: int, where: Where | None) -> Mask | None:
+    """Which of a site's rows `where` selects, (row,) bool; None where that is all of them.
 
     Raises:
-        DataError: a column that there isn't, a mask that doesn't fit the samples, or no sample is left.
+        DataError: a column that there isn't, a mask that doesn't fit the samples, or no row is left.
     """
     if where is None:
         return None
-    mask = _mask(where, store.sizes[SAMPLE]) if not isinstance(where, Mapping) else _matching(store, where)
+    mask = _matching(columns, rows, where) if isinstance(where, Mapping) else _masked(columns, rows, where)
     if not mask.any():
         raise DataError(
-            f"where={where!r} selects none of the {len(mask)} samples, so there is nothing to measure.",
+            f"where={where!r} selects none of the {len(mask)} {columns.dim}s, so there is nothing to measure.",
             arguments=("where",),
         )
     return mask
 
 
-def _matching(store: xr.Dataset, where: Mapping[str, Any]) -> Mask:
-    """The samples whose columns have the values, or one of the values, that `where` gives."""
-    mask = np.ones(store.sizes[SAMPLE], dtype=bool)
+def _matching(columns: SampleColumns, rows: int, where: Mapping[str, Any]) -> Mask:
+    """The rows whose columns have the values, or one of the values, that `where` gives."""
+    mask = np.ones(rows, dtype=bool)
     for name, wanted in where.items():
-        mask &= np.isin(_column(store, name), np.atleast_1d(np.asarray(wanted)))
+        values, given = _column(columns, name, "where"), np.atleast_1d(np.asarray(wanted))
+        if _kind(values) != _kind(given) and {_kind(values), _kind(given)} == {"strings", "numbers"}:
+            names = columns.class_names if name == "label" else None
+            raise DataError(_incomparable(name, values, given, names or ()), arguments=("where",))
+        mask &= np.isin(values, given)
     return mask
 
 
-def _mask(where: Any, samples: int) -> Mask:
-    mask = np.asarray(where)
+def _incomparable(name: str, values: Array, given: Array, names: Sequence[str]) -> str:
+    codes = [f" The class {one!r} has the code {names.index(one)}." for one in map(str, given) if one in names]
+    asked, have = ", ".join(map(repr, given.tolist())), values[:1].tolist()[0]
+    return f"where= asks for {name!r} {asked}, but its values are {_kind(values)}, such as {have!r}.{''.join(codes)}"
+
+
+def _masked(columns: SampleColumns, rows: int, where: Any) -> Mask:
+    mask, samples = np.asarray(where), columns.root.sizes.get(SAMPLE, rows)
     if mask.dtype != bool or mask.shape != (samples,):
         raise DataError(
             f"where= takes a mask of {samples} bools, one per sample, or a mapping of columns to the values that are "
             f"wanted; it is {mask.dtype} of shape {mask.shape}.",
             arguments=("where",),
         )
-    return mask
+    if isinstance(where, xr.DataArray) and _is_in_order(columns, where):
+        return mask
+    if SAMPLE not in columns.root.sizes:
+        return mask
+    found: Mask = columns.of_rows(xr.Variable((SAMPLE,), mask), "mask of where=").values
+    return found
+
+
+def _is_in_order(columns: SampleColumns, mask: xr.DataArray) -> bool:
+    """Whether the columns that go along with a mask show that its samples are the site's, one by one."""
+    beside = SampleColumns("where", mask.coords.to_dataset(), xr.Dataset())
+    for name in columns.samples.differing_from(beside):
+        raise DataError(
+            f"where= is a mask of samples of which {name!r} differs from that of site {columns.name!r}, so their order "
+            "is another. Select that site alone (sites=) and take the mask from it.",
+            arguments=("where", "sites"),
+        )
+    return columns.dim == SAMPLE and any(name in columns.names for name in beside.names)
 
 
 @dataclass(frozen=True)
@@ -143,12 +185,8 @@ class Observations:
     omitted: int = 0
 
     @classmethod
-    def of(cls, source: Source, groups: Groups, samples: Mask | None, root: xr.Dataset) -> Observations:
-        """The observations of the `samples` that are selected."""
-        kept = samples
-        if source.tokens:
-            groups = groups.of_tokens(source.site)
-            kept = samples if samples is None else samples[_sample_of_each_row(source.site, root)]
+    def of(cls, source: Source, groups: Groups, kept: Mask | None) -> Observations:
+        """The observations of the rows that are `kept`, all of them for None."""
         everything = cls(groups.labels, groups.codes, np.arange(source.rows))._repeated(source.each)
         return everything if kept is None else everything._those(np.repeat(kept, source.each))
 
@@ -191,16 +229,3 @@ class Observations:
             chosen = x if self.kept is None else x[self.kept[first : first + len(x)]]
             yield first_chosen, chosen, self.codes[first_chosen : first_chosen + len(chosen)]
             first_chosen += len(chosen)
-
-
-def _sample_of_each_row(site: xr.Dataset, root: xr.Dataset) -> Codes:
-    """The index of each token's sample among the samples, by its id."""
-    ids, rows = root.variables["sample_id"].values, site.variables["sample_id"].values
-    unique, places = np.unique(ids, return_index=True)
-    if len(unique) < len(ids):
-        raise DataError(
-            "Samples that share an id can't be told apart by their tokens, so where= can't choose them.",
-            arguments=("where",),
-        )
-    found: Codes = places[np.searchsorted(unique, rows)]
-    return found

@@ -12,7 +12,7 @@ import xarray as xr
 
 from probekit._measure.accumulator import finalized, side_by_side, sites_results
 from probekit._measure.executors import Executor, executor_for
-from probekit._measure.grouping import Groups, Mask, Observations, Where, selected
+from probekit._measure.grouping import Groups, Observations, Where, selected
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.planner import Plan, plan_of
 from probekit._measure.site_source import POSITIONS, Source, find_sources
@@ -62,9 +62,9 @@ def measure(
             ``"quantile:0.25,0.75"``: Python literals, those without a key for the first parameter), instances such as
             ``pk.metrics.Std(ddof=1)``, functions under ``@pk.metric``; one or several.
         sites: a glob, a regex or a list of them; by default all sites.
-        by: the column that groups the samples; ``"correct"`` where there is a ``prediction`` beside the label. For
-            None, and by default where there are no labels, all samples are one group, and the results have no dim
-            `label`.
+        by: the column that groups the samples, a site's own where it has one; ``"correct"`` where there is a
+            ``prediction`` beside the label. For None, and by default where there are no labels, all samples are one
+            group, and the results have no dim `label`.
         where: which samples are measured: a mapping of columns to a value or several, ``{"label": [3, 5]}``, or a mask
             of bools, one a sample.
         nan: how to treat samples with a NaN at a site: ``"raise"`` an error, or ``"omit"`` these samples at that site,
@@ -108,13 +108,13 @@ def measure(
         named = "the tree" if isinstance(store, xr.DataTree) else str(store)
         sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
         root = tree.to_dataset(inherit=False)
-        groups = Groups.of(root, by)
-        work = _work(MetricSet(chosen), sources, groups, root, selected(root, where), nan)
+        rows, grouped = _rows(sources, root, by, where)
+        work = _work(MetricSet(chosen), sources, rows, root, nan)
         workers = stack.enter_context(executor_for(scheduler))
         plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
         done = dict(progress(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
         results = _results(work, [(task, done[task]) for task in plan.tasks])
-        results.attrs = {"probekit_version": __version__, "by": groups.by or "none"}
+        results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
         if cache is not None and out is not None:
             write(results, Path(out))
@@ -135,21 +135,27 @@ def _plain(where: Where | None) -> Any:
     return dict(where) if isinstance(where, Mapping) else None if where is None else np.asarray(where).tolist()
 
 
-def _work(
-    metrics: MetricSet,
-    sources: Mapping[str, Source],
-    groups: Groups,
-    root: xr.Dataset,
-    samples: Mask | None,
-    nan: str,
-) -> Work:
-    """The sites, metrics and observations that all tasks share."""
+def _rows(
+    sources: Mapping[str, Source], root: xr.Dataset, by: str | None, where: Where | None
+) -> tuple[dict[str, Observations], bool]:
+    """The observations of each site that are measured, and whether any of them are in groups."""
     alike: dict[object, Observations] = {}  # the same rows of several sites are put in order once
     rows: dict[str, Observations] = {}
     for key, source in sources.items():
-        kind = key if source.tokens else source.each
-        rows[key] = alike.get(kind) or alike.setdefault(kind, Observations.of(source, groups, samples, root))
-    common = _common(list(sources.values()), rows) if metrics.streaming("sites") else None
+        columns = source.columns(root)
+        kind = source.each if columns.are_the_roots else key
+        if kind not in alike:
+            groups = Groups.of(columns, source.rows, by)
+            alike[kind] = Observations.of(source, groups, selected(columns, source.rows, where))
+        rows[key] = alike[kind]
+    return rows, any(each.labels.values is not None for each in rows.values())
+
+
+def _work(
+    metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset, nan: str
+) -> Work:
+    """The sites, metrics and observations that all tasks share."""
+    common = _common(list(sources.values()), rows, root) if metrics.streaming("sites") else None
     if nan == "omit":
         faulty = {key: source.with_nan() for key, source in sources.items()}
         rows = {key: rows[key].without(faulty[key], source.name) for key, source in sources.items()}
@@ -157,17 +163,30 @@ def _work(
     return Work(metrics, sources, rows, common)
 
 
-def _common(sources: Sequence[Source], rows: Mapping[str, Observations]) -> Observations:
+def _common(sources: Sequence[Source], rows: Mapping[str, Observations], root: xr.Dataset) -> Observations:
     """The observations that all sites have; DataError where theirs aren't the same."""
-    tokens = [source.name for source in sources if source.tokens]
-    if tokens or len({source.each for source in sources}) > 1:
+    fault = next(_differences(sources, root), None)
+    if fault is not None:
         raise DataError(
-            "Metrics that compare sites need the same observations of all of them, and "
-            + (f"site {tokens[0]!r} has a row for each token." if tokens else "the sites differ in their positions.")
-            + " Choose sites that have a row for each sample (sites=), or measure positions='mean'.",
+            f"Metrics that compare sites need the same observations of all of them, and {fault}. Choose sites that "
+            "have a row for each sample (sites=), or measure positions='mean'.",
             arguments=("sites", "positions"),
         )
     return rows[sources[0].key]
+
+
+def _differences(sources: Sequence[Source], root: xr.Dataset) -> Iterator[str]:
+    """How the observations of sites differ, as clauses."""
+    first, columns = sources[0], sources[0].columns(root)
+    for source in sources:
+        if source.tokens:
+            yield f"site {source.name!r} has a row for each token"
+        if source.each != first.each:
+            yield "the sites differ in their positions"
+        if source.rows != first.rows:
+            yield f"site {source.name!r} has {source.rows} samples, and site {first.name!r} {first.rows}"
+        for column in source.columns(root).differing_from(columns):
+            yield f"sites {first.name!r} and {source.name!r} differ in the {column!r} of their samples"
 
 
 def _task_results(

@@ -14,6 +14,7 @@ import xarray as xr
 from probekit._probe.selectors import Selector, match_names
 from probekit._store.layout import ACTIVATION, ROW, SAMPLE, node_axis
 from probekit._store.lazy_array import as_stored
+from probekit._store.sample_columns import SampleColumns
 from probekit.errors import DataError, StoreError
 from probekit.metrics.block import Array, working_dtype
 
@@ -54,6 +55,10 @@ class Source:
     name: str
     site: xr.Dataset
     pooling: str = "mean"
+
+    def columns(self, root: xr.Dataset) -> SampleColumns:
+        """The columns of its rows, in a tree with this `root`."""
+        return SampleColumns(self.name, self.site, root, ROW if self.tokens else SAMPLE)
 
     @property
     def variable(self) -> xr.Variable:
@@ -123,12 +128,12 @@ class Source:
         """The values (observation, node) of some rows and nodes; an array of its own, in the order of the rows."""
         axis = self._axis
         if axis is None:
-            return self.variable[rows].values[:, None].astype(self.dtype)
+            return self.variable[rows].values[:, None].astype(self.dtype, order="C")
         index = tuple(rows if n == 0 else nodes if n == axis else slice(None) for n in range(self.variable.ndim))
         values = np.moveaxis(self.variable[index].values, axis, 1)
         if values.ndim > 2:
             values = _observations(values.reshape(*values.shape[:2], -1), self.pooling)
-        return np.require(values, self.dtype, "W")
+        return _as_torch_takes(np.require(values, self.dtype, "W"))
 
     def with_nan(self) -> npt.NDArray[np.bool_]:
         """Which observations have a NaN at one of the nodes, (observation,)."""
@@ -138,6 +143,11 @@ class Source:
             for first, x in self.read(start, min(start + width, self.nodes)):
                 found[first : first + len(x)] |= np.isnan(x).any(axis=1)
         return found
+
+
+def _as_torch_takes(values: Array) -> Array:
+    """The values without negative strides and ones that aren't whole elements, of which torch makes no tensor."""
+    return values.copy() if any(step < 0 or step % values.itemsize for step in values.strides) else values
 
 
 def _observations(values: Array, pooling: str) -> Array:
@@ -154,29 +164,32 @@ def find_sources(tree: xr.DataTree, sites: Selector | None, where: str, pooling:
     Raises:
         SiteError: a selector that selects nothing.
         StoreError: the store has no sites.
-        DataError: a site's activations don't have a row for each sample.
+        DataError: a site's activations don't have a row for each sample, or there are no samples.
     """
     groups = {key: child for key, child in tree.children.items() if ACTIVATION in child.data_vars}
     if not groups:
         raise StoreError(f"{where} holds no sites: no group of it has a variable {ACTIVATION!r}.")
     names = {str(child.attrs.get("site", key)): key for key, child in groups.items()}
     chosen = list(names) if sites is None else match_names(list(names), sites, where=where)
-    samples = tree.sizes[SAMPLE]
+    samples = tree.to_dataset(inherit=False).sizes.get(SAMPLE)
+    if samples == 0:
+        raise DataError("The store holds no samples, so there is nothing to measure.")
     return [
         _checked(Source(names[name], name, groups[names[name]].to_dataset(inherit=False), pooling), samples)
         for name in chosen
     ]
 
 
-def _checked(source: Source, samples: int) -> Source:
+def _checked(source: Source, samples: int | None) -> Source:
+    """The source, where it has a row for each of so many samples, or for any number where none are known."""
     variable = source.variable
     first = variable.dims[0] if variable.dims else None
-    if first != ROW and (first != SAMPLE or source.rows != samples):
+    if first != ROW and (first != SAMPLE or source.rows != (source.rows if samples is None else samples)):
+        of_all = "sample" if samples is None else f"of the store's {samples} samples"
         raise DataError(
             f"The activations of site {source.name!r} have the dims {variable.dims} and the shape {variable.shape}; "
-            f"measure needs one row for each of the store's {samples} samples, dims ('sample', ...), or for each "
-            "token, dims ('row', ...)."
+            f"measure needs one row for each {of_all}, dims ('sample', ...), or for each token, dims ('row', ...)."
         )
-    if not source.nodes * source.positions or (source.tokens and not source.rows):
+    if not source.nodes * source.positions or not source.rows:
         raise DataError(f"The activations of site {source.name!r} are empty: shape {variable.shape}.")
     return source

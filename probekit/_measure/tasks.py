@@ -131,7 +131,8 @@ class Work:
 def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Observations, memory: int) -> Selection:
     """How the order statistics that the metrics need are found, in `memory` bytes a node if that is enough."""
     stored = source.variable.dtype if source.pooling == "each" or source.positions == 1 else source.dtype
-    return Selection.of(metrics, np.bincount(rows.codes, minlength=rows.labels.number), stored, memory)
+    counts = np.bincount(rows.codes, minlength=rows.labels.number)
+    return Selection.of(metrics, counts, stored.newbyteorder("="), memory)
 
 
 def _samples(metric: SampleMetric, source: Source, rows: Observations) -> TaskResult:

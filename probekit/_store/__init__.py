@@ -8,5 +8,6 @@
 - ``lazy_array``: a record as an xarray tree that reads nothing before it is asked to.
 - ``store``: `probekit.open`, `probekit.info`, and laying out a new store.
 - ``integrity``: what is damaged; ``verify``: `probekit.verify` and its repair.
+- ``sample_columns``: the columns of a site's rows, its own and the root's.
 - ``torch_dataset``: `probekit.as_dataset`.
 """

@@ -18,6 +18,7 @@ from probekit._sizes import format_size, parse_size
 from probekit._store.codec import Array
 from probekit._store.layout import ACTIVATION
 from probekit._store.lazy_array import as_stored
+from probekit._store.sample_columns import SampleColumns
 from probekit.errors import DataError, near
 
 __all__ = ["SiteRows", "as_dataset"]
@@ -62,21 +63,22 @@ def as_dataset(
         children = f" It has the sites {', '.join(list(site.children)[:5])}." if isinstance(site, xr.DataTree) else ""
         raise DataError(f"A data set of rows takes one site, such as tree['layers.0'].{children}")
     activation = as_stored(data.variables[ACTIVATION])
-    return SiteRows(activation, _target(data, label, str(activation.dims[0])), parse_size(memory))
+    parent = site.parent if isinstance(site, xr.DataTree) else None
+    root = xr.Dataset() if parent is None else parent.to_dataset(inherit=False)
+    columns = SampleColumns(str(data.attrs.get("site", "")), data, root, str(activation.dims[0]))
+    return SiteRows(activation, _target(columns, label), parse_size(memory))
 
 
-def _target(data: xr.Dataset, name: str | None, dim: str) -> xr.Variable | None:
-    if name is None or (name == "label" and name not in data.variables):
+def _target(columns: SampleColumns, name: str | None) -> xr.Variable | None:
+    if name is None or (name == "label" and not columns.has(name)):
         return None
-    numbers = [
-        str(key) for key, column in data.variables.items() if column.dims == (dim,) and column.dtype.kind in "biuf"
-    ]
+    numbers = [str(key) for key, column in columns.all.items() if column.dtype.kind in "biuf"]
     if name not in numbers:
         raise DataError(
-            f"There is no column {name!r} of numbers, one for each {dim}; there is {', '.join(numbers) or 'none'}."
-            f"{near(name, numbers)}"
+            f"There is no column {name!r} of numbers, one for each {columns.dim}; there is "
+            f"{', '.join(numbers) or 'none'}.{near(name, numbers)}"
         )
-    return as_stored(data.variables[name])
+    return as_stored(columns.find(name))
 
 
 class SiteRows(Dataset[Any]):

@@ -26,7 +26,7 @@ def working_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 
     Raises DataError for a dtype whose values have no order, such as complex numbers.
     """
-    given = np.dtype(dtype)
+    given = np.dtype(dtype).newbyteorder("=")
     if given == np.float16:
         return np.dtype(np.float32)
     if given in (np.float32, np.float64):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import xarray as xr
 
-from probekit.errors import PluginError, SiteError, near
+from probekit._table import shown
+from probekit.errors import DataError, PluginError, SiteError, near
 
-__all__ = ["class_names", "measured", "read", "site_of"]
+__all__ = ["class_names", "common_classes", "measured", "read", "site_of"]
 
 # A metric gives several variables, named after it: the metric overlap gives overlap_pairs.
 _ENDINGS = ("_node", "_site", "_pairs", "_max", "_rest", "_null", "_constant", "_edges", "_atoms", "_atom")
@@ -60,6 +61,21 @@ def measured(tree: xr.DataTree, sites: Sequence[str] | None, variable: str) -> l
 def class_names(data: xr.DataArray | xr.Dataset) -> list[str]:
     """The names of the classes along dim `label`, or their codes if the results have no names."""
     return [str(name) for name in data.coords["class_name" if "class_name" in data.coords else "label"].values]
+
+
+def common_classes(named: Mapping[str, list[str]]) -> list[str]:
+    """The classes of all of several results, some of which may lack the last ones, for one legend.
+
+    Raises DataError where a colour would stand for one class here and another there.
+    """
+    most = max(named, key=lambda each: len(named[each]))
+    for name, classes in named.items():
+        if classes != named[most][: len(classes)]:
+            raise DataError(
+                f"The classes of {name} are {shown(classes)}, and those of {most} {shown(named[most])}, so one legend "
+                "can't stand for both. Draw them apart."
+            )
+    return named[most]
 
 
 def _unmeasured(variable: str, where: str, known: Iterable[str]) -> PluginError:

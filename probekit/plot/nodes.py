@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from probekit.errors import DataError
-from probekit.plot.lookup import class_names, measured, read
+from probekit.plot.lookup import class_names, common_classes, measured, read
 from probekit.plot.style import (
     RULE,
     class_legend,
@@ -59,7 +59,8 @@ def medians(
     'node (1–3)'
     """
     blocks = {site: read(tree, site, variable, ("label", "node")) for site in measured(tree, sites, variable)}
-    values = np.concatenate([block.values for block in blocks.values()], axis=1)
+    classes = common_classes({f"site {site!r}": class_names(block) for site, block in blocks.items()})
+    values = np.concatenate([_with_rows(block.values, len(classes)) for block in blocks.values()], axis=1)
     ax = new_axes(ax, 9.0, 3.6)
     _draw_dots(ax, values)
     low, high = _limits(values)
@@ -73,7 +74,7 @@ def medians(
     _mark_sites(ax, {site: block.sizes["node"] for site, block in blocks.items()})
     ax.set(xlabel=f"node (1–{values.shape[1]})", ylabel=words(variable))
     if legend:
-        class_legend([ax], class_names(next(iter(blocks.values()))))
+        class_legend([ax], classes)
     return ax
 
 
@@ -103,9 +104,8 @@ def medians_grid(
     for ax, (name, tree) in zip(panels, trees.items(), strict=True):
         medians(tree, sites=sites, variable=variable, ax=ax, legend=False)
         ax.set_title(plain(name), fontsize="medium", fontweight="bold")
-    first = next(iter(trees.values()))
-    site = measured(first, sites, variable)[0]
-    class_legend(panels, class_names(read(first, site, variable)))
+    firsts = {name: read(tree, measured(tree, sites, variable)[0], variable) for name, tree in trees.items()}
+    class_legend(panels, common_classes({repr(name): class_names(data) for name, data in firsts.items()}))
     return figure
 
 
@@ -134,6 +134,12 @@ def heatmap(tree: xr.DataTree, site: str, variable: str = "mean", *, ax: Axes | 
     bar.outline.set_visible(False)
     bar.ax.tick_params(color=RULE, labelsize="small")
     return ax
+
+
+def _with_rows(values: Floats, rows: int) -> Floats:
+    """The values (class, node) with classes that a site doesn't have as missing ones."""
+    missing = np.full((rows - len(values), values.shape[1]), np.nan)
+    return np.concatenate([values, missing]) if len(missing) else values
 
 
 def _by_preference(values: Floats) -> npt.NDArray[np.intp]:

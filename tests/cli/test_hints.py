@@ -83,8 +83,8 @@ CAPTURE = ("capture", "nets.py:make_model", "digits", "b.zarr")
         ),
         (
             ["measure", "acts.zarr", "-m", "std", "--where", "lable=7"],
-            "The store has no column 'lable'",
-            "On the command line: --by, --where.",
+            "There is no column 'lable'",
+            "On the command line: --where.",
         ),
         (
             ["measure", "acts.zarr", "-m", "auroc", "--by", "none"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +130,45 @@ def test_infinite_positions_are_pooled_without_a_word() -> None:
     x[0, 1, 0], x[2, 2, 0, 0], x[2, 2, 1, 1] = np.inf, 3e38, 3e38
     result = pk.measure(one_site(x, "channel", "y", "x", label=LABELS), "max")["site"]["max"]
     assert result.sel(label=0).values.tolist() == [1, np.inf, pytest.approx(1.5e38)]
+
+
+ODD_LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "backwards": lambda x: x[::-1].copy()[::-1],
+    "nodes backwards": lambda x: x[..., ::-1].copy()[..., ::-1],
+    "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")),
+    "fortran": np.asfortranarray,
+    "read-only": lambda x: np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
+    "a field": lambda x: np.array(list(zip(x.ravel(), [1] * x.size, strict=True)), [("x", x.dtype), ("b", "i1")])[
+        "x"
+    ].reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("layout", ODD_LAYOUTS)
+@pytest.mark.parametrize("shape", [(60,), (60, 8), (60, 3, 2, 2)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
+def test_arrays_of_any_layout_are_measured(layout: str, shape: tuple[int, ...], dtype: type) -> None:
+    plain = (np.random.default_rng(1).normal(size=shape) * 9).astype(dtype)
+    dims = {1: (), 2: ("node",), 4: ("channel", "y", "x")}[plain.ndim]
+    odd = ODD_LAYOUTS[layout](plain)
+    metrics = ["mean", "median", "sparsity", "effective_rank", "linear_probe", "top_samples"]
+    for options in ({}, {"positions": "each"}) if plain.ndim == 4 else ({},):
+        found, expected = (
+            pk.measure(one_site(x, *dims, label=np.arange(60) % 3), metrics, **options)["site"] for x in (odd, plain)
+        )
+        xr.testing.assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("layout", ["backwards", "big-endian"])
+def test_columns_of_any_layout_are_read_in_several_passes(layout: str) -> None:
+    plain = np.random.default_rng(2).normal(size=(60_000, 2)).astype(np.float32)
+    tree = one_site(ODD_LAYOUTS[layout](plain), label=np.arange(60_000) % 2)
+    plans = []
+
+    def noted(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+        plans.append(description)
+        return items
+
+    found = pk.measure(tree, "median", memory="1500KiB", progress=noted)["site"]["median"].sel(label=[0, 1])
+    assert "passes" in plans[0]
+    np.testing.assert_array_equal(found, [np.median(plain[code::2], axis=0) for code in (0, 1)])

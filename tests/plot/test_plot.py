@@ -304,6 +304,13 @@ def test_a_heatmap_orders_nodes_by_preferred_class() -> None:
         assert (np.diff(drawn[code, :-1][preferred == code]) <= 0).all()
 
 
+def _other_classes() -> xr.DataTree:
+    """Results of which two sites have their own classes, as many as each other."""
+    named = {"act1": ["a", "b", "c"], "act2": ["d", "e", "f"]}
+    sites = {site: RELU[site].to_dataset().assign_coords(class_name=("label", names)) for site, names in named.items()}
+    return xr.DataTree.from_dict(sites)
+
+
 @pytest.mark.parametrize(
     ("draw", "kind", "message"),
     [
@@ -318,6 +325,8 @@ def test_a_heatmap_orders_nodes_by_preferred_class() -> None:
         (lambda: pk.plot.profile(RELU, "overlap_max"), "PluginError", r"measured there: median, .*\['overlap'\]"),
         (lambda: pk.plot.profile({}, "overlap"), "DataError", "at least one"),
         (lambda: pk.plot.medians_grid({}), "DataError", "at least one"),
+        (lambda: pk.plot.medians(_other_classes()), "DataError", "site 'act2' are d, e, f, .* 'act1' a, b, c"),
+        (lambda: pk.plot.medians_grid({"x": RELU, "y": _other_classes()}), "DataError", "one legend can't stand"),
         (lambda: pk.plot.heatmap(RELU, "Act1", "medain"), "SiteError", "Near: 'act1'"),
         (lambda: pk.plot.heatmap(RELU, "act1", "medain"), "PluginError", "Near: 'median'"),
         (lambda: pk.plot.distributions(RELU, "act1", [30]), "SiteError", "no node 30; its nodes are 0 to 29"),
@@ -356,6 +365,15 @@ def test_nothing_reaches_pyplot_and_every_figure_renders_whatever_the_names() ->
         figure.savefig(file, dpi=30)
         assert file.getvalue().startswith(b"\x89PNG")
     assert matplotlib.pyplot.get_fignums() == before
+
+
+def test_a_site_that_lacks_the_last_class_has_no_dots_of_it() -> None:
+    sites = {"act1": RELU["act1"].to_dataset(), "act2": RELU["act2"].to_dataset().isel(label=[0, 1])}
+    both = xr.DataTree.from_dict({name: site[["median"]] for name, site in sites.items()})
+    dots, width = _dots(pk.plot.medians(both)), RELU["act1"].sizes["node"]
+    beyond = [{dot for dot in of_class if dot[0] > width} for of_class in dots.values()]
+    assert [len(each) > 0 for each in beyond] == [True, True, False]
+    assert any(node <= width for node, _ in list(dots.values())[2])
 
 
 def test_results_without_labels_are_drawn_as_one_class() -> None:
