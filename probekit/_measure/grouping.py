@@ -186,9 +186,11 @@ class Observations:
 
     @classmethod
     def of(cls, source: Source, groups: Groups, kept: Mask | None) -> Observations:
-        """The observations of the rows that are `kept`, all of them for None."""
+        """The observations of the rows that are `kept`, all of them for None, but for padding."""
         everything = cls(groups.labels, groups.codes, np.arange(source.rows))._repeated(source.each)
-        return everything if kept is None else everything._those(np.repeat(kept, source.each))
+        chosen, real = None if kept is None else np.repeat(kept, source.each), source.real
+        chosen = real if chosen is None else chosen if real is None else chosen & real
+        return everything if chosen is None else everything._those(chosen)
 
     def without(self, nan: Mask, site: str) -> Observations:
         """These, but for the observations with a NaN; `nan` (observation) is for all that the `site` has.

@@ -147,7 +147,7 @@ class _Meters:
 
     def add(self, name: str, reduced: Reduced) -> None:
         meter = self._meters[name]
-        x = meter.observations(reduced.tensor)
+        x = meter.observations(reduced)
         if x.device not in self._codes:
             self._codes[x.device] = self._codes[torch.device("cpu")].to(x.device, non_blocking=True)
         y = self._codes[x.device]
@@ -155,6 +155,9 @@ class _Meters:
             y = y.index_select(0, reduced.sample.to(x.device))
         if x.shape[0] != y.shape[0]:
             y = y.repeat_interleave(x.shape[0] // y.shape[0])
+        if reduced.real is not None and meter.positions == "each":
+            real = reduced.real.on("given", x.device).flatten()
+            x, y = x[real], y[real]
         meter.add(x, y, self._classes)
         if self._together is not None:
             self._together.add(name, x, y)
@@ -179,7 +182,7 @@ class _Meter:
 
     def __init__(self, site: PlannedSite, metrics: MetricSet, positions: str, omit: bool) -> None:
         self.name, self._spec = site.name, site.spec
-        self._metrics, self._positions, self._omit = metrics, positions, omit
+        self._metrics, self.positions, self._omit = metrics, positions, omit
         self._axis = 1 + node_axis(self._spec.dims) if self._spec.shape else None
         self._nodes = self._spec.shape[self._axis - 1] if self._axis else 1
         self._width = prod(self._spec.shape) // max(1, self._nodes)
@@ -189,17 +192,26 @@ class _Meter:
         self._nan = torch.zeros((), dtype=torch.bool)  # soon on the device: to ask for its value would wait for it
         self._number = self._omitted = 0
 
-    def observations(self, tensor: Tensor) -> Tensor:
-        """The observations (observation, node) of the rows that the site gave, as they are measured."""
+    def observations(self, reduced: Reduced) -> Tensor:
+        """The observations (observation, node) of the rows that the site gave; each position with its padding."""
+        tensor = reduced.tensor
         if self._axis is None:
             return tensor[:, None].to(self._dtype)
         moved = tensor.movedim(self._axis, 1)
         if moved.dim() == 2:
             return moved.to(self._dtype)
         values = moved.flatten(2)
-        if self._positions == "each":
+        if self.positions == "each":
             return values.transpose(1, 2).reshape(-1, self._nodes).to(self._dtype)
-        return (values.amax(2) if self._positions == "max" else values.mean(2, dtype=torch.float64)).to(self._dtype)
+        if reduced.real is None or not reduced.real.padded:
+            pooled = values.amax(2) if self.positions == "max" else values.mean(2, dtype=torch.float64)
+            return pooled.to(self._dtype)
+        padding = ~reduced.real.on("given", values.device)[:, None]
+        if self.positions == "max":
+            wide = values if values.is_floating_point() else values.double()
+            return wide.masked_fill(padding, -torch.inf).amax(2).to(self._dtype)
+        sums = values.masked_fill(padding, 0).sum(2, dtype=torch.float64)
+        return (sums / reduced.real.on("lengths", values.device)[:, None]).to(self._dtype)
 
     def spec(self, classes: int, device: torch.device) -> Spec:
         attrs = self._spec.attrs
@@ -262,7 +274,7 @@ class _Meter:
         columns = {metric.name for metric in self._metrics.columns}
         measured = [(metric, found[metric.name]) for metric in self._metrics.metrics if metric.name in found]
         made = dataset_of(measured, labels, lambda metric: sketch if metric.name in columns else about)
-        pooled = {"positions": f"{self._positions} of {self._width}"} if self._width > 1 else {}
+        pooled = {"positions": f"{self.positions} of {self._width}"} if self._width > 1 else {}
         return made.assign_attrs(dict(self._spec.attrs) | {"site": self.name} | pooled)
 
     def _from_sketch(self, state: State, labels: Labels) -> dict[str, Variables]:

@@ -143,7 +143,7 @@ def _rows(
     rows: dict[str, Observations] = {}
     for key, source in sources.items():
         columns = source.columns(root)
-        kind = source.each if columns.are_the_roots else key
+        kind = source.each if columns.are_the_roots and source.real is None else key
         if kind not in alike:
             groups = Groups.of(columns, source.rows, by)
             alike[kind] = Observations.of(source, groups, selected(columns, source.rows, where))
@@ -181,7 +181,7 @@ def _differences(sources: Sequence[Source], root: xr.Dataset) -> Iterator[str]:
     for source in sources:
         if source.tokens:
             yield f"site {source.name!r} has a row for each token"
-        if source.each != first.each:
+        if source.each != first.each or not np.array_equal(source.real, first.real):
             yield "the sites differ in their positions"
         if source.rows != first.rows:
             yield f"site {source.name!r} has {source.rows} samples, and site {first.name!r} {first.rows}"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit._probe.selectors import Selector, match_names
-from probekit._store.layout import ACTIVATION, ROW, SAMPLE, node_axis
+from probekit._store.layout import ACTIVATION, MASK, ROW, SAMPLE, node_axis
 from probekit._store.lazy_array import as_stored
 from probekit._store.sample_columns import SampleColumns
 from probekit.errors import DataError, StoreError
@@ -48,7 +48,8 @@ class Source:
 
     `key` is the site's group in the store, `name` its name in the model. An observation is a row, a sample's or a
     token's. The node of a feature map is the channel, else the last axis; what other axes an activation has are
-    positions, which are pooled by their ``"mean"`` or ``"max"``, or are observations ``"each"``.
+    positions, which are pooled by their ``"mean"`` or ``"max"``, or are observations ``"each"``. Those that a mask
+    beside the activation calls padding are left out.
     """
 
     key: str
@@ -63,6 +64,21 @@ class Source:
     @property
     def variable(self) -> xr.Variable:
         return as_stored(self.site.variables[ACTIVATION])
+
+    @property
+    def mask(self) -> xr.Variable | None:
+        """Which positions of each row are real, (row, position), where the store says so."""
+        mask, dims = self.site.variables.get(MASK), self.variable.dims
+        fits = mask is not None and mask.dtype == bool and self._axis is not None
+        if not fits or mask.dims != (dims[0], *(dim for n, dim in enumerate(dims) if n not in (0, self._axis))):
+            return None
+        return mask
+
+    @property
+    def real(self) -> npt.NDArray[np.bool_] | None:
+        """Which observations are real and no padding, (observation,); None where all are."""
+        mask = self.mask if self.pooling == "each" else None
+        return None if mask is None else mask.values.ravel()
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -132,8 +148,21 @@ class Source:
         index = tuple(rows if n == 0 else nodes if n == axis else slice(None) for n in range(self.variable.ndim))
         values = np.moveaxis(self.variable[index].values, axis, 1)
         if values.ndim > 2:
-            values = _observations(values.reshape(*values.shape[:2], -1), self.pooling)
+            real = None if self.mask is None or self.pooling == "each" else self.mask[rows].values
+            values = self._pooled(values.reshape(*values.shape[:2], -1), real)
         return _as_torch_takes(np.require(values, self.dtype, "W"))
+
+    def _pooled(self, values: Array, real: Array | None) -> Array:
+        """The observations (observation, node) that values (row, node, position) stand for."""
+        if self.pooling == "each":
+            return values.transpose(0, 2, 1).reshape(-1, values.shape[1])
+        where: Any = True if real is None or real.all() else real[:, None]
+        if real is not None and not real.any(1).all():
+            raise DataError(f"Site {self.name!r} has samples without a real token: their mask is false everywhere.")
+        if self.pooling == "max":
+            least = np.finfo(values.dtype).min if values.dtype.kind == "f" else np.iinfo(values.dtype).min
+            return values.max(axis=2, where=where, initial=None if where is True else least)
+        return values.mean(axis=2, dtype=np.float64, where=where)
 
     def with_nan(self) -> npt.NDArray[np.bool_]:
         """Which observations have a NaN at one of the nodes, (observation,)."""
@@ -148,14 +177,6 @@ class Source:
 def _as_torch_takes(values: Array) -> Array:
     """The values without negative strides and ones that aren't whole elements, of which torch makes no tensor."""
     return values.copy() if any(step < 0 or step % values.itemsize for step in values.strides) else values
-
-
-def _observations(values: Array, pooling: str) -> Array:
-    """The observations (observation, node) that values (row, node, position) stand for."""
-    if pooling == "each":
-        return values.transpose(0, 2, 1).reshape(-1, values.shape[1])
-    pooled: Array = values.max(axis=2) if pooling == "max" else values.mean(axis=2, dtype=np.float64)
-    return pooled
 
 
 def find_sources(tree: xr.DataTree, sites: Selector | None, where: str, pooling: str = "mean") -> list[Source]:

@@ -182,9 +182,14 @@ class Layout:
         The dimensions are `SAMPLES` and, of each site whose rows are tokens, one of its activation and one of its
         columns, which are known when the batch has run; each is called by the path of one of its arrays.
         """
-        samples = [self.activation(site) for site in self.sites if not site.tokens]
-        masks = [self.mask(site) for site in self.sites if site.masked]
-        found = {SAMPLES: [*samples, *masks, *self.sample_columns.values()]}
+        # zarr finds the arrays of a group in the record only where they stand side by side.
+        samples = [
+            spec
+            for site in self.sites
+            if not site.tokens
+            for spec in [self.activation(site), *([self.mask(site)] if site.masked else [])]
+        ]
+        found = {SAMPLES: [*samples, *self.sample_columns.values()]}
         for site in self.sites:
             if site.tokens:
                 activation = self.activation(site)
