@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +12,14 @@ from torch import nn
 
 from probekit._capture.plan import CaptureOptions, CapturePlan, StorageOptions, plan_capture
 from probekit._capture.session import CaptureJob, IfExists
-from probekit._data.batches import Batches, peek
+from probekit._data.batches import Batches, Rows, peek
 from probekit._forward.options import Loss, Mask, Reset, RunOptions, SiteOptions
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector, module_names
 from probekit._store.backend import backend_of
 from probekit._store.store import open_store
 from probekit._write.transfer import transfer_for
-from probekit.errors import ModelError
+from probekit.errors import DataError, ModelError
 from probekit.progress import Progress, silent
 
 __all__ = ["capture", "plan"]
@@ -47,6 +47,8 @@ def capture(
     ids: Any = None,
     keep_labels: bool = False,
     class_names: Sequence[str] | None = None,
+    ignore_label: int | str | Collection[int | str] | None = None,
+    rows: Rows | None = None,
     predictions: bool = False,
     memory: str | int = "256MiB",
     resume: bool = False,
@@ -98,6 +100,10 @@ def capture(
         batch_size: samples a batch, where the data don't come in batches.
         labels, columns, ids, keep_labels, class_names: where the samples' labels, further columns and ids are, and the
             names of the classes; the page "Data, labels and columns" explains them.
+        ignore_label: a label, or several, whose samples are left out, such as -100.
+        rows: for inputs of different lengths, such as graphs: a callable of a batch's inputs that returns its number of
+            samples, or a pair of that and the index of the sample that each row of a site belongs to: a tensor, or a
+            dict of such by selector. Those sites have a row for each of their rows, as with ``reduce="tokens"``.
         predictions: keep the class that the model predicts for each sample, where its logits (sample, class) are
             largest, as the column ``prediction``. The logits are what the model returns, or its ``.logits`` or
             ``["logits"]``.
@@ -145,6 +151,8 @@ def capture(
         ids=ids,
         keep_labels=keep_labels,
         class_names=class_names,
+        ignore_label=ignore_label,
+        rows=rows,
     )
     with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
         CaptureJob(model, options, batches, backend, if_exists, transfer_for(model), progress).run()
@@ -171,6 +179,8 @@ def plan(
     ids: Any = None,
     keep_labels: bool = False,
     class_names: Sequence[str] | None = None,
+    ignore_label: int | str | Collection[int | str] | None = None,
+    rows: Rows | None = None,
     predictions: bool = False,
     out: str | Path = "acts.zarr",
     memory: str | int = "256MiB",
@@ -182,7 +192,8 @@ def plan(
     Args:
         out: the path or URL whose free space is looked up; nothing is written there.
         model, data, sites, exclude, reduce, batch_dim, node_dim, mask, dtype, compression: as for `capture`.
-        mode, reset, batch_size, labels, columns, ids, keep_labels, class_names, predictions, memory: as for `capture`.
+        mode, reset, batch_size, labels, columns, ids, keep_labels, class_names, ignore_label, rows: as for `capture`.
+        predictions, memory: as for `capture`.
 
     Raises:
         SiteError, DataError, ModelError, StoreError: as `capture`, but not for a disk that is too small.
@@ -193,6 +204,12 @@ def plan(
         >>> pk.plan(model, torch.randn(100, 4), sites="1").bytes
         1200
     """
+    if isinstance(data, Iterator):
+        raise DataError(
+            f"A {type(data).__name__} gives its batches once, and a plan would take the first. Give the data set, a "
+            "loader, "
+            "or a list of one batch."
+        )
     options = CaptureOptions(
         SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask, dtype),
         RunOptions(mode, predictions=predictions, reset=reset),
@@ -206,6 +223,8 @@ def plan(
         ids=ids,
         keep_labels=keep_labels,
         class_names=class_names,
+        ignore_label=ignore_label,
+        rows=rows,
     )
     with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
         first, _ = peek(batches)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from probekit._data.columns import Array, Classes, as_column
+from probekit._data.classes import Classes, unsure_names
+from probekit._data.classes import class_names as names_in
+from probekit._data.columns import Array, as_column
 from probekit._data.fields import LABEL, LABEL_KEYS, NOUNS, SAMPLE_ID, Item, Source, argument_of, sources_of
-from probekit._data.loaders import Slices, chunks_of, count_of, cut, fixed_rows, rows_of, shuffles, stream
-from probekit._data.loaders import class_names as names_in
-from probekit._nested import mapped, tensors
+from probekit._data.inputs import as_tensors, check_differ, choose_rows, count_rows, given_rows, readers
+from probekit._data.loaders import Slices, chunks_of, count_of, cut, order_fault, rows_of, stream
 from probekit.errors import DataError
 
-__all__ = ["Batch", "Batches", "peek"]
+__all__ = ["Batch", "Batches", "Rows", "peek"]
+
+Rows: TypeAlias = Callable[[Any], Any]  # of a batch's inputs: their number of samples, or a pair with each row's sample
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,15 @@ class Batch:
 
     `columns` holds one array of `rows` values by name: ``label`` (int64 codes) where the data are labelled,
     ``sample_id`` where they carry ids, and the columns asked for (int64, float64, bool or str). `start` is the number
-    of its first sample in the data.
+    of its first sample in the data. `owners` says to which sample each row of a site belongs, as `rows` of the
+    `Batches` does, by selector or for all sites; it is empty where that says only how many samples there are.
     """
 
     inputs: Any
     rows: int
     columns: dict[str, Array]
     start: int = 0
+    owners: Any = None
 
     @property
     def labels(self) -> Array | None:
@@ -65,10 +70,14 @@ class Batches:
             holds one integer or string a sample. False: there are none.
         keep_labels: leave labels among the inputs too, for models that compute their own loss.
         class_names: the names of the classes 0, 1, …; by default the data set's ``classes`` or ``features``, unless
-            `labels` is a callable or a sequence.
+            `labels` is a callable or a sequence, or the data set has a ``target_transform``.
+        ignore_label: a label, or several, whose samples are left out, such as -100.
+        rows: how many samples a batch has, where its inputs have different lengths: a callable of the inputs that
+            returns their number, or a pair of it and the index of the sample that each row of a site belongs to: a
+            tensor, or such by selector.
 
     Labels are codes from 0, or strings: those are looked up in the class names or, where there are none, numbered by
-    first appearance.
+    first appearance. So are integers of 65,536 or more, such as WordNet's ids, whose names are their digits.
 
     Attributes:
         rows: the number of samples, of all processes together where several share the data; None where the data can't
@@ -98,22 +107,28 @@ class Batches:
         ids: Any = None,
         keep_labels: bool = False,
         class_names: Sequence[str] | None = None,
+        ignore_label: int | str | Collection[int | str] | None = None,
+        rows: Rows | None = None,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; it must be at least 1.", arguments=("batch_size",))
         self._sources = sources_of(labels, ids, columns or {})
         self._label_source = self._sources[LABEL]
         self._keep_labels = keep_labels
+        self._rows_of, self._ignored = rows, _several(ignore_label)
         self._data = stream(data, batch_size)
         self.chunks = chunks_of(self._data)
         self._batch_rows = getattr(self._data, "batch_size", None) or 1
         self.rows = rows_of(self._data) if self.chunks is None else self.chunks.total
-        self.count = count_of(self._data)
-        theirs = self._label_source.kind in ("default", "key")
-        self._classes = Classes(
-            class_names or (names_in(data, LABEL_KEYS if labels is None else labels) if theirs else None)
-        )
         self._check_order()
+        if self._ignored or rows is not None:
+            self._require_one_process()
+            self.rows = None  # nobody knows before the last batch
+        self.count = count_of(self._data)
+        theirs = self._label_source.kind in ("default", "key") and class_names is None
+        names = names_in(data, LABEL_KEYS if labels is None else labels) if theirs else class_names
+        self._classes = Classes(names, given=class_names is not None)
+        self._unsure = unsure_names(data) if theirs and names is not None else None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -134,52 +149,104 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         one_by_one = any(source.kind == "call" for source in self._sources.values())
-        return self._in_memory(self._data) if isinstance(self._data, Slices) and not one_by_one else self._streamed()
+        whole = isinstance(self._data, Slices) and not one_by_one and not self._ignored and self._rows_of is None
+        seen: set[int] = set()
+        for batch in self._in_memory(self._data) if whole and isinstance(self._data, Slices) else self._streamed():
+            if self._unsure is not None and batch.labels is not None:
+                seen.update(batch.labels.tolist())
+            yield batch
+        if seen:
+            self._warn_of_empty(seen)
+
+    def _warn_of_empty(self, seen: Collection[int]) -> None:
+        empty = [name for code, name in enumerate(self.class_names or ()) if code not in seen]
+        if empty:
+            warnings.warn(
+                f"No sample has the label {', '.join(map(repr, empty[:3]))}{' …' if empty[3:] else ''}. The names of "
+                "the "
+                f"classes are {self._unsure}.classes; if its labels mean something else, give class_names=.",
+                stacklevel=3,
+            )
 
     def _in_memory(self, data: Slices) -> Iterator[Batch]:
         """The batches of what is in memory, with columns that are made once, of all samples, not batch by batch."""
         item = Item(data.whole, 0)
-        columns = self._columns(self._take(item), 0, data.rows, None)
+        columns = self._coded(self._columns(self._take(item), 0, data.rows, None), None)
         whole = item.rest()
         for span in data.spans():
-            inputs = _as_tensors(cut(whole, span), item.index)
+            inputs = as_tensors(cut(whole, span), item.index)
             of_batch = {name: column[span] for name, column in columns.items()}
-            yield Batch(inputs, _rows(inputs, item), of_batch, span.start)
+            yield Batch(inputs, count_rows(inputs, item), of_batch, span.start)
 
     def _streamed(self) -> Iterator[Batch]:
         starts = None if self.chunks is None else self.chunks.starts(self._batch_rows)
-        start = 0
+        read = start = 0  # samples so far, and those of them that aren't left out
         kinds: dict[str, str | None] | None = None
+        firsts: list[Any] = []
         for index, item in enumerate(self._data):
-            start = start if starts is None else next(starts)
-            batch = self._batch(Item(item, index), start)
+            read = read if starts is None else next(starts)
+            batch = self._batch(Item(item, index), read)
+            read += batch.rows
+            if self._ignored:
+                batch = replace(self._without_ignored(batch), start=start)
+                if not batch.rows:
+                    continue
+            batch = replace(batch, columns=self._coded(batch.columns, index))
             kinds = _check_alike(batch, index, kinds)
             start += batch.rows
+            if index < readers(self._data):
+                firsts = check_differ(firsts, batch.inputs)
             yield batch
         for source in self._sources.values():
             if source.kind == "all" and starts is None:
-                source.check_holds(start)
+                source.check_holds(read)
+
+    def _require_one_process(self) -> None:
+        if self.chunks is not None:
+            raise DataError(
+                "With ignore_label= or rows= the number of a sample is known only after those before it. Capture in "
+                "one "
+                "process, without a ChunkSampler.",
+                arguments=("ignore_label", "rows"),
+            )
+
+    def _without_ignored(self, batch: Batch) -> Batch:
+        """The batch without the samples whose label is left out; the others keep their numbers in the data."""
+        if LABEL not in batch.columns:
+            raise DataError("ignore_label= leaves samples out by their labels, and the data have none.")
+        keep = ~np.isin(batch.columns[LABEL], self._ignored)
+        numbers = {SAMPLE_ID: np.arange(batch.start, batch.start + batch.rows)}
+        columns = {name: column[keep] for name, column in (numbers | batch.columns).items()}
+        if keep.all():
+            return replace(batch, columns=columns)
+        if batch.owners is not None:
+            raise DataError("ignore_label= can't leave samples out of a batch whose rows= has several rows a sample.")
+        index = torch.from_numpy(np.flatnonzero(keep))
+        inputs = choose_rows(batch.inputs, batch.rows, index)
+        return replace(batch, inputs=inputs, rows=len(index), columns=columns)
 
     def _check_order(self) -> None:
         """Values of all samples must be as many as the samples, and have an order to go by."""
         for source in self._sources.values():
             if source.kind != "all":
                 continue
-            if shuffles(self._data):
+            fault = order_fault(self._data)
+            if fault is not None:
                 raise DataError(
-                    f"{source.option} holds the values of all samples in order, and the DataLoader shuffles. Give a "
-                    "loader with shuffle=False, or have the data set return the value with each sample.",
+                    f"{source.option} holds the values of all samples in order, and {fault}. Give a loader with "
+                    "shuffle=False and no sampler or collate_fn, or have the data set return the value with each "
+                    "sample.",
                     arguments=(argument_of(source.option),),
                 )
-            known = fixed_rows(self._data)
+            known = self.rows
             if known is not None:
                 source.check_holds(known)
 
     def _batch(self, item: Item, start: int) -> Batch:
         found = self._take(item)
-        inputs = _as_tensors(item.rest(), item.index)
-        rows = _rows(inputs, item)
-        return Batch(inputs, rows, self._columns(found, start, rows, item.index), start)
+        inputs = as_tensors(item.rest(), item.index)
+        rows, owners = (count_rows(inputs, item), None) if self._rows_of is None else given_rows(self._rows_of(inputs))
+        return Batch(inputs, rows, self._columns(found, start, rows, item.index), start, owners)
 
     def _columns(self, found: dict[str, Any], start: int, rows: int, index: int | None) -> dict[str, Array]:
         """The columns of so many samples, from `start` on: what was `found` with them, and their part of what is given.
@@ -189,10 +256,14 @@ class Batches:
         for name, source in self._sources.items():
             if source.kind == "all":
                 found[name] = _part(source, start, rows, index)
-        columns = {name: _column(name, values, rows, index) for name, values in found.items()}
-        if LABEL in columns:
-            columns[LABEL] = self._classes.codes(columns[LABEL], f"The labels{_of(index)}")
-        return columns
+        return {name: _column(name, values, rows, index) for name, values in found.items()}
+
+    def _coded(self, columns: dict[str, Array], index: int | None) -> dict[str, Array]:
+        """The columns with codes for labels."""
+        if LABEL not in columns:
+            return columns
+        codes = self._classes.codes(columns[LABEL], f"The labels{_of(index)}", every=index is None)
+        return columns | {LABEL: codes}
 
     def _take(self, item: Item) -> dict[str, Any]:
         """The values that the item itself holds, by column, taken out of it."""
@@ -226,32 +297,8 @@ class Batches:
             )
 
 
-def _as_tensors(inputs: Any, index: int) -> Any:
-    """The inputs with every array in them as a tensor."""
-    return mapped(lambda value: _tensor(value, index) if isinstance(value, np.ndarray) else value, inputs)
-
-
-def _tensor(array: Array, index: int) -> Tensor:
-    # torch takes no negative strides and no foreign byte order; and what is read-only a model mustn't write into.
-    if not array.flags.writeable or min(array.strides, default=0) < 0 or not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    try:
-        return torch.from_numpy(array)
-    except TypeError as error:
-        raise DataError(
-            f"Batch {index} holds an array of {array.dtype} among the inputs, which no tensor can hold. Take it out "
-            "with labels=, ids= or columns=.",
-            arguments=("labels", "ids", "columns"),
-        ) from error
-
-
-def _rows(inputs: Any, item: Item) -> int:
-    sizes = {tensor.shape[0] for tensor in tensors(inputs) if tensor.dim()}
-    if not sizes:
-        raise DataError(f"Batch {item.index} is {item}, and holds no tensor for the model.")
-    if len(sizes) > 1:
-        raise DataError(f"The inputs of batch {item.index} have different numbers of samples: {sorted(sizes)}.")
-    return sizes.pop()
+def _several(given: Any) -> list[Any]:
+    return [] if given is None else [given] if isinstance(given, int | str) else list(given)
 
 
 def _part(source: Source, start: int, rows: int, index: int | None) -> Array:

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
+    IterableDataset,
     RandomSampler,
+    SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
     default_collate,
+    default_convert,
 )
 
 from probekit._data.sampler import ChunkSampler
 from probekit.errors import DataError
 
-__all__ = ["Slices", "chunks_of", "class_names", "count_of", "cut", "fixed_rows", "rows_of", "shuffles", "stream"]
+__all__ = [
+    "Joined",
+    "Slices",
+    "chunks_of",
+    "count_of",
+    "cut",
+    "order_fault",
+    "rows_of",
+    "stream",
+]
 
 # What is in memory, of all samples: a tensor or array, or several of them and lists.
 Whole: TypeAlias = Tensor | np.ndarray[Any, Any] | tuple[Any, ...] | Mapping[str, Any]
@@ -31,14 +45,17 @@ def stream(data: Any, batch_size: int) -> Iterable[Any]:
     """The items of `data`, one a batch.
 
     Raises:
-        DataError: `data` is nothing that gives batches.
+        DataError: `data` is nothing that gives batches, or what one item of it is can't be told.
     """
     if type(data) is TensorDataset:  # a subclass may give other samples than its tensors hold
         data = data.tensors
-    if _is_array(data) or _is_whole(data):
+    _check_kind(data)
+    if is_array(data) or _is_whole(data):
         return Slices(data, batch_size)
-    if _is_hugging_face(data):
+    if is_hugging_face(data):
         return DataLoader(_as_torch(data), batch_size=batch_size, collate_fn=_collate)
+    if isinstance(data, IterableDataset):
+        return Joined(data, batch_size)
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size=batch_size, collate_fn=_collate)
     if isinstance(data, Mapping):
@@ -54,6 +71,29 @@ def stream(data: Any, batch_size: int) -> Iterable[Any]:
     return data
 
 
+def _check_kind(data: Any) -> None:
+    """Raise DataError for data whose items could be taken for something else than they are."""
+    kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}"
+    parts = list(data.values()) if isinstance(data, Mapping) else list(data) if isinstance(data, tuple) else [data]
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        raise DataError("The data hold a masked array, and tensors have no mask. Fill it first: array.filled(value).")
+    if hasattr(data, "iloc") or kind in ("dask.DataFrame", "polars.DataFrame", "xarray.Dataset", "xarray.DataTree"):
+        raise DataError(
+            f"The data are a {kind}, of which some columns may be inputs and others labels. Give arrays: "
+            "(data[[…]].to_numpy(), data['label'].to_numpy())."
+        )
+    if isinstance(data, list) and data and all(_is_vector(item) for item in data):
+        raise DataError(
+            f"The data are a list of {len(data)} vectors of shape {tuple(data[0].shape)}. If each is a sample, give "
+            "torch.stack(data); if each is a batch of scalars, give each as (batch, 1) or in a DataLoader with "
+            "batch_size=None."
+        )
+
+
+def _is_vector(item: Any) -> bool:
+    return isinstance(item, Tensor | np.ndarray) and item.ndim == 1
+
+
 def rows_of(data: Iterable[Any]) -> int | None:
     """The number of samples in a stream, None where it can't say."""
     if isinstance(data, Slices):
@@ -62,15 +102,6 @@ def rows_of(data: Iterable[Any]) -> int | None:
     if isinstance(data, DataLoader) and data.batch_size is not None and not data.drop_last:
         return count_of(data.sampler)
     return None
-
-
-def fixed_rows(data: Iterable[Any]) -> int | None:
-    """`rows_of`, but None where a loader's own collate_fn may make more or fewer rows of the samples."""
-    chunks = chunks_of(data)
-    if chunks is not None:
-        return chunks.total
-    own = isinstance(data, DataLoader) and data.collate_fn not in (_collate, default_collate)
-    return None if own else rows_of(data)
 
 
 def count_of(data: Any) -> int | None:
@@ -87,32 +118,65 @@ def chunks_of(data: Iterable[Any]) -> ChunkSampler | None:
     return sampler if isinstance(sampler, ChunkSampler) else None
 
 
-def shuffles(data: Iterable[Any]) -> bool:
-    """Whether a stream is a loader that draws its samples at random."""
+def order_fault(data: Iterable[Any]) -> str | None:
+    """Why a stream's samples may come in another order than the data set's, as a clause; None where they don't."""
     if not isinstance(data, DataLoader):
-        return False
-    sampler = getattr(data.batch_sampler, "sampler", data.sampler)
-    return isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+        return None
+    if data.collate_fn not in (_collate, default_collate, default_convert):
+        return "the DataLoader has a collate_fn of its own, which may put samples in another order or make more of them"
+    if not getattr(data, "in_order", True):
+        return "the DataLoader has in_order=False"
+    if isinstance(data.dataset, IterableDataset):
+        return "several workers read an IterableDataset" if data.num_workers > 1 else None
+    batches = data.batch_sampler
+    if batches is not None and type(batches) is not BatchSampler:
+        return f"the DataLoader has a {type(batches).__name__}, whose order isn't known"
+    sampler = data.sampler if batches is None else batches.sampler
+    if isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+        return "the DataLoader shuffles"
+    if type(sampler) in (SequentialSampler, ChunkSampler):
+        return None
+    return f"the DataLoader has a {type(sampler).__name__}, whose order isn't known"
 
 
-def class_names(data: Any, key: Any) -> tuple[str, ...] | None:
-    """The class names that a data set, or the one within a loader or a subset, tells.
+class Joined:
+    """Batches of an iterable data set, which gives samples, or batches that are passed on as they are.
 
-    These are the ``classes`` of torchvision's, or the ``names`` of a Hugging Face feature: the one called `key`, or the
-    first there is where `key` is a tuple.
+    Batches have labels of an axis of their own, samples have none.
     """
-    while data is not None:
-        names = _feature_names(data.features, key) if _is_hugging_face(data) else getattr(data, "classes", None)
-        if isinstance(names, Sequence | np.ndarray) and not isinstance(names, str):
-            return tuple(map(str, names))
-        data = getattr(data, "dataset", None)
-    return None
+
+    def __init__(self, dataset: IterableDataset[Any], batch_size: int) -> None:
+        self.dataset, self._batch_size = dataset, batch_size
+
+    def __iter__(self) -> Iterator[Any]:
+        items = iter(self.dataset)
+        first = next(items, None)
+        if first is None:
+            return iter(())
+        if _gives_batches(first, self.dataset):
+            return chain([first], items)
+        return self._batches(chain([first], items))
+
+    def _batches(self, samples: Iterator[Any]) -> Iterator[Any]:
+        while few := list(islice(samples, self._batch_size)):
+            yield _collate(few)
 
 
-def _feature_names(features: Any, key: Any) -> Any:
-    keys = key if isinstance(key, tuple) else (key,)
-    feature = next((features[each] for each in keys if features and each in features), None)
-    return getattr(feature, "names", None)
+def _gives_batches(item: Any, data: IterableDataset[Any]) -> bool:
+    """Whether an item of an iterable data set is a batch; DataError where it may be a sample as well."""
+    parts = list(item.values()) if isinstance(item, Mapping) else item if isinstance(item, tuple | list) else [item]
+    if any(np.ndim(part) == 0 for part in parts if isinstance(part, Tensor | np.generic | int | float | str)):
+        return False
+    arrays = [part for part in parts if isinstance(part, Tensor | np.ndarray)]
+    vectors = [part for part in arrays if part.ndim == 1]
+    if len(arrays) > len(vectors) > 0 and len({len(part) for part in arrays}) == 1:
+        return True
+    kind = type(data).__name__
+    raise DataError(
+        f"Whether an item of {kind} is a sample or a batch can't be told from its shapes, "
+        f"{[tuple(part.shape) for part in arrays]}. Say so: DataLoader(data, batch_size=256) where it is a sample, "
+        "DataLoader(data, batch_size=None) where it is a batch."
+    )
 
 
 class Slices:
@@ -121,7 +185,7 @@ class Slices:
     def __init__(self, whole: Whole, batch_size: int) -> None:
         self.whole = whole
         parts = list(whole.values()) if isinstance(whole, Mapping) else whole if isinstance(whole, tuple) else [whole]
-        lengths = [len(part) if getattr(part, "ndim", 1) else None for part in parts]
+        lengths = [_length(part) for part in parts]
         if len(set(lengths)) > 1 or lengths[0] is None:
             raise DataError(f"The tensors hold different numbers of samples: {lengths}.")
         self.rows: int = lengths[0]
@@ -138,32 +202,50 @@ class Slices:
         return (slice(start, start + self._batch_size) for start in range(0, self.rows, self._batch_size))
 
 
+def _length(part: Any) -> int | None:
+    shape = getattr(part, "shape", None)  # which arrays that lie on a disk have, and not all of them a length
+    return len(part) if shape is None else int(shape[0]) if len(shape) else None
+
+
 def cut(whole: Whole, rows: slice) -> Any:
     """Some of the samples of what is in memory."""
     if isinstance(whole, Mapping):
-        return {key: part[rows] for key, part in whole.items()}
-    return tuple([part[rows] for part in whole]) if isinstance(whole, tuple) else whole[rows]
+        return {key: _piece(part, rows) for key, part in whole.items()}
+    return tuple([_piece(part, rows) for part in whole]) if isinstance(whole, tuple) else _piece(whole, rows)
 
 
 def _is_whole(data: Any) -> bool:
     """Whether `data` is a dict of values a sample, some tensors, or a tuple of such that begins with a tensor."""
     if isinstance(data, Mapping):
         parts = list(data.values())
-        return any(map(_is_array, parts)) and all(_is_array(part) or _is_plain_list(part) for part in parts)
-    if not isinstance(data, tuple) or not data or not _is_array(data[0]):
+        return any(map(is_array, parts)) and all(is_array(part) or _is_plain_list(part) for part in parts)
+    if not isinstance(data, tuple) or not data or not is_array(data[0]):
         return False
-    return all(_is_array(part) or _is_plain_list(part) for part in data)
+    return all(is_array(part) or _is_plain_list(part) for part in data)
 
 
-def _is_array(part: Any) -> bool:
-    return isinstance(part, Tensor | np.ndarray)
+def is_array(part: Any) -> bool:
+    """Whether `part` is a tensor, or an array of any library, in memory or on a disk, that can be sliced."""
+    if isinstance(part, Tensor | np.ndarray):
+        return True
+    if isinstance(part, Dataset):
+        return False
+    like = all(hasattr(part, name) for name in ("shape", "dtype", "__getitem__"))
+    return like and not hasattr(part, "iloc") and not isinstance(part, np.generic) and len(part.shape) > 0
+
+
+def _piece(part: Any, rows: slice) -> Any:
+    """Some samples of an array, as a tensor, a numpy array or a list."""
+    piece = part[rows]
+    return piece if isinstance(piece, Tensor | np.ndarray | list) else np.asarray(piece)
 
 
 def _is_plain_list(part: Any) -> bool:
     return isinstance(part, list) and bool(part) and isinstance(part[0], str | int | float)
 
 
-def _is_hugging_face(data: Any) -> bool:
+def is_hugging_face(data: Any) -> bool:
+    """Whether `data` is a data set of the library datasets, by what it offers."""
     return hasattr(data, "features") and hasattr(data, "with_format")
 
 

@@ -2,6 +2,8 @@
 
 - ``options``: which sites, and how the model runs.
 - ``dry_run``: what the model gives for the first samples.
+- ``masks``: which of the inputs tells real tokens from padding.
+- ``owners``: sites whose rows aren't samples: to which sample each row belongs.
 - ``site_plan``: what is recorded of each site, planned from the dry run.
 - ``forward_pass``: one pass over a batch, and a backward pass for gradients.
 - ``recorder``: each activation reduced, cast and handed on at the moment it is made.

@@ -12,9 +12,9 @@ from probekit._data.batches import Batch
 from probekit._forward.forward_pass import begun
 from probekit._forward.options import RunOptions, SiteOptions
 from probekit._forward.outputs import PREDICTION, predictions
-from probekit._nested import mapped
+from probekit._nested import mapped, tensors
 from probekit._probe.model_run import copied, device_of, every_module_runs, run, running, written
-from probekit._probe.model_state import ModelState
+from probekit._probe.model_state import ModelState, same
 from probekit._probe.selectors import module_names
 from probekit._probe.site_table import SiteTable, find_sites
 from probekit.errors import DataError, ModelError
@@ -50,7 +50,7 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions)
         ModelError: the model can't run on the batch, or gives no logits to predict by.
         DataError: a column is called as the predictions are.
     """
-    dry = _Dry(model, sites, how)
+    dry = _Dry(model, first, sites, how)
     few = _with_rows(first, SAMPLES)
     found = dry.tried(few)
     if few is None or found is None:
@@ -65,9 +65,9 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions)
 class _Dry:
     """The passes of a dry run, and what they have shown so far."""
 
-    def __init__(self, model: nn.Module, sites: SiteOptions, how: RunOptions) -> None:
+    def __init__(self, model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions) -> None:
         module_names(model)  # raises for what has no modules that run
-        self._model, self._sites, self._how = model, sites, how
+        self._model, self._first, self._sites, self._how = model, first, sites, how
         self.writes_inputs = False
         self.state: tuple[str, ...] = ()
 
@@ -84,12 +84,29 @@ class _Dry:
             with begun(model, how, 0):
                 found = find_sites(model, inputs, self._sites.sites, self._sites.exclude)
             self.writes_inputs |= written(inputs, batch.inputs)
-            if before.changed():  # perhaps only what the first pass sets up, as for a table of rotary embeddings
-                after = ModelState(model)
-                with begun(model, how, 0):
-                    run(model, copied(batch.inputs), device_of(model))
-                self.state = self.state or tuple(after.changed())
+            changed = before.changed()
+            if changed and not self.state and self._depends_on_state(batch, before):
+                self.state = tuple(changed)
         return found
+
+    def _depends_on_state(self, batch: Batch, before: ModelState) -> bool:
+        """Whether what the model gives for a batch depends on the pass before, and not only on what it is given.
+
+        A state may be of no consequence, such as a table that the first pass makes, or an activation kept to look at.
+        """
+        before.restore()
+        first = self._output(batch)
+        self._output(self._different(batch))
+        pairs = zip(first, self._output(batch), strict=True)
+        return not all(same(*pair) for pair in pairs)
+
+    def _different(self, batch: Batch) -> Batch:
+        """Other samples of the first batch, where it has some that the model takes."""
+        return _with_rows(self._first, SAMPLES, last=True) or _with_rows(batch, batch.rows - 1) or batch
+
+    def _output(self, batch: Batch) -> list[Tensor]:
+        with begun(self._model, self._how, 0):
+            return list(tensors(run(self._model, copied(batch.inputs), device_of(self._model))))
 
 
 def _check_predictions(model: nn.Module, example: Batch, how: RunOptions) -> None:
@@ -103,23 +120,25 @@ def _check_predictions(model: nn.Module, example: Batch, how: RunOptions) -> Non
         predictions(run(model, copied(example.inputs), device_of(model)), example.rows)
 
 
-def _with_rows(batch: Batch, rows: int) -> Batch | None:
-    """The first samples of a batch, or all of them twice; None where its inputs can't be cut so."""
-    if not 0 < rows < batch.rows and rows != 2 * batch.rows:
+def _with_rows(batch: Batch, rows: int, *, last: bool = False) -> Batch | None:
+    """The first or last samples of a batch, or all of them twice; None where its inputs can't be cut so."""
+    if batch.owners is not None or (not 0 < rows < batch.rows and rows != 2 * batch.rows):
         return None
     try:
-        inputs = mapped(lambda value: _cut(value, batch.rows, rows), batch.inputs)
+        inputs = mapped(lambda value: _cut(value, batch.rows, -rows if last else rows), batch.inputs)
     except TypeError:
         return None
     return replace(batch, inputs=inputs, rows=rows, columns={n: v[:rows] for n, v in batch.columns.items()})
 
 
 def _cut(value: Any, rows: int, wanted: int) -> Any:
-    """So many samples of a tensor; TypeError for what may hold samples in a way that nobody knows."""
+    """So many samples of a tensor, the last ones for a negative number; TypeError for what may hold samples in a way that nobody knows."""
     if isinstance(value, Tensor):
         if not value.dim() or len(value) != rows:
             return value
-        return value[:wanted] if wanted <= rows else torch.cat([value, value])
+        if wanted > rows:
+            return torch.cat([value, value])
+        return value[:wanted] if wanted > 0 else value[wanted:]
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(type(value).__name__)

@@ -76,7 +76,7 @@ class Recorder:
         planned = now.missing.pop(site, None)
         if planned is None:
             raise self._unexpected(site, now.number)
-        reduced = planned.keep(tensor, now.mask(planned.mask), now.batch.rows)
+        reduced = planned.keep(tensor, now.mask(planned.mask), now.batch)
         source, spec = reduced.tensor, planned.spec
         if source.shape[1:] != spec.shape or (reduced.sample is None and source.shape[0] != now.batch.rows):
             raise SiteError(

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probekit._data.batches import Batch
+from probekit._data.batches import Batch, Batches
 from probekit._forward.dry_run import DryRun, dry_run
 from probekit._forward.masks import MaskSource, choose_mask, given_mask, is_mask, named_inputs
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
+from probekit._forward.owners import OwnerSource, rows_of_samples
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced
 from probekit._probe.reductions import Reducer, plan_reduction
@@ -23,15 +24,15 @@ from probekit._probe.selectors import Rule, module_names, no_match, selects
 from probekit._probe.site_name import SiteName
 from probekit._probe.site_table import Site, SiteTable
 from probekit._store.layout import SiteSpec
-from probekit.errors import SiteError
+from probekit.errors import DataError, SiteError
 
-__all__ = ["PlannedSite", "SitePlan", "plan_sites"]
+__all__ = ["PlannedSite", "SitePlan", "plan_sites", "require_model_order"]
 
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """What is kept of one site: its `spec` on disk, the axes of the batch and the nodes, the mask of its tokens, the
-    reduction, the dtype it is cast to.
+    """What is kept of one site: its `spec` on disk, the axes of the batch and the nodes, the mask of its tokens, whose
+    samples its rows are, the reduction, the dtype it is cast to.
 
     `rows_per_sample` is 1, or the example's number of tokens a sample.
     """
@@ -41,6 +42,7 @@ class PlannedSite:
     batch_dim: int
     nodes: NodeAxis
     mask: MaskSource | None
+    owners: OwnerSource | None
     reducer: Reducer | None
     dtype: torch.dtype
     rows_per_sample: float
@@ -53,9 +55,10 @@ class PlannedSite:
     def name(self) -> str:
         return self.spec.name
 
-    def keep(self, tensor: Tensor, mask: Mask | None, rows: int) -> Reduced:
-        """What is kept of an activation of so many samples; the batch is axis 0 of the result."""
-        return _kept(tensor, self.reducer, self.batch_dim, self.nodes.axis, mask, rows)
+    def keep(self, tensor: Tensor, mask: Mask | None, batch: Batch) -> Reduced:
+        """What is kept of an activation of a batch, which is axis 0 of the result."""
+        owners = None if self.owners is None else self.owners.of(batch)
+        return _kept(tensor, self.reducer, self.batch_dim, self.nodes.axis, mask, batch.rows, owners)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,19 @@ def plan_sites(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptio
     return SitePlan(dry.sites.model, planned, dry.writes_inputs, dry.state)
 
 
+def require_model_order(batches: Batches, plan: SitePlan, how: RunOptions) -> None:
+    """Raise DataError where labels, which are numbered as they appear, would be compared with the places of logits."""
+    if batches.names_grow and (how.predictions or (plan.gradients and how.loss is None)):
+        names = ", ".join(f"{name!r} = {code}" for code, name in enumerate((batches.class_names or ())[:3]))
+        what = "predictions=True compares" if how.predictions else "The default loss compares"
+        raise DataError(
+            f"{what} labels with the places of the model's logits, and these labels are numbered as they appear "
+            f"({names} "
+            "…). Give class_names=, the names in the order of the logits.",
+            arguments=("class_names", "predictions" if how.predictions else "loss"),
+        )
+
+
 class _Planner:
     """Plans the sites of one dry run."""
 
@@ -107,6 +123,10 @@ class _Planner:
             _by_site(given, dry.sites, self._modules)
             for given in (options.reduce, options.batch_dim, options.node_dim, options.mask)
         )
+        owners = dry.example.owners
+        self._owners = (
+            _by_site({key: key for key in owners}, dry.sites, self._modules) if isinstance(owners, Mapping) else None
+        )
         self._masks_by_site = isinstance(options.mask, Mapping)
         self._others = {} if dry.other is None else {site.name: site.shape for site in dry.other}
 
@@ -115,10 +135,11 @@ class _Planner:
             raise SiteError(f"{site.name} ({site.type}) is a scalar for the whole batch, so it has no samples to keep.")
         reduction = self._reductions[site.name]
         reducer = None if reduction is None else plan_reduction(reduction, site=site.name)
-        batch_dim = self._batch_dim(site, reducer)
+        owners = self._owner_source(site)
+        batch_dim = self._batch_dims[site.name] or 0 if owners is not None else self._batch_dim(site, reducer)
         nodes = self._nodes(site, batch_dim)
-        mask = self._mask(site, reducer, _positions(site, batch_dim, nodes))
-        reduced = self._reduced(site, reducer, batch_dim, nodes, mask)
+        mask = None if owners is not None else self._mask(site, reducer, _positions(site, batch_dim, nodes))
+        reduced = self._reduced(site, reducer, batch_dim, nodes, mask, owners)
         result = reduced.tensor
         cast = DTYPES[self._dtype] if self._dtype is not None and result.is_floating_point() else result.dtype
         attrs = {
@@ -137,7 +158,26 @@ class _Planner:
         tokens, real = reduced.sample is not None, reduced.real is not None
         spec = SiteSpec(site.name, reduced.dims, tuple(result.shape[1:]), _on_disk(cast), attrs, tokens, masked=real)
         rows = len(result) / self._dry.example.rows
-        return PlannedSite(spec, site.parts, batch_dim, nodes, mask, reducer, cast, rows)
+        return PlannedSite(spec, site.parts, batch_dim, nodes, mask, owners, reducer, cast, rows)
+
+    def _owner_source(self, site: Site) -> OwnerSource | None:
+        """Where the samples are said to which the site's rows belong; None where its rows are samples."""
+        example = self._dry.example
+        if self._owners is not None:
+            key = self._owners[site.name]
+            return None if key is None else OwnerSource(key)
+        if example.owners is None or not site.shape or len(example.owners) != site.shape[0]:
+            return None
+        owners = OwnerSource(None)
+        if site.shape[0] == example.rows and not torch.equal(owners.of(example), torch.arange(example.rows)):
+            raise SiteError(
+                f"{site.name}, of shape {site.shape}, has as many rows as there are samples, and rows= gives a "
+                "sample for "
+                "each of so many rows. Say which sites these are of: a pair of the number of samples and "
+                f"{{{site.name!r}: …}}.",
+                arguments=("rows",),
+            )
+        return owners if site.shape[0] != example.rows else None
 
     def _batch_dim(self, site: Site, reducer: Reducer | None) -> int:
         """The axis of a site that is the batch: the one that the user gives, or that follows the number of samples."""
@@ -154,7 +194,7 @@ class _Planner:
                 "reduce=; or select other sites (sites=).",
                 arguments=("batch_dim", "reduce", "sites"),
             )
-        self._check_follows(site, axis, sure=given is not None)
+        self._check_follows(site, axis, sure=given is not None or self._dry.example.owners is not None)
         return axis
 
     def _usual_batch_dim(self, site: Site) -> int:
@@ -233,13 +273,20 @@ class _Planner:
         )
 
     def _reduced(
-        self, site: Site, reducer: Reducer | None, batch_dim: int, nodes: NodeAxis, mask: MaskSource | None
+        self,
+        site: Site,
+        reducer: Reducer | None,
+        batch_dim: int,
+        nodes: NodeAxis,
+        mask: MaskSource | None,
+        owners: OwnerSource | None,
     ) -> Reduced:
         """What would be kept of the example's activation, in shape and dtype."""
         example = self._dry.example
         real = None if mask is None else Mask.of(mask.of(example.inputs))
         given = torch.zeros(site.shape, dtype=site.dtype)
-        return _kept(given, reducer, batch_dim, nodes.axis, real, example.rows)
+        of_rows = None if owners is None else owners.of(example)
+        return _kept(given, reducer, batch_dim, nodes.axis, real, example.rows, of_rows)
 
     def warn_of_padding(self, planned: Sequence[PlannedSite]) -> None:
         """Warn of reductions over positions that may be padding, since no mask says which are real."""
@@ -269,9 +316,19 @@ def _positions(site: Site, batch_dim: int, nodes: NodeAxis) -> tuple[int, int] |
     return moved[0], moved[3 - nodes.axis]
 
 
-def _kept(tensor: Tensor, reducer: Reducer | None, batch_dim: int, nodes: int, mask: Mask | None, rows: int) -> Reduced:
+def _kept(
+    tensor: Tensor,
+    reducer: Reducer | None,
+    batch_dim: int,
+    nodes: int,
+    mask: Mask | None,
+    rows: int,
+    owners: Tensor | None,
+) -> Reduced:
     """What is kept of an activation, whose `nodes` axis counts when the batch is axis 0."""
     moved = tensor.movedim(batch_dim, 0) if batch_dim else tensor
+    if owners is not None:
+        return rows_of_samples(moved, reducer, nodes, owners)
     if reducer is not None:
         return reducer(moved, mask, rows=rows, nodes=nodes)
     return Reduced(moved, nodes=nodes, real=mask if moved.dim() == 3 else None)

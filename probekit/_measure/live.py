@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any, Literal
@@ -12,11 +12,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from probekit._data.batches import Batch, Batches, peek
+from probekit._data.batches import Batch, Batches, Rows, peek
 from probekit._forward.forward_pass import ForwardPass
 from probekit._forward.options import Loss, Mask, Reset, RunOptions, SiteOptions
 from probekit._forward.recorder import Recorder
-from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites
+from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
 from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, sites_results
 from probekit._measure.measure import NAN
 from probekit._measure.metric_set import MetricSet, resolved
@@ -61,6 +61,8 @@ def measure_live(
     labels: Any = None,
     keep_labels: bool = False,
     class_names: Sequence[str] | None = None,
+    ignore_label: int | str | Collection[int | str] | None = None,
+    rows: Rows | None = None,
     progress: Progress = silent,
 ) -> xr.DataTree:
     """The metrics of every site while `model` runs over `data`, on its device: as `probekit.measure`, without a store.
@@ -72,7 +74,7 @@ def measure_live(
 
     Args:
         model, data, sites, exclude, reduce, batch_dim, node_dim, mask, mode, loss, reset: as for `probekit.capture`.
-        batch_size, labels, keep_labels, class_names: as for `probekit.capture`.
+        batch_size, labels, keep_labels, class_names, ignore_label, rows: as for `probekit.capture`.
         metrics, nan, positions: as for `probekit.measure`.
         by: None takes all samples for one group. To group by something else than the label, say with `labels` where
             that is.
@@ -104,13 +106,21 @@ def measure_live(
             "once. Capture a store with probekit.capture, and measure that."
         )
     batches = Batches(
-        data, batch_size=batch_size, labels=labels, ids=False, keep_labels=keep_labels, class_names=class_names
+        data,
+        batch_size=batch_size,
+        labels=labels,
+        ids=False,
+        keep_labels=keep_labels,
+        class_names=class_names,
+        ignore_label=ignore_label,
+        rows=rows,
     )
     with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
         first, stream = peek(batches)
     how = RunOptions(mode, loss, reset=reset)
     plan = plan_sites(model, first, SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask), how)
     labelled = by is not None and first.labels is not None
+    require_model_order(batches, plan, how)
     meters = _Meters(chosen, plan, positions, nan, labelled)
     recorder = Recorder(plan, meters.add)
     forward = ForwardPass(model, how, plan.gradients, plan.writes_inputs)

@@ -40,7 +40,7 @@ def running(model: nn.Module, mode: str = "eval") -> Iterator[ModelState]:
     afterwards. The flags are set on the modules themselves, since a model's own ``train()`` may do more: merge weights,
     or start a training.
     """
-    state = ModelState(model)
+    state, training = ModelState(model), [(module, module.training) for module in model.modules()]
     # Asking a CUDA device for its state would start CUDA, so only those in use already are kept.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
@@ -50,6 +50,8 @@ def running(model: nn.Module, mode: str = "eval") -> Iterator[ModelState]:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             yield state
     finally:
+        for module, flag in training:
+            module.training = flag
         state.restore()
 
 

@@ -13,11 +13,11 @@ from torch.nn.parameter import is_lazy
 
 __all__ = ["ModelState", "kept_tensors", "same"]
 
-_MODULES_OWN = frozenset(vars(nn.Module()))  # hooks, parameters and the like; the training flag is kept by itself
+_MODULES_OWN = frozenset(vars(nn.Module()))  # hooks, parameters, the training flag and the like
 
 
 class ModelState:
-    """The training flags, the buffers, and the attributes of a model's modules, as they are now.
+    """The buffers and the attributes of a model's modules, as they are now.
 
     Attributes are restored as they stand in the modules: tensors with their contents, lists, dicts and sets with their
     items; other objects remain, with whatever has been changed within them. Modules of ``torch.distributed`` set
@@ -42,7 +42,6 @@ class ModelState:
 class _ModuleState:
     def __init__(self, name: str, module: nn.Module) -> None:
         self._name, self._module = name, module
-        self._training = module.training
         self._buffers, self._attributes = dict(module._buffers), _attributes(module)
         self._tensors = dict(_tensors(self._held()))
         self._contents = {id(tensor): _Content.of(tensor) for tensor in self._tensors.values()}
@@ -61,7 +60,6 @@ class _ModuleState:
                 yield f"{self._name}.{path}".lstrip(".")
 
     def restore(self) -> None:
-        self._module.training = self._training
         for content in self._contents.values():
             content.restore()
         for container, items in [*self._containers, (self._module._buffers, self._buffers)]:
