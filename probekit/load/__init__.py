@@ -7,8 +7,9 @@ has verified their checksums.
 
 from __future__ import annotations
 
-from probekit.load.data import ArrayDataset, Arrays, ImageFolder, Split, arrays, dataset
+from probekit.load.data import ArrayDataset, Arrays, Split, arrays, dataset
 from probekit.load.examples import example
+from probekit.load.images import ImageFolder
 from probekit.load.keywords import KeywordDataset
 from probekit.load.models import model
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -16,18 +16,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from probekit.errors import DataError, near
+from probekit.load.images import FOLDER, ImageFolder
 from probekit.load.keywords import KeywordDataset, holds_keywords
 from probekit.load.packages import torchvision_module
 
-__all__ = ["ArrayDataset", "Arrays", "ImageFolder", "Split", "arrays", "dataset"]
+__all__ = ["ArrayDataset", "Arrays", "Split", "arrays", "dataset"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Split: TypeAlias = Literal["train", "test", "all"]
 
 DATA_DIR = "~/.cache/probekit"
-FOLDER = "imagefolder:"
-SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
-SIDE = 224  # pixels, the size of the images that most models are trained on
 # name -> torchvision's class, class names
 _KNOWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "mnist": ("MNIST", tuple("0123456789")),
@@ -75,36 +73,6 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         x = torch.as_tensor(self._x[index])
         whole = self._x.dtype.kind in "iu" and self._x.dtype != np.uint8
         return (x.to(torch.int64) if whole else x.to(torch.float32) / self._white), self.targets[index]
-
-
-class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """The images under `root`, with one folder per class, as (x, label): sorted by class, then by file name.
-
-    x is float32 RGB (3, 224, 224) with values from 0 to 1: the shorter side is resized to 224 (bilinear, antialiased),
-    and the centre is cut out. Pillow decodes each file when its sample is read. `classes` are the folders' names,
-    `targets` the labels, `paths` the files relative to `root`, in order. `limit` keeps the first samples only, which
-    belong to the first classes.
-
-    Raises DataError if the folder doesn't exist, it has no folders of images, or a file can't be decoded.
-    """
-
-    def __init__(self, root: Path, limit: int | None = None) -> None:
-        self.root = root
-        self._transform, self._read = _image_reader()
-        found = _image_files(root)
-        self.classes: list[str] = found.classes
-        self.targets: list[int] = found.targets[:limit]
-        self.paths = [str(Path(file).relative_to(root)) for file, _ in found.samples[:limit]]
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        file = self.root / self.paths[index]
-        try:
-            return self._transform(self._read(str(file))), self.targets[index]
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises these for damaged files
-            raise DataError(f"{str(file)!r} can't be decoded as an image: {error}. Mend or remove it.") from error
 
 
 def arrays(name: str, data_dir: Path | None = None) -> Arrays:
@@ -199,31 +167,6 @@ def _check_split(name: str, split: Split, *, has_test: bool) -> None:
         raise DataError(f"{name!r} has no test set. Ask for split 'train' or 'all', which has every sample.")
 
 
-def _image_files(root: Path) -> Any:
-    """torchvision's ImageFolder of `root`, which has the classes, targets and samples."""
-    if not root.is_dir():
-        raise DataError(f"There is no folder {str(root)!r}.")
-    inside = {entry.name for entry in root.iterdir() if entry.is_dir()}
-    if "train" in inside and inside <= SPLIT_FOLDERS:
-        raise DataError(
-            f"{str(root)!r} has the folders {', '.join(sorted(inside))}: splits, not classes. Name one: "
-            f"'{FOLDER}{root / 'train'}'."
-        )
-    try:
-        return torchvision_module("datasets", DataError).ImageFolder(root)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{str(root)!r} isn't a folder of images: {error}. It must have one folder of images for each class."
-        ) from error
-
-
-def _image_reader() -> tuple[Callable[[Any], Tensor], Callable[[str], Any]]:
-    """torchvision's transform from an image to a tensor, and its loader of an image from a file."""
-    transforms = torchvision_module("transforms", DataError)
-    steps = [transforms.Resize(SIDE), transforms.CenterCrop(SIDE), transforms.ToTensor()]
-    return transforms.Compose(steps), torchvision_module("datasets.folder", DataError).pil_loader
-
-
 def _digits() -> Arrays:
     from sklearn.datasets import load_digits  # slow to import, and only this data set needs it
 
@@ -275,11 +218,16 @@ def _read_npz(path: Path) -> dict[str, Array]:
         raise DataError(f"There is no file {str(path)!r}.")
     try:
         with path.open("rb") as raw, NpzFile(raw, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+            return {key: _native(file[key]) for key in file.files}
     except (ValueError, OSError, BadZipFile) as error:
         raise DataError(
             f"{str(path)!r} can't be read as an .npz file of plain arrays (none that need pickle): {error}"
         ) from error
+
+
+def _native(array: Array) -> Array:
+    """The array in the byte order of this machine, the only one that torch takes."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _checked(name: str, found: Mapping[str, Array], class_names: tuple[str, ...]) -> Arrays:

@@ -1,0 +1,167 @@
+"""A folder of images as a torch data set: which of its files are samples, and what the values of an image are."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from probekit.errors import DataError
+from probekit.load.packages import torchvision_module
+
+__all__ = ["FOLDER", "ImageFolder"]
+
+FOLDER = "imagefolder:"
+SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
+SIDE = 224  # pixels, the size of the images that most models are trained on
+
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_SHOWN = 5  # files that a warning names
+
+
+class ImageFolder(Dataset[tuple[Tensor, int]]):
+    """The images under `root`, with one folder per class, as (x, label): sorted by class, then by file name.
+
+    x is float32 RGB (3, 224, 224): the shorter side is resized to 224 (bilinear, antialiased), and the centre is cut
+    out. Values go from 0 to 1, for 8-bit images and for 16-bit ones; those of floating-point images are taken as they
+    are. Grey images have three equal channels. An image is turned upright as its EXIF orientation says. Pillow decodes
+    each file, the first frame where there are several, when its sample is read.
+
+    Hidden files and folders, whose names begin with a dot, and ``__MACOSX`` are skipped; a warning names other files
+    that aren't read, because of their ending or because they lie in no folder of a class.
+
+    `classes` are the folders' names, `targets` the labels, `paths` the files relative to `root`, in order. `limit`
+    keeps the first samples only, which belong to the first classes.
+
+    Raises DataError if the folder doesn't exist, it has no folders of images, or a file can't be decoded.
+    """
+
+    def __init__(self, root: Path, limit: int | None = None) -> None:
+        self.root = root
+        self._transform = _transform()
+        self.classes: list[str] = _classes(root)
+        samples = _samples(root, self.classes)
+        _warn_of_others(root, {file for file, _ in samples})
+        self.targets: list[int] = [target for _, target in samples[:limit]]
+        self.paths = [str(Path(file).relative_to(root)) for file, _ in samples[:limit]]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._transform(_decoded(self.root / self.paths[index])).expand(3, -1, -1), self.targets[index]
+
+
+def _classes(root: Path) -> list[str]:
+    if not root.is_dir():
+        raise DataError(f"There is no folder {str(root)!r}.")
+    inside = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_hidden(entry.name))
+    if "train" in inside and SPLIT_FOLDERS.issuperset(inside):
+        raise DataError(
+            f"{str(root)!r} has the folders {', '.join(inside)}: splits, not classes. Name one: "
+            f"'{FOLDER}{root / 'train'}'."
+        )
+    if not inside:
+        raise DataError(f"{str(root)!r} has no folders. It must have one folder of images for each class.")
+    return inside
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"  # in which an archive of a Mac keeps what isn't the files'
+
+
+def _samples(root: Path, classes: list[str]) -> list[tuple[str, int]]:
+    """The files that are read, as torchvision finds and sorts them, each with its label."""
+    folder = torchvision_module("datasets.folder", DataError)
+
+    def is_read(path: str) -> bool:
+        parts = Path(path).relative_to(root).parts
+        return path.lower().endswith(folder.IMG_EXTENSIONS) and not any(map(_is_hidden, parts))
+
+    try:
+        found: list[tuple[str, int]] = folder.make_dataset(
+            root, {name: code for code, name in enumerate(classes)}, is_valid_file=is_read
+        )
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{str(root)!r} isn't a folder of images: {str(error).strip()} It must have one folder of images for each "
+            f"class, whose names end in {', '.join(folder.IMG_EXTENSIONS)}."
+        ) from error
+    return found
+
+
+def _warn_of_others(root: Path, read: set[str]) -> None:
+    """Warn of files that are no samples and aren't hidden."""
+    others = [path for path in _visible_files(root) if path not in read]
+    if others:
+        named = ", ".join(repr(str(Path(path).relative_to(root))) for path in others[:_SHOWN])
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        warnings.warn(
+            f"{len(others)} of the files under {str(root)!r} are not read: {named}{more}. Samples are the images in "
+            f"the classes' folders, by their endings; {len(read)} are.",
+            stacklevel=4,
+        )
+
+
+def _visible_files(root: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        yield from (os.path.join(folder, name) for name in sorted(files) if not _is_hidden(name))
+
+
+def _transform() -> Callable[[Any], Tensor]:
+    transforms = torchvision_module("transforms", DataError)
+    composed: Callable[[Any], Tensor] = transforms.Compose(
+        [transforms.Resize(SIDE), transforms.CenterCrop(SIDE), transforms.ToTensor()]
+    )
+    return composed
+
+
+def _decoded(file: Path) -> Image.Image:
+    """The image in a file, upright: in 8-bit RGB, or with one channel of floats."""
+    try:
+        with Image.open(file) as image:
+            _check_shape(image)
+            white = _white(image, file)
+            upright = ImageOps.exif_transpose(image)
+            if white is None:
+                return upright.convert("RGB")
+            return Image.fromarray(np.asarray(upright, np.float32) / np.float32(white))
+    except DataError:
+        raise
+    except Exception as error:  # a decoder that meets damaged or hostile bytes may raise anything
+        raise DataError(
+            f"{str(file)!r} can't be decoded as an image: {error or type(error).__name__}. Mend or remove it."
+        ) from error
+
+
+def _check_shape(image: Image.Image) -> None:
+    """Raise Pillow's own error for an image so narrow that it takes as much memory as a bomb once it is resized."""
+    pixels, most = SIDE * SIDE * max(image.size) // max(1, min(image.size)), Image.MAX_IMAGE_PIXELS
+    if most is not None and pixels > 2 * most:
+        width, height = image.size
+        raise Image.DecompressionBombError(f"it has {width} x {height} pixels, and {pixels} once it is resized")
+
+
+def _white(image: Image.Image, file: Path) -> float | None:
+    """The value that becomes 1 where an image has more than 8 bits and one channel; None for all that Pillow scales."""
+    if image.mode == "F":
+        return 1.0
+    if image.mode.startswith("I;16"):
+        (bits, *_) = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+        return float(2**bits - 1)
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # where they are of 16 bits
+        return 65535.0
+    if image.mode == "I":
+        raise DataError(
+            f"{str(file)!r} holds 32-bit or signed integers, of which nothing says which is white. Convert it to 8 or "
+            "16 bits, or to floats."
+        )
+    return None
