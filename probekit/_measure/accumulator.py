@@ -14,6 +14,7 @@ from torch import Tensor
 from probekit._results.assemble import Labels, check, dataset_of
 from probekit.errors import PluginError, ProbekitError, arguments_of
 from probekit.metrics import Metric, Spec, State, StreamingMetric, Variables
+from probekit.metrics.sketch import Sketch
 
 __all__ = ["BATCH", "Accumulator", "call", "finalized", "leaders", "scope_of", "side_by_side", "sites_results"]
 
@@ -74,8 +75,13 @@ class Accumulator:
         self._classes = classes
         self._spec = _with_classes(self._spec, classes)
         for name, metric in self._leaders.items():
-            empty, state = call(metric, self._where, metric.init, self._spec), self.states[name]
-            self.states[name] = {key: _longer(state[key], empty[key]) for key in state}
+            self.states[name] = self._grown(metric, self.states[name], classes)
+
+    def _grown(self, metric: Adding, state: State, classes: int) -> State:
+        if isinstance(metric, Sketch):  # whose states don't have one shape
+            return metric.grow(state, classes)
+        empty = call(metric, self._where, metric.init, self._spec)
+        return {key: _longer(state[key], empty[key]) for key in state}
 
 
 def _with_classes(spec: Any, classes: int) -> Any:

@@ -30,7 +30,7 @@ from probekit._results.assemble import Labels, check, dataset_of, join
 from probekit._store.layout import group_names, node_axis
 from probekit._version import __version__
 from probekit.errors import DataError, PluginError, check_choice
-from probekit.metrics import Metric, Spec, State, Variables
+from probekit.metrics import ColumnMetric, Metric, Spec, State, Variables
 from probekit.metrics.block import working_dtype
 from probekit.metrics.sketch import Sketch
 from probekit.progress import Progress, silent
@@ -68,9 +68,11 @@ def measure_live(
     """The metrics of every site while `model` runs over `data`, on its device: as `probekit.measure`, without a store.
 
     The memory doesn't depend on the number of samples. Streaming metrics agree with those of a store: counts exactly,
-    moments to 1e-6. Column metrics, such as the median, are **approximate**: they are computed from the counts of a
-    `probekit.metrics.sketch.Sketch`, within 0.4 % of a value and 0.01 % of the ranks for classes of one size, and say
-    so in their attributes `approximate`, `value_error`, `rank_error` and `wide_share`.
+    moments to 1e-6. Column metrics, such as the median, are exact up to 8,195 samples per class. With more samples they
+    are **approximate**: computed from the counts of a `probekit.metrics.sketch.Sketch`, whose cells follow the range of
+    a node's values. Their attributes say so in `approximate`, and bound the error for the data that was measured:
+    `value_error`, relative to a value, and `rank_error`, a share of a class. A median is within the first of a value
+    whose rank is within the second; AUROC, KS and overlap are within the second of the exact result.
 
     Args:
         model, data, sites, exclude, reduce, batch_dim, node_dim, mask, mode, loss, reset: as for `probekit.capture`.
@@ -277,13 +279,14 @@ class _Meter:
         }
         about = {"n": self._number, "activation_dtype": str(self._spec.dtype), "approximate": 0}
         about |= {"omitted": self._omitted} if self._omitted else {}
-        sketch = about
+        abouts: dict[str, Mapping[str, Any]] = {}
         if self._metrics.columns:
             found |= self._from_sketch(sketched.states["sketch"], labels)
-            sketch = about | {"approximate": 1} | Sketch().errors(sketched.states["sketch"])
-        columns = {metric.name for metric in self._metrics.columns}
+            abouts = {
+                metric.name: about | _errors(metric, sketched.states["sketch"]) for metric in self._metrics.columns
+            }
         measured = [(metric, found[metric.name]) for metric in self._metrics.metrics if metric.name in found]
-        made = dataset_of(measured, labels, lambda metric: sketch if metric.name in columns else about)
+        made = dataset_of(measured, labels, lambda metric: abouts.get(metric.name, about))
         pooled = {"positions": f"{self.positions} of {self._width}"} if self._width > 1 else {}
         return made.assign_attrs(dict(self._spec.attrs) | {"site": self.name} | pooled)
 
@@ -296,6 +299,12 @@ class _Meter:
                 variables = call(metric, where, metric.compute, block)
                 blocks[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
         return {metric.name: join(metric, blocks[metric.name]) for metric in columns}
+
+
+def _errors(metric: ColumnMetric, state: State) -> dict[str, float]:
+    """The attributes that bound the error of a column metric, computed from a sketch."""
+    errors = Sketch().errors(state, getattr(metric, "cuts", 1))
+    return {"approximate": int(any(errors.values()))} | errors
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Watch:
     (step, label, node).
 
     Dims whose lengths depend on the data, such as the atoms of a histogram, are as long as at the longest step, filled
-    up with NaN or 0. Attributes that may differ between steps (`omitted`, `wide_share`) are those of the last.
+    up with NaN or 0. Attributes that may differ between steps (`omitted`, `value_error`) are those of the last.
 
     Args:
         model: any torch module, such as the one that is trained; in training on several devices, the plain one and not

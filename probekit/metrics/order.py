@@ -37,6 +37,8 @@ class OrderMetric(ColumnMetric, Protocol):
 class _Middle(FunctionMetric):
     """A function whose value for a class depends only on the one or two samples in the middle."""
 
+    cuts: ClassVar[int] = 0
+
     def ranks(self, number: int) -> Sequence[int]:
         return range((number - 1) // 2, number // 2 + 1)
 
@@ -75,6 +77,7 @@ class Quantile(Parameters):
 
     q: float | Sequence[float] = (0.25, 0.5, 0.75)
     name: ClassVar[str] = "quantile"
+    cuts: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         given = np.asarray(self.q)

@@ -56,6 +56,11 @@ class Overlap(Parameters):
                 "must be at least 1, and null None or 'permute'."
             )
 
+    @property
+    def cuts(self) -> int:
+        """The edges between the bins."""
+        return max(1, self.bins - 1)
+
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))
 

@@ -12,7 +12,10 @@ A metric is pure and knows arrays only. There are three kinds.
   - ``"sites"``: the rows of all sites of a measurement at once. `init` takes a list of specs and `update` a list of
     batches, one for each site; the dims ``site`` and ``site_b`` of its variables are the sites, in this order.
 
-- A *column* metric needs every sample of a node at once: ``compute(block)``.
+- A *column* metric needs every sample of a node at once: ``compute(block)``. While a model runs, the values may be
+  rounded. The class attribute `cuts`, by default 1, says at how many places the metric cuts the values of a node: 0 for
+  order statistics alone, the number of inner edges for bins. `probekit.metrics.sketch.Sketch.errors` then knows the
+  bound of the result's error.
 - A *sample* metric reads the whole rows of a site itself, as often as it must: ``compute_samples(samples)``.
 
 All return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed

@@ -1,69 +1,74 @@
-"""Column metrics without the columns: counts in fixed cells, which add up, and representative samples made from them.
+"""Column metrics without the columns: the samples themselves while they are few, then counts in cells, which add up.
 
-A value is counted as its nearest bfloat16, the upper 16 bits of a float32. The cells thus have equal width relative to
-the value, and their edges don't depend on the data. Where the activation is known to lie between 0 and 1, its distance
-from the nearer bound is counted, so that cells are narrow at both ends, nearly even in the logit. Values that are far
-too small or too large for an activation keep fewer bits, so that every node takes the same memory.
+The cells are those of `probekit.metrics._kernels.float_cells`: as fine as the range of a node's values lets them be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from probekit.errors import DataError
 from probekit.metrics._kernels.class_sums import class_counts
-from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics._kernels.float_cells import (
+    CELLS,
+    RANGES,
+    Floats,
+    Magnitudes,
+    absent,
+    raise_levels,
+    reach,
+    within,
+)
+from probekit.metrics.block import Block, Codes
 from probekit.metrics.protocol import Spec, State
 
 __all__ = ["Sketch"]
 
-_INFINITE = 0x7F80  # a bfloat16's bits
-_HALF = 0x3F00
-_OCTAVE = 2**7  # bfloat16s from a power of two to the next
-_COARSE = 2**6  # bfloat16s that share a cell outside the range in which each has its own
-_ERROR = 2**-8  # largest distance of a value from its nearest bfloat16, relative to the value
+_ZERO, _ABOVE, _BELOW = (2 * CELLS + n for n in range(3))  # cells of their own: 0; inf, or the bound 1; -inf
+_WIDTH = 2 * CELLS + 3
 _FEWEST = 64  # samples that represent a class with a small share, if it has as many
 _LARGEST = 2**31 - 1  # the largest count
 _NODES = 32  # in a block
+_TOGETHER = 128  # nodes that an update handles together on a CPU, whose counts then stay in the cache
+_ROWS = 2048  # samples that are counted together when the first are
+_ATOM = 100  # a value that one in so many samples share may be an atom
+_ROUNDING = 2**-20  # how far rounding may take a value out of its bounds
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """The distribution of every class at every node in bounded memory, from which any column metric is approximated.
+    """The distribution of every class at every node in bounded memory, from which any column metric is computed.
 
     `init`, `update` and `merge` are those of a streaming metric, except that `update` changes the state that it is
-    given. `blocks` makes blocks of representative samples from a state, from which column metrics are computed as from
-    real samples:
+    given. `blocks` makes blocks of samples from a state, from which column metrics are computed as from real samples.
 
-    - Class c has m_c samples at each node, the order statistics of ranks ⌊(i + ½) n_c / m_c⌋. Their distribution
-      function differs from that of the real samples by at most 1 / (2 m_c). m_c is n_c where the classes have on
-      average at most `samples` samples. Otherwise the classes divide `samples` times their number in proportion to
-      n_c, so that they keep their weights in a mixture; a class with a small share has 64 samples, or n_c. For equal
-      classes m_c is `samples`, and the difference 0.0001. A correction or shuffle that depends on the number of
-      samples, such as the bias correction of mutual information, uses m_c.
-    - A sample is within 2^−8 (0.4 %) of its value, relative to the value, where its magnitude is from 2^−17 to 2^10
-      (8e-6 to 1024), and within a quarter elsewhere. 0, the infinities and all numbers of 8 significant bits in that
-      range (6, −1, ½) are exact. Magnitudes below 2^−126 count as 0, those from 2^128 − 2^119 on as infinite.
-    - Where the spec's bounds are (0, 1), a sample is within 2^−8 of its distance from the nearer bound, relative to
-      that distance, if it is at least 2^−30; 0 and 1 are exact. Values outside the bounds, which rounding may cause,
-      count as the bound.
+    - Up to 8,195 samples (float64: 4,097) times the number of classes, the samples themselves are the state, and the
+      blocks are exact.
+    - Of more samples the state has counts in cells. A cell is an interval of positive or negative values; 0 and the
+      infinities have cells of their own. The positive values of a node have 4,096 cells, and so have the negative.
+      Cells are as wide as the range of these values asks for, relative to the value: 2^−7 (1 %) where the greatest
+      magnitude is 2^8 to 2^31 times the least, at most 2^−11 where it is up to twice the least, and narrower where these are
+      nearer to each other.
+    - Class c then has m_c samples at each node, the order statistics of ranks ⌊(i + ½) n_c / m_c⌋, each as the value
+      that stands for its cell. m_c is n_c where the classes have on average at most `samples` samples. Otherwise the
+      classes divide `samples` times their number in proportion to n_c, so that they keep their weights in a mixture; a
+      class with a small share has 64 samples, or n_c.
+    - Where the spec's bounds are (0, 1), cells count the distance from the nearer bound.
 
-    Samples keep their order, and samples in one cell become ties: overlap, KS and AUROC are those of the rounded
-    activation, up to the error of ranks. Only classes that differ by less than 0.8 % of a value, as near the 1 of a
-    saturated tanh, are distinguished less well. `errors` gives the error bounds for a state.
+    Samples keep their order, and those in one cell become ties. `errors` gives the bounds of what this changes, for the
+    data that the state has seen. Where all values of a sign are numbers of so few bits that each stands for its own
+    cell (small integers, up to 8 bits at any range up to 32 powers of two), they are exact.
 
-    The state is `count` (class), int64, and `signed` or `unit` (class, node, cell), int32, with 7,823 or 7,811 cells:
-    31 KB per class and node, 63 MB for 10 classes at 200 nodes, whatever the number of samples. All are integers, so
-    the result doesn't depend on how the samples are split and merged. More classes may be appended along the first
-    axis.
+    The state is `count` (class), int64, and either the samples `x` (sample, node) with their classes `y` (sample), or
+    the counts `signed` or `unit` (class, node, cell), int32, and which values the cells hold, (node, half). That is at
+    most 33 KB per class and node, and twice that while the first become the second. The counts depend on the samples
+    alone, not on how these are split and merged.
 
     Example:
         >>> sketch, cpu = Sketch(), torch.device("cpu")
@@ -83,37 +88,61 @@ class Sketch:
 
     def init(self, spec: Spec) -> State:
         """The state of no samples."""
-        name = _chosen(spec)
-        shape = spec.classes, spec.nodes, len(_scale(name).values)
+        count = torch.zeros(spec.classes, dtype=torch.int64, device=spec.device)
         return {
-            "count": torch.zeros(spec.classes, dtype=torch.int64, device=spec.device),
-            name: torch.zeros(shape, dtype=torch.int32, device=spec.device),
+            "count": count,
+            "x": torch.empty(0, spec.nodes, dtype=spec.dtype, device=spec.device),
+            "y": count.new_empty(0),
+            "unit" if spec.bounds == (0, 1) else "signed": _cells(spec.classes, spec.nodes, 0, spec.device),
+            **absent(spec.nodes, spec.device),
         }
 
-    def state_bytes(self, spec: Spec) -> int:
-        """The size of a state in bytes."""
-        return spec.classes * (8 + 4 * spec.nodes * len(_scale(_chosen(spec)).values))
+    def state_bytes(self, spec: Spec, samples: int | None = None) -> int:
+        """The most bytes that a state takes, of at most so many `samples`, also while it grows."""
+        counts, each = 4 * spec.classes * spec.nodes * _WIDTH, spec.dtype.itemsize * spec.nodes + 8
+        always = 8 * spec.classes + 50 * spec.nodes
+        if samples is not None and samples <= _room(spec.classes, spec.dtype):
+            return always + 2 * each * samples
+        return always + 2 * counts + 8 * _room(spec.classes, spec.dtype)
+
+    def grow(self, state: State, classes: int) -> State:
+        """The state with room for so many classes."""
+        name, more = _name(state), classes - len(state["count"])
+        cells = state[name]
+        none = _cells(more, *cells.shape[1:], cells.device)
+        count = torch.cat([state["count"], state["count"].new_zeros(more)])
+        return state | {"count": count, name: torch.cat([cells, none])}
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         """`state` itself, after adding the batch `x` (batch, node), without NaN, with class codes `y` (batch)."""
-        name = _name(state)
-        cells = state[name]
-        _, nodes, width = cells.shape
-        table = _table(name, x.device)
-        index = table.index_select(0, _keys(x, name).reshape(-1)).view(x.shape)
-        index += torch.arange(nodes, device=x.device) * width
-        index += (y * (nodes * width))[:, None]
-        cells.view(-1).scatter_add_(0, index.view(-1), cells.new_ones(index.numel()))
-        state["count"] += class_counts(y, len(cells))
+        x, classes = x.to(state["x"].dtype), len(state["count"])
+        if not _counted(state):
+            filled = int(state["count"].sum())
+            if filled + len(x) <= _room(classes, x.dtype):
+                _append(state, filled, x, y)
+            else:
+                _begin_counting(state, filled)
+        if _counted(state):
+            _add(state, x, y)
+        state["count"] += class_counts(y, classes)
         return state
 
     def merge(self, a: State, b: State) -> State:
         """The state of the samples of both states."""
-        return {key: a[key] + b[key] for key in a}
+        a, b = ({key: each.clone() for key, each in state.items()} for state in (a, b))
+        numbers = [int(state["count"].sum()) for state in (a, b)]
+        few = sum(numbers) <= _room(len(a["count"]), a["x"].dtype)
+        if few and not _counted(a) and not _counted(b):
+            _append(a, numbers[0], b["x"][: numbers[1]], b["y"][: numbers[1]])
+            return a | {"count": a["count"] + b["count"]}
+        for state, number in zip((a, b), numbers, strict=True):
+            if not _counted(state):
+                _begin_counting(state, number)
+        return _joined(a, b)
 
     def block(self, state: State) -> Block:
-        """The samples of all nodes at once: 16 KB per class and node, and temporarily 0.2 MB per node."""
-        return next(self.blocks(state, max(1, state[_name(state)].shape[1])))
+        """The samples of all nodes at once: at most 16 KB per class and node, and temporarily 0.2 MB per node."""
+        return next(self.blocks(state, max(1, state["x"].shape[1])))
 
     def blocks(self, state: State, nodes: int = _NODES) -> Iterator[Block]:
         """Blocks of at most `nodes` nodes, in order.
@@ -121,30 +150,57 @@ class Sketch:
         Raises:
             DataError: a class has more samples than a cell can count, 2,147,483,647.
         """
+        width = state["x"].shape[1]
+        parts = (slice(start, min(start + nodes, width)) for start in range(0, max(1, width), nodes))
+        if not _counted(state):
+            number, classes = int(state["count"].sum()), len(state["count"])
+            y = state["y"][:number].cpu().numpy()
+            yield from (Block.from_samples(state["x"][:number, part].cpu().numpy(), y, classes) for part in parts)
+            return
         counts = _counts(state)
         kept = self._kept(counts)
         offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
-        values = torch.from_numpy(_scale(_name(state)).values)
-        for cells in state[_name(state)].split(nodes, dim=1):
-            made = np.empty((cells.shape[1], offsets[-1]), np.float32)
+        for part in parts:
+            cells, values = _in_order(state, part)
+            made = torch.empty(len(values), int(offsets[-1]), dtype=state["x"].dtype)
             for code in np.flatnonzero(kept):
-                of_class = _spread(cells[code].cpu(), values, int(counts[code]), int(kept[code]))
-                made[:, offsets[code] : offsets[code + 1]] = of_class.numpy()
-            yield Block(made, offsets)
+                of_class = _spread(cells[code], values, int(counts[code]), int(kept[code]))
+                made[:, offsets[code] : offsets[code + 1]] = of_class
+            yield Block(made.numpy(), offsets)
 
-    def errors(self, state: State) -> dict[str, float]:
-        """Bounds of the differences between the samples of `blocks` and the real ones, for the attributes of results.
+    def errors(self, state: State, cuts: int = 1) -> dict[str, float]:
+        """Bounds of what differs between the samples of `blocks` and the real ones, for the attributes of results.
 
-        `rank_error` is a share of the samples of a class: the largest 1 / (2 m_c), or 0 where no sample is left out.
-        `value_error` is relative to the value, or to its distance from the nearer of the bounds 0 and 1. For the share
-        `wide_share` of the samples, the largest of any class at any node, the error is a quarter instead.
+        `value_error` is relative to a value, or to its distance from the nearer of the bounds 0 and 1: the largest
+        distance of a sample from the value that stands for its cell. `rank_error` is a share of a class's samples. Its
+        meaning depends on the number of `cuts` that a metric makes between values. s is the largest share of a class in
+        a cell that may have several values, m the least m_c of a class of which samples are left out, if there is one:
+
+        - 0 for order statistics, such as a median: 1 / 2m. A result is within `value_error` of a value whose rank is so
+          far from the one that was asked for. (To round to cells keeps the order.)
+        - 1 for what compares ranks, such as AUROC and KS: s + 1 / m + w, and no result is farther from the exact one.
+          (For any v, the share of a class below v is right at the ends of the cell of v. The KS distance is wrong by no
+          more than the smaller share of both classes in a cell, and the AUROC by half the sum, over the cells, of the
+          products of both shares. To leave samples out shifts a distribution function by at most 1 / 2m. w is by how
+          much the weights of classes among the others change.)
+        - More, for the share that two classes have in common of the bins between so many edges, where it is the bound
+          of the result as well: with C classes, `cuts` times s + (C + 1) / 2m. (An edge is in the cell where it should
+          be, and what is in that cell may count on its wrong side. To leave samples out moves an edge past at most
+          C / 2m of a class.) It is 1 where s is 1 % or more: such a cell may count as an atom.
         """
-        counts, name = _counts(state), _name(state)
+        if not _counted(state):
+            return {"value_error": 0.0, "rank_error": 0.0}
+        counts = _counts(state)
         kept = self._kept(counts)
-        rank = (0.5 / kept[kept < counts]).max(initial=0)
-        wide = state[name][..., torch.from_numpy(_scale(name).wide).to(state[name].device)]
-        share = (wide.sum(2) / state["count"].clamp(min=1)[:, None].double()).cpu().numpy().max(initial=0)
-        return {"rank_error": float(rank), "value_error": _ERROR, "wide_share": float(share)}
+        half = float((0.5 / kept[kept < counts]).max(initial=0))
+        share = _largest_share(state) if cuts else 0.0
+        rank = half
+        if cuts == 1:
+            rank = share + 2 * half + _reweighted(counts, kept)
+        elif cuts:
+            rank = cuts * (share + (np.count_nonzero(counts) + 1) * half) if share < 1 / _ATOM else 1.0
+        value = _floats(state).error(_ranges(state)).max()
+        return {"value_error": float(value), "rank_error": min(1.0, float(rank))}
 
     def _kept(self, counts: Codes) -> Codes:
         """The number of samples that represent each class, (class,)."""
@@ -155,66 +211,140 @@ class Sketch:
         return kept
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """The cells in ascending order.
-
-    `cells` has the cell of each bfloat16, indexed by its bits as an int16 from the least one on. `values`, float32,
-    has the value that represents each cell, and `wide` says whether the cell has several bfloat16s other than 0.
-    """
-
-    cells: Codes
-    values: Array
-    wide: npt.NDArray[np.bool_]
+def _cells(classes: int, nodes: int, width: int, device: torch.device) -> Tensor:
+    return torch.zeros(classes, nodes, width, dtype=torch.int32, device=device)
 
 
-@cache
-def _scale(name: str) -> _Scale:
-    # In the upper half of [0, 1] the distance from 1 is counted, as a negative number.
-    most, narrow, mirror = (_INFINITE, (-17, 10), 0) if name == "signed" else (_HALF, (-30, 0), 2 * _HALF)
-    bits = np.arange(-(2**15), 2**15)
-    magnitude = (bits & 0x7FFF).clip(max=most)
-    group = _grouped(magnitude, *narrow)
-    order, cells = np.unique(np.where(bits < 0, mirror - group, group), return_inverse=True)
-    first, last = np.full(len(order), most), np.zeros(len(order), np.int64)
-    np.minimum.at(first, cells, magnitude)
-    np.maximum.at(last, cells, magnitude)
-    middle = np.where(first > 0, (_floats(first) + _floats(last)) / 2, 0)
-    values = np.where(order <= mirror // 2, middle, 1 - middle) if mirror else np.copysign(middle, order)
-    return _Scale(cells, values.astype(np.float32), (first > 0) & (first < last))
-
-
-def _grouped(magnitude: Codes, low: int, high: int) -> Codes:
-    """The least magnitude in the same cell, all as the bits of a bfloat16: itself from 2^`low` to 2^`high`."""
-    narrow = (magnitude >= (127 + low) * _OCTAVE) & (magnitude < (127 + high) * _OCTAVE)
-    normal = magnitude >= _OCTAVE
-    return np.where(narrow, magnitude, np.where(normal, magnitude // _COARSE * _COARSE, 0))
-
-
-def _floats(bits: Codes) -> Array:
-    """The bfloat16s with these bits, as float64."""
-    return (bits << 16).astype(np.uint32).view(np.float32).astype(np.float64)
-
-
-@cache
-def _table(name: str, device: torch.device) -> Tensor:
-    return torch.from_numpy(_scale(name).cells).to(device)
-
-
-def _keys(x: Tensor, name: str) -> Tensor:
-    """The index of each value in the table of cells, int32."""
-    if name == "unit":
-        x = x.clamp(0, 1)
-        x = torch.minimum(x, 1 - x).copysign_(0.5 - x)  # 1 becomes -0
-    return x.to(torch.bfloat16).view(torch.int16).int().add_(2**15)
-
-
-def _chosen(spec: Spec) -> str:
-    return "unit" if spec.bounds == (0, 1) else "signed"
+def _room(classes: int, dtype: torch.dtype) -> int:
+    """The number of samples that take as much memory as counts in cells."""
+    return classes * _WIDTH * 4 // dtype.itemsize
 
 
 def _name(state: State) -> str:
     return "unit" if "unit" in state else "signed"
+
+
+def _counted(state: State) -> bool:
+    return state[_name(state)].shape[2] > 0
+
+
+def _floats(state: State) -> Floats:
+    return Floats(state["x"].dtype)
+
+
+def _ranges(state: State, nodes: slice = slice(None)) -> State:
+    return {key: state[key][nodes] for key in RANGES}
+
+
+def _halves(cells: Tensor) -> Tensor:
+    """The cells of both half-lines, (class, node, half, cell)."""
+    return cells[..., : 2 * CELLS].unflatten(2, (2, CELLS))
+
+
+def _append(state: State, filled: int, x: Tensor, y: Tensor) -> None:
+    """Add samples to the first `filled`, in a memory that doubles when it is too small."""
+    end = filled + len(x)
+    for key, batch in (("x", x), ("y", y)):
+        if len(state[key]) < end:
+            room = min(max(2 * filled, end), _room(len(state["count"]), x.dtype))
+            before, state[key] = state[key], batch.new_empty(room, *batch.shape[1:])
+            state[key][:filled] = before[:filled]
+        state[key][filled:end] = batch
+
+
+def _begin_counting(state: State, filled: int) -> None:
+    """Count the first `filled` samples in cells instead of keeping them."""
+    name, x, y = _name(state), state["x"][:filled], state["y"][:filled]
+    state[name] = _cells(*state[name].shape[:2], _WIDTH, x.device)
+    state["x"], state["y"] = x[:0].clone(), y[:0].clone()
+    for few in x.split(_ROWS) if filled else ():  # first, so that no counts have to move
+        _widen(state, slice(None), Magnitudes.of(_line(few, name)))
+    for few, codes in zip(x.split(_ROWS), y.split(_ROWS), strict=True):
+        _add(state, few, codes)
+
+
+def _add(state: State, x: Tensor, y: Tensor) -> None:
+    """Count samples in their cells."""
+    name, nodes = _name(state), x.shape[1]
+    together = min(_TOGETHER if x.device.type == "cpu" else nodes, nodes)
+    short = torch.int32 if state[name].numel() < 2**31 else torch.int64  # of half the length, twice as fast
+    rows, ones = (y * (nodes * _WIDTH))[:, None].to(short), state[name].new_ones(len(x) * together)
+    for start in range(0, nodes, together) if len(x) else ():
+        part = slice(start, min(start + together, nodes))
+        index = _places(state, part, _line(x[:, part], name)).to(short).add_(rows).long().reshape(-1)
+        state[name].view(-1)[start * _WIDTH :].scatter_add_(0, index, ones[: len(index)])
+
+
+def _places(state: State, part: slice, line: Tensor) -> Tensor:
+    """The place of each number of `line` (sample, node) among the cells of some nodes, which are made wide enough."""
+    ranges, samples = _ranges(state, part), Magnitudes.of(line)
+    _widen(state, part, samples)
+    if (ranges["exact"] & (ranges["level"] > 0)).any():
+        ranges["exact"] &= samples.exact(ranges)
+    places = samples.places(ranges)
+    if samples.infinite:
+        places.masked_fill_(line == torch.inf, _ABOVE).masked_fill_(line == -torch.inf, _BELOW)
+    return places.add_(torch.arange(line.shape[1], device=line.device, dtype=places.dtype), alpha=_WIDTH)
+
+
+def _widen(state: State, part: slice, samples: Magnitudes) -> None:
+    """Make the cells of some nodes wide enough for samples."""
+    ranges = _ranges(state, part)
+    if within(ranges, samples.low, samples.high):
+        return
+    reached = reach(samples.floats, ranges, samples.low, samples.high)
+    raise_levels(samples.floats, _halves(state[_name(state)][:, part]), ranges, reached["level"])
+    for key, value in reached.items():
+        ranges[key].copy_(value)
+
+
+def _line(x: Tensor, name: str) -> Tensor:
+    """The numbers that are counted: the values, or their distances from the bounds 0 and 1.
+
+    The distance from 1, in the upper half, is a negative number; that of 1 itself is −0.
+    """
+    if name == "signed":
+        return x + 0.0  # no -0
+    if not (x.amin() > -_ROUNDING and x.amax() < 1 + _ROUNDING):
+        raise DataError(
+            f"There are values from {x.min():.6g} to {x.max():.6g} where the activation's type lets expect none "
+            "outside 0 and 1. Capture a store with probekit.capture, and measure that."
+        )
+    x = x.clamp(0, 1)
+    return torch.minimum(x, 1 - x).copysign_(0.5 - x)
+
+
+def _joined(a: State, b: State) -> State:
+    """`a` after the counts of `b` were added; both change."""
+    floats, name = _floats(a), _name(a)
+    keys = [_ranges(b)[key] for key in ("first", "last")]
+    reached = reach(floats, _ranges(a), *(each << b["level"] for each in keys))
+    for state in (a, b):
+        raise_levels(floats, _halves(state[name]), _ranges(state), reached["level"])
+    sums = {key: a[key] + b[key] for key in ("count", name)}
+    return a | reached | sums | {"exact": a["exact"] & b["exact"]}
+
+
+def _in_order(state: State, part: slice) -> tuple[Tensor, Tensor]:
+    """The counts of some nodes in all cells, ascending, (class, node, cell), and what stands for each, (node, cell)."""
+    name, ranges = _name(state), {key: each.cpu() for key, each in _ranges(state, part).items()}
+    cells = state[name][:, part].cpu()
+    back = torch.arange(CELLS - 1, -1, -1)
+    sides = []
+    for half in range(2):
+        numbers = ranges["last"][:, half, None] - back
+        order = (numbers & (CELLS - 1)).expand(cells.shape[0], -1, -1)
+        counts = cells[..., half * CELLS : (half + 1) * CELLS].gather(2, order)
+        values = _floats(state).values(numbers, ranges["level"][:, half, None])
+        sides.append((counts, values) if half == 0 else (counts.flip(2), -values.flip(1)))
+    (up, high), (down, low) = sides
+    zero, above, below = (cells[..., place, None] for place in (_ZERO, _ABOVE, _BELOW))
+    constant = torch.zeros(cells.shape[1], 1, dtype=torch.float64)
+    if name == "unit":
+        high, low = high.clamp(max=0.5), low.clamp(min=-0.5)  # the middle of a cell may lie beyond
+        return torch.cat([zero, up, down, above], 2), torch.cat([constant, high, 1 + low, constant + 1], 1)
+    values = torch.cat([constant - torch.inf, low, constant, high, constant + torch.inf], 1)
+    return torch.cat([below, down, zero, up, above], 2), values
 
 
 def _counts(state: State) -> Codes:
@@ -233,4 +363,18 @@ def _spread(cells: Tensor, values: Tensor, count: int, kept: int) -> Tensor:
     # The number of kept samples whose rank, the floor of (i + 1/2) count / kept, is below.
     below = (2 * kept * up_to + (count - 1)) // (2 * count)
     repeats = below.diff(dim=1, prepend=below.new_zeros(len(cells), 1))
-    return values.expand(cells.shape).reshape(-1).repeat_interleave(repeats.view(-1)).view(len(cells), kept)
+    return values.reshape(-1).repeat_interleave(repeats.view(-1)).view(len(cells), kept)
+
+
+def _largest_share(state: State) -> float:
+    """The largest share of a class in a cell that may have several values."""
+    several = ~state["exact"] & (state["level"] > 0)
+    largest = _halves(state[_name(state)]).amax(3) * several
+    return float((largest / state["count"].clamp(min=1)[:, None, None].double()).max())
+
+
+def _reweighted(counts: Codes, kept: Codes) -> float:
+    """By how much the weights of classes differ, among all but one class, when `kept` of the `counts` are kept."""
+    others = int(kept.sum() - kept.max())
+    apart = np.abs(kept - kept.sum() / counts.sum() * counts).sum()
+    return float(apart / (2 * others)) if others else 0.0

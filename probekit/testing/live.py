@@ -30,10 +30,10 @@ def live_and_store(metric: Any) -> None:
 
     The engine does both with the same metric. A difference comes from values that aren't in the state, or from the
     order and size of the batches. While the model runs, a column metric is computed from a sketch, which is exact for
-    the samples of this test, since they have 8 significant bits.
+    as few samples as in this test.
     """
     data = mixed()
-    x = torch.tensor((data.x * 8).round() / 8 + 0.0).clamp(-15, 15)  # as many bits as a sketch keeps, and no -0
+    x = torch.tensor((data.x * 8).round() / 8 + 0.0).clamp(-15, 15)  # ties, and no -0
     description = f"{_TIMES} times {data.description}, rounded, through a ReLU and a ReLU6"
     model, given = nn.Sequential(nn.ReLU(), nn.ReLU6()), (x.repeat(_TIMES, 1), torch.tensor(data.y).repeat(_TIMES))
     with TemporaryDirectory() as folder:

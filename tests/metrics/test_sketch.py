@@ -1,4 +1,4 @@
-"""Samples made of a sketch are the real ones, to the errors that its docstring says."""
+"""Samples made of a sketch are the real ones, to the bounds that it gives: on usual streams and on adversarial ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import ks_2samp, mannwhitneyu, wasserstein_distance
@@ -17,6 +17,8 @@ from probekit.metrics import AUROC, KS, Block, MutualInformation, Overlap, Quant
 from probekit.metrics.sketch import Sketch
 
 CPU = torch.device("cpu")
+KEPT = 8195  # float32 samples per class that are kept as they are
+ALL = Sketch(samples=10**9)  # leaves no sample out
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 
 ACTIVATIONS: dict[str, tuple[Draw, tuple[float, float] | None]] = {
@@ -25,12 +27,13 @@ ACTIVATIONS: dict[str, tuple[Draw, tuple[float, float] | None]] = {
     "sigmoid": (lambda rng, shape: 1 / (1 + np.exp(-6 * rng.normal(size=shape))), (0, 1)),
     "heavy-tailed": (lambda rng, shape: rng.standard_cauchy(shape).clip(-1000, 1000), None),
     "tanh": (lambda rng, shape: np.tanh(rng.normal(size=shape)), (-1, 1)),
+    "shifted": (lambda rng, shape: rng.normal(1e5, 100, shape), None),
 }
 activations = pytest.mark.parametrize("name", ACTIVATIONS)
 
 
 def spec_of(x: np.ndarray, classes: int, bounds: tuple[float, float] | None = None) -> Spec:
-    return Spec(x.shape[1], classes, torch.float32, CPU, bounds)
+    return Spec(x.shape[1], classes, torch.from_numpy(x[:0]).dtype, CPU, bounds)
 
 
 def sketched(
@@ -40,13 +43,25 @@ def sketched(
     bounds: tuple[float, float] | None = None,
     sketch: Sketch | None = None,
     batch: int = 512,
+    state: State | None = None,
 ) -> State:
     sketch = sketch or Sketch()
-    state = sketch.init(spec_of(x, classes, bounds))
+    state = sketch.init(spec_of(x, classes, bounds)) if state is None else state
     for start in range(0, len(x), batch):
         rows = slice(start, start + batch)
         state = sketch.update(state, torch.from_numpy(x[rows]), torch.from_numpy(y[rows]))
     return state
+
+
+def counted(
+    x: np.ndarray, y: np.ndarray, classes: int, bounds: tuple[float, float] | None = None, batch: int = 512
+) -> State:
+    """The state of the samples, and of so many zeros in one more class that all are counted in cells."""
+    zeros = np.zeros(((classes + 1) * KEPT * 4 // x.itemsize, x.shape[1]), x.dtype)
+    zeros = np.concatenate([zeros, zeros[:1]])
+    state = sketched(zeros, np.full(len(zeros), classes), classes + 1, bounds, batch=len(zeros) - 1)
+    assert not len(state["x"])
+    return sketched(x, y, classes + 1, state=state, batch=batch)
 
 
 def draw(name: str, samples: int, nodes: int = 6, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -63,48 +78,63 @@ def distance_from_bounds(values: np.ndarray, bounds: tuple[float, float] | None)
     return np.minimum(values, 1 - values) if bounds == (0, 1) else abs(values)
 
 
+def relative(block: Block, exact: Block, bounds: tuple[float, float] | None = None) -> float:
+    """The largest distance of two blocks' values, relative to the exact ones."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = abs(block.values.astype(np.longdouble) - exact.values)
+    size = np.minimum(exact.values, 1 - exact.values) if bounds == (0, 1) else exact.values
+    same = block.values == exact.values
+    return float((np.where(same, 0, apart) / np.where(same, 1, abs(size.astype(np.longdouble)))).max(initial=0))
+
+
 @activations
-@pytest.mark.parametrize("samples", [900, 40_000])
-def test_samples_are_order_statistics_to_within_half_a_cell(name: str, samples: int) -> None:
-    x, y = draw(name, samples)
-    bounds = ACTIVATIONS[name][1]
-    sketch = Sketch()
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_samples_are_kept_as_they_are(name: str, dtype: type) -> None:
+    x, y = draw(name, 5000)
+    state = sketched(x.astype(dtype), y, 4, ACTIVATIONS[name][1])
+    block, exact = Sketch(samples=2).block(state), Block.from_samples(x.astype(dtype), y, 4)
+    np.testing.assert_array_equal(block.values, exact.values)
+    assert block.values.dtype == dtype
+    np.testing.assert_array_equal(block.offsets, exact.offsets)
+    for cuts in (0, 1, 31):
+        assert Sketch().errors(state, cuts) == {"value_error": 0, "rank_error": 0}
+
+
+@activations
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_samples_are_order_statistics_to_within_their_bound(name: str, dtype: type) -> None:
+    x, y = draw(name, 40_000)
+    x, bounds = x.astype(dtype), ACTIVATIONS[name][1]
     state = sketched(x, y, 4, bounds)
-    block, exact = sketch.block(state), Block.from_samples(x, y, 4)
-    assert block.values.dtype == np.float32
+    block, exact = Sketch().block(state), Block.from_samples(x, y, 4)
+    errors = Sketch().errors(state, 0)
+    assert errors["value_error"] <= (2**-11 if name == "shifted" else 2**-6 if name == "sigmoid" else 2**-8)
+    assert errors["rank_error"] == 1 / (2 * block.counts[:3].min())
     for code in range(3):
         n, m = exact.counts[code], block.counts[code]
-        assert m == n if samples == 900 else m == pytest.approx(4096, rel=0.02)
+        assert m == pytest.approx(4096, rel=0.02)
         real = exact[code][:, ((2 * np.arange(m) + 1) * n) // (2 * m)]
         np.testing.assert_array_equal(np.sort(block[code]), block[code])
         np.testing.assert_array_equal(block[code] == 0, real == 0)
         far = abs(block[code].astype(np.float64) - real)
-        distance = distance_from_bounds(real, bounds)
-        assert (far <= distance * 2**-8)[distance >= 2**-17].all()
-        assert (far <= distance / 4).all()
-        assert (far[distance > 0] > 0).any()  # they aren't the very samples
+        assert (far <= distance_from_bounds(real, bounds) * errors["value_error"]).all()
+        assert (far > distance_from_bounds(real, bounds) * errors["value_error"] / 2).any()  # the bound isn't idle
     assert block.counts[3] == 0
-    errors = sketch.errors(state)
-    assert errors["value_error"] == 2**-8
-    assert errors["rank_error"] == (0 if samples == 900 else 1 / (2 * block.counts[:3].min()))
-    distance, least = distance_from_bounds(x, bounds), 2.0**-30 if bounds == (0, 1) else 2.0**-17
-    tiny = (distance > 0) & (distance < least)
-    assert errors["wide_share"] == pytest.approx(max(tiny[y == code].mean(0).max() for code in range(3)), abs=2e-3)
 
 
 @activations
 def test_metrics_are_the_exact_ones_to_the_error_of_ranks(name: str) -> None:
     x, y = draw(name, 40_000, nodes=3)
-    block = Sketch().block(sketched(x, y, 3, ACTIVATIONS[name][1]))
+    state = sketched(x, y, 3, ACTIVATIONS[name][1])
+    block, error = Sketch().block(state), Sketch().errors(state)["rank_error"]
+    assert error < (0.05 if name == "shifted" else 0.01)
     ks, auroc, overlap = (metric.compute(block) for metric in (KS(), AUROC(), Overlap()))
     exact = Overlap().compute(Block.from_samples(x, y, 3))
-    # Beside ranks, what falls into one cell, 0.8 % wide: at most 0.4 % of a class of these.
-    ranks = 2 / 4000
     for node in range(3):
         a, b = x[y == 0, node], x[y == 1, node]
-        assert ks["ks"][1][0, 1, node] == pytest.approx(ks_2samp(a, b).statistic, abs=ranks + 0.004)
+        assert ks["ks"][1][0, 1, node] == pytest.approx(ks_2samp(a, b).statistic, abs=error)
         u = mannwhitneyu(b, a).statistic / (len(a) * len(b))
-        assert auroc["auroc"][1][0, 1, node] == pytest.approx(u, abs=ranks)
+        assert auroc["auroc"][1][0, 1, node] == pytest.approx(u, abs=error / 4)
         assert overlap["overlap_pairs"][1][0, 1, node] == pytest.approx(
             exact["overlap_pairs"][1][0, 1, node], abs=0.016
         )
@@ -117,61 +147,160 @@ def test_metrics_are_the_exact_ones_to_the_error_of_ranks(name: str) -> None:
 def test_medians_and_quantiles_lie_between_the_exact_ones_next_to_them(name: str) -> None:
     x, y = draw(name, 40_000)
     q = np.array([0.05, 0.25, 0.5, 0.9])
-    block = Sketch().block(sketched(x, y, 3, ACTIVATIONS[name][1]))
+    state = sketched(x, y, 3, ACTIVATIONS[name][1])
+    block, errors = Sketch().block(state), Sketch().errors(state, 0)
     found = Quantile(q).compute(block)["quantile"][1]
     np.testing.assert_allclose(median.compute(block)["median"][1], found[:, 2], rtol=1e-6)
+    shift = errors["rank_error"] + 2 / 12_000
     for code in range(3):
         ours = x[y == code].astype(np.float64)
-        low, high = (np.quantile(ours, q + shift, axis=0) for shift in (-2 / 4000, 2 / 4000))
-        margin = np.maximum(abs(low), abs(high)) * 2**-8 + 1e-6
+        low, high = (np.quantile(ours, q + to, axis=0) for to in (-shift, shift))
+        margin = np.maximum(abs(low), abs(high)) * errors["value_error"] + 1e-6
         assert ((found[code] >= low - margin) & (found[code] <= high + margin)).all()
 
 
-def test_numbers_of_eight_bits_zero_and_infinity_are_exact() -> None:
+N = 12_000  # of each adversarial stream: two classes
+
+
+def streams() -> dict[str, np.ndarray]:
+    """Adversarial streams (sample, node) of which even samples are class 0 and odd ones class 1, at two nodes."""
     rng = np.random.default_rng(0)
-    x = rng.choice(np.float32([0, -0.0, 1, -1, 6, 0.5, 255, -0.125, np.inf, -np.inf, 2.0**-17]), (3000, 4))
-    y = rng.integers(0, 2, 3000)
-    block = Sketch().block(sketched(x, y, 2))
-    np.testing.assert_array_equal(block.values, Block.from_samples(x, y, 2).values)
+    normal, odd = rng.normal(size=(N, 2)), (np.arange(N) % 2)[:, None]
+    halves = np.where(rng.random((N, 2)) < 0.5, 1.0, 0.0)
+    return {
+        "1e5 and 1.1e5": 1e5 + 1e4 * odd + 100 * normal,
+        "1e5 and 1.001e5": 1e5 + 100 * odd + 100 * normal,
+        "1e5 and 1.00001e5": 1e5 + odd + 0.1 * normal,
+        "below 0, shifted": -3e7 + 10 * odd + 5 * normal,
+        "huge": 1e37 * normal,
+        "tiny": 1e-36 * normal + 1e-36 * odd,
+        "below the least normal": 1e-41 * normal,
+        "the least": 1e-45 * rng.integers(-3, 4, (N, 2)),
+        "huge and tiny": normal * np.where(halves, 1e30, 1e-30),
+        "tiny class, huge class": normal * np.where(odd, 1e30, 1e-30),
+        "classes apart by octaves": np.exp2(60 * odd) * (1 + 0.001 * normal),
+        "nodes of other scales": normal * np.array([1e-20, 1e20]) + odd * np.array([1e-20, 1e20]),
+        "one that is tiny": np.where(np.arange(N)[:, None] == 77, 1e-38, 5 + normal),
+        "one that is huge": np.where(np.arange(N)[:, None] == 77, 3.4e38, 5 + normal),
+        "zeros and a shifted class": np.where(halves, 0, 1e4 + odd + normal),
+        "clusters on both sides": np.where(halves, -700, 900) + 0.1 * odd + 0.1 * normal,
+        "range that grows late": normal * np.exp2(np.arange(N) // 400)[:, None] + odd,
+        "range that grows down": normal * np.exp2(-(np.arange(N) // 300))[:, None],
+        "sorted": np.sort(normal, axis=0),
+        "reversed": -np.sort(-normal + 3, axis=0),
+        "small integers": np.round(3 * normal + odd),
+        "large integers": np.round(1e6 * normal + 1e5 * odd),
+        "constant": np.full((N, 2), 0.1),
+        "constant class": np.where(odd, 0.1, normal),
+        "infinities": np.where(abs(normal) > 2, np.copysign(np.inf, normal), 1e3 * normal),
+        "nearly ties": 1 + np.finfo(np.float32).eps * rng.integers(0, 4, (N, 2)) * (1 + odd),
+        "powers of two": np.exp2(rng.integers(-120, 120, (N, 2))) * np.sign(normal),
+        "just below powers of two": np.exp2(rng.integers(-100, 100, (N, 2))) * (1 - 2**-20),
+    }
 
 
-def test_the_bounds_of_a_sigmoid_are_exact_and_what_is_next_to_them_is_not_lost() -> None:
-    ends = np.float32([0, 2.0**-30, 2.0**-20, 0.5, 1 - 2.0**-10, 1 - 2.0**-23, 1 - 2.0**-24, 1])
-    x, y = np.tile(ends, 5)[:, None], np.zeros(40, np.int64)
-    bounded, free = (Sketch().block(sketched(x, y, 1, bounds)) for bounds in ((0, 1), None))
-    np.testing.assert_array_equal(bounded[0][0], np.repeat(ends, 5))
-    assert len(np.unique(free[0])) < len(ends)
-    outside = Sketch().block(sketched(np.float32([[-1e-9], [1 + 2e-7]]), np.zeros(2, np.int64), 1, (0, 1)))
-    np.testing.assert_array_equal(outside[0], [[0, 1]])
+STREAMS = streams()
+WIDE = {
+    "beyond float32": 1e250 * STREAMS["huge and tiny"],
+    "all that float64 has": np.where(STREAMS["sorted"] > 0, 1.7e308, 5e-324) * STREAMS["small integers"].clip(-1, 1),
+    "shifted by 1e12": 1e12 + STREAMS["1e5 and 1.00001e5"],
+    "finer than float32": 1 + 1e-12 * STREAMS["sorted"],
+}
+adversarial = pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, dtype) for name in STREAMS for dtype in (np.float32, np.float64)] + [(name, np.float64) for name in WIDE],
+)
 
 
-@pytest.mark.parametrize("magnitude", [2.0**-126, 1e-30, 1e-7, 1030, 1e4, 1e30, 3e38])
-def test_what_is_far_too_small_or_large_keeps_its_order_and_is_within_a_quarter(magnitude: float) -> None:
-    x = np.float32(magnitude) * np.float32([[-1.1], [-0.0], [1], [1.05], [1.1]])
-    state = sketched(x, np.zeros(5, np.int64), 1)
-    found = Sketch().block(state)[0][0]
-    np.testing.assert_allclose(found, np.sort(x[:, 0]), rtol=0.25)
-    assert Sketch().errors(state)["wide_share"] == 0.8
+def stream(name: str, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    with np.errstate(over="ignore"):
+        return (STREAMS | WIDE)[name].astype(dtype), np.arange(N) % 2
 
 
-def test_what_is_no_normal_float_is_zero_or_infinite() -> None:
-    x = np.float32([1e-38, -1e-38, 1e-45, 3.402e38, -3.402e38])[:, None]
-    found = Sketch().block(sketched(x, np.zeros(5, np.int64), 1))
-    np.testing.assert_array_equal(found[0], [[-np.inf, 0, 0, 0, np.inf]])
+@adversarial
+def test_bounds_hold_on_adversarial_streams(name: str, dtype: type) -> None:
+    x, y = stream(name, dtype)
+    state, exact = counted(x, y, 2), Block.from_samples(x, y, 2)
+    for sketch in (ALL, Sketch(samples=1000)):
+        whole = sketch.block(state)
+        block = Block(whole.values[:, : whole.offsets[2]], whole.offsets[:3])
+        errors = sketch.errors(state)
+        if sketch is ALL:
+            assert relative(block, exact) <= errors["value_error"]
+        for metric, cuts in ((KS(), 1), (AUROC(), 1), (Overlap(), 31), (Overlap(bins=4), 3)):
+            bound = sketch.errors(state, cuts)["rank_error"] + 1e-12
+            ours, theirs = metric.compute(block), metric.compute(exact)
+            for variable in (v for v in theirs if not v.endswith("constant")):
+                np.testing.assert_allclose(ours[variable][1], theirs[variable][1], rtol=0, atol=bound)
 
 
-def test_every_float32_is_in_its_cell() -> None:
-    bits = np.random.default_rng(0).integers(0, 2**32, 60_000, dtype=np.uint32)
-    x = bits.view(np.float32)
-    x = x[np.isfinite(x) & (abs(x) < 2.0**127) & (abs(x) > 2.0**-126)]
-    sketch = Sketch(samples=len(x))
-    found = sketch.block(sketched(x[:, None], np.zeros(len(x), np.int64), 1, sketch=sketch))[0][0]
-    np.testing.assert_allclose(found, np.sort(x), rtol=0.25)
-    narrow = (abs(np.sort(x)) >= 2.0**-17) & (abs(np.sort(x)) < 1020)
-    assert narrow.sum() > 3000
-    np.testing.assert_allclose(found[narrow], np.sort(x)[narrow], rtol=2**-8)
+@pytest.mark.parametrize(
+    ("name", "value_error", "rank_error"),
+    [
+        ("1e5 and 1.1e5", 2**-14, 0.025),
+        ("1e5 and 1.001e5", 2**-15, 0.01),
+        ("1e5 and 1.00001e5", 2**-20, 0.01),
+        ("clusters on both sides", 2**-18, 0.01),
+        ("zeros and a shifted class", 2**-18, 0.01),
+        ("huge", 2**-8, 0.01),
+        ("tiny", 2**-7, 0.01),
+        ("huge and tiny", 2**-4, 0.1),
+        ("small integers", 0, 0),
+        ("constant", 0, 0),
+        ("powers of two", 2**-5, 0.02),
+    ],
+)
+def test_bounds_are_as_small_as_the_range_lets_them_be(name: str, value_error: float, rank_error: float) -> None:
+    errors = ALL.errors(counted(*stream(name, np.float32), 2))
+    assert errors["value_error"] <= value_error
+    assert errors["rank_error"] <= rank_error
 
 
+def test_what_cells_cannot_tell_apart_is_in_the_bound() -> None:
+    """Two classes that differ by less than a cell, beside one value so small that cells are wide."""
+    rng = np.random.default_rng(0)
+    x = 1e5 + np.where(np.arange(N) % 2, 30, 0) + rng.normal(size=N)
+    x[5] = 1e-30
+    state = counted(x.astype(np.float32)[:, None], np.arange(N) % 2, 2)
+    auroc = AUROC().compute(ALL.block(state))["auroc"][1][0, 1, 0]
+    assert auroc < 0.6, "they were told apart after all"
+    for cuts in (1, 31):
+        assert ALL.errors(state, cuts)["rank_error"] > 1 - auroc
+    assert ALL.errors(state, 0)["rank_error"] == 0
+
+
+@pytest.mark.parametrize("name", [*STREAMS, *WIDE])
+def test_the_order_of_samples_and_merges_changes_nothing(name: str) -> None:
+    x, y = stream(name, np.float32 if name in STREAMS else np.float64)
+    expected = counted(x, y, 2)
+    rng = np.random.default_rng(1)
+    for order in (rng.permutation(N), np.argsort(-abs(x[:, 1]))):
+        found = counted(x[order], y[order], 2, batch=3001)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+    few = [counted(x[part::3], y[part::3], 2) for part in range(3)]
+    a, b = (Sketch().merge(Sketch().merge(few[i], few[j]), few[k]) for i, j, k in ((0, 1, 2), (2, 0, 1)))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert all(torch.equal(a[key], expected[key]) for key in ("level", "first", "last", "exact"))
+    assert torch.equal(a["signed"][:2], expected["signed"][:2])
+
+
+def test_kept_and_counted_states_merge() -> None:
+    x, y = draw("normal", 60_000, nodes=2)
+    whole, sketch = sketched(x, y, 3), Sketch()
+    parts = [sketched(x[part], y[part], 3) for part in (slice(100), slice(100, 30_000), slice(30_000, None))]
+    assert [len(part["x"]) > 0 for part in parts] == [True, False, False]
+    parts[1:1] = [sketched(x[:0], y[:0], 3)]
+    for order in ((0, 1, 2, 3), (3, 0, 2, 1)):
+        merged = sketch.init(spec_of(x, 3))
+        for part in order:
+            merged = sketch.merge(merged, parts[part])
+        assert all(torch.equal(merged[key], whole[key]) for key in whole)
+    kept = [sketched(x[:9000], y[:9000], 3), sketched(x[9000:18_000], y[9000:18_000], 3)]
+    both = sketch.block(sketch.merge(*kept))
+    np.testing.assert_array_equal(both.values, Block.from_samples(x[:18_000], y[:18_000], 3).values)
+
+
+@settings(max_examples=30)
 @given(
     x=hnp.arrays(
         np.float32,
@@ -185,40 +314,92 @@ def test_every_float32_is_in_its_cell() -> None:
 def test_split_and_merged_in_any_order_it_is_the_same(
     x: np.ndarray, cuts: list[int], order: object, bounds: tuple[float, float] | None
 ) -> None:
+    x = x.clip(0, 1) if bounds else x
     y = np.arange(len(x)) % 3
     sketch = Sketch()
-    whole = sketched(x, y, 4, bounds)
+    whole = counted(x, y, 3, bounds=bounds)
     parts = list(zip(np.split(x, sorted(cuts)), np.split(y, sorted(cuts)), strict=True))
     order.shuffle(parts)
-    merged = sketch.init(spec_of(x, 4, bounds))
+    merged = counted(x[:0], y[:0], 3, bounds=bounds)
     for ours, codes in parts:
         before = sketched(ours, codes, 4, bounds)
         merged = sketch.merge(before, merged)
     assert whole.keys() == merged.keys()
     assert all(torch.equal(whole[key], merged[key]) for key in whole)
-    np.testing.assert_array_equal(whole["count"], np.bincount(y, minlength=4))
+    np.testing.assert_array_equal(whole["count"][:3], np.bincount(y, minlength=3))
+    block, exact = ALL.block(whole), Block.from_samples(x, y, 3)
+    ours = Block(block.values[:, : block.offsets[3]], block.offsets[:4])
+    assert relative(ours, exact, bounds) <= ALL.errors(whole)["value_error"]
+
+
+def test_numbers_of_eight_bits_zero_and_infinity_are_exact() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.choice(np.float32([0, -0.0, 1, -1, 6, 0.5, 255, -0.125, np.inf, -np.inf, 2.0**-17]), (3000, 4))
+    y = rng.integers(0, 2, 3000)
+    state = counted(x, y, 2)
+    block, exact = ALL.block(state), Block.from_samples(x, y, 2)
+    np.testing.assert_array_equal(block.values[:, : block.offsets[2]], exact.values)
+    assert ALL.errors(state) == {"value_error": 0, "rank_error": 0}
+    state = sketched(np.float32([[0.3] * 4]), np.array([0]), 3, state=state)
+    assert all(ALL.errors(state).values()), "0.3 has more bits"
+    block = ALL.block(state)
+    np.testing.assert_array_equal(block[1], exact[1])
+
+
+def test_the_bounds_of_a_sigmoid_are_exact_and_what_is_next_to_them_is_not_lost() -> None:
+    ends = np.float32([0, 2.0**-30, 2.0**-20, 0.5, 1 - 2.0**-10, 1 - 2.0**-23, 1 - 2.0**-24, 1])
+    x, y = np.tile(ends, 5)[:, None], np.zeros(40, np.int64)
+    bounded = Sketch().block(counted(x, y, 1, bounds=(0, 1)))
+    np.testing.assert_array_equal(bounded[0][0], np.repeat(ends, 5))
+    outside = counted(np.float32([[-1e-9], [1 + 2e-7]]), np.zeros(2, np.int64), 1, bounds=(0, 1))
+    np.testing.assert_array_equal(Sketch().block(outside)[0], [[0, 1]])
+
+
+def test_values_far_out_of_the_bounds_are_kept_or_refused() -> None:
+    x, y = np.float32([[0.5], [7], [-2]]), np.zeros(3, np.int64)
+    np.testing.assert_array_equal(Sketch().block(sketched(x, y, 1, (0, 1)))[0], [[-2, 0.5, 7]])
+    with pytest.raises(pk.errors.DataError, match=r"values from -2 to 7 .* outside 0 and 1.*probekit\.capture"):
+        counted(x, y, 1, bounds=(0, 1))
+
+
+def test_every_float32_is_in_its_cell() -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, 60_000, dtype=np.uint32)
+    x = bits.view(np.float32)
+    x = np.concatenate([x[np.isfinite(x)], np.float32([3.4028235e38, -3.4028235e38, 1e-45, -1e-45])])
+    state = sketched(x[:, None], np.zeros(len(x), np.int64), 1)
+    found = ALL.block(state)[0][0]
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, np.sort(x), rtol=ALL.errors(state)["value_error"])
+    assert ALL.errors(state)["value_error"] == 2**-3
+    normal = abs(np.sort(x)) > 1.2e-38
+    np.testing.assert_allclose(found[normal], np.sort(x)[normal], rtol=2**-4)
 
 
 def test_merge_changes_neither() -> None:
-    x, y = draw("normal", 100)
-    a, b = sketched(x, y, 3), sketched(x + 1, y, 3)
-    Sketch().merge(a, b)
-    assert torch.equal(a["signed"], sketched(x, y, 3)["signed"])
-    assert torch.equal(b["signed"], sketched(x + 1, y, 3)["signed"])
+    for make in (sketched, counted):
+        x, y = draw("normal", 100)
+        a, b = make(x, y, 3), make(1e9 * x + 1, y, 3)
+        kept = [{key: value.clone() for key, value in state.items()} for state in (a, b)]
+        Sketch().merge(a, b)
+        assert all(
+            torch.equal(state[key], before[key]) for state, before in zip((a, b), kept, strict=True) for key in state
+        )
 
 
-def test_a_class_may_come_later() -> None:
-    x, y = draw("relu", 3000)
-    sketch = Sketch()
-    early, late = sketched(x[y < 2], y[y < 2], 2), sketch.init(spec_of(x, 1))
-    state = {key: torch.cat([early[key], late[key]]) for key in early}
-    state = sketch.update(state, torch.from_numpy(x[y == 2]), torch.from_numpy(y[y == 2]))
+@pytest.mark.parametrize("samples", [3000, 60_000])
+def test_a_class_may_come_later(samples: int) -> None:
+    x, y = draw("relu", samples)
+    sketch, late = Sketch(), y == 2
+    state = sketch.grow(sketched(x[~late], y[~late], 2), 3)
+    state = sketched(x[late], y[late], 3, state=state)
     whole = sketched(x, y, 3)
-    assert all(torch.equal(whole[key], state[key]) for key in whole)
+    np.testing.assert_array_equal(sketch.block(state).values, sketch.block(whole).values)
+    assert sketch.errors(state) == sketch.errors(whole)
 
 
-def test_blocks_of_nodes_are_the_block() -> None:
-    x, y = draw("normal", 2000, nodes=7)
+@pytest.mark.parametrize("samples", [2000, 40_000])
+def test_blocks_of_nodes_are_the_block(samples: int) -> None:
+    x, y = draw("normal", samples, nodes=7)
     state = sketched(x, y, 3)
     blocks = list(Sketch().blocks(state, nodes=3))
     assert [block.nodes for block in blocks] == [3, 3, 1]
@@ -233,43 +414,58 @@ def test_classes_of_different_size_weigh_what_they_should() -> None:
     state = sketched(x, y, 4)
     block, exact = sketch.block(state), Block.from_samples(x, y, 4)
     np.testing.assert_array_equal(block.counts, [50_000 * 12_288 // 54_020, 4000 * 12_288 // 54_020, 20, 0])
-    assert sketch.errors(state)["rank_error"] == 1 / (2 * block.counts[1])
+    assert sketch.errors(state, 0)["rank_error"] == 1 / (2 * block.counts[1])
     for metric, name in ((MutualInformation(), "mutual_information"), (AUROC(), "auroc_rest")):
         np.testing.assert_allclose(metric.compute(block)[name][1], metric.compute(exact)[name][1], atol=0.005)
 
 
+def test_other_weights_of_classes_are_in_the_bound() -> None:
+    """Classes of 30 and of 3,000 samples keep as many, beside one of so many that its share leaves 64 to both."""
+    rng = np.random.default_rng(0)
+    counts = [400_000, 3000, 70]
+    y = np.repeat(np.arange(3), counts)
+    x = np.concatenate([rng.normal(size=counts[0]), rng.normal(-9, 1, counts[1]), rng.normal(9, 1, counts[2])])
+    x = x.astype(np.float32)[:, None]
+    state, sketch = sketched(x, y, 3, batch=10**6), Sketch()
+    rest, exact = (AUROC().compute(b)["auroc_rest"][1] for b in (sketch.block(state), Block.from_samples(x, y, 3)))
+    apart = abs(rest - exact).max()
+    assert 0.1 < apart <= sketch.errors(state)["rank_error"]
+
+
 def test_memory_is_what_is_said_whatever_the_samples() -> None:
-    spec = Spec(200, 10, torch.float32, CPU)
-    state = Sketch().init(spec)
-    assert Sketch().state_bytes(spec) == sum(tensor.nbytes for tensor in state.values()) < 64e6
-    after = Sketch().update(state, torch.ones(700, 200), torch.arange(700) % 10)
-    assert after is state
-    assert Sketch().state_bytes(spec) == sum(tensor.nbytes for tensor in after.values())
-    bounded = Spec(200, 10, torch.float32, CPU, (0, 1))
-    assert Sketch().state_bytes(bounded) == sum(tensor.nbytes for tensor in Sketch().init(bounded).values())
+    spec, sketch = Spec(200, 10, torch.float32, CPU), Sketch()
+    state = sketch.init(spec)
+    for samples in (0, 700, 41_000, 90_000):
+        y = torch.arange(samples - int(state["count"].sum())) % 10
+        state = sketch.update(state, torch.ones(len(y), 200), y)
+        held = sum(tensor.nbytes for tensor in state.values())
+        assert held <= sketch.state_bytes(spec, samples) <= sketch.state_bytes(spec) < 140e6
+    assert len(state["x"]) == 0, "they were never counted"
+    assert sketch.state_bytes(spec, 700) < 1.2e6
 
 
-def test_inputs_of_other_dtypes_strides_and_no_rows() -> None:
+@pytest.mark.parametrize("make", [sketched, counted])
+def test_inputs_of_other_dtypes_strides_and_no_rows(make: Callable[..., State]) -> None:
     x, y = draw("normal", 600)
     sketch, codes = Sketch(), torch.from_numpy(y)
-    expected = sketched(x, y, 3)["signed"]
+    expected = sketch.block(make(x, y, 3)).values
     columns = torch.from_numpy(np.asfortranarray(x))
     assert not columns.is_contiguous()
-    assert torch.equal(sketch.update(sketch.init(spec_of(x, 3)), columns, codes)["signed"], expected)
-    assert torch.equal(sketch.update(sketch.init(spec_of(x, 3)), columns.double(), codes)["signed"], expected)
+    for batch in (columns, columns.double()):
+        state = sketch.update(make(x[:0], y[:0], 3), batch, codes)
+        np.testing.assert_array_equal(sketch.block(state).values, expected)
     none = sketch.update(sketch.init(spec_of(x, 3)), torch.empty(0, 6), codes[:0])
-    assert not none["signed"].any()
     assert sketch.block(none).values.shape == (6, 0)
     assert sketch.errors(none)["rank_error"] == 0
 
 
 def test_more_samples_than_a_cell_counts_are_refused() -> None:
-    state = sketched(np.ones((4, 1), np.float32), np.zeros(4, np.int64), 1)
-    one = state["signed"].argmax()
-    state["count"] += 2**31 - 5
-    state["signed"].view(-1)[one] += 2**31 - 5
+    state = counted(np.ones((4, 1), np.float32), np.zeros(4, np.int64), 1)
+    one = state["signed"][0].argmax()
+    state["count"][0] += 2**31 - 5
+    state["signed"][0].view(-1)[one] += 2**31 - 5
     assert (Sketch().block(state)[0] == 1).all()
-    state["count"] += 1
+    state["count"][0] += 1
     with pytest.raises(pk.errors.DataError, match="2147483648 samples"):
         Sketch().block(state)
 
