@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -48,10 +48,13 @@ class ForwardPass:
             DataError: there is nothing to make a loss of.
         """
         inputs = copied(batch.inputs) if self.writes_inputs else batch.inputs
-        # What a pass draws doesn't depend on where a capture was stopped.
-        with begun(self.model, self.options, batch.start), torch.enable_grad() if self.gradients else nullcontext():
-            output = run(self.model, inputs, self._device)
-            if self.gradients:
+        with begun(
+            self.model, self.options, batch.start
+        ):  # what it draws doesn't depend on where a capture was stopped
+            if not self.gradients:
+                return run(self.model, inputs, self._device)
+            with torch.inference_mode(False), torch.enable_grad():
+                output = run(self.model, inputs, self._device)
                 probe.backward(self._loss(output, batch))
         return output
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -13,15 +14,40 @@ from torch import Tensor, nn
 
 from probekit._nested import leaves
 from probekit._probe.calls import CallCounter, in_backward
+from probekit._probe.compilation import eager
+from probekit._probe.gradients import Awaited, carrying_gradients, replaced
+from probekit._probe.module_hook import attach
 from probekit._probe.operations import OperationFollower
 from probekit._probe.selectors import Rule, Selector, asks_for, module_names, no_match, rules, selected_modules, selects
 from probekit._probe.site_name import SiteName
+from probekit._probe.tensor_kinds import has_gradient, nested, outside_transforms, transformed
 from probekit.errors import SiteError
 
 __all__ = ["Probe", "Record"]
 
 Record: TypeAlias = Callable[[SiteName, Tensor], None]
-Hook: TypeAlias = Callable[..., None]
+Hook: TypeAlias = Callable[..., Any]
+
+
+@dataclass
+class _Pass:
+    """What a forward pass gave, if it is kept, and its gradient sites."""
+
+    tensors: dict[SiteName, Tensor] = field(default_factory=dict)
+    awaited: dict[SiteName, Awaited] = field(default_factory=dict)
+
+    def with_zeros(self) -> dict[SiteName, Tensor]:
+        """The tensors; where a backward pass reached some of the gradient sites, it gave 0 to the others."""
+        self.check_views()
+        unreached = {site: one for site, one in self.awaited.items() if site not in self.tensors}
+        if len(unreached) == len(self.awaited):
+            return self.tensors
+        return self.tensors | {site: one.zeros() for site, one in unreached.items()}
+
+    def check_views(self) -> None:
+        """Raise SiteError for a gradient site whose gradient isn't what the hook on its tensor sees."""
+        for site, one in self.awaited.items():
+            one.check_view(str(site._replace(call=None)))
 
 
 class Probe:
@@ -32,7 +58,8 @@ class Probe:
         sites: a selector: a glob (``*`` stops at a dot, ``**`` doesn't), a compiled regex, a module type, a callable
             ``(name, module) -> bool``, or a list of these. ``layers.0`` is what a module returns, ``layers.0:input``
             what it is given, ``layers.0:grad`` the gradient with respect to what it returns, known after the caller's
-            ``backward()``; ``layers.0~relu_0`` is the first functional relu (not a module) in its forward.
+            ``backward()`` and 0 where the loss doesn't depend on it; ``layers.0~relu_0`` is the first functional relu
+            (not a module) in its forward.
         exclude: a selector of sites to leave out.
         record: called with (site name, detached tensor) at the moment a tensor is made, instead of keeping a copy
             for `take`. Here the name always carries its call. The tensor is the model's own: copy it before the
@@ -72,33 +99,38 @@ class Probe:
         for selector in (self._rules, self._excluded):
             if selector:
                 selected_modules(model, selector)  # raises for a name that picks nothing
-        self._record = record or self._keep
-        self._takes = record is None
+        self._record = record
         self._hooks = ExitStack()
         self._attached = False
-        self._calls = CallCounter(self._begin_pass)
+        self._calls = CallCounter(self._model_name, self._modules.values(), self._begin_pass)
         self._operations = OperationFollower(self._calls, self._on_operation)
         self._wanted: dict[SiteName, bool] = {}
-        self._pass: dict[SiteName, Tensor] = {}  # kept of the pass under way
-        self._edges: list[torch.autograd.graph.GradientEdge] = []  # of the gradient sites of this pass
-        self._kept: list[dict[SiteName, Tensor]] = []  # one a pass that ended well
+        self._pass = _Pass()  # under way
+        self._kept: list[_Pass] = []  # one a pass that ended well
 
     def __enter__(self) -> Self:
+        if self._attached:
+            raise SiteError(
+                f"This probe of {self._model_name} is on already: its block hasn't ended. Make a second probe for a "
+                "block within it."
+            )
+        model = self._model
         with ExitStack() as hooks:  # a failure while attaching removes what is on already
-            hooks.callback(self._model.register_forward_pre_hook(self._calls.begin, prepend=True).remove)
+            hooks.enter_context(eager())
+            attach(model.register_forward_pre_hook, model, self._calls.begin, hooks, prepend=True)
             if self._of("op"):
                 self._operations.attach(self._modules, hooks)
             for name, module in self._selected("input"):
-                hooks.callback(module.register_forward_pre_hook(self._on_input(name), with_kwargs=True).remove)
+                attach(module.register_forward_pre_hook, module, self._on_input(name), hooks, with_kwargs=True)
             for name, module in self._selected("grad"):
-                hooks.callback(module.register_forward_hook(self._on_gradient(name)).remove)
+                attach(module.register_forward_hook, module, self._on_gradient(name), hooks)
             for name, module in self._selected(""):
-                hooks.callback(module.register_forward_hook(self._on_output(name)).remove)
-            hooks.callback(self._model.register_forward_hook(self._complete).remove)
-            hooks.callback(self._model.register_forward_hook(self._calls.end, always_call=True).remove)
+                attach(module.register_forward_hook, module, self._on_output(name), hooks)
+            attach(model.register_forward_hook, model, self._complete, hooks)
+            attach(model.register_forward_hook, model, self._calls.end, hooks, always_call=True)
+            hooks.callback(self._calls.reset)
             self._hooks = hooks.pop_all()
         self._attached = True
-        self._calls.reset()
         return self
 
     def __exit__(
@@ -123,19 +155,26 @@ class Probe:
                 f"No module of {self._model_name} has run since the last take(). Run the model inside the block; a "
                 "compiled or exported copy of it doesn't run its modules, so probe the original."
             )
-        named = self._named(passes)
+        named = self._named([one.with_zeros() for one in passes])
         self._calls.forget()
         left_out = [site for site, wanted in self._wanted.items() if not wanted]
         for rule in self._rules:
             if not any(self._picks(rule, site) for site in (*named, *left_out)):
-                ran = {str(site): None for site in named}
-                raise no_match(rule, ran, f"the forward pass of {self._model_name}")
+                raise self._unmatched(rule, named, passes)
         return {site: self._join(site, tensors) for site, tensors in named.items()}
 
+    def _unmatched(self, rule: Rule, named: Iterable[SiteName], passes: list[_Pass]) -> SiteError:
+        if rule in self._of("grad") and any(one.awaited for one in passes):
+            return SiteError(
+                f"The gradients at {rule!r} of {self._model_name} aren't known yet. Call probe.backward(loss) or "
+                "loss.backward() before probe.take()."
+            )
+        return no_match(rule, {str(site): None for site in named}, f"the forward pass of {self._model_name}")
+
     def _join(self, site: SiteName, tensors: list[Tensor]) -> Tensor:
+        if len(tensors) == 1:
+            return tensors[0]
         try:
-            if len(tensors) == 1:
-                return tensors[0]
             return torch.cat(tensors) if tensors[0].dim() else torch.stack(tensors)
         except RuntimeError as error:
             raise SiteError(f"The outputs of {site} of {self._model_name} can't be joined: {error}") from error
@@ -143,16 +182,32 @@ class Probe:
     def backward(self, loss: Tensor) -> None:
         """Send the gradient of `loss` back to the ``:grad`` sites of the last pass; no parameter's ``.grad`` changes.
 
+        At a site on which the loss doesn't depend it is 0.
+
         Raises:
-            SiteError: `loss` is not a scalar, or there is no site to send to.
+            SiteError: `loss` is not a scalar, there is no site to send to, or it depends on none of them.
         """
-        if loss.dim() or not self._edges:
+        edges = {site: one.edge for site, one in self._pass.awaited.items() if one.edge is not None}
+        if loss.dim() or not edges:
             raise SiteError(
                 f"Gradients need a scalar loss and ':grad' sites that ran; this loss has shape {tuple(loss.shape)}, "
-                f"and {len(self._edges)} ':grad' sites of {self._model_name} ran."
+                f"and {len(edges)} ':grad' sites of {self._model_name} ran."
             )
-        edges, self._edges = self._edges, []
-        torch.autograd.grad(loss, edges, allow_unused=True)  # the hooks on the sites' tensors record
+        self._pass.check_views()
+        for site in edges:  # what a backward pass within the forward pass left is no gradient of this loss
+            self._pass.tensors.pop(site, None)
+        # The hooks on the sites' tensors record.
+        found = torch.autograd.grad(loss, [*edges.values()], allow_unused=True) if loss.requires_grad else (None,)
+        if all(gradient is None for gradient in found):
+            raise SiteError(
+                f"The loss depends on none of the {len(edges)} ':grad' sites of {self._model_name} that ran, such as "
+                f"{next(iter(edges))._replace(call=None)}. Select sites that it is computed from, or give a loss "
+                "that depends on them."
+            )
+        for site, gradient in zip(edges, found, strict=True):
+            if gradient is None:
+                self._give(site, self._pass.awaited[site].zeros(), self._pass)
+        self._pass.awaited.clear()
 
     # Which sites
 
@@ -206,87 +261,127 @@ class Probe:
     # Forward passes
 
     def _begin_pass(self, of_part: bool) -> None:
-        self._pass, self._edges = {}, []
+        for one in self._pass.awaited.values():
+            one.edge = None  # which keeps the graph of the pass before
+        self._pass = _Pass()
         if of_part:  # nothing tells when it ends
             self._keep_pass()
 
-    def _complete(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._calls.outermost:
+    def _complete(self, *seen: object) -> None:
+        if self._calls.outermost and not in_backward():
             self._keep_pass()
 
     def _keep_pass(self) -> None:
-        if self._takes:
+        if self._record is None:
             self._kept.append(self._pass)
 
     # What is recorded
 
     def _on_output(self, name: str) -> Hook:
-        plain: dict[int, SiteName] = {}  # of outputs that are one tensor, by call: most sites, most of the time
+        plain: dict[int, SiteName | None] = {}  # of outputs that are one tensor, by call; None for an unwanted one
 
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def act(args: Any, output: Any) -> None:
             if in_backward():
                 return
             call = self._calls.count(name, "")
-            site = plain.get(call) or plain.setdefault(call, SiteName(name, call))
-            self._take_leaves(site, leaves(output))
+            if not isinstance(output, Tensor):
+                self._take_leaves(SiteName(name, call), output)
+                return
+            if call not in plain:
+                site = SiteName(name, call)
+                plain[call] = site if self._wants(site) else None
+            wanted = plain[call]
+            if wanted is not None:
+                self._take_tensor(wanted, output)
 
-        return hook
+        return act
 
     def _on_input(self, name: str) -> Hook:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
+        def act(args: tuple[Any, ...], kwargs: dict[Any, Any]) -> None:
             given: Any = args[0] if len(args) == 1 and not kwargs else dict(enumerate(args)) | kwargs
             if not in_backward():
-                self._take_leaves(SiteName(name, self._calls.count(name, "input"), side="input"), leaves(given))
+                self._take_leaves(SiteName(name, self._calls.count(name, "input"), side="input"), given)
 
-        return hook
+        return act
 
     def _on_gradient(self, name: str) -> Hook:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def act(args: Any, output: Any) -> Any:
             if in_backward():
-                return
+                return None
             site = SiteName(name, self._calls.count(name, "grad"), side="grad")
-            if not torch.is_grad_enabled():
-                raise SiteError(
-                    f"{site._replace(call=None)} of {self._model_name} needs gradients, which are off here."
-                )
-            for leaf, tensor in leaves(output):
-                if tensor.is_floating_point() and self._wants(site._replace(leaf=leaf)):
-                    # A hook on the tensor sees the gradient of the value as it is now, also if the value is
-                    # overwritten in place afterwards.
-                    tensor.requires_grad_().register_hook(self._on_backward(site._replace(leaf=leaf), self._pass))
-                    self._edges.append(torch.autograd.graph.get_gradient_edge(tensor))
+            before, self._operations.paused = self._operations.paused, True
+            try:
+                return self._await_gradients(site, output)
+            finally:
+                self._operations.paused = before
 
-        return hook
+        return act
 
-    def _on_backward(self, site: SiteName, forward: dict[SiteName, Tensor]) -> Callable[[Tensor], None]:
-        def hook(gradient: Tensor) -> None:
+    def _await_gradients(self, site: SiteName, output: Any) -> Any:
+        """What goes on in place of the output; None where that is the output itself."""
+        made: dict[int, Tensor] = {}
+        for leaf, tensor in leaves(output):
+            leaf_site = site._replace(leaf=leaf)
+            if has_gradient(tensor) and self._wants(leaf_site):
+                self._check_differentiable(leaf_site, tensor)
+                if tensor.is_leaf and id(tensor) not in made:
+                    made[id(tensor)] = carrying_gradients(tensor)
+                self._await(leaf_site, made.get(id(tensor), tensor))
+        return replaced(output, made) if made else None
+
+    def _check_differentiable(self, site: SiteName, tensor: Tensor) -> None:
+        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            raise SiteError(
+                f"{self._shown(site)} needs gradients, which are off here: under torch.no_grad() or "
+                "torch.inference_mode(), or in a reentrant checkpoint (give it use_reentrant=False)."
+            )
+        if transformed(tensor):
+            raise SiteError(
+                f"{self._shown(site)} runs inside torch.func.grad, vmap or the like, which take gradients of their "
+                "own. Select gradients outside of it (sites=, exclude=)."
+            )
+
+    def _await(self, site: SiteName, tensor: Tensor) -> None:
+        # A hook on the tensor sees the gradient of the value as it is now, also if that is overwritten in place later.
+        tensor.register_hook(self._on_backward(site, self._pass))
+        self._pass.awaited[site] = Awaited.of(tensor)
+
+    def _on_backward(self, site: SiteName, forward: _Pass) -> Callable[[Tensor], None]:
+        def act(gradient: Tensor) -> None:
             if self._attached:
-                now, self._pass = self._pass, forward
-                self._record(site, gradient.detach())
-                self._pass = now
+                self._give(site, gradient.detach(), forward)
 
-        return hook
+        return act
 
-    def _take_leaves(self, site: SiteName, found: Iterable[tuple[str, Tensor]]) -> None:
-        # What the probe itself does to tensors is not an operation of the model's.
-        before, self._operations.paused = self._operations.paused, True
+    def _take_leaves(self, site: SiteName, value: Any) -> None:
+        for leaf, tensor in leaves(value):
+            leaf_site = site._replace(leaf=leaf) if leaf else site
+            if self._wants(leaf_site):
+                self._take_tensor(leaf_site, tensor)
+
+    def _take_tensor(self, site: SiteName, tensor: Tensor) -> None:
+        operations = self._operations
+        before, operations.paused = operations.paused, True  # what the probe does is no operation of the model's
         try:
-            for leaf, tensor in found:
-                leaf_site = site._replace(leaf=leaf) if leaf else site
-                if self._wants(leaf_site):
-                    if tensor.is_nested:
-                        named = f"{leaf_site._replace(call=None)} of {self._model_name}"
-                        raise SiteError(
-                            f"{named} gave a nested tensor, from torch's fast path for transformer layers. Turn that "
-                            "off: torch.backends.mha.set_fastpath_enabled(False)."
-                        )
-                    self._record(leaf_site, tensor.detach() if tensor.requires_grad else tensor)
+            if tensor.is_nested:
+                raise nested(self._shown(site))
+            if transformed(tensor):
+                with outside_transforms(tensor, self._shown(site)) as values:
+                    self._give(site, values.detach(), self._pass)
+            else:
+                self._give(site, tensor.detach() if tensor.requires_grad else tensor, self._pass)
         finally:
-            self._operations.paused = before
+            operations.paused = before
 
-    def _keep(self, site: SiteName, tensor: Tensor) -> None:
-        # A copy now: an in-place operation later, even through .data, leaves no trace that could be checked.
-        self._pass[site] = tensor.clone()
+    def _give(self, site: SiteName, tensor: Tensor, into: _Pass) -> None:
+        if self._record is not None:
+            self._record(site, tensor)
+        else:
+            # A copy now: an in-place operation later, even through .data, leaves no trace that could be checked.
+            into.tensors[site] = tensor.clone()
+
+    def _shown(self, site: SiteName) -> str:
+        return f"{site._replace(call=None)} of {self._model_name}"
 
     def _on_operation(self, site: SiteName, result: Any) -> None:
-        self._take_leaves(site, leaves(result))
+        self._take_leaves(site, result)

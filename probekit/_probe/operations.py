@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from threading import get_ident
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from probekit._nested import leaves
-from probekit._probe.calls import CallCounter, in_backward
+from probekit._probe.calls import CallCounter, Running, in_backward
+from probekit._probe.module_hook import attach
 from probekit._probe.site_name import SiteName
 
 __all__ = ["OperationFollower"]
 
 
+class _Body(NamedTuple):
+    """The forward of a module that is under way, and how often it has called each function so far."""
+
+    name: str
+    call: int
+    running: Running
+    counts: dict[str, int]
+
+
 class OperationFollower(TorchFunctionMode):
     """Hands over the result of every torch function that a module's forward calls, with the name of its site.
+
+    It sees what the thread calls in which it was attached.
 
     Args:
         calls: counts the calls of modules.
@@ -31,27 +45,34 @@ class OperationFollower(TorchFunctionMode):
     def __init__(self, calls: CallCounter, record: Callable[[SiteName, Any], None]) -> None:
         super().__init__()
         self._calls, self._record = calls, record
-        self._running: list[tuple[str, int, dict[str, int]]] = []  # modules under way: name, call, operations so far
+        self._bodies: list[_Body] = []  # one within another
+        self._thread = 0
         self.paused = False
 
     def attach(self, modules: Mapping[str, nn.Module], hooks: ExitStack) -> None:
         """Know from here on which of the modules is running, and see every operation, until `hooks` is closed."""
-        self._running.clear()
+        self._thread = get_ident()
+        hooks.callback(self._bodies.clear)
         for name, module in modules.items():
-            hooks.callback(module.register_forward_pre_hook(self._enter(name)).remove)
-            hooks.callback(module.register_forward_hook(self._leave, always_call=True).remove)
+            attach(module.register_forward_pre_hook, module, self._enter(name), hooks)
+            attach(module.register_forward_hook, module, self._leave(name), hooks, always_call=True)
         hooks.enter_context(self)
 
     def _enter(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            if not in_backward():
-                self._running.append((name, self._calls.count(name, "op"), defaultdict(int)))
+        def act(*given: object) -> None:
+            if get_ident() == self._thread and not in_backward():
+                running = Running.at(sys._getframe(2))  # what called the hook lasts as long as the forward
+                self._bodies.append(_Body(name, self._calls.count(name, "op"), running, defaultdict(int)))
 
-        return hook
+        return act
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._running:
-            self._running.pop()
+    def _leave(self, name: str) -> Callable[..., None]:
+        def act(*seen: object) -> None:
+            # Torch calls it also where a hook before the forward failed, so that it may not have begun.
+            if get_ident() == self._thread and self._bodies and self._bodies[-1].name == name and not in_backward():
+                self._bodies.pop()
+
+        return act
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -61,9 +82,11 @@ class OperationFollower(TorchFunctionMode):
         return result
 
     def _see(self, function: str, result: Any) -> None:
-        if self.paused or not self._running:
+        while self._bodies and self._bodies[-1].running.may_have_ended and self._bodies[-1].running.ended:
+            self._bodies.pop()
+        if self.paused or not self._bodies:
             return
-        name, call, counts = self._running[-1]
-        site = SiteName(name, call, op=f"{function}_{counts[function]}")
-        counts[function] += 1
+        body = self._bodies[-1]
+        site = SiteName(body.name, body.call, op=f"{function}_{body.counts[function]}")
+        body.counts[function] += 1
         self._record(site, result)

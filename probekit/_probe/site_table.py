@@ -14,8 +14,18 @@ from torch.nn.parameter import is_lazy
 from probekit._probe.hooks import Probe
 from probekit._probe.model_run import copied, device_of, every_module_runs, run, running
 from probekit._probe.node_axes import NodeAxes, NodeAxis
-from probekit._probe.selectors import Rule, Selector, asks_for, module_names, rules, selected_modules, selects
+from probekit._probe.selectors import (
+    Rule,
+    Selector,
+    asks_for,
+    module_names,
+    no_match,
+    rules,
+    selected_modules,
+    selects,
+)
 from probekit._probe.site_name import SiteName
+from probekit._probe.tensor_kinds import has_gradient
 from probekit._table import ShownAsTable, Table
 from probekit.errors import ModelError, SiteError
 
@@ -151,9 +161,12 @@ def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selecto
         module = modules[site.module]
         for form in (site,) if site.side or site.op else (site, site._replace(side="grad")):
             picked, excluded = (any(selects(rule, form, module) for rule in chosen) for chosen in (asked, left_out))
-            if picked and not excluded:
+            if picked and not excluded and (form.side != "grad" or has_gradient(tensor)):
                 calls = len({other.call for other in found if other.module == site.module})
                 rows.append(_site(form, module, tensor, axes.of(tensor), calls))
+    for rule in () if left_out else asked:  # outputs that can have no gradient aren't selected by a rule for gradients
+        if asks_for(rule, "grad") and not any(selects(rule, row.parts, modules[row.module]) for row in rows):
+            raise no_match(rule, {row.name: None for row in rows}, f"the gradients of {type(model).__name__}")
     return SiteTable(type(model).__name__, rows)
 
 

@@ -1,4 +1,4 @@
-"""Models in wrappers: compiled, scripted, parallel, without weights."""
+"""Models in wrappers: scripted, parallel, without weights."""
 
 import pytest
 import torch
@@ -24,18 +24,6 @@ def outputs(model, prefix=""):
 
 def same(found, model):
     return found.keys() == {"0", "1", "2"} and all(torch.equal(found[str(n)], model[: n + 1](X)) for n in range(3))
-
-
-@pytest.mark.filterwarnings("ignore")  # of torch's own, about its own
-@pytest.mark.parametrize("warm", [False, True])
-@pytest.mark.parametrize("fullgraph", [False, True])
-def test_a_compiled_model_gives_what_its_modules_give(warm, fullgraph):
-    model = make()
-    compiled = torch.compile(model, backend="eager", fullgraph=fullgraph)
-    if warm:
-        compiled(X)
-    assert same(outputs(compiled, "_orig_mod."), model)
-    assert same(outputs(model), model)
 
 
 def test_data_parallel_gives_what_its_module_gives():

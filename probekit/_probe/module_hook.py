@@ -1,0 +1,53 @@
+"""A hook that belongs to one module, and to no copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["attach"]
+
+
+def attach(
+    register: Callable[..., RemovableHandle],
+    module: nn.Module,
+    act: Callable[..., Any],
+    hooks: ExitStack,
+    **options: bool,
+) -> None:
+    """Register a hook that calls `act` with what the module is given or gives, until `hooks` is closed.
+
+    Args:
+        register: the method of `module` that registers it, such as ``module.register_forward_hook``.
+        options: of that method.
+    """
+    hook = _ModuleHook(module, act)
+    hooks.callback(hook.end)
+    hooks.callback(register(hook, **options).remove)
+
+
+class _ModuleHook:
+    __slots__ = ("_act", "_module")
+
+    def __init__(self, module: nn.Module, act: Callable[..., Any]) -> None:
+        self._module: nn.Module | None = module
+        self._act = act
+
+    def __call__(self, module: nn.Module, *seen: Any) -> Any:
+        # A shallow copy shares the hooks of its original, and so do the replicas that nn.DataParallel makes for a pass.
+        if module is self._module or (self._module is not None and getattr(module, "_is_replica", False)):
+            return self._act(*seen)
+        return None
+
+    def end(self) -> None:
+        """Do nothing from here on, also where a pass that is under way holds on to this hook."""
+        self._module = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A deep copy or a pickle of the module gets this instead: it takes anything, does nothing, and needs no
+        # probekit where the pickle is loaded.
+        return getattr, (nullcontext(), "__exit__")
