@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from typing import Any
 
 import google_crc32c
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probekit._capture.tensor_bytes import bytes_of
 from probekit._nested import tensors
 from probekit._store.layout import ACTIVATION, Json
 from probekit._store.record import CommitRecord
-from probekit.errors import StoreError
+from probekit.errors import ModelError, StoreError
 
 __all__ = ["check_same", "inputs_checksum", "weights_digest"]
 
@@ -34,7 +36,11 @@ _AGREE = {
 def weights_digest(model: nn.Module) -> str:
     """blake2b of the name, the type, the shape and the crc32c of every parameter and buffer, 32 hex digits.
 
-    A store tells by it which weights it came from.
+    A store tells by it which weights it came from. Of what a state_dict holds besides, such as packed weights and extra
+    state, the tensors, numbers, texts and bytes count, also those that are nested.
+
+    Raises:
+        ModelError: the numbers of a tensor can't be read; the message names it.
 
     Example:
         >>> import torch, probekit as pk
@@ -45,13 +51,38 @@ def weights_digest(model: nn.Module) -> str:
         False
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            # A DTensor, which is sharded over processes, gives this process's part. To import its class takes a second.
-            tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-            crc = google_crc32c.value(_bytes(tensor))  # blake2b of the bytes takes fifteen times as long, 1 s a GB
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {crc:08x}".encode())
+    for name, value in model.state_dict().items():
+        try:
+            for line in _described(name, value):
+                digest.update(line.encode())
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(
+                f"The numbers of {name!r} in the state_dict of {type(model).__name__}, a {type(value).__name__}, can't "
+                f"be read: {error} Load them into memory, or convert them into ordinary tensors."
+            ) from error
     return digest.hexdigest()
+
+
+def _described(name: str, value: Any) -> Iterator[str]:
+    """What counts of a value in a state_dict."""
+    if isinstance(value, Tensor) and value.is_nested:  # which has no shape, or one that differs each time
+        yield from _described(name, value.unbind())
+    elif isinstance(value, Tensor):
+        local = value.to_local() if hasattr(value, "to_local") else value
+        crc = google_crc32c.value(bytes_of(local))  # blake2b of the bytes takes fifteen times as long, 1 s a GB
+        yield f"{name} {local.dtype} {tuple(local.shape)} {crc:08x}"
+    elif isinstance(value, torch.ScriptObject):  # weights that are packed for an operation
+        yield from _described(name, value.__getstate__())
+    elif isinstance(value, Mapping | list | tuple):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _described(f"{name}[{key}]", item)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        yield f"{name} {value.dtype} {value.shape} {google_crc32c.value(value.tobytes()):08x}"
+    elif isinstance(value, bytes | bytearray | BytesIO):
+        content = value.getvalue() if isinstance(value, BytesIO) else bytes(value)
+        yield f"{name} bytes {google_crc32c.value(content):08x}"
+    elif value is None or isinstance(value, str | int | float | complex | torch.dtype):
+        yield f"{name} {value!r}"
 
 
 def inputs_checksum(inputs: Any) -> int:
@@ -59,13 +90,8 @@ def inputs_checksum(inputs: Any) -> int:
     crc = 0
     for tensor in tensors(inputs):
         crc = google_crc32c.extend(crc, f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        crc = google_crc32c.extend(crc, _bytes(tensor))
+        crc = google_crc32c.extend(crc, bytes_of(tensor))
     return crc
-
-
-def _bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    flat: np.ndarray[Any, np.dtype[np.uint8]] = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return flat
 
 
 def check_same(
