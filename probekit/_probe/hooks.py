@@ -16,7 +16,7 @@ from probekit._nested import leaves
 from probekit._probe.calls import CallCounter, in_backward
 from probekit._probe.compilation import eager
 from probekit._probe.gradients import Awaited, carrying_gradients, replaced
-from probekit._probe.module_hook import attach
+from probekit._probe.module_hook import attach, remove_ended
 from probekit._probe.operations import OperationFollower
 from probekit._probe.selectors import Rule, Selector, asks_for, module_names, no_match, rules, selected_modules, selects
 from probekit._probe.site_name import SiteName
@@ -116,6 +116,7 @@ class Probe:
             )
         model = self._model
         with ExitStack() as hooks:  # a failure while attaching removes what is on already
+            hooks.callback(remove_ended, self._modules.values())
             hooks.enter_context(eager())
             attach(model.register_forward_pre_hook, model, self._calls.begin, hooks, prepend=True)
             if self._of("op"):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["attach"]
+__all__ = ["attach", "remove_ended"]
 
 
 def attach(
@@ -30,6 +30,21 @@ def attach(
     hooks.callback(register(hook, **options).remove)
 
 
+def remove_ended(modules: Iterable[nn.Module]) -> None:
+    """Remove the hooks that have ended and are still registered, since Ctrl-C came between one step and the next."""
+    for module in modules:
+        for registered in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in registered.items() if isinstance(hook, _ModuleHook) and hook.ended]:
+                for entries in (registered, *_about_hooks(module)):
+                    entries.pop(key, None)
+
+
+def _about_hooks(module: nn.Module) -> list[dict[int, bool]]:
+    """What torch notes about hooks beside them."""
+    names = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+    return [getattr(module, name) for name in names]
+
+
 class _ModuleHook:
     __slots__ = ("_act", "_module")
 
@@ -42,6 +57,10 @@ class _ModuleHook:
         if module is self._module or (self._module is not None and getattr(module, "_is_replica", False)):
             return self._act(*seen)
         return None
+
+    @property
+    def ended(self) -> bool:
+        return self._module is None
 
     def end(self) -> None:
         """Do nothing from here on, also where a pass that is under way holds on to this hook."""

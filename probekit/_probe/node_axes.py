@@ -51,7 +51,7 @@ class NodeAxes(TorchFunctionMode):
         known: NodeAxis | None = self._known.get(tensor)
         return node_axis_by_shape(tensor.dim()) if known is None or known.axis >= tensor.dim() else known
 
-    def after(self, module: nn.Module, args: Any, output: Any) -> None:
+    def after(self, args: Any, output: Any) -> None:
         """A hook after a module's forward: an operation of one's own that keeps the shape keeps the axis."""
         if isinstance(output, Tensor) and output not in self._known and len(args) == 1:
             given = args[0]

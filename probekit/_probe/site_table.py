@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from probekit._probe.hooks import Probe
 from probekit._probe.model_run import copied, device_of, every_module_runs, run, running
+from probekit._probe.module_hook import attach
 from probekit._probe.node_axes import NodeAxes, NodeAxis
 from probekit._probe.selectors import (
     Rule,
@@ -152,7 +153,7 @@ def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selecto
     axes = NodeAxes()
     with ExitStack() as hooks, Probe(model, list(map(_forward, asked))) as probe:
         for module in modules.values():
-            hooks.callback(module.register_forward_hook(axes.after, prepend=True).remove)
+            attach(module.register_forward_hook, module, axes.after, hooks, prepend=True)
         with axes:
             run(model, inputs, device_of(model))
             found = probe.take_by_site()
