@@ -14,6 +14,7 @@ from probekit._capture.plan import CaptureOptions, CapturePlan, StorageOptions, 
 from probekit._capture.session import CaptureJob, IfExists
 from probekit._data.batches import Batches, Rows, peek
 from probekit._forward.options import Loss, Mask, Reset, RunOptions, SiteOptions
+from probekit._probe.offloaded import offloaded_weights
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector, module_names
 from probekit._store.backend import backend_of
@@ -130,7 +131,9 @@ def capture(
         >>> tree["1"]["activation"].groupby("label").mean()  # doctest: +SKIP
     """
     module_names(model)  # raises for what has no modules that run
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+    elsewhere = offloaded_weights(model)
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if any(tensor.is_meta and name not in elsewhere for name, tensor in tensors):
         raise ModelError(
             f"{type(model).__name__} has weights on the device 'meta', which hold no numbers. Load its weights first; "
             "probekit.sites and probekit.plan work without them."

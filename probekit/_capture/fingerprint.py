@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from probekit._capture.tensor_bytes import bytes_of
 from probekit._nested import tensors
+from probekit._probe.offloaded import offloaded_weights
 from probekit._store.layout import ACTIVATION, Json
 from probekit._store.record import CommitRecord
 from probekit.errors import ModelError, StoreError
@@ -50,9 +51,10 @@ def weights_digest(model: nn.Module) -> str:
         >>> pk.weights_digest(model) == before
         False
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest, elsewhere = hashlib.blake2b(digest_size=16), offloaded_weights(model)
     for name, value in model.state_dict().items():
         try:
+            value = elsewhere[name]() if name in elsewhere else value
             for line in _described(name, value):
                 digest.update(line.encode())
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:

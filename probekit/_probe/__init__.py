@@ -5,6 +5,7 @@
 - ``calls``: which forward pass is under way, and the number of each call in it.
 - ``operations``: functional operations (not modules), named by the module that called them.
 - ``hooks``: `probekit.Probe`.
+- ``offloaded``: weights that accelerate loads into a module when it runs.
 - ``model_run``: one run of a model on a batch, which leaves the model as it was.
 - ``model_state``: the flags, buffers and attributes of a model, kept and put back.
 - ``node_axes``: the axis of an activation that counts the nodes, followed through the operations that made it.

@@ -95,7 +95,20 @@ class CaptureGroup:
         Literal["fast", "small"] | None,
         typer.Option(help="Compress the chunks: fast is lz4, small is zstd. By default none, which is fastest."),
     ] = None
-    mode: Annotated[Literal["eval", "train"], typer.Option(help="The mode that the model runs in.")] = "eval"
+    batch_dim: Annotated[int | None, typer.Option(help="The axis that is the batch; by default axis 0.")] = None
+    node_dim: Annotated[
+        int | None, typer.Option(help="The axis that is the nodes; by default as `probekit sites` shows it.")
+    ] = None
+    mask: Annotated[
+        str | None,
+        typer.Option(help="The input that is 1 for real tokens, or none; by default the one called attention_mask."),
+    ] = None
+    ignore_label: Annotated[int | None, typer.Option(help="Leave out the samples with this label, such as -100.")] = (
+        None
+    )
+    mode: Annotated[
+        Literal["eval", "train", "as is"], typer.Option(help="The mode that the model runs in; as is leaves its flags.")
+    ] = "eval"
     predictions: Annotated[
         bool, typer.Option("--predictions", help="Keep the class that the model predicts for each sample.")
     ] = False
@@ -104,7 +117,7 @@ class CaptureGroup:
 
     def arguments(self) -> dict[str, Any]:
         """The options as arguments of `probekit.capture` and `probekit.plan`."""
-        return asdict(self)
+        return asdict(self) | {"mask": False if self.mask == "none" else self.mask}
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
