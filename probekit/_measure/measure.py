@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from probekit._measure.accumulator import finalized, side_by_side, sites_results
@@ -181,12 +182,17 @@ def _differences(sources: Sequence[Source], root: xr.Dataset) -> Iterator[str]:
     for source in sources:
         if source.tokens:
             yield f"site {source.name!r} has a row for each token"
-        if source.each != first.each or not np.array_equal(source.real, first.real):
+        if source.each != first.each or not np.array_equal(_real(source), _real(first)):
             yield "the sites differ in their positions"
         if source.rows != first.rows:
             yield f"site {source.name!r} has {source.rows} samples, and site {first.name!r} {first.rows}"
         for column in source.columns(root).differing_from(columns):
             yield f"sites {first.name!r} and {source.name!r} differ in the {column!r} of their samples"
+
+
+def _real(source: Source) -> npt.NDArray[np.bool_]:
+    """Which observations are no padding; nothing where all are."""
+    return np.empty(0, np.bool_) if source.real is None else source.real
 
 
 def _task_results(

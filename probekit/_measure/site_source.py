@@ -68,11 +68,11 @@ class Source:
     @property
     def mask(self) -> xr.Variable | None:
         """Which positions of each row are real, (row, position), where the store says so."""
-        mask, dims = self.site.variables.get(MASK), self.variable.dims
-        fits = mask is not None and mask.dtype == bool and self._axis is not None
-        if not fits or mask.dims != (dims[0], *(dim for n, dim in enumerate(dims) if n not in (0, self._axis))):
+        mask: xr.Variable | None = self.site.variables.get(MASK)
+        if mask is None or mask.dtype != bool:
             return None
-        return mask
+        positions = (dim for axis, dim in enumerate(self.variable.dims) if axis not in (0, self._axis))
+        return mask if mask.dims == (self.variable.dims[0], *positions) else None
 
     @property
     def real(self) -> npt.NDArray[np.bool_] | None:
@@ -156,13 +156,16 @@ class Source:
         """The observations (observation, node) that values (row, node, position) stand for."""
         if self.pooling == "each":
             return values.transpose(0, 2, 1).reshape(-1, values.shape[1])
-        where: Any = True if real is None or real.all() else real[:, None]
-        if real is not None and not real.any(1).all():
+        if real is None or real.all():
+            pooled: Array = values.max(axis=2) if self.pooling == "max" else values.mean(axis=2, dtype=np.float64)
+            return pooled
+        if not real.any(1).all():
             raise DataError(f"Site {self.name!r} has samples without a real token: their mask is false everywhere.")
         if self.pooling == "max":
-            least = np.finfo(values.dtype).min if values.dtype.kind == "f" else np.iinfo(values.dtype).min
-            return values.max(axis=2, where=where, initial=None if where is True else least)
-        return values.mean(axis=2, dtype=np.float64, where=where)
+            greatest: Array = np.where(real[:, None], values, -np.inf).max(axis=2)
+            return greatest
+        mean: Array = values.mean(axis=2, dtype=np.float64, where=real[:, None])
+        return mean
 
     def with_nan(self) -> npt.NDArray[np.bool_]:
         """Which observations have a NaN at one of the nodes, (observation,)."""

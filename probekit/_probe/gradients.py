@@ -64,7 +64,7 @@ def carrying_gradients(leaf: Tensor) -> Tensor:
     If the leaf itself were made to require gradients, the model couldn't change it in place, and a weight or an input
     that a module hands on would require them from then on.
     """
-    return _Same.apply(leaf, torch.zeros((), requires_grad=True))  # type: ignore[no-any-return, no-untyped-call]
+    return _Same.apply(leaf, torch.zeros((), requires_grad=True))  # type: ignore[no-any-return]
 
 
 def replaced(value: Any, by: Mapping[int, Tensor]) -> Any:

@@ -72,9 +72,9 @@ def device_of(model: nn.Module) -> torch.device | None:
 
     A model whose weights accelerate loads when they are needed says itself where it runs.
     """
-    hook = getattr(model, "_hf_hook", None)
-    if getattr(hook, "execution_device", None) is not None:
-        return torch.device(hook.execution_device)
+    device = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+    if device is not None:
+        return torch.device(device)
     there = (tensor.device for tensor in chain(model.parameters(), model.buffers()))
     return next((device for device in there if device.type != "meta"), None)
 

@@ -35,11 +35,12 @@ def remove_ended(modules: Iterable[nn.Module]) -> None:
     for module in modules:
         for registered in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in registered.items() if isinstance(hook, _ModuleHook) and hook.ended]:
-                for entries in (registered, *_about_hooks(module)):
-                    entries.pop(key, None)
+                registered.pop(key, None)
+                for notes in _about_hooks(module):
+                    notes.pop(key, None)
 
 
-def _about_hooks(module: nn.Module) -> list[dict[int, bool]]:
+def _about_hooks(module: nn.Module) -> list[dict[int, Any]]:
     """What torch notes about hooks beside them."""
     names = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
     return [getattr(module, name) for name in names]
