@@ -10,10 +10,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 
-__all__ = ["Content", "PartialFile", "whole_file"]
+from probekit.errors import DataError, ProbekitError, check_kind
+
+__all__ = ["Content", "PartialFile", "is_url", "local_path", "whole_file"]
 
 Content: TypeAlias = np.ndarray[Any, Any] | bytes  # of a file, or of a stretch of it
 
@@ -87,6 +91,37 @@ class PartialFile:
         for leave in (self.stream.close, partial(os.unlink, self._partial)):
             with suppress(OSError):  # what is wrong has been said
                 leave()
+
+
+def local_path(path: str | os.PathLike[str], name: str, error: type[ProbekitError] = DataError) -> Path:
+    """The path that a user's `path` means: ``~`` is the home folder, and ``file:///data/a`` the path ``/data/a``.
+
+    Args:
+        path: what the user gave as the argument `name`.
+        error: the kind that is raised.
+
+    Raises:
+        ProbekitError: it is no path, another URL, or of a home folder that there isn't.
+
+    >>> str(local_path("file:///data/my%20store.zarr", "out"))
+    '/data/my store.zarr'
+    """
+    check_kind(name, path, (str, os.PathLike), "a path", error)
+    text = os.fspath(path)
+    if is_url(text) or text.startswith("file:"):
+        parts = urlsplit(text)
+        if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+            raise error(f"{name} is {text!r}; it has to be a path, or a URL such as file:///data.", arguments=(name,))
+        return Path(url2pathname(parts.path))
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as fault:
+        raise error(f"{text!r} begins with the home folder of a user who isn't there.", arguments=(name,)) from fault
+
+
+def is_url(text: str) -> bool:
+    """Whether a path of a user's is a URL, such as ``s3://bucket/acts.zarr``."""
+    return "://" in text
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "DataError",
@@ -16,6 +17,7 @@ __all__ = [
     "StoreError",
     "arguments_of",
     "check_choice",
+    "check_kind",
     "near",
 ]
 
@@ -23,6 +25,9 @@ __all__ = [
 # `_version.py` and an `__init__.py` too: where both are installed, the later one overwrites these two files.
 DISTRIBUTION = "probekit-torch"
 REINSTALL = f"uninstall both (`pip uninstall probekit {DISTRIBUTION}`), then install {DISTRIBUTION} again"
+
+RESULTS = "results of probekit.measure, a DataTree, which xarray.open_datatree gives of those on disk"
+_LONG = 60  # characters of a value that a message shows
 
 if "errors" not in getattr(sys.modules["probekit"], "__all__", ()):
     raise ImportError(
@@ -71,8 +76,33 @@ def arguments_of(error: BaseException) -> tuple[str, ...]:
 def check_choice(name: str, value: object, known: Iterable[object], error: type[ProbekitError] = DataError) -> None:
     """Raise an `error` where the argument `name` has a value that isn't among the `known` ones."""
     *most, last = known
-    if value not in (*most, last):
+    # An array is equal to nothing and to anything.
+    if not any(type(value) is type(one) and value == one for one in (*most, last)):
         raise error(f"{name} is {value!r}; it is {', '.join(map(repr, most))} or {last!r}.", arguments=(name,))
+
+
+def check_kind(
+    name: str,
+    value: object,
+    kinds: Any,
+    expected: str,
+    error: type[ProbekitError] = DataError,
+) -> None:
+    """Raise an `error` where the argument `name` is of none of the `kinds`; `expected` says what it has to be.
+
+    >>> check_kind("by", "label", str, "the name of a column")
+    >>> check_kind("by", ["label"], str, "the name of a column")
+    Traceback (most recent call last):
+    probekit.errors.DataError: by is a list, ['label']; it has to be the name of a column.
+    """
+    wanted = kinds if isinstance(kinds, tuple) else (kinds,)
+    if isinstance(value, kinds) and not (isinstance(value, bool) and bool not in wanted):
+        return
+    kind = type(value).__name__
+    shown = "None" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    if isinstance(value, str | bytes | int | float | list | tuple | dict):
+        shown += f", {repr(value) if len(repr(value)) <= _LONG else repr(value)[:_LONG] + '…'}"
+    raise error(f"{name} is {shown}; it has to be {expected}.", arguments=(name,))
 
 
 def near(name: str, known: Iterable[str]) -> str:

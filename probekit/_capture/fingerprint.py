@@ -17,7 +17,7 @@ from probekit._nested import tensors
 from probekit._probe.offloaded import offloaded_weights
 from probekit._store.layout import ACTIVATION, Json
 from probekit._store.record import CommitRecord
-from probekit.errors import ModelError, StoreError
+from probekit.errors import ModelError, StoreError, check_kind
 
 __all__ = ["check_same", "inputs_checksum", "weights_digest"]
 
@@ -51,6 +51,7 @@ def weights_digest(model: nn.Module) -> str:
         >>> pk.weights_digest(model) == before
         False
     """
+    check_kind("model", model, nn.Module, "a torch module", ModelError)
     digest, elsewhere = hashlib.blake2b(digest_size=16), offloaded_weights(model)
     for name, value in model.state_dict().items():
         try:

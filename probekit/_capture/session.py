@@ -29,7 +29,16 @@ from probekit._probe.selectors import rules
 from probekit._store.backend import Backend
 from probekit._store.layout import INPUTS, MARKERS, SAMPLES, Json, Layout
 from probekit._store.record import CommitRecord, nodes_of
-from probekit._store.store import check_absent, class_names, create, read_record, remove, require_record
+from probekit._store.store import (
+    check_absent,
+    check_layout,
+    check_replaceable,
+    class_names,
+    create,
+    read_record,
+    remove,
+    require_record,
+)
 from probekit._version import __version__
 from probekit._write.commits import PrefixCommits, Start
 from probekit._write.rank_commits import RankCommits, done_chunks
@@ -72,7 +81,9 @@ class IfExists:
         """Raise StoreError where a store is in the way, or one to append to is missing."""
         if self.append:
             require_record(backend)
-        elif not self.overwrite and not self.resume:
+        elif self.overwrite:
+            check_replaceable(backend)
+        elif not self.resume:
             check_absent(backend)
 
 
@@ -91,6 +102,12 @@ class Session:
     plan: CapturePlan
     backend: Backend
     transfer: Transfer
+
+    def replace_store(self) -> None:
+        """Remove the store that is there, once it is sure that there can be a new one."""
+        self.plan.require_room(self.backend)
+        check_layout(self.plan.layout(self._dtypes))
+        remove(self.backend)
 
     def new(self) -> Writer:
         """The writer of a store that isn't there yet."""
@@ -306,7 +323,7 @@ class CaptureJob:
             first, stream = peek(self.batches)
             session = self._session(first)
             if self.if_exists.overwrite:
-                remove(self.backend)
+                session.replace_store()
             writer = self._writer(session, record)
             if record is None:
                 stack.enter_context(self.backend.lock())
@@ -351,7 +368,7 @@ class CaptureJob:
         session.require_alike()
         session.require_no_state()
         if self.if_exists.overwrite:
-            remove(self.backend)
+            session.replace_store()
         record = self._existing(stack)
         writer = self._writer(session, record)
         if record is None:

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from numbers import Integral
+from types import NoneType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +19,7 @@ from probekit._data.columns import Array, as_column
 from probekit._data.fields import LABEL, LABEL_KEYS, NOUNS, SAMPLE_ID, Item, Source, argument_of, sources_of
 from probekit._data.inputs import as_tensors, check_differ, choose_rows, count_rows, given_rows, readers
 from probekit._data.loaders import Slices, chunks_of, count_of, cut, order_fault, rows_of, stream
-from probekit.errors import DataError
+from probekit.errors import DataError, check_kind
 
 __all__ = ["Batch", "Batches", "Rows", "peek"]
 
@@ -110,6 +112,8 @@ class Batches:
         ignore_label: int | str | Collection[int | str] | None = None,
         rows: Rows | None = None,
     ) -> None:
+        check_kind("batch_size", batch_size, Integral, "a number of samples")
+        check_kind("columns", columns, (Mapping, NoneType), "columns by name, {name: where its values are}")
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; it must be at least 1.", arguments=("batch_size",))
         self._sources = sources_of(labels, ids, columns or {})

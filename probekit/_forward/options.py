@@ -40,7 +40,7 @@ class SiteOptions:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in DTYPES:
+        if self.dtype is not None and not (isinstance(self.dtype, str) and self.dtype in DTYPES):
             known = ", ".join(DTYPES)
             raise StoreError(
                 f"dtype is {self.dtype!r}; a store keeps {known}, or None for what the model gives.",

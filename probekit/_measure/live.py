@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +30,7 @@ from probekit._probe.selectors import Selector
 from probekit._results.assemble import Labels, check, dataset_of, join
 from probekit._store.layout import group_names, node_axis
 from probekit._version import __version__
-from probekit.errors import DataError, PluginError, check_choice
+from probekit.errors import DataError, PluginError, check_choice, check_kind
 from probekit.metrics import ColumnMetric, Metric, Spec, State, Variables
 from probekit.metrics.block import working_dtype
 from probekit.metrics.sketch import Sketch
@@ -95,6 +96,8 @@ def measure_live(
         Frozen({'label': 2, 'node': 3})
     """
     chosen = MetricSet(resolved(metrics), live=True)
+    check_kind("by", by, (str, NoneType), "'label' or None")
+    check_kind("progress", progress, Callable, "a callable that wraps an iterable")
     if by not in ("label", None):
         raise DataError(
             f"by is {by!r}; it is 'label' or None. To group by something else, say where that is with labels=.",

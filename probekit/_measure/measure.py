@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from probekit._files import local_path
 from probekit._measure.accumulator import finalized, side_by_side, sites_results
 from probekit._measure.executors import Executor, executor_for
 from probekit._measure.grouping import Groups, Observations, Where, selected
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.planner import Plan, plan_of
-from probekit._measure.site_source import POSITIONS, Source, find_sources
+from probekit._measure.site_source import POSITIONS, Source, as_tree, find_sources
 from probekit._measure.task_cache import TaskCache, key_of
 from probekit._measure.tasks import Task, TaskResult, Work, at_site
 from probekit._probe.selectors import Selector
@@ -26,7 +28,7 @@ from probekit._sizes import parse_size
 from probekit._store.backend import backend_of
 from probekit._store.store import open_record, read_record
 from probekit._version import __version__
-from probekit.errors import DataError, check_choice
+from probekit.errors import DataError, StoreError, check_choice, check_kind
 from probekit.metrics import Metric, State, Variables
 from probekit.progress import Progress, silent
 
@@ -37,7 +39,7 @@ _CARRIED = ("model", "weights", "mode", "created")  # attributes of a store that
 
 
 def measure(
-    store: str | Path | xr.DataTree,
+    store: str | Path | xr.DataTree | xr.Dataset | xr.DataArray,
     metrics: str | Metric | Sequence[str | Metric],
     *,
     sites: Selector | None = None,
@@ -58,7 +60,8 @@ def measure(
     the node is the channel, of tokens the feature. The numbers don't depend on `memory` or on the number of threads.
 
     Args:
-        store: the path of a store, or an open one.
+        store: the path of a store, or an open one; or one site of it: ``tree["layers.0"]``, such a Dataset, or an array
+            with the dims (sample, …) and its samples' columns as coordinates.
         metrics: names (``probekit metrics`` lists them), with parameters if need be (``"std:ddof=1"``,
             ``"quantile:0.25,0.75"``: Python literals, those without a key for the first parameter), instances such as
             ``pk.metrics.Std(ddof=1)``, functions under ``@pk.metric``; one or several.
@@ -98,15 +101,19 @@ def measure(
     chosen = resolved(metrics)
     check_choice("nan", nan, NAN)
     check_choice("positions", positions, POSITIONS)
+    check_kind("by", by, (str, NoneType), "the name of one column, or None")
+    check_kind("scheduler", scheduler, (str, NoneType), "the address of a dask cluster's scheduler, or None")
+    check_kind("progress", progress, Callable, "a callable that wraps an iterable")
+    target = None if out is None else local_path(out, "out", StoreError)
     with ExitStack() as stack:
         tree, identity = _opened(store)
         cache = None
-        if out is not None:
+        if target is not None:
             options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions}
             # Nobody can tell whether a tree in memory is the one that it was.
             key = None if identity is None else key_of(chosen, **identity, **options)
-            cache = stack.enter_context(TaskCache(Path(out), key))
-        named = "the tree" if isinstance(store, xr.DataTree) else str(store)
+            cache = stack.enter_context(TaskCache(target, key))
+        named = "the tree" if identity is None else str(store)
         sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
         root = tree.to_dataset(inherit=False)
         rows, grouped = _rows(sources, root, by, where)
@@ -117,15 +124,17 @@ def measure(
         results = _results(work, [(task, done[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
-        if cache is not None and out is not None:
-            write(results, Path(out))
+        if target is not None:
+            write(results, target)
     return results
 
 
-def _opened(store: str | Path | xr.DataTree) -> tuple[xr.DataTree, dict[str, str] | None]:
+def _opened(store: str | Path | xr.DataTree | xr.Dataset | xr.DataArray) -> tuple[xr.DataTree, dict[str, str] | None]:
     """An open store, and what tells it from others; None for a tree."""
-    if isinstance(store, xr.DataTree):
-        return store, None
+    if isinstance(store, xr.DataTree | xr.Dataset | xr.DataArray):
+        return as_tree(store), None
+    expected = "the path of a store, an open one (a DataTree), or one site of it (a DataTree, Dataset or DataArray)"
+    check_kind("store", store, (str, Path), expected)
     backend = backend_of(store)
     record = read_record(backend)
     return open_record(backend, record), {"record": record.dump().decode(), "url": backend.url}

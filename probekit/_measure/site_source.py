@@ -12,13 +12,13 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit._probe.selectors import Selector, match_names
-from probekit._store.layout import ACTIVATION, MASK, ROW, SAMPLE, node_axis
+from probekit._store.layout import ACTIVATION, MASK, ROW, SAMPLE, group_names, node_axis
 from probekit._store.lazy_array import as_stored
 from probekit._store.sample_columns import SampleColumns
 from probekit.errors import DataError, StoreError
 from probekit.metrics.block import Array, working_dtype
 
-__all__ = ["POSITIONS", "Source", "bounds_of", "find_sources"]
+__all__ = ["POSITIONS", "Source", "as_tree", "bounds_of", "find_sources"]
 
 POSITIONS = ("mean", "max", "each")  # what becomes of the positions of a feature map
 
@@ -192,7 +192,9 @@ def find_sources(tree: xr.DataTree, sites: Selector | None, where: str, pooling:
     """
     groups = {key: child for key, child in tree.children.items() if ACTIVATION in child.data_vars}
     if not groups:
-        raise StoreError(f"{where} holds no sites: no group of it has a variable {ACTIVATION!r}.")
+        deeper = [node.path for node in tree.subtree if ACTIVATION in node.data_vars]
+        hint = f" {deeper[0]!r} has, but sites are the groups right below the root." if deeper else ""
+        raise StoreError(f"{where} holds no sites: no group of it has a variable {ACTIVATION!r}.{hint}")
     names = {str(child.attrs.get("site", key)): key for key, child in groups.items()}
     chosen = list(names) if sites is None else match_names(list(names), sites, where=where)
     samples = tree.to_dataset(inherit=False).sizes.get(SAMPLE)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from probekit._measure.live import measure_live
 from probekit._measure.metric_set import resolved
 from probekit._results.steps import InMemory, OnDisk, Steps, differences, variables_of
 from probekit._store.backend import backend_of
-from probekit.errors import DataError, StoreError
+from probekit.errors import DataError, StoreError, check_kind
 from probekit.metrics import Metric
 
 __all__ = ["Watch"]
@@ -110,6 +110,7 @@ class Watch:
 
     def __call__(self, step: int) -> xr.DataTree | None:
         """The tree of the step, measured now; None where it isn't due."""
+        check_kind("step", step, SupportsIndex, "the number of a step")
         step = index(step)
         due = step % self._every == 0 if isinstance(self._every, int) else step in self._every
         return self._measure(step) if due else None
@@ -154,6 +155,8 @@ class Watch:
 
 def _checked(every: int | Collection[int]) -> int | frozenset[int]:
     if isinstance(every, Collection) and not isinstance(every, str):
+        for step in every:
+            check_kind("every", step, SupportsIndex, "a number of steps from 1 on, or a collection of steps")
         return frozenset(map(index, every))
     if not hasattr(every, "__index__") or index(every) < 1:
         raise DataError(

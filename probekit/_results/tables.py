@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import xarray as xr
 
-from probekit.errors import DataError, near
+from probekit.errors import RESULTS, DataError, check_kind, near
 
 __all__ = ["summary", "to_dataframe"]
 
@@ -25,6 +25,7 @@ def summary(measured: xr.DataTree) -> pd.DataFrame:
         >>> pk.summary(m).loc["0"].to_dict()
         {'mean': 0.5, 'sparsity': 0.5, 'sparsity_node': 0.5, 'sparsity_site': 0.5}
     """
+    check_kind("measured", measured, xr.DataTree, RESULTS)
     rows = {}
     for key, group in measured.children.items():
         numbers = {str(name): v for name, v in group.data_vars.items() if v.dtype.kind in "iufb"}
@@ -50,6 +51,9 @@ def to_dataframe(measured: xr.DataTree, *variables: str) -> pd.DataFrame:
         0    0     0   0.5  0.5
         1    0     1   0.5  0.5
     """
+    check_kind("measured", measured, xr.DataTree, RESULTS)
+    for name in variables:
+        check_kind("variables", name, str, "names of measured variables, each a string")
     if not variables:
         raise DataError("No variable was named. Name at least one, for the columns of the table.")
     known = list(dict.fromkeys(str(name) for group in measured.children.values() for name in group.data_vars))

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from zarr.abc.store import Store
 
-from probekit._files import Content, PartialFile
+from probekit._files import Content, PartialFile, is_url, local_path
 from probekit._store.local import LocalBackend
 from probekit._store.object_store import ObjectStoreBackend
 from probekit.errors import StoreError
@@ -71,6 +71,9 @@ class Backend(Protocol):
     def delete(self, key: str) -> None:
         """Remove a file or a folder, where it exists."""
 
+    def check_removable(self) -> None:
+        """Raise StoreError where `remove` would leave something, or remove something else."""
+
     def remove(self) -> None:
         """Remove the store."""
 
@@ -79,21 +82,20 @@ class Backend(Protocol):
 
 
 def backend_of(path: str | Path, *, durable: bool = False) -> Backend:
-    """The backend that `path` names: a folder, or a URL such as ``s3://bucket/acts.zarr``.
+    """The backend that `path` names: a folder, also as ``~/acts.zarr``, or a URL such as ``s3://bucket/acts.zarr``.
 
     Args:
         path: the store's.
         durable: have each file on the disk before the commit record that counts on it.
 
     Raises:
-        StoreError: there is no package for such a URL, or `durable` is asked of a URL.
+        StoreError: it is no path, there is no package for such a URL, or `durable` is asked of a URL.
     """
-    text = str(path)
-    if isinstance(path, Path) or "://" not in text:
-        return LocalBackend(Path(path), durable)
+    if not isinstance(path, str) or not is_url(path) or path.startswith("file:"):
+        return LocalBackend(local_path(path, "the path of a store", StoreError), durable)
     if durable:
         raise StoreError(
-            f"durable=True is for folders; an object store such as {text} has what it has confirmed.",
+            f"durable=True is for folders; an object store such as {path} has what it has confirmed.",
             arguments=("durable",),
         )
-    return ObjectStoreBackend(text)
+    return ObjectStoreBackend(path)

@@ -42,7 +42,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 def check_compression(compression: str | None) -> None:
     """Raise StoreError for a compression that there isn't."""
-    if compression is not None and compression not in COMPRESSIONS:
+    if compression is not None and not (isinstance(compression, str) and compression in COMPRESSIONS):
         known = ", ".join(map(repr, COMPRESSIONS))
         raise StoreError(
             f"compression is {compression!r}; it can be {known}, or None for none.", arguments=("compression",)

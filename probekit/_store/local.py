@@ -27,7 +27,8 @@ class LocalBackend:
     parallel = 1
 
     def __init__(self, path: Path, durable: bool = False) -> None:
-        self.path = path
+        # "." and ".." have no name, beside which a new store could be made.
+        self.path = path if path.name not in ("", "..") else Path(os.path.abspath(path))
         self.url = str(path)
         self._durable = durable
         self._unsettled: set[str] = set()  # folders with entries that may not be on the disk yet
@@ -44,7 +45,8 @@ class LocalBackend:
 
     def free(self) -> int | None:
         """Bytes that the disk has left."""
-        return shutil.disk_usage(next(parent for parent in self.path.absolute().parents if parent.exists())).free
+        path = self.path.absolute()
+        return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -162,6 +164,19 @@ class LocalBackend:
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+    def check_removable(self) -> None:
+        if self.path.is_symlink():
+            raise StoreError(
+                f"{self.url} is a link to {self.path.readlink()} and was left as it is: a store is replaced where it "
+                "lies. Give that path.",
+                arguments=("overwrite",),
+            )
+        if Path.cwd().is_relative_to(self.path.resolve()):
+            raise StoreError(
+                f"{self.url} is the folder that this process works in, so it can't be replaced. Change to another one.",
+                arguments=("overwrite",),
+            )
 
     def remove(self) -> None:
         shutil.rmtree(self.path)

@@ -115,6 +115,9 @@ class ObjectStoreBackend:
             if found:  # one by one: a recursive removal could take the bucket too
                 self._files.rm(found)
 
+    def check_removable(self) -> None:
+        """Nothing: an object is no link."""
+
     def remove(self) -> None:
         self.delete(RECORD)  # first: without it there is no store
         self.delete("")

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from probekit._store.backend import Backend, backend_of
-from probekit._store.layout import ACTIVATION, CLASS_NAME, FORMAT, RECORD, Json, Layout, check_columns
+from probekit._store.layout import ACTIVATION, CLASS_NAME, FORMAT, RECORD, Json, Layout, check_columns, group_names
 from probekit._store.lazy_array import open_tree, read_array
 from probekit._store.record import CommitRecord, dump, nodes_of
 from probekit.errors import StoreError, near, upgrade_command
@@ -20,6 +20,8 @@ __all__ = [
     "SiteInfo",
     "StoreInfo",
     "check_absent",
+    "check_layout",
+    "check_replaceable",
     "class_names",
     "create",
     "info",
@@ -104,6 +106,8 @@ def _no_record(backend: Backend, error: Exception) -> str:
 def _absence(backend: Backend) -> str:
     if not backend.exists() and not backend.is_folder():
         return f"There is no store at {backend.url}.{near(backend.url.rpartition('/')[2], backend.neighbours())}"
+    if not backend.is_folder():
+        return f"{backend.url} isn't a store: it is a link to what isn't there, or nothing that can be opened."
     return f"{backend.url} isn't a store: it is a folder without a {RECORD}. A store is what `probekit capture` writes."
 
 
@@ -215,13 +219,19 @@ def _site_info(used: int, group: xr.DataTree) -> SiteInfo:
     )
 
 
+def check_layout(layout: Layout) -> None:
+    """Raise StoreError where a site or a column can't have its name in a store."""
+    check_columns(layout.columns)
+    group_names([site.name for site in layout.sites], layout.columns)
+
+
 def create(backend: Backend, layout: Layout, attrs: Json, rows: int) -> dict[str, Json]:
     """Lay a new store out, for as many samples as are expected; the metadata of its nodes but the root.
 
     Raises:
         StoreError: a site or a column can't have its name, or the backend refuses.
     """
-    check_columns(layout.columns)
+    check_layout(layout)
     nodes = nodes_of(layout, rows)
     record = CommitRecord.of(layout, nodes, dict.fromkeys(layout.arrays, 0), (), {**attrs, "complete": 0})
     try:
@@ -231,13 +241,23 @@ def create(backend: Backend, layout: Layout, attrs: Json, rows: int) -> dict[str
     return nodes
 
 
+def check_replaceable(backend: Backend) -> None:
+    """Raise StoreError where something stands at `backend` that isn't a store, or can't be removed."""
+    if backend.exists():
+        read_record(backend)
+        backend.check_removable()
+
+
 def remove(backend: Backend) -> None:
     """Delete the store at `backend`; nothing happens where there is nothing.
 
     Raises:
-        StoreError: what stands there isn't a store, or is being written, and is left alone.
+        StoreError: what stands there isn't a store, or is being written, and is left alone; or it can't be removed.
     """
+    check_replaceable(backend)
     if backend.exists():
-        read_record(backend)
-        with backend.lock():
-            backend.remove()
+        try:
+            with backend.lock():
+                backend.remove()
+        except OSError as error:
+            raise StoreError(f"{backend.url} can't be removed: {error.strerror or error}.") from error

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from copy import copy
 from math import prod
+from types import NoneType
 from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ from probekit._store.codec import Array
 from probekit._store.layout import ACTIVATION
 from probekit._store.lazy_array import as_stored
 from probekit._store.sample_columns import SampleColumns
-from probekit.errors import DataError, near
+from probekit.errors import DataError, check_kind, near
 
 __all__ = ["SiteRows", "as_dataset"]
 
@@ -58,6 +59,8 @@ def as_dataset(
         >>> [labels.tolist() for activations, labels in rows.loader(3)]
         [[0, 1, 0], [1]]
     """
+    check_kind("site", site, (xr.DataTree, xr.Dataset), "one site of an open store, such as tree['layers.0']")
+    check_kind("label", label, (str, NoneType), "the name of a column, or None")
     data = site.to_dataset(inherit=False) if isinstance(site, xr.DataTree) else site
     if ACTIVATION not in data.data_vars:
         children = f" It has the sites {', '.join(list(site.children)[:5])}." if isinstance(site, xr.DataTree) else ""

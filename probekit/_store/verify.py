@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from probekit._store.layout import CLASS_NAME, POSITION, RECORD, SAMPLE, Json
 from probekit._store.lazy_array import read_array
 from probekit._store.record import CommitRecord, class_name_chunks, dump
 from probekit._store.store import read_record
-from probekit.errors import StoreError
+from probekit.errors import StoreError, check_kind
 from probekit.progress import Progress, silent
 
 __all__ = ["verify"]
@@ -44,6 +44,7 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress = silen
         >>> pk.verify("acts.zarr")  # doctest: +SKIP
         acts.zarr: 60000 samples, 4 sites, 2 columns, 90 chunks, 184 MiB: all sound
     """
+    check_kind("progress", progress, Callable, "a callable that wraps an iterable")
     backend = backend_of(path)
     if not repair:
         return check_integrity(backend, read_record(backend), progress)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, TypeAlias, get_args
 from zipfile import BadZipFile
 
@@ -15,7 +17,8 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from probekit.errors import DataError, near
+from probekit._files import local_path
+from probekit.errors import DataError, check_kind, near
 from probekit.load.images import FOLDER, ImageFolder
 from probekit.load.keywords import KeywordDataset, holds_keywords
 from probekit.load.packages import torchvision_module
@@ -94,12 +97,13 @@ def arrays(name: str, data_dir: Path | None = None) -> Arrays:
     >>> arrays("digits").x_train.shape
     (1797, 1, 8, 8)
     """
+    check_kind("name", name, str, "the name of a data set")
     if name == "digits":
         return _digits()
     if name in _KNOWN:
-        return _known(name, (data_dir or Path(DATA_DIR)).expanduser())
+        return _known(name, local_path(DATA_DIR if data_dir is None else data_dir, "data_dir"))
     if name.endswith(".npz"):
-        path = Path(name).expanduser()
+        path = local_path(name, "name")
         return _from_npz(_read_npz(path), path, name)
     if name.startswith(FOLDER):
         raise DataError(f"{name!r} is read image by image and has no arrays. Load it as a data set: load.dataset.")
@@ -133,13 +137,15 @@ def dataset(
     >>> len(digits), digits[0][0].shape, digits.classes[:3]
     (100, torch.Size([1, 8, 8]), ['0', '1', '2'])
     """
+    check_kind("name", name, str, "the name of a data set")
+    check_kind("limit", limit, (Integral, NoneType), "a number of samples, or None for all")
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit} leaves no samples of {name!r}. Give 1 or more, or leave it out.")
     if name.startswith(FOLDER):
         _check_split(name, split, has_test=False)
-        return ImageFolder(Path(name.removeprefix(FOLDER)).expanduser(), limit)
+        return ImageFolder(local_path(name.removeprefix(FOLDER), "name"), limit)
     if name.endswith(".npz"):
-        path = Path(name).expanduser()
+        path = local_path(name, "name")
         found = _read_npz(path)
         if holds_keywords(found):
             _check_split(name, split, has_test=False)
@@ -161,7 +167,7 @@ def _chosen(data: Arrays, split: Split) -> tuple[Array, npt.NDArray[np.int64]]:
 
 
 def _check_split(name: str, split: Split, *, has_test: bool) -> None:
-    if split not in get_args(Split):
+    if not isinstance(split, str) or split not in get_args(Split):
         raise DataError(f"There is no split {split!r}. Choose train, test or all.")
     if split == "test" and not has_test:
         raise DataError(f"{name!r} has no test set. Ask for split 'train' or 'all', which has every sample.")

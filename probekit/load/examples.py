@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probekit.errors import ModelError
+from probekit.errors import ModelError, check_kind
 
 __all__ = ["example"]
 
@@ -33,6 +34,8 @@ def example(model: nn.Module, samples: int = 2) -> Tensor | dict[str, Tensor]:
     >>> example(load.model("torchvision:squeezenet1_1")).shape
     torch.Size([2, 3, 224, 224])
     """
+    check_kind("model", model, nn.Module, "a torch module", ModelError)
+    check_kind("samples", samples, Integral, "a number of samples", ModelError)
     if hasattr(getattr(model, "config", None), "model_type"):
         return _of_transformers(model, samples)
     dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)

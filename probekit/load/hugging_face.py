@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from probekit._files import local_path
 from probekit.errors import ModelError, near
 from probekit.load.packages import extra, installed
 
@@ -67,14 +68,14 @@ def _fault_of_hub(name: str) -> str:
 
 def _source(name: str) -> tuple[str, bool]:
     """The folder, name on the Hub or model type; and whether random weights are asked for."""
-    whole = Path(name).expanduser()
+    whole = local_path(name, "name", ModelError)
     source, at, weights = (name, "", "") if whole.is_dir() else name.rpartition("@") if "@" in name else (name, "", "")
     if at and weights != RANDOM:
         raise ModelError(
             f"'hf:{name}' asks for weights {weights!r}. 'hf:{source}' has its saved weights, "
             f"'hf:{source}@{RANDOM}' random ones."
         )
-    folder = Path(source).expanduser()
+    folder = local_path(source, "name", ModelError)
     if source and folder.is_dir():
         _check_folder(folder, random=bool(at))
         return str(folder), bool(at)

@@ -15,7 +15,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from probekit.errors import ModelError, near
+from probekit._files import local_path
+from probekit.errors import ModelError, check_kind, near
 from probekit.load.hugging_face import hugging_face
 from probekit.load.packages import extra, installed, torchvision_module
 
@@ -48,19 +49,20 @@ def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module
     >>> type(model("torchvision:resnet18")).__name__
     'ResNet'
     """
+    check_kind("name", name, str, _FORMS, ModelError)
     source, _, what = name.rpartition(":")
     library, _, named = name.partition(":")
     with _seeded(seed):
         if library in _LIBRARIES:
             made = _LIBRARIES[library](named)
         elif source.endswith(".py"):
-            made = _from_file(Path(source).expanduser(), what)
+            made = _from_file(local_path(source, "name", ModelError), what)
         elif source and all(name.isidentifier() for name in source.split(".")):
             made = _from_module(source, what)
         else:
             raise ModelError(f"{name!r} doesn't say where the model comes from. Name it as {_FORMS}.")
     if weights is not None:
-        _load_weights(made, Path(weights), name)
+        _load_weights(made, local_path(weights, "weights", ModelError), name)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from probekit.errors import DataError, SiteError
+from probekit.errors import RESULTS, DataError, SiteError, check_kind
 from probekit.plot.lookup import class_names, read
 from probekit.plot.style import INK, label_classes, new_figure, palette, short_site, tidy
 
@@ -92,6 +93,13 @@ def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, r
     A shallow, a middle and a deep layer of a four-layer network, as in figures 3 and 4 of Pretorius et al. (2019):
     ``distribution_grid(tree, {"act1": [3, 40, 7], "act2": [5, 8, 120], "act4": [9, 1, 77]})``.
     """
+    check_kind("tree", tree, xr.DataTree, RESULTS)
+    check_kind("rows", rows, Mapping, "the nodes of each site, {site: [node, ...]}")
+    check_kind("resolution", resolution, Integral, "a number of cells, from 1 on")
+    if resolution < 1:
+        raise DataError(f"resolution is {resolution}; it is at least 1.", arguments=("resolution",))
+    for nodes in rows.values():
+        check_kind("nodes", nodes, Iterable, "nodes of a site, such as [0, 3]")
     grid = [[_distribution(tree, site, node, resolution) for node in nodes] for site, nodes in rows.items()]
     columns = max(map(len, grid), default=0)
     if columns == 0:
@@ -113,6 +121,7 @@ def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, r
 def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _Distribution:
     """The distribution of one node, read from the tree and joined into cells."""
     histogram = read(tree, site, "histogram", ("label", "node", "bin"))
+    check_kind("nodes", node, Integral, "numbers of nodes, such as [0, 3]")
     if not 0 <= node < histogram.sizes["node"]:
         raise SiteError(f"Site {site!r} has no node {node}; its nodes are 0 to {histogram.sizes['node'] - 1}.")
     values = read(tree, site, "histogram_atom", ("node", "atom")).values[node].astype(float)

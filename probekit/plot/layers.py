@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from probekit.errors import DataError
+from probekit.errors import RESULTS, DataError, check_kind
 from probekit.plot.lookup import measured, read
 from probekit.plot.style import RULE, label_sites, new_axes, palette, plain, tidy, words
 
@@ -38,6 +38,7 @@ def profile(
     >>> [line.get_ydata().tolist() for line in profile(tree, "sparsity_site").lines]
     [[0.5, 0.5]]
     """
+    check_kind("trees", trees, (xr.DataTree, Mapping), f"{RESULTS}, or several by name, {{name: tree}}")
     named = {"": trees} if isinstance(trees, xr.DataTree) else trees
     if not named:
         raise DataError("There are no results to draw: give at least one, as {name: tree}.")

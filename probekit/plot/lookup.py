@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import xarray as xr
 
 from probekit._table import shown
-from probekit.errors import DataError, PluginError, SiteError, near
+from probekit.errors import RESULTS, DataError, PluginError, SiteError, check_kind, near
 
 __all__ = ["class_names", "common_classes", "measured", "read", "site_of"]
 
@@ -17,6 +17,8 @@ _ENDINGS = ("_node", "_site", "_pairs", "_max", "_rest", "_null", "_constant", "
 
 def site_of(tree: xr.DataTree, site: str) -> xr.Dataset:
     """The measured variables of one site; the SiteError for an unknown site names the sites that exist."""
+    check_kind("tree", tree, xr.DataTree, RESULTS)
+    check_kind("site", site, str, "the name of a site")
     if site not in tree.children:
         raise SiteError(
             f"The results have no site {site!r}.{near(site, tree.children)} Their sites: {', '.join(tree.children)}."
@@ -29,6 +31,7 @@ def read(tree: xr.DataTree, site: str, variable: str, dims: Sequence[str] | None
 
     Results without labels have no dim `label`; if `dims` has one, all samples form a single class.
     """
+    check_kind("variable", variable, str, "the name of a measured variable")
     data = site_of(tree, site)
     if variable not in data:
         raise _unmeasured(variable, f"at site {site!r}", map(str, data.data_vars))
@@ -47,7 +50,10 @@ def read(tree: xr.DataTree, site: str, variable: str, dims: Sequence[str] | None
 
 def measured(tree: xr.DataTree, sites: Sequence[str] | None, variable: str) -> list[str]:
     """The sites to draw: `sites` if given, otherwise all that have `variable`, in the tree's order."""
+    check_kind("tree", tree, xr.DataTree, RESULTS)
+    check_kind("variable", variable, str, "the name of a measured variable")
     if sites is not None:
+        check_kind("sites", sites, (list, tuple), "a list of names of sites")
         if not sites:
             raise SiteError(f"The list of sites to draw is empty. The results' sites: {', '.join(tree.children)}.")
         return list(sites)

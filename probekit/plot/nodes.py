@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from probekit.errors import DataError
+from probekit.errors import DataError, check_kind
 from probekit.plot.lookup import class_names, common_classes, measured, read
 from probekit.plot.style import (
     RULE,
@@ -95,6 +96,10 @@ def medians_grid(
     >>> [ax.get_title() for ax in medians_grid({"untrained": tree, "trained": tree}).axes]
     ['untrained', 'trained']
     """
+    check_kind("trees", trees, Mapping, "several results by name, {name: tree}")
+    check_kind("columns", columns, Integral, "a number of panels beside each other")
+    if columns < 1:
+        raise DataError(f"columns is {columns}; a grid has at least one.", arguments=("columns",))
     if not trees:
         raise DataError("There are no results to draw: give at least one, as {name: tree}.")
     columns = min(columns, len(trees))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from probekit.errors import check_kind
 
 __all__ = [
     "INK",
@@ -49,6 +53,7 @@ def palette(count: int) -> list[str]:
     >>> palette(2)
     ['#3a6fdc', '#eca500']
     """
+    check_kind("count", count, Integral, "a number of colours")
     if count <= len(_COLOURS):
         return list(_COLOURS[:count])
     return [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 1, count))]
@@ -61,6 +66,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
     """`ax`, or the axes of a new figure if it is None."""
+    check_kind("ax", ax, (Axes, NoneType), "matplotlib's Axes, or None for those of a new figure")
     return new_figure(width, height).add_subplot() if ax is None else ax
 
 

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL.PngImagePlugin import PngImageFile
 
-from probekit._files import whole_file
+from probekit._files import local_path, whole_file
 from probekit._table import shown
-from probekit.errors import DataError, ProbekitError
+from probekit.errors import DataError, ProbekitError, check_kind
 from probekit.report.tables import Tabular, cells_of
 
 __all__ = ["Outcome", "Page", "Picture"]
@@ -64,21 +64,25 @@ class Page:
 
     def heading(self, text: str, level: int = 2) -> Self:
         """A heading: `level` 2 for a section, 3 within one."""
+        check_kind("level", level, int, "2 or 3")
         if level not in (2, 3):
             raise DataError(f"A heading has level 2 or 3 (1 is the title), not {level}.")
         return self._add("heading", level=level, number=self._next("heading"), text=text)
 
     def text(self, paragraph: str) -> Self:
         """A paragraph; a blank line in it begins another."""
+        check_kind("paragraph", paragraph, str, "a text")
         parts = [part.strip() for part in paragraph.split("\n\n")]
         return self._add("text", paragraphs=[part for part in parts if part])
 
     def numbers(self, values: Mapping[str, object]) -> Self:
         """The few numbers that matter most, each large above its name."""
+        check_kind("values", values, Mapping, "the numbers by name, {name: number}")
         return self._add("numbers", values=[(name, shown(value)) for name, value in values.items()])
 
     def code(self, text: str) -> Self:
         """Commands or code, with its line breaks."""
+        check_kind("text", text, str, "a text")
         return self._add("code", text=text.strip("\n"))
 
     def figure(self, picture: Picture, caption: str, alt: str | None = None) -> Self:
@@ -133,7 +137,7 @@ class Page:
 
         Makes missing folders. Raises ProbekitError where the disk refuses.
         """
-        target = Path(path)
+        target = local_path(path, "path")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(target) as file:
@@ -158,7 +162,8 @@ def _picture(picture: Picture) -> tuple[str, bytes]:
         file = io.BytesIO()
         picture.figure.canvas.figure.savefig(file, format="png", dpi=_DPI, facecolor="white")
         return _MEDIA[".png"], file.getvalue()
-    path = Path(picture)
+    check_kind("picture", picture, (str, os.PathLike), "the path of a picture, a Figure or Axes")
+    path = local_path(picture, "picture")
     if path.suffix.lower() not in _MEDIA:
         raise DataError(f"{path} isn't a picture that a page can hold: give a {', '.join(_MEDIA)} file or a Figure.")
     try:

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit._table import is_number, rows_of, shown
-from probekit.errors import DataError
+from probekit.errors import DataError, check_kind
 
 __all__ = ["Cells", "Formats", "Tabular", "cells_of"]
 
@@ -64,8 +64,10 @@ def cells_of(data: Tabular, formats: Formats, badges: Mapping[str, str]) -> Cell
     Raises:
         DataError: a badge has an unknown tone, or `data` has no dimension.
     """
+    check_kind("formats", formats, (str, Mapping), "a format specification, or several by column")
+    check_kind("badges", badges, Mapping, "the tones of values, {value: tone}")
     if wrong := set(badges.values()) - set(_TONES):
-        raise DataError(f"A badge has one of the tones {', '.join(_TONES)}; not {', '.join(sorted(wrong))}.")
+        raise DataError(f"A badge has one of the tones {', '.join(_TONES)}; not {', '.join(sorted(map(str, wrong)))}.")
     frame = _frame(data)
     values = rows_of(frame)
     columns = [_column(name, [row[at] for row in values], formats) for at, name in enumerate(frame.columns)]
@@ -89,7 +91,10 @@ def _frame(data: Tabular) -> pd.DataFrame:
         return pd.DataFrame(data.values, index=rows, columns=columns)
     if isinstance(data, xr.DataArray):
         return data.reset_coords(drop=True).to_dataset(name=data.name or "value").to_dataframe()
-    return pd.DataFrame([dict(row) for row in data], dtype=object)
+    given = list(data) if isinstance(data, Sequence) and not isinstance(data, str | bytes) else [data]
+    for row in given:
+        check_kind("data", row, Mapping, "a DataFrame, a DataArray, a Dataset, or a list of rows, each a dict")
+    return pd.DataFrame([dict(row) for row in given], dtype=object)
 
 
 def _has_index(frame: pd.DataFrame) -> bool:
@@ -130,5 +135,15 @@ def _heading(columns: Sequence[_Column], level: int) -> Heading:
 def _cell(value: object, column: _Column, badges: Mapping[str, str]) -> Cell:
     if isinstance(value, str) and value in badges:
         return Cell(value.replace("_", " "), tone=badges[value])
-    text = shown(value, column.spec)
+    text = _formatted(value, column.spec)
     return Cell(text, "num" if column.numeric else "long" if len(text) >= _LONG else "")
+
+
+def _formatted(value: object, spec: str) -> str:
+    try:
+        return shown(value, spec)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"formats has {spec!r}, which can't format {value!r}: {error}. Write it as for format(), such as '.1%'.",
+            arguments=("formats",),
+        ) from error

@@ -459,7 +459,7 @@ def _batches() -> Iterator[Tensor]:
         (lambda: Watch(mlp(700), X, "mean", resume=True), DataError, "no out= was given"),
         (lambda: Watch(mlp(700), X, "mean", log=[]), DataError, "log is a list, which has no add_scalar"),
         (lambda: Watch(mlp(700), X, "mean", sites="9")(0), SiteError, "'9'"),
-        (lambda: Watch(mlp(700), X, "mean")(1.5), TypeError, "float"),
+        (lambda: Watch(mlp(700), X, "mean")(1.5), DataError, "step is a float, 1.5"),
         (lambda: [Watch(nn.ReLU(), X, "mean")(0), watch_twice()], DataError, "Step 0 doesn't come after step 100"),
     ],
 )

@@ -1,0 +1,69 @@
+"""Replacing a store: what is no store stays, and so does a store where no other can take its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import probekit as pk
+from probekit.errors import ProbekitError, StoreError
+from tests.stores import contents, three_sites
+
+
+def test_only_a_store_itself_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = three_sites(tmp_path / "real.zarr")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("mine")
+    for name, target in (("link.zarr", "real.zarr"), ("dangling", "nowhere"), ("to-mine", "mine")):
+        (tmp_path / name).symlink_to(target)
+    before, names = contents(store), sorted(tmp_path.iterdir())
+
+    def never() -> Any:
+        pytest.fail("the model's data were read")
+        yield
+
+    for out, message in {
+        "link.zarr": r"link\.zarr is a link to real\.zarr and was left as it is.*Give that path\.",
+        "dangling": r"dangling isn't a store: it is a link to what isn't there",
+        "to-mine": r"to-mine isn't a store: it is a folder without a zarr\.json",
+        "mine": r"mine isn't a store",
+        "/": r"^/ isn't a store",
+        ".": r"^\. isn't a store",
+        "real.zarr/0": r"isn't a store of probekit's",
+    }.items():
+        with pytest.raises(StoreError, match=message):
+            pk.capture(nn.ReLU(), never(), out, overwrite=True)
+    assert contents(store) == before
+    assert sorted(tmp_path.iterdir()) == names
+
+
+@pytest.mark.parametrize("out", [".", "../real.zarr"])
+def test_the_working_folder_is_not_replaced(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = three_sites(tmp_path / "real.zarr")
+    before = contents(store)
+    monkeypatch.chdir(store)
+    with pytest.raises(StoreError, match="is the folder that this process works in"):
+        pk.capture(nn.ReLU(), torch.ones(5, 3), out, overwrite=True)
+    assert contents(store) == before
+    assert pk.open(".").sizes["sample"] == 50
+
+
+def test_the_root_has_room() -> None:
+    assert pk.plan(nn.ReLU(), torch.ones(5, 3), out="/").bytes == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"columns": {"my split": [0] * 5}}, "can't be called 'my split'"), ({"memory": 1}, "memory")],
+)
+def test_a_store_stays_where_no_other_can_take_its_place(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    store = three_sites(tmp_path / "real.zarr")
+    before = contents(store)
+    with pytest.raises(ProbekitError, match=message):
+        pk.capture(nn.ReLU(), torch.ones(5, 3), store, overwrite=True, **options)
+    assert contents(store) == before
