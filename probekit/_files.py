@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ _BUFFER = 256 * 1024  # bytes that are worth a call of the system
 _BLOCK = 512 * 1024  # bytes a call: of 2 MB Linux keeps them in huge pages, which it has to find or have cleared first
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _KEEP_SIZE = 1  # of fallocate(2): the file stays as long as it is
+
+_URL_AS_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 
 # Not os.posix_fallocate, which writes to every block itself where the file system can't do it.
 _fallocate = getattr(ctypes.CDLL(None), "fallocate", None) if sys.platform == "linux" else None
@@ -113,6 +116,8 @@ def local_path(path: str | os.PathLike[str], name: str, error: type[ProbekitErro
         if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
             raise error(f"{name} is {text!r}; it has to be a path, or a URL such as file:///data.", arguments=(name,))
         return Path(url2pathname(parts.path))
+    if _URL_AS_PATH.match(text) and not Path(text).parents[-2].exists():
+        raise error(f"{name} is {text!r}, a URL that pathlib has taken a slash from. Give a string.", arguments=(name,))
     try:
         return Path(text).expanduser()
     except RuntimeError as fault:

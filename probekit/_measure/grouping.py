@@ -117,11 +117,17 @@ def selected(columns: SampleColumns, rows: int, where: Where | None) -> Mask | N
         return None
     mask = _matching(columns, rows, where) if isinstance(where, Mapping) else _masked(columns, rows, where)
     if not mask.any():
+        asked = f"where={_plain(where)}" if isinstance(where, Mapping) else "The mask of where="
         raise DataError(
-            f"where={where!r} selects none of the {len(mask)} {columns.dim}s, so there is nothing to measure.",
+            f"{asked} selects none of the {len(mask)} {columns.dim}s, so there is nothing to measure.",
             arguments=("where",),
         )
     return mask
+
+
+def _plain(where: Mapping[str, Any]) -> dict[str, Any]:
+    """The selection as Python's own values, as which a message shows it."""
+    return {name: np.asarray(wanted).tolist() for name, wanted in where.items()}
 
 
 def _matching(columns: SampleColumns, rows: int, where: Mapping[str, Any]) -> Mask:

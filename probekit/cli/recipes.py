@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -13,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from probekit import plugins
 from probekit._table import Table
 from probekit.cli import output
+from probekit.cli.values import path_of
 from probekit.errors import PluginError
 
 
@@ -56,12 +58,20 @@ def _as_command(run: Callable[..., Any]) -> Callable[..., None]:
 def _option(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
     kind, text = (get_args(hint)[0], get_args(hint)[1]) if get_origin(hint) is Annotated else (hint, None)
     default, option = parameter.default, typer.Option(help=text)
+    if _is_path(kind):
+        option = typer.Option(help=text, parser=path_of, metavar="PATH")
+        kind = Any
     item = _tuple_item(kind)
     if item is not None:
         option = typer.Option(help=text, parser=lambda written: _parse(written, item), metavar=f"{item.__name__},…")
         default = None if default is None else ",".join(map(str, default))
         kind = Any
     return parameter.replace(annotation=Annotated[kind, option], default=default, kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+def _is_path(kind: Any) -> bool:
+    """Whether an option is a ``Path`` or a ``Path | None``."""
+    return kind is Path or (get_origin(kind) in (Union, types.UnionType) and Path in get_args(kind))
 
 
 def _tuple_item(kind: Any) -> type | None:
@@ -72,8 +82,9 @@ def _tuple_item(kind: Any) -> type | None:
 
 
 def _parse(written: Any, item: type) -> tuple[Any, ...]:
+    read = path_of if item is Path else item
     try:
-        return tuple(item(part) for part in str(written).split(","))
+        return tuple(read(part) for part in str(written).split(","))
     except ValueError as error:
         raise typer.BadParameter(f"{written!r} is not a list such as 2,4 of {item.__name__}s.") from error
 

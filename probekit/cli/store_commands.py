@@ -82,7 +82,8 @@ def measure(
     sites: Sites = None,
     by: Annotated[str, typer.Option(help="The samples' column to group by, or none.")] = "label",
     where: Annotated[
-        list[str] | None, typer.Option(help="COLUMN=VALUE: measure these samples only; may be repeated.")
+        list[str] | None,
+        typer.Option(help="COLUMN=VALUE: measure these samples only; a label by its code or name; may be repeated."),
     ] = None,
     nan: Annotated[Literal["raise", "omit"], typer.Option(help="What to do with samples that hold a NaN.")] = "raise",
     positions: Annotated[
@@ -99,7 +100,7 @@ def measure(
         metric,
         sites=sites,
         by=None if by == "none" else by,
-        where=where_of(where),
+        where=where_of(where, path),
         nan=nan,
         positions=positions,
         scheduler=scheduler,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,27 +12,65 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_of", "where_of", "zeros_of"]
+__all__ = ["device_of", "path_of", "where_of", "zeros_of"]
 
 
-def where_of(given: Sequence[str] | None) -> dict[str, list[object]] | None:
-    """COLUMN=VALUE, as the columns' values that are wanted: numbers and true or false where they are such."""
+def where_of(given: Sequence[str] | None, store: str) -> dict[str, list[object]] | None:
+    """COLUMN=VALUE, as the values that are wanted, each of the type that the column has in the store.
+
+    For a label that isn't the code of a class, the name of a class stands for its code.
+    """
     wanted: dict[str, list[object]] = {}
     for one in given or ():
         column, equals, text = one.partition("=")
         if not equals:
             raise typer.BadParameter(f"{one!r} isn't COLUMN=VALUE.", param_hint="--where")
-        wanted.setdefault(column, []).append(_value(text))
-    return wanted or None
+        wanted.setdefault(column, []).append(text)
+    return {column: _typed(column, texts, store) for column, texts in wanted.items()} or None
 
 
-def _value(text: str) -> object:
-    if text.casefold() in ("true", "false"):
-        return text.casefold() == "true"
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
-    return text
+def _typed(column: str, texts: Sequence[object], store: str) -> list[object]:
+    from probekit._store.backend import backend_of
+    from probekit._store.store import class_names, read_record
+
+    backend = backend_of(store)
+    record = read_record(backend)
+    spec = record.arrays.get(column)
+    if spec is None and column != "correct":
+        return list(texts)  # a column that measure says isn't there
+    names = class_names(backend, record) if column == "label" else ()
+    kind = "b" if spec is None else spec.dtype.kind
+    return [value for text in texts for value in _values(column, str(text), kind, names)]
+
+
+def _values(column: str, text: str, kind: str, names: Sequence[str]) -> list[object]:
+    """What a text means in a column of a `kind` of numpy's dtypes, whose codes may have `names`."""
+    if kind == "U":
+        return [text]
+    codes: list[object] = [code for code, name in enumerate(names) if name == text]
+    read, expected = _READERS[kind]
+    with suppress(ValueError, KeyError):
+        value = read(text)
+        return codes if codes and value not in range(len(names)) else [value]
+    if not codes:
+        classes = f", and its classes are {', '.join(map(repr, names))}" if names else ""
+        raise typer.BadParameter(f"{column} holds {expected}{classes}; {text!r} is none.", param_hint="--where")
+    return codes
+
+
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+_READERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "b": (lambda text: _BOOLS[text.casefold()], "true and false"),
+    "i": (int, "integers"),
+    "f": (float, "numbers"),
+}
+
+
+def path_of(text: str) -> Path:
+    """A path, also one that begins with ``~`` or ``file://``."""
+    from probekit._files import local_path
+
+    return local_path(text, "path")
 
 
 def zeros_of(shape: str) -> torch.Tensor:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from probekit._files import local_path
 from probekit.errors import DataError
 from probekit.load.packages import torchvision_module
 
@@ -44,7 +45,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, root: Path, limit: int | None = None) -> None:
-        self.root = root
+        self.root = root = local_path(root, "root")
         self._transform = _transform()
         self.classes: list[str] = _classes(root)
         samples = _samples(root, self.classes)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from probekit import plugins
 
 
@@ -30,3 +32,32 @@ def test_an_error_of_the_system_is_one_paragraph(
     done = python("from probekit.cli import main; main()", "run", "draw", paths=(folder,), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: No such file or directory: none/fig1.png.\n"
+
+
+PATHS = """
+from pathlib import Path
+from typing import Annotated
+import pandas as pd
+from probekit.report import Outcome
+
+def run(
+    *,
+    out: Annotated[Path, "Where."] = Path("runs"),
+    other: Path | None = None,
+    more: tuple[Path, ...] = (),
+    progress=None,
+):
+    return Outcome(out, {"paths": pd.DataFrame({"path": [str(each) for each in (other, *more)]})})
+"""
+
+
+def test_paths_of_a_recipe_may_begin_at_home(
+    python: Callable[..., Any], distribution: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = distribution("pathful", plugins.RECIPES, {"paths": "pathful"}, {"pathful": PATHS})
+    monkeypatch.setenv("HOME", "/home/ada")
+    options = ["--out=~/runs", "--other=file:///data/a", "--more=~/b,c"]
+    done = python("from probekit.cli import main; main()", "run", "paths", *options, paths=(folder,), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [text in done.stdout for text in ("/data/a", "/home/ada/b", "c")] == [True] * 3
+    assert "Report: /home/ada/runs" in done.stderr

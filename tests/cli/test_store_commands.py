@@ -71,3 +71,50 @@ def test_chosen_samples_are_measured_and_sites_compared(call, model):
     assert "cka" in out
     assert call(*common, "--nan", "ignore")[0] == 2
     assert call(*common, "--where", "label")[0] == 2
+
+
+def test_a_chosen_value_is_of_its_columns_type(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    columns = {
+        "subject": ["007", "7", "true"] * 4,
+        "session": [7, 8, 9] * 4,
+        "weight": [0.5, 1.0, 7.0] * 4,
+        "held_out": [True, False, False] * 4,
+    }
+    x = torch.arange(12.0)[:, None]
+    pk.capture(nn.Identity(), (x, torch.arange(12) % 2), "a.zarr", columns=columns, class_names=["ant", "bee"])
+
+    def mean(*where):
+        options = [part for each in where for part in ("--where", each)]
+        code, out, err = call("measure", "a.zarr", "-m", "mean", "--by", "none", "--json", *options)
+        assert code == 0, err
+        return json.loads(out)[0]["mean"]
+
+    for where, start in {
+        "subject=007": 0,
+        "subject=7": 1,
+        "subject=true": 2,
+        "session=8": 1,
+        "weight=1": 1,
+        "weight=7.0": 2,
+        "held_out=True": 0,
+        "held_out=1": 0,
+    }.items():
+        assert mean(where) == pytest.approx(np.arange(start, 12, 3).mean()), where
+    assert mean("label=bee") == mean("label=1") == np.arange(1, 12, 2).mean()
+    assert mean("subject=007", "subject=7", "label=ant") == pytest.approx(np.mean([0, 4, 6, 10]))
+    for where, message in {
+        "session=eight": "session holds integers; 'eight' is none",
+        "session=8.5": "session holds integers; '8.5' is none",
+        "held_out=maybe": "held_out holds true and false; 'maybe' is none",
+        "label=cat": "label holds integers, and its classes are 'ant', 'bee'; 'cat' is none",
+    }.items():
+        code, _, err = call("measure", "a.zarr", "-m", "mean", "--where", where)
+        assert code == 2
+        assert message in " ".join(err.replace("│", " ").split())
+    pk.capture(nn.Identity(), (x, torch.arange(12) % 2), "b.zarr", class_names=["15075141", "0"])
+    for where, code in {"label=15075141": 0, "label=0": 0, "label=1": 1}.items():
+        _, out, _ = call("measure", "b.zarr", "-m", "mean", "--by", "none", "--json", "--where", where)
+        assert json.loads(out)[0]["mean"] == np.arange(code, 12, 2).mean()
+    code, _, err = call("measure", "a.zarr", "-m", "mean", "--where", "subject=8")
+    assert (code, "where={'subject': ['8']} selects none of the 12 samples" in err) == (1, True)
