@@ -16,6 +16,7 @@ from probekit.metrics.protocol import Parameters, Samples, Variables
 __all__ = ["NeuralCollapse"]
 
 _LEAST = 1e-6  # relative to the largest deviation of the class means
+_ROUNDING = 1e-12  # relative to the class means: a smaller deviation may come from the order of summation
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class NeuralCollapse(Parameters):
     definition. NC3 needs the last layer's weights and isn't computed. All are NaN with fewer than two classes, at
     constant nodes, and where a value is infinite or so large that its square is. NC2 of two classes is always 0, and
     `nc2_cosines` is NaN where a class mean lies on the centre. Directions in which the means differ by less than a
-    millionth of the largest difference are left out: with float32 activations they may be rounding errors, as after a
-    narrower layer.
+    millionth of the largest difference are left out, and a mean lies on the centre where it is that near to it: with
+    float32 activations that may be rounding errors, as after a narrower layer. Means that differ by less than 1e-12 of
+    their length count as equal.
 
     The metric is meant for the layer before the last, on the samples that the network was trained on. It reads them
     twice and needs memory for the class means alone.
@@ -62,14 +64,17 @@ class NeuralCollapse(Parameters):
     """
 
     name: ClassVar[str] = "neural_collapse"
-    version: ClassVar[int] = 2  # version 1 counted directions that were rounding errors of float32
+    # Version 1 counted directions that were rounding errors of float32, version 2 distances that were.
+    version: ClassVar[int] = 3
 
     def compute_samples(self, samples: Samples) -> Variables:
         state = class_moments(samples)
         there = state["count"].nonzero().flatten()
         means = state["mean"][there]
-        centred = means - means[:1]  # all exactly 0 where all are equal
+        centred = means - means[:1]
         centred = centred - centred.mean(0)
+        if torch.linalg.vector_norm(centred) <= _ROUNDING * torch.linalg.vector_norm(means):
+            centred = torch.zeros_like(centred)
         spread = centred.square().sum() + state["m2"].sum()
         found = [np.nan] * 4
         if len(there) > 1 and spread.isfinite() and spread > 0:
@@ -100,7 +105,7 @@ def _second_pass(samples: Samples, means: Tensor, there: Tensor, whitening: Tens
 def _simplex(centred: Tensor) -> tuple[float, float]:
     """Both NC2 variables, from the class means less their mean (class, node)."""
     classes, norms = len(centred), torch.linalg.vector_norm(centred, dim=1)
-    unit = centred / norms[:, None]
+    unit = centred / norms.where(norms > _LEAST * norms.max(), torch.nan)[:, None]
     first, second = torch.triu_indices(classes, classes, 1)
     deviations = ((unit @ unit.T)[first, second] + 1 / (classes - 1)).abs()
     return float(norms.std(correction=0) / norms.mean()), float(deviations.mean())

@@ -100,6 +100,7 @@ class Separability(ClassMoments):
     """
 
     name: ClassVar[str] = "separability"
+    version: ClassVar[int] = 2  # in version 1 rounding decided between equally near means
 
     def compute_samples(self, samples: Samples) -> Variables:
         state = class_moments(samples)

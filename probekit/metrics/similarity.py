@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_moments import ClassMoments
+from probekit.metrics._kernels.rounding import tied_ranks, vector_error
 from probekit.metrics._kernels.scatter import centred, merged_mean
 from probekit.metrics.block import Array
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
@@ -104,8 +105,15 @@ class RSA(Parameters):
     correlation, ties sharing their mean rank), as in that paper. ``dissimilarity="euclidean"`` takes the Euclidean
     distance of the means; ``ranks=False`` compares the dissimilarities themselves (Pearson's correlation).
 
+    Dissimilarities that are equal but for rounding are tied, so that a scaled or rotated copy of a site has the rsa 1
+    with it. The error that rounding may have made follows from the dtype of the activations (float16 counts as
+    float32), the number of nodes N and the means μ: with e = (√N + 1) ε, e being that of a mean relative to its length,
+    it is 2 e max ‖μ‖ for a distance, and e times the sum of ‖μ‖ / ‖μ − its average over the nodes‖ of both classes for
+    a correlation. Two dissimilarities are tied where they differ by no more than the errors of both.
+
     NaN with fewer than three classes, and for a site whose dissimilarities are all equal or undefined: at constant
-    nodes, with a class mean that is the same at all nodes (by correlation), and where a value is infinite.
+    nodes, with a class mean that is the same at all nodes (by correlation), both up to rounding, and where a value is
+    infinite.
 
     The state is the class means alone. RSA compares the arrangement of classes and is blind to the spread within them.
     With few classes it is uncertain (10 classes have 45 pairs, which aren't independent). Noise in the means makes
@@ -121,6 +129,7 @@ class RSA(Parameters):
 
     dissimilarity: str = "correlation"
     ranks: bool = True
+    version: ClassVar[int] = 2  # version 1 ranked what rounding left of equal dissimilarities
     scope: ClassVar[str] = "sites"
     name: ClassVar[str] = "rsa"
 
@@ -132,27 +141,35 @@ class RSA(Parameters):
 
     def init(self, specs: Sequence[Spec]) -> State:
         states = [ClassMoments().init(spec) for spec in specs]
-        return {"count": states[0]["count"]} | {f"mean_{n}": state["mean"] for n, state in enumerate(states)}
+        errors = {
+            f"error_{n}": torch.tensor(vector_error(spec.dtype, spec.nodes), dtype=torch.float64, device=spec.device)
+            for n, spec in enumerate(specs)
+        }
+        return {"count": states[0]["count"]} | {f"mean_{n}": state["mean"] for n, state in enumerate(states)} | errors
 
     def update(self, state: State, x: Sequence[Tensor], y: Tensor) -> State:
-        return _means([ClassMoments().update(_moments(state, n), batch, y) for n, batch in enumerate(x)])
+        return state | _means([ClassMoments().update(_moments(state, n), batch, y) for n, batch in enumerate(x)])
 
     def merge(self, a: State, b: State) -> State:
-        return _means([ClassMoments().merge(_moments(a, n), _moments(b, n)) for n in range(_sites(a))])
+        return a | _means([ClassMoments().merge(_moments(a, n), _moments(b, n)) for n in range(_sites(a))])
 
     def finalize(self, state: State) -> Variables:
         there = (state["count"] > 0).cpu().numpy()
-        means = [state[f"mean_{n}"].cpu().numpy()[there] for n in range(_sites(state))]
-        pairs = np.triu_indices(len(means[0]), 1)
-        if len(pairs[0]) < 3:
-            return {"rsa": (("site", "site_b"), np.full((len(means), len(means)), np.nan))}
+        sites = range(_sites(state))
+        table = np.full((len(sites), len(sites)), np.nan)
+        if np.count_nonzero(there) < 3:
+            return {"rsa": (("site", "site_b"), table)}
         between = _euclidean if self.dissimilarity == "euclidean" else _uncorrelated
-        found = np.stack([between(mean)[pairs] for mean in means])
-        known = np.isfinite(found).all(axis=1)
-        table = np.full((len(means), len(means)), np.nan)
-        compared = np.stack([_ranks(row) if self.ranks else row for row in found[known]]) if known.any() else found[:0]
-        table[np.ix_(known, known)] = _correlations(compared)
+        found = [between(state[f"mean_{n}"].cpu().numpy()[there], float(state[f"error_{n}"])) for n in sites]
+        known = np.array([np.isfinite(values).all() for values, _ in found])
+        compared = [self._compared(*each) for each, defined in zip(found, known, strict=True) if defined]
+        table[np.ix_(known, known)] = _correlations(np.stack(compared)) if compared else 0
         return {"rsa": (("site", "site_b"), table)}
+
+    def _compared(self, values: Array, error: Array) -> Array:
+        """What is correlated between sites: the ranks, or the dissimilarities themselves unless they are all equal."""
+        ranks = tied_ranks(values, error)
+        return ranks if self.ranks or (ranks == ranks[0]).all() else values
 
 
 def _moments(state: State, site: int) -> State:
@@ -165,14 +182,28 @@ def _means(moments: Sequence[State]) -> State:
     return {"count": moments[0]["count"]} | {f"mean_{n}": state["mean"] for n, state in enumerate(moments)}
 
 
-@np.errstate(invalid="ignore")
-def _euclidean(means: Array) -> Array:
-    return np.stack([np.linalg.norm(means - mean, axis=1) for mean in means])
+@np.errstate(invalid="ignore", over="ignore")
+def _euclidean(means: Array, error: float) -> tuple[Array, Array]:
+    """The distance of every two means (pair), and how far rounding may have taken it; see `vector_error`."""
+    pairs = np.triu_indices(len(means), 1)
+    distances = np.stack([np.linalg.norm(means - mean, axis=1) for mean in means])[pairs]
+    # Both ends of a distance move, each by the error of a vector.
+    return distances, np.full(len(distances), 2 * error * np.linalg.norm(means, axis=1).max())
 
 
-def _uncorrelated(means: Array) -> Array:
-    table: Array = 1 - _correlations(means)
-    return table
+@np.errstate(invalid="ignore", divide="ignore", over="ignore")
+def _uncorrelated(means: Array, error: float) -> tuple[Array, Array]:
+    """1 − the correlation of every two means, and how far rounding may have taken it; NaN for a mean without spread.
+
+    The correlation is the product of two vectors of length 1, each of which moves by no more than the error of the
+    mean, relative to the length of the mean less its average.
+    """
+    first, second = np.triu_indices(len(means), 1)
+    length = np.linalg.norm(means - means.mean(axis=1, keepdims=True), axis=1)
+    moved = error * np.linalg.norm(means, axis=1) / length
+    moved[~(moved < 1)] = np.nan
+    errors = moved[first] + moved[second]
+    return np.where(np.isnan(errors), np.nan, (1 - _correlations(means))[first, second]), errors
 
 
 @np.errstate(invalid="ignore")
@@ -183,10 +214,3 @@ def _correlations(rows: Array) -> Array:
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     table: Array = np.clip(rows @ rows.T, -1, 1)
     return table
-
-
-def _ranks(values: Array) -> Array:
-    """The rank of each value; equal values share the mean of their ranks."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Array = (np.cumsum(counts) - (counts - 1) / 2)[index]
-    return ranks

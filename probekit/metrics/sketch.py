@@ -53,8 +53,8 @@ class Sketch:
     - Of more samples the state has counts in cells. A cell is an interval of positive or negative values; 0 and the
       infinities have cells of their own. The positive values of a node have 4,096 cells, and so have the negative.
       Cells are as wide as the range of these values asks for, relative to the value: 2^−7 (1 %) where the greatest
-      magnitude is 2^8 to 2^31 times the least, at most 2^−11 where it is up to twice the least, and narrower where
-      these are nearer to each other.
+      magnitude is 2^8 to 2^31 times the least, at most 2^−11 where it is up to twice the least, and narrower where both
+      are nearer to each other.
     - Class c then has m_c samples at each node, the order statistics of ranks ⌊(i + ½) n_c / m_c⌋, each as the value
       that stands for its cell. m_c is n_c where the classes have on average at most `samples` samples. Otherwise the
       classes divide `samples` times their number in proportion to n_c, so that they keep their weights in a mixture; a

@@ -108,6 +108,45 @@ def test_equal_means_are_as_far_from_collapse_as_can_be(samples_of: SamplesOf) -
     assert numbers["nc4"] == 1 / 3  # all means are equally near, so that the first counts
 
 
+def test_means_that_are_equal_but_for_rounding_are_equal(samples_of: SamplesOf) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(50, 6)) + 3
+    x = np.concatenate([rng.permutation(rows) for _ in range(3)])
+    means = x.reshape(3, 50, 6).mean(1)
+    assert (means != means[0]).any(), "the order of summation changed nothing"
+    numbers = found(samples_of(x, np.repeat([0, 1, 2], 50), 3))
+    assert numbers["nc1"] == np.inf
+    assert np.isnan([numbers["nc2_norms"], numbers["nc2_cosines"]]).all()
+    assert numbers["nc4"] == 1 / 3
+
+
+@pytest.mark.parametrize("scale", [1, 0.1, 1e-9, 1e9])
+def test_a_mean_on_the_centre_has_no_direction(samples_of: SamplesOf, scale: float) -> None:
+    turned = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    direction = np.array([1, 2, -1, 0.5]) @ turned
+    means = scale * (np.outer([0, 1, -1], direction) + np.array([0.3, 0.1, 0.7, 0]) @ turned)
+    numbers = found(samples_of(means[np.arange(30) % 3], np.arange(30) % 3, 3))
+    assert np.isnan(numbers["nc2_cosines"])
+    np.testing.assert_allclose(numbers["nc2_norms"], np.std([0, 1, 1]) / np.mean([0, 1, 1]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1, 0.1, 3e-7, 7e5])
+def test_samples_between_two_means_count_for_the_first_whatever_rounding_does(
+    samples_of: SamplesOf, scale: float
+) -> None:
+    # The means are mirror images, so that samples on the mirror are as near to either.
+    on_mirror = np.array([[n, 0, n * n % 7] for n in range(-9, 10)]) / 3
+    behind = np.array([[1, -2, 0], [0, -1, 3], [5, -4, 1]]) / 3
+    rows, others = np.concatenate([on_mirror, behind]), np.tile(on_mirror.mean(0), (len(on_mirror), 1))
+    x = np.concatenate([rows, others, behind * [1, -1, 1]])
+    y = np.repeat([0, 1], len(rows))
+    expected = (len(rows) + len(behind)) / len(x)
+    for seed in range(4):
+        turned = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
+        assert found(samples_of(x @ turned * scale, y, 2))["nc4"] == expected
+        assert found(samples_of((x @ turned + 5) * scale, y, 2))["nc4"] == expected
+
+
 def test_one_sample_a_class_has_no_spread(samples_of: SamplesOf) -> None:
     x = np.random.default_rng(0).normal(size=(3, 4))
     numbers = found(samples_of(x, np.arange(3), 3))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from fractions import Fraction
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, rankdata, spearmanr
 
 import probekit as pk
 from probekit.errors import PluginError
@@ -103,6 +104,93 @@ def test_rsa_gives_tied_dissimilarities_one_rank() -> None:
     corners, others = np.array([[0.0], [1], [3], [4]]), rng.normal(size=(4, 3))  # |Δ| = 1, 3, 4, 2, 3, 1
     found = table(RSA("euclidean"), state_of(RSA("euclidean"), [corners, others], np.arange(4), 4))
     np.testing.assert_allclose(found[0, 1], spearmanr(pdist(corners), pdist(others)).statistic, rtol=1e-12)
+
+
+def exact_ranks(means: np.ndarray, dissimilarity: str) -> np.ndarray:
+    """The ranks of dissimilarities of means that are Fractions, with their exact ties."""
+    keys = []
+    for a, b in combinations(means, 2):
+        if dissimilarity == "euclidean":
+            keys.append(sum((a - b) ** 2))
+        else:
+            a, b = a - sum(a) / len(a), b - sum(b) / len(b)
+            covariance = sum(a * b)
+            keys.append(-covariance * abs(covariance) / (sum(a * a) * sum(b * b)))  # −r |r| is in the order of 1 − r
+    order = {key: number for number, key in enumerate(sorted(set(keys)))}
+    return rankdata([order[key] for key in keys])
+
+
+@pytest.mark.parametrize("dissimilarity", ["euclidean", "correlation"])
+@pytest.mark.parametrize("seed", range(8))
+def test_rsa_of_means_with_many_ties_is_that_of_exact_arithmetic(dissimilarity: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    whole = rng.integers(-1, 2, (2, 9, 5))
+    whole[:, :, 0] = 3  # so that no mean is without spread
+    exact = [np.array([[Fraction(int(v), 7) for v in row] for row in site]) for site in whole]
+    x = [(site / 7).repeat(3, axis=0) for site in whole]
+    y = np.arange(9).repeat(3)
+    metric = RSA(dissimilarity)
+    first, second = (exact_ranks(site, dissimilarity) for site in exact)
+    assert len(set(first)) < len(first)
+    found = table(metric, state_of(metric, x, y, 9, (4, 13)))
+    np.testing.assert_allclose(found[0, 1], pearsonr(first, second).statistic, rtol=1e-12)
+
+
+def two_groups() -> np.ndarray:
+    """Means of ten classes (class, node), of which five each are equally far from each other."""
+    return np.concatenate([np.repeat(np.eye(2), 5, 0) * 0.7, np.eye(10) * 0.3], 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", [RSA(), RSA("euclidean"), RSA("euclidean", ranks=False)], ids=repr)
+def test_copies_of_a_site_with_ties_are_as_similar_as_can_be(metric: RSA, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    y, base = np.repeat(np.arange(10), 30), two_groups()
+    sites = [base, *(base * scale for scale in (0.1, 1 / 3, 1e-12, 1e12)), base[:, rng.permutation(12)]]
+    if metric.dissimilarity == "euclidean":  # which a rotation doesn't change
+        sites += [base @ np.linalg.qr(rng.normal(size=(12, 12)))[0] * scale for scale in (1, 0.1, 1e9)]
+        sites += [base @ np.linalg.qr(rng.normal(size=(500, 500)))[0][:12]]
+    x = [site.astype(dtype)[y] for site in sites]
+    found = table(metric, state_of(metric, x, y, 10, (1, 130)))
+    np.testing.assert_allclose(found, 1, rtol=1e-12 if metric.ranks or dtype == np.float64 else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ranks", [True, False])
+def test_a_site_whose_distances_are_equal_but_for_rounding_is_like_none(dtype: type, ranks: bool) -> None:
+    rng = np.random.default_rng(0)
+    simplex = (np.eye(6) @ np.linalg.qr(rng.normal(size=(40, 40)))[0][:6]).astype(dtype)
+    assert len(np.unique(pdist(simplex.astype(np.float64)))) > 1
+    x, y = [simplex.repeat(3, axis=0), rng.normal(size=(18, 4)).astype(dtype)], np.arange(6).repeat(3)
+    metric = RSA("euclidean", ranks)
+    np.testing.assert_array_equal(np.isnan(table(metric, state_of(metric, x, y, 6))), [[True, True], [True, False]])
+
+
+def test_a_mean_that_is_the_same_at_all_nodes_but_for_rounding_correlates_with_none() -> None:
+    rng = np.random.default_rng(0)
+    x, y = [rng.normal(size=(40, 4)), rng.normal(size=(40, 4))], np.arange(40) % 4
+    x[0][y == 2] = [0.3, 0.1 + 0.2, 0.1 * 3, 0.3]
+    assert np.isnan(table(RSA(), state_of(RSA(), x, y, 4)))[0].all()
+
+
+def test_what_differs_by_more_than_rounding_is_not_tied() -> None:
+    # Squared distances of whole numbers that differ by 1 in 10^11.
+    line = np.array([0.0, 300_000, 600_001, 900_003, 1_200_006])[:, None]
+    found = table(RSA("euclidean"), state_of(RSA("euclidean"), [line, -line[::-1]], np.arange(5), 5))
+    expected = spearmanr(pdist(line), pdist(-line[::-1])).statistic
+    np.testing.assert_allclose(found[0, 1], expected, rtol=1e-12)
+    assert expected < 1
+
+
+def test_many_distances_near_each_other_do_not_all_tie() -> None:
+    """So many that neighbours are nearer than rounding: ties must not grow from one to the next."""
+    rng = np.random.default_rng(0)
+    means = (1e4 + rng.normal(size=(400, 2))).astype(np.float32)
+    x, y = [means, means[:, ::-1].copy(), rng.normal(size=(400, 2)).astype(np.float32)], np.arange(400)
+    found = table(RSA("euclidean"), state_of(RSA("euclidean"), x, y, 400))
+    np.testing.assert_allclose(found[0, 1], 1, rtol=1e-6)
+    expected = spearmanr(pdist(means.astype(np.float64)), pdist(x[2].astype(np.float64))).statistic
+    np.testing.assert_allclose(found[0, 2], expected, atol=2e-3)
 
 
 def test_rsa_sees_class_means_alone() -> None:

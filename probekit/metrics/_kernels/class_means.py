@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from probekit.metrics._kernels.class_moments import ClassMoments
+from probekit.metrics._kernels.rounding import vector_error
 from probekit.metrics._kernels.sample_batches import tensor_batches
 from probekit.metrics.protocol import Samples, Spec, State
 
@@ -22,10 +23,21 @@ def class_moments(samples: Samples) -> State:
 
 
 def nearest(x: Tensor, means: Tensor) -> Tensor:
-    """For each row of `x` (batch, node) the index of the nearest of the `means` (class, node); the first of several."""
+    """For each row of `x` (batch, node) the index of the nearest of the `means` (class, node).
+
+    It is the first of several that are equally near, up to rounding in float64.
+    """
+    error = vector_error(torch.float64, means.shape[1]) * _lengths(x.double()).clamp(min=_lengths(means).max())
     centre = means.mean(0)
     means, x = means - centre, x.double() - centre  # otherwise the common part of distant means would cancel
-    return (x @ means.T - means.square().sum(1) / 2).argmax(1)
+    scores = x @ means.T - means.square().sum(1) / 2
+    # Each factor of a product moves by the error, while the other is as long as it is here.
+    moved = 2 * error * (_lengths(x) + _lengths(means).max())
+    return (scores >= (scores.amax(1) - moved)[:, None]).byte().argmax(1)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1)
 
 
 def own_mean_share(samples: Samples, state: State) -> float:
