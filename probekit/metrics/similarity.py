@@ -105,11 +105,12 @@ class RSA(Parameters):
     correlation, ties sharing their mean rank), as in that paper. ``dissimilarity="euclidean"`` takes the Euclidean
     distance of the means; ``ranks=False`` compares the dissimilarities themselves (Pearson's correlation).
 
-    Dissimilarities that are equal but for rounding are tied, so that a scaled or rotated copy of a site has the rsa 1
-    with it. The error that rounding may have made follows from the dtype of the activations (float16 counts as
-    float32), the number of nodes N and the means μ: with e = (√N + 1) ε, e being that of a mean relative to its length,
-    it is 2 e max ‖μ‖ for a distance, and e times the sum of ‖μ‖ / ‖μ − its average over the nodes‖ of both classes for
-    a correlation. Two dissimilarities are tied where they differ by no more than the errors of both.
+    Dissimilarities that are equal but for rounding in float64 are tied, so that a scaled or rotated copy of a site has
+    the rsa 1 with it. A mean μ over N nodes may have moved by e = (√N + 1) ε (max ‖μ‖ + σ), with ε = 2^−52 and σ the
+    root mean square of the samples' distances from their means. A distance of two means has then moved by 2e, and a
+    correlation by the sum of e / ‖μ − its average over the nodes‖ of both. Two dissimilarities are tied where they
+    differ by no more than what both may have moved. Activations are taken as they are: what a network's own float32
+    arithmetic leaves of equal numbers, as in a copy that it rotates, isn't tied.
 
     NaN with fewer than three classes, and for a site whose dissimilarities are all equal or undefined: at constant
     nodes, with a class mean that is the same at all nodes (by correlation), both up to rounding, and where a value is
@@ -140,18 +141,13 @@ class RSA(Parameters):
             )
 
     def init(self, specs: Sequence[Spec]) -> State:
-        states = [ClassMoments().init(spec) for spec in specs]
-        errors = {
-            f"error_{n}": torch.tensor(vector_error(spec.dtype, spec.nodes), dtype=torch.float64, device=spec.device)
-            for n, spec in enumerate(specs)
-        }
-        return {"count": states[0]["count"]} | {f"mean_{n}": state["mean"] for n, state in enumerate(states)} | errors
+        return _sums([ClassMoments().init(spec) for spec in specs])
 
     def update(self, state: State, x: Sequence[Tensor], y: Tensor) -> State:
-        return state | _means([ClassMoments().update(_moments(state, n), batch, y) for n, batch in enumerate(x)])
+        return _sums([ClassMoments().update(_moments(state, n), batch, y) for n, batch in enumerate(x)], state)
 
     def merge(self, a: State, b: State) -> State:
-        return a | _means([ClassMoments().merge(_moments(a, n), _moments(b, n)) for n in range(_sites(a))])
+        return _sums([ClassMoments().merge(_moments(a, n), _moments(b, n)) for n in range(_sites(a))], a, b)
 
     def finalize(self, state: State) -> Variables:
         there = (state["count"] > 0).cpu().numpy()
@@ -160,7 +156,7 @@ class RSA(Parameters):
         if np.count_nonzero(there) < 3:
             return {"rsa": (("site", "site_b"), table)}
         between = _euclidean if self.dissimilarity == "euclidean" else _uncorrelated
-        found = [between(state[f"mean_{n}"].cpu().numpy()[there], float(state[f"error_{n}"])) for n in sites]
+        found = [between(state[f"mean_{n}"].cpu().numpy()[there], _error(state, n)) for n in sites]
         known = np.array([np.isfinite(values).all() for values, _ in found])
         compared = [self._compared(*each) for each, defined in zip(found, known, strict=True) if defined]
         table[np.ix_(known, known)] = _correlations(np.stack(compared)) if compared else 0
@@ -173,34 +169,43 @@ class RSA(Parameters):
 
 
 def _moments(state: State, site: int) -> State:
-    """The class moments of a site with its means; the state keeps no second moments."""
+    """The class moments of a site with its means, and none of its second moments."""
     mean = state[f"mean_{site}"]
     return {"count": state["count"], "mean": mean, "m2": torch.zeros_like(mean)}
 
 
-def _means(moments: Sequence[State]) -> State:
-    return {"count": moments[0]["count"]} | {f"mean_{n}": state["mean"] for n, state in enumerate(moments)}
+def _sums(moments: Sequence[State], *before: State) -> State:
+    """What is kept of the moments of each site: the means, and the sum of all second moments, with those of before."""
+    found = {"count": moments[0]["count"]}
+    for n, state in enumerate(moments):
+        found[f"mean_{n}"] = state["mean"]
+        found[f"squares_{n}"] = sum((each[f"squares_{n}"] for each in before), state["m2"].sum())
+    return found
+
+
+def _error(state: State, site: int) -> float:
+    """How far rounding may have taken a class mean of a site: the longest vectors are the means and the deviations."""
+    mean = state[f"mean_{site}"]
+    deviation = (state[f"squares_{site}"] / state["count"].sum()).sqrt()
+    return vector_error(mean.shape[1]) * float(torch.linalg.vector_norm(mean, dim=1).max() + deviation)
 
 
 @np.errstate(invalid="ignore", over="ignore")
 def _euclidean(means: Array, error: float) -> tuple[Array, Array]:
-    """The distance of every two means (pair), and how far rounding may have taken it; see `vector_error`."""
-    pairs = np.triu_indices(len(means), 1)
-    distances = np.stack([np.linalg.norm(means - mean, axis=1) for mean in means])[pairs]
-    # Both ends of a distance move, each by the error of a vector.
-    return distances, np.full(len(distances), 2 * error * np.linalg.norm(means, axis=1).max())
+    """The distance of every two means (pair), and how far rounding may have taken it."""
+    distances = np.stack([np.linalg.norm(means - mean, axis=1) for mean in means])[np.triu_indices(len(means), 1)]
+    return distances, np.full(len(distances), 2 * error)  # both ends move
 
 
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def _uncorrelated(means: Array, error: float) -> tuple[Array, Array]:
     """1 − the correlation of every two means, and how far rounding may have taken it; NaN for a mean without spread.
 
-    The correlation is the product of two vectors of length 1, each of which moves by no more than the error of the
-    mean, relative to the length of the mean less its average.
+    The correlation is the product of two vectors of length 1, each of which moves by no more than its mean does,
+    relative to the length of the mean less its average.
     """
     first, second = np.triu_indices(len(means), 1)
-    length = np.linalg.norm(means - means.mean(axis=1, keepdims=True), axis=1)
-    moved = error * np.linalg.norm(means, axis=1) / length
+    moved = error / np.linalg.norm(means - means.mean(axis=1, keepdims=True), axis=1)
     moved[~(moved < 1)] = np.nan
     errors = moved[first] + moved[second]
     return np.where(np.isnan(errors), np.nan, (1 - _correlations(means))[first, second]), errors

@@ -27,17 +27,13 @@ def nearest(x: Tensor, means: Tensor) -> Tensor:
 
     It is the first of several that are equally near, up to rounding in float64.
     """
-    error = vector_error(torch.float64, means.shape[1]) * _lengths(x.double()).clamp(min=_lengths(means).max())
+    error = vector_error(means.shape[1]) * torch.linalg.vector_norm(x.double(), dim=1).amax()
     centre = means.mean(0)
     means, x = means - centre, x.double() - centre  # otherwise the common part of distant means would cancel
     scores = x @ means.T - means.square().sum(1) / 2
     # Each factor of a product moves by the error, while the other is as long as it is here.
-    moved = 2 * error * (_lengths(x) + _lengths(means).max())
+    moved = 2 * error * (torch.linalg.vector_norm(x, dim=1) + torch.linalg.vector_norm(means, dim=1).amax())
     return (scores >= (scores.amax(1) - moved)[:, None]).byte().argmax(1)
-
-
-def _lengths(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1)
 
 
 def own_mean_share(samples: Samples, state: State) -> float:

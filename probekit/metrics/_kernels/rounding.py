@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from probekit.metrics.block import Array
 
 __all__ = ["tied_ranks", "vector_error"]
 
 
-def vector_error(dtype: torch.dtype, nodes: int) -> float:
-    """How far rounding takes a vector of `nodes` activations, or a mean of such, relative to the length of the longest.
+def vector_error(nodes: int) -> float:
+    """How far rounding in float64 takes a vector of `nodes` values, or a mean of such, relative to the longest vector.
 
-    Activations of a `dtype` are rounded to u = ε / 2 each, which moves a vector by no more than u of its length. A copy
-    of a site, such as a rotated one, comes of sums over `nodes` products, each rounded too: by the usual statistical
-    bound (Higham and Mary 2019) these errors add up to √nodes u, not to nodes u. A mean is no farther from the exact
-    one than the vectors are; its own sums are in float64. The result is twice both, (√nodes + 1) ε.
+    Values that are computed, such as those of a scaled copy of a site, are rounded to u = ε / 2 each, which moves a
+    vector by no more than u of its length. Those of a rotated copy come of sums over `nodes` products, each rounded
+    too: by the usual statistical bound (Higham and Mary 2019) these errors add up to √nodes u, not to nodes u. So do
+    those of the sums of a mean. The result is twice both, (√nodes + 1) ε.
     """
-    return float((np.sqrt(nodes) + 1) * torch.finfo(dtype).eps)
+    return float((np.sqrt(nodes) + 1) * np.finfo(np.float64).eps)
 
 
 def tied_ranks(values: Array, error: Array) -> Array:
