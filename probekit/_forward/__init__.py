@@ -5,6 +5,7 @@
 - ``masks``: which of the inputs tells real tokens from padding.
 - ``owners``: sites whose rows aren't samples: to which sample each row belongs.
 - ``site_plan``: what is recorded of each site, planned from the dry run.
+- ``storable``: whether a store can keep what a site gives.
 - ``forward_pass``: one pass over a batch, and a backward pass for gradients.
 - ``recorder``: each activation reduced, cast and handed on at the moment it is made.
 - ``outputs``: a model's logits and predictions.

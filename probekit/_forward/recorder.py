@@ -76,6 +76,14 @@ class Recorder:
         planned = now.missing.pop(site, None)
         if planned is None:
             raise self._unexpected(site, now.number)
+        if tensor.dim() != planned.ndim:
+            raise SiteError(
+                f"{planned.name} of {self._model} gave shape {tuple(tensor.shape)} at batch {now.number}, of "
+                f"{now.batch.rows} samples, and had {planned.ndim} axes in the first batch. If the model drops "
+                "axes of length 1, as .squeeze() does, say in the model which one, as in .squeeze(1); or choose the "
+                "size of the batches so that none has a single sample.",
+                arguments=("batch_size",),
+            )
         reduced = planned.keep(tensor, now.mask(planned.mask), now.batch)
         source, spec = reduced.tensor, planned.spec
         if source.shape[1:] != spec.shape or (reduced.sample is None and source.shape[0] != now.batch.rows):

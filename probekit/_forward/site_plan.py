@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from probekit._forward.dry_run import DryRun, dry_run
 from probekit._forward.masks import MaskSource, choose_mask, given_mask, is_mask, named_inputs
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
 from probekit._forward.owners import OwnerSource, rows_of_samples
+from probekit._forward.storable import check_storable, dtype_on_disk
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced
 from probekit._probe.reductions import Reducer, plan_reduction
@@ -54,6 +54,11 @@ class PlannedSite:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes of the activation."""
+        return len(self.spec.attrs["original_shape"])
 
     def keep(self, tensor: Tensor, mask: Mask | None, batch: Batch) -> Reduced:
         """What is kept of an activation of a batch, which is axis 0 of the result."""
@@ -141,6 +146,7 @@ class _Planner:
         mask = None if owners is not None else self._mask(site, reducer, _positions(site, batch_dim, nodes))
         reduced = self._reduced(site, reducer, batch_dim, nodes, mask, owners)
         result = reduced.tensor
+        check_storable(site, result)
         cast = DTYPES[self._dtype] if self._dtype is not None and result.is_floating_point() else result.dtype
         attrs = {
             "module": site.module,
@@ -156,7 +162,8 @@ class _Planner:
             "reduce": "none" if reducer is None else reducer.describe(),
         }
         tokens, real = reduced.sample is not None, reduced.real is not None
-        spec = SiteSpec(site.name, reduced.dims, tuple(result.shape[1:]), _on_disk(cast), attrs, tokens, masked=real)
+        on_disk = dtype_on_disk(site, cast)
+        spec = SiteSpec(site.name, reduced.dims, tuple(result.shape[1:]), on_disk, attrs, tokens, masked=real)
         rows = len(result) / self._dry.example.rows
         return PlannedSite(spec, site.parts, batch_dim, nodes, mask, owners, reducer, cast, rows)
 
@@ -284,7 +291,9 @@ class _Planner:
         """What would be kept of the example's activation, in shape and dtype."""
         example = self._dry.example
         real = None if mask is None else Mask.of(mask.of(example.inputs))
-        given = torch.zeros(site.shape, dtype=site.dtype)
+        if site.unusual is not None and (reducer is None or not reducer.makes_batch):
+            check_storable(site, site.unusual)
+        given = torch.zeros(site.shape, dtype=site.dtype) if site.unusual is None else site.unusual
         of_rows = None if owners is None else owners.of(example)
         return _kept(given, reducer, batch_dim, nodes.axis, real, example.rows, of_rows)
 
@@ -351,9 +360,3 @@ def _by_site(given: Any, table: SiteTable, modules: Mapping[str, nn.Module]) -> 
 
 def _picks(selector: Rule, site: Site, modules: Mapping[str, nn.Module]) -> bool:
     return selects(selector, site.parts, modules[site.module])
-
-
-def _on_disk(dtype: torch.dtype) -> np.dtype[Any]:
-    # bfloat16, which zarr can't store, fits exactly into float32.
-    dtype = torch.float32 if dtype == torch.bfloat16 else dtype
-    return np.dtype(torch.empty((), dtype=dtype).numpy().dtype)

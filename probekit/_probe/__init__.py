@@ -2,8 +2,12 @@
 
 - ``site_name``: the parts of a site's name.
 - ``selectors``: which sites a glob, a regex, a module type or a rule picks.
+- ``module_hook``: a hook that belongs to one module, and to no copy of it.
 - ``calls``: which forward pass is under way, and the number of each call in it.
 - ``operations``: functional operations (not modules), named by the module that called them.
+- ``gradients``: what a module gives, made to carry gradients; the gradients that a backward pass may bring.
+- ``tensor_kinds``: tensors that don't hold the values of a batch in order.
+- ``compilation``: compiled models run eagerly for a while.
 - ``hooks``: `probekit.Probe`.
 - ``offloaded``: weights that accelerate loads into a module when it runs.
 - ``model_run``: one run of a model on a batch, which leaves the model as it was.

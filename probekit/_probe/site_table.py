@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from probekit._probe.selectors import (
     selects,
 )
 from probekit._probe.site_name import SiteName
-from probekit._probe.tensor_kinds import has_gradient
+from probekit._probe.tensor_kinds import has_gradient, unusual
 from probekit._table import ShownAsTable, Table
 from probekit.errors import ModelError, SiteError
 
@@ -55,6 +55,7 @@ class Site:
     nodes: NodeAxis
     dtype: torch.dtype
     parameters: int
+    unusual: Tensor | None = field(repr=False, compare=False)  # the activation, where zeros can't stand for its kind
 
     @property
     def bytes_per_sample(self) -> int:
@@ -192,4 +193,5 @@ def _site(site: SiteName, module: nn.Module, tensor: Tensor, nodes: NodeAxis, ca
         nodes=nodes,
         dtype=tensor.dtype,
         parameters=0 if site.op else sum(parameter.numel() for parameter in module.parameters()),
+        unusual=None if unusual(tensor) is None else tensor,
     )

@@ -38,6 +38,31 @@ def test_a_site_that_changes_over_batches_is_named_with_the_batch(tmp_path, mood
         pk.capture(Moody(), [torch.zeros(4, 2), torch.full((4, 2), float(mood))], tmp_path / "a.zarr", sites="act")
 
 
+@pytest.mark.parametrize(
+    ("squeeze", "x", "shape"),
+    [
+        (lambda y: y.squeeze(), torch.zeros(9, 1), r"\(\)"),
+        (lambda y: y[:, None].squeeze(), torch.zeros(9, 3), r"\(3,\)"),
+        (lambda y: y.T.squeeze(), torch.zeros(9, 3), r"\(3,\)"),
+    ],
+)
+def test_an_axis_that_is_lost_with_a_batch_of_one_sample_is_refused(tmp_path, squeeze, x, shape):
+    class Squeezes(nn.Module):
+        def forward(self, x):
+            return squeeze(x)
+
+    message = rf"\(root\) of Squeezes gave shape {shape} at batch 2, of 1 samples, and had . axes in the first batch"
+    options = {"sites": "(root)", "batch_size": 4, "labels": False, "batch_dim": 1 if squeeze(x).shape[0] != 9 else 0}
+    for use in (
+        lambda: pk.capture(Squeezes(), x, tmp_path / "a", **options),
+        lambda: pk.capture(Squeezes(), x, tmp_path / "c", reduce=[0] if x.shape[1] > 1 else None, **options),
+        lambda: pk.measure_live(Squeezes(), x, "mean", **options),
+    ):
+        with pytest.raises(SiteError, match=message):
+            use()
+    assert pk.capture(Squeezes(), x, tmp_path / "b", **{**options, "batch_size": 3})["(root)"].sizes["sample"] == 9
+
+
 def test_a_dtype_on_request_and_a_warning_where_it_overflows(tmp_path):
     x = torch.tensor([[1.0, 70000.0]])
     with pytest.warns(UserWarning, match=r"Values too large for the dtype became infinite: \{'\(root\)': 1\}"):
