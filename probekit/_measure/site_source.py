@@ -182,6 +182,34 @@ def _as_torch_takes(values: Array) -> Array:
     return values.copy() if any(step < 0 or step % values.itemsize for step in values.strides) else values
 
 
+def as_tree(given: xr.DataTree | xr.Dataset | xr.DataArray) -> xr.DataTree:
+    """A tree of sites: the one that is given, or one around the single site that is given.
+
+    Raises:
+        DataError: a Dataset without activations.
+    """
+    if isinstance(given, xr.DataTree):
+        if ACTIVATION not in given.data_vars:
+            return given
+        site, parent = given.to_dataset(inherit=False), given.parent
+        return _with_one_site(xr.Dataset() if parent is None else parent.to_dataset(inherit=False), given.name, site)
+    if isinstance(given, xr.DataArray):
+        return _with_one_site(xr.Dataset(), given.name, given.to_dataset(name=ACTIVATION))
+    if ACTIVATION not in given.data_vars:
+        raise DataError(
+            f"A Dataset is measured as one site, whose variable is called {ACTIVATION!r}; this one has "
+            f"{', '.join(map(repr, given.data_vars)) or 'no variables'}. Give the path of a store, the tree of sites "
+            "that probekit.open gives, or a Dataset in which the variable has that name.",
+            arguments=("store",),
+        )
+    return _with_one_site(xr.Dataset(), None, given)
+
+
+def _with_one_site(root: xr.Dataset, name: Any, site: xr.Dataset) -> xr.DataTree:
+    called = str(site.attrs.get("site", name or ACTIVATION))
+    return xr.DataTree.from_dict({"/": root, group_names([called])[called]: site})
+
+
 def find_sources(tree: xr.DataTree, sites: Selector | None, where: str, pooling: str = "mean") -> list[Source]:
     """The sites of a store that `sites` selects, all of them for None, in the store's order.
 
