@@ -13,7 +13,7 @@ from torch import nn
 from probekit._capture.plan import CaptureOptions, CapturePlan, StorageOptions, plan_capture
 from probekit._capture.session import CaptureJob, IfExists
 from probekit._data.batches import Batches, Rows, peek
-from probekit._forward.options import Loss, Mask, Reset, RunOptions, SiteOptions
+from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteOptions
 from probekit._probe.offloaded import offloaded_weights
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector, module_names
@@ -36,7 +36,7 @@ def capture(
     reduce: Mapping[Any, Reduction] | Reduction | None = None,
     batch_dim: Mapping[Any, int] | int | None = None,
     node_dim: Mapping[Any, int] | int | None = None,
-    mask: Mapping[Any, Mask] | Mask | None = None,
+    mask: Mapping[Any, MaskChoice] | MaskChoice | None = None,
     dtype: str | None = None,
     compression: str | None = None,
     mode: Literal["eval", "train", "as is"] = "eval",
@@ -171,7 +171,7 @@ def plan(
     reduce: Mapping[Any, Reduction] | Reduction | None = None,
     batch_dim: Mapping[Any, int] | int | None = None,
     node_dim: Mapping[Any, int] | int | None = None,
-    mask: Mapping[Any, Mask] | Mask | None = None,
+    mask: Mapping[Any, MaskChoice] | MaskChoice | None = None,
     dtype: str | None = None,
     compression: str | None = None,
     mode: Literal["eval", "train", "as is"] = "eval",

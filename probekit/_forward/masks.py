@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from probekit._forward.options import Mask as MaskOption
+from probekit._forward.options import MaskChoice
 from probekit._nested import leaves
 from probekit.errors import DataError, SiteError, near
 
@@ -44,7 +44,7 @@ def _parameters(model: nn.Module) -> list[str]:
     return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
 
 
-def given_mask(model: nn.Module, inputs: Any, asked: MaskOption) -> MaskSource | None:
+def given_mask(model: nn.Module, inputs: Any, asked: MaskChoice) -> MaskSource | None:
     """The mask that the user names: a key or a parameter of forward, a place among the inputs, a callable; or none.
 
     Raises:

@@ -13,11 +13,13 @@ from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector
 from probekit.errors import ModelError, StoreError, check_choice
 
-__all__ = ["DTYPES", "Loss", "Mask", "Reset", "RunOptions", "SiteOptions"]
+__all__ = ["DTYPES", "Loss", "MaskChoice", "Reset", "RunOptions", "SiteOptions"]
 
 Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
 Reset: TypeAlias = Callable[[nn.Module], object]
-Mask: TypeAlias = str | int | Callable[[Any], Tensor] | Literal[False]  # where the mask of real tokens is in the inputs
+MaskChoice: TypeAlias = (
+    str | int | Callable[[Any], Tensor] | Literal[False]
+)  # where the mask of real tokens is in the inputs
 
 MODES = ("eval", "train", "as is")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -36,7 +38,7 @@ class SiteOptions:
     reduce: Mapping[Any, Reduction] | Reduction | None
     batch_dim: Mapping[Any, int] | int | None
     node_dim: Mapping[Any, int] | int | None = None
-    mask: Mapping[Any, Mask] | Mask | None = None
+    mask: Mapping[Any, MaskChoice] | MaskChoice | None = None
     dtype: str | None = None
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from probekit._data.batches import Batch, Batches, Rows, peek
 from probekit._forward.forward_pass import ForwardPass
-from probekit._forward.options import Loss, Mask, Reset, RunOptions, SiteOptions
+from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteOptions
 from probekit._forward.recorder import Recorder
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
 from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, sites_results
@@ -51,7 +51,7 @@ def measure_live(
     reduce: Mapping[Any, Reduction] | Reduction | None = None,
     batch_dim: Mapping[Any, int] | int | None = None,
     node_dim: Mapping[Any, int] | int | None = None,
-    mask: Mapping[Any, Mask] | Mask | None = None,
+    mask: Mapping[Any, MaskChoice] | MaskChoice | None = None,
     mode: Literal["eval", "train", "as is"] = "eval",
     loss: Loss | None = None,
     reset: Reset | None = None,
