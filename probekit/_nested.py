@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -18,7 +19,7 @@ def leaves(value: Any, path: str = "") -> list[tuple[str, Tensor]]:
         return [(path, value)]
     items: Iterable[tuple[object, Any]]
     if isinstance(value, Mapping):
-        items = value.items()
+        items = zip(_distinct(list(value)), value.values(), strict=True)
     elif isinstance(value, list | tuple):
         items = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
     elif is_dataclass(value):
@@ -26,6 +27,14 @@ def leaves(value: Any, path: str = "") -> list[tuple[str, Tensor]]:
     else:
         items = ()
     return [leaf for key, item in items for leaf in leaves(item, f"{path}[{key}]")]
+
+
+def _distinct(keys: list[Any]) -> Iterable[object]:
+    """The keys as a path shows them: as Python writes them where others look alike, such as 0 and ``"0"``."""
+    if all(isinstance(key, str) for key in keys):
+        return keys
+    alike = Counter(map(str, keys))
+    return [repr(key) if alike[str(key)] > 1 else key for key in keys]
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -20,7 +20,7 @@ from probekit._forward.storable import check_storable, dtype_on_disk
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced
 from probekit._probe.reductions import Reducer, plan_reduction
-from probekit._probe.selectors import Rule, module_names, no_match, selects
+from probekit._probe.selectors import Modules, Rule, is_about, module_names, no_match
 from probekit._probe.site_name import SiteName
 from probekit._probe.site_table import Site, SiteTable
 from probekit._store.layout import SiteSpec
@@ -343,7 +343,7 @@ def _kept(
     return Reduced(moved, nodes=nodes, real=mask if moved.dim() == 3 else None)
 
 
-def _by_site(given: Any, table: SiteTable, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+def _by_site(given: Any, table: SiteTable, modules: Modules) -> dict[str, Any]:
     """The option of each site, None where there is none: one for all, or by selector, whose first match counts."""
     if not isinstance(given, Mapping):
         return dict.fromkeys(table.names, given)
@@ -358,5 +358,5 @@ def _by_site(given: Any, table: SiteTable, modules: Mapping[str, nn.Module]) -> 
     return chosen
 
 
-def _picks(selector: Rule, site: Site, modules: Mapping[str, nn.Module]) -> bool:
-    return selects(selector, site.parts, modules[site.module])
+def _picks(selector: Rule, site: Site, modules: Modules) -> bool:
+    return is_about(selector, site.parts, modules)

@@ -6,6 +6,7 @@
 - ``calls``: which forward pass is under way, and the number of each call in it.
 - ``operations``: functional operations (not modules), named by the module that called them.
 - ``gradients``: what a module gives, made to carry gradients; the gradients that a backward pass may bring.
+- ``kept_pass``: what a probe has of one forward pass.
 - ``tensor_kinds``: tensors that don't hold the values of a batch in order.
 - ``compilation``: compiled models run eagerly for a while.
 - ``hooks``: `probekit.Probe`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -16,9 +15,20 @@ from probekit._nested import leaves
 from probekit._probe.calls import CallCounter, in_backward
 from probekit._probe.compilation import eager
 from probekit._probe.gradients import Awaited, carrying_gradients, replaced
+from probekit._probe.kept_pass import Pass
 from probekit._probe.module_hook import attach, remove_ended
 from probekit._probe.operations import OperationFollower
-from probekit._probe.selectors import Rule, Selector, asks_for, module_names, no_match, rules, selected_modules, selects
+from probekit._probe.selectors import (
+    Rule,
+    Selector,
+    asks_for,
+    is_about,
+    module_names,
+    no_match,
+    rules,
+    selected_modules,
+    selects,
+)
 from probekit._probe.site_name import SiteName
 from probekit._probe.tensor_kinds import has_gradient, nested, outside_transforms, transformed
 from probekit.errors import SiteError
@@ -27,27 +37,6 @@ __all__ = ["Probe", "Record"]
 
 Record: TypeAlias = Callable[[SiteName, Tensor], None]
 Hook: TypeAlias = Callable[..., Any]
-
-
-@dataclass
-class _Pass:
-    """What a forward pass gave, if it is kept, and its gradient sites."""
-
-    tensors: dict[SiteName, Tensor] = field(default_factory=dict)
-    awaited: dict[SiteName, Awaited] = field(default_factory=dict)
-
-    def with_zeros(self) -> dict[SiteName, Tensor]:
-        """The tensors; where a backward pass reached some of the gradient sites, it gave 0 to the others."""
-        self.check_views()
-        unreached = {site: one for site, one in self.awaited.items() if site not in self.tensors}
-        if len(unreached) == len(self.awaited):
-            return self.tensors
-        return self.tensors | {site: one.zeros() for site, one in unreached.items()}
-
-    def check_views(self) -> None:
-        """Raise SiteError for a gradient site whose gradient isn't what the hook on its tensor sees."""
-        for site, one in self.awaited.items():
-            one.check_view(str(site._replace(call=None)))
 
 
 class Probe:
@@ -105,8 +94,8 @@ class Probe:
         self._calls = CallCounter(self._model_name, self._modules.values(), self._begin_pass)
         self._operations = OperationFollower(self._calls, self._on_operation)
         self._wanted: dict[SiteName, bool] = {}
-        self._pass = _Pass()  # under way
-        self._kept: list[_Pass] = []  # one a pass that ended well
+        self._pass = Pass()  # under way
+        self._kept: list[Pass] = []  # one a pass that ended well
 
     def __enter__(self) -> Self:
         if self._attached:
@@ -164,7 +153,7 @@ class Probe:
                 raise self._unmatched(rule, named, passes)
         return {site: self._join(site, tensors) for site, tensors in named.items()}
 
-    def _unmatched(self, rule: Rule, named: Iterable[SiteName], passes: list[_Pass]) -> SiteError:
+    def _unmatched(self, rule: Rule, named: Iterable[SiteName], passes: list[Pass]) -> SiteError:
         if rule in self._of("grad") and any(one.awaited for one in passes):
             return SiteError(
                 f"The gradients at {rule!r} of {self._model_name} aren't known yet. Call probe.backward(loss) or "
@@ -228,17 +217,15 @@ class Probe:
         return selected_modules(self._model, wanted).items() if wanted else ()
 
     def _picks(self, rule: Rule, site: SiteName) -> bool:
-        return selects(rule, site, self._modules.get(site.module))
+        return selects(rule, site, self._modules)
 
     def _wants(self, site: SiteName) -> bool:
         wanted = self._wanted.get(site)
         if wanted is None:
             # Whether the name will carry a call isn't known before the pass has ended.
             forms = (site, site._replace(call=None))
-            picked, left_out = (
-                any(self._picks(rule, form) for rule in chosen for form in forms)
-                for chosen in (self._rules, self._excluded)
-            )
+            picked = any(self._picks(rule, form) for rule in self._rules for form in forms)
+            left_out = any(is_about(rule, form, self._modules) for rule in self._excluded for form in forms)
             wanted = self._wanted[site] = picked and not left_out
         return wanted
 
@@ -264,7 +251,7 @@ class Probe:
     def _begin_pass(self, of_part: bool) -> None:
         for one in self._pass.awaited.values():
             one.edge = None  # which keeps the graph of the pass before
-        self._pass = _Pass()
+        self._pass = Pass()
         if of_part:  # nothing tells when it ends
             self._keep_pass()
 
@@ -347,7 +334,7 @@ class Probe:
         tensor.register_hook(self._on_backward(site, self._pass))
         self._pass.awaited[site] = Awaited.of(tensor)
 
-    def _on_backward(self, site: SiteName, forward: _Pass) -> Callable[[Tensor], None]:
+    def _on_backward(self, site: SiteName, forward: Pass) -> Callable[[Tensor], None]:
         def act(gradient: Tensor) -> None:
             if self._attached:
                 self._give(site, gradient.detach(), forward)
@@ -358,6 +345,11 @@ class Probe:
         for leaf, tensor in leaves(value):
             leaf_site = site._replace(leaf=leaf) if leaf else site
             if self._wants(leaf_site):
+                if leaf_site in self._pass.tensors:
+                    raise SiteError(
+                        f"{self._shown(leaf_site)} is the name of two tensors in one nested value. Give them keys "
+                        "that differ without brackets, or leave this site out (exclude=)."
+                    )
                 self._take_tensor(leaf_site, tensor)
 
     def _take_tensor(self, site: SiteName, tensor: Tensor) -> None:
@@ -374,7 +366,7 @@ class Probe:
         finally:
             operations.paused = before
 
-    def _give(self, site: SiteName, tensor: Tensor, into: _Pass) -> None:
+    def _give(self, site: SiteName, tensor: Tensor, into: Pass) -> None:
         if self._record is not None:
             self._record(site, tensor)
         else:

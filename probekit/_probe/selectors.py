@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -14,9 +15,11 @@ from probekit._probe.site_name import ENDING, ROOT, SiteName, split_name
 from probekit.errors import SiteError, near
 
 __all__ = [
+    "Modules",
     "Rule",
     "Selector",
     "asks_for",
+    "is_about",
     "match_names",
     "module_names",
     "no_match",
@@ -39,8 +42,40 @@ def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(wild.get(part) or re.escape(part) for part in parts), re.DOTALL)
 
 
-def module_names(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module of `model` by its qualified name, a shared one once; the model itself is ``(root)``.
+class Modules(dict[str, nn.Module]):
+    """Every module of a model by its qualified name, the first of its names; the model itself is ``(root)``.
+
+    Attributes:
+        others: the other names of those that are registered in several places, by the first.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__((name or ROOT, module) for name, module in model.named_modules())
+        self.others: dict[str, list[str]] = defaultdict(list)
+        if sum(len([*_children(module)]) for module in self.values()) >= len(self):
+            first = {id(module): name for name, module in self.items()}
+            for name, module in _every_name(model, "", ()):
+                if name and name != first[id(module)]:
+                    self.others[first[id(module)]].append(name)
+
+    def names_of(self, site: SiteName) -> list[SiteName]:
+        """A site under every name of its module, the first of them first."""
+        return [site, *(site._replace(module=name) for name in self.others.get(site.module, ()))]
+
+
+def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, child) for name, child in module._modules.items() if child is not None)
+
+
+def _every_name(module: nn.Module, name: str, above: tuple[nn.Module, ...]) -> Iterator[tuple[str, nn.Module]]:
+    yield name, module
+    for key, child in _children(module):
+        if child is not module and child not in above:
+            yield from _every_name(child, f"{name}.{key}" if name else key, (*above, module))
+
+
+def module_names(model: nn.Module) -> Modules:
+    """The modules of `model` by name.
 
     Raises:
         SiteError: `model` is no module, or its modules don't run when it does.
@@ -55,7 +90,7 @@ def module_names(model: nn.Module) -> dict[str, nn.Module]:
             f"{type(model).__name__} is an exported program, which runs without its modules. Probe the model that "
             "was exported, or torch.export.unflatten(program)."
         )
-    return {name or ROOT: module for name, module in model.named_modules()}
+    return Modules(model)
 
 
 def _runs_no_module(model: GraphModule) -> bool:
@@ -64,8 +99,25 @@ def _runs_no_module(model: GraphModule) -> bool:
     return bool(owners) and owners.isdisjoint(called)
 
 
-def selects(rule: Rule, name: SiteName, module: nn.Module | None) -> bool:
-    """Whether `rule` picks the site `name` of `module` (None where only names are known)."""
+def selects(rule: Rule, name: SiteName, modules: Modules | None) -> bool:
+    """Whether `rule` picks the site `name`, under any name of its module (None where only names are known)."""
+    if modules is None:
+        return _selects(rule, name, None)
+    module = modules.get(name.module)
+    return any(_selects(rule, each, module) for each in modules.names_of(name))
+
+
+def is_about(rule: Rule, name: SiteName, modules: Modules) -> bool:
+    """Whether an option for what `rule` picks, or its exclusion, goes for the site `name`.
+
+    A name in full may be any of the module's; a pattern has to pick the first, so that it leaves alone what other parts
+    of the model share with those that it picks.
+    """
+    in_full = isinstance(rule, str) and "*" not in rule
+    return selects(rule, name, modules) if in_full else _selects(rule, name, modules.get(name.module))
+
+
+def _selects(rule: Rule, name: SiteName, module: nn.Module | None) -> bool:
     if isinstance(rule, str):
         parts = split_name(rule)
         return rule == str(name) or (
@@ -126,7 +178,7 @@ def selected_modules(model: nn.Module, selector: Selector) -> dict[str, nn.Modul
             found = set(modules)
         else:
             base: Rule = split_name(rule)["module"] or "" if isinstance(rule, str) and rule not in modules else rule
-            found = {name for name, module in modules.items() if selects(base, SiteName(name), module)}
+            found = {name for name in modules if selects(base, SiteName(name), modules)}
             if isinstance(rule, str):  # a module's own name may hold what else ends it, as in ModuleDict({"x[0]": …})
                 found |= {name for name in modules if rule.startswith(name) and rule[len(name) :][:1] in "@~:["}
         if not found:

@@ -19,6 +19,7 @@ from probekit._probe.selectors import (
     Rule,
     Selector,
     asks_for,
+    is_about,
     module_names,
     no_match,
     rules,
@@ -162,12 +163,13 @@ def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selecto
     for site, tensor in found.items():
         module = modules[site.module]
         for form in (site,) if site.side or site.op else (site, site._replace(side="grad")):
-            picked, excluded = (any(selects(rule, form, module) for rule in chosen) for chosen in (asked, left_out))
+            picked = any(selects(rule, form, modules) for rule in asked)
+            excluded = any(is_about(rule, form, modules) for rule in left_out)
             if picked and not excluded and (form.side != "grad" or has_gradient(tensor)):
                 calls = len({other.call for other in found if other.module == site.module})
                 rows.append(_site(form, module, tensor, axes.of(tensor), calls))
     for rule in () if left_out else asked:  # outputs that can have no gradient aren't selected by a rule for gradients
-        if asks_for(rule, "grad") and not any(selects(rule, row.parts, modules[row.module]) for row in rows):
+        if asks_for(rule, "grad") and not any(selects(rule, row.parts, modules) for row in rows):
             raise no_match(rule, {row.name: None for row in rows}, f"the gradients of {type(model).__name__}")
     return SiteTable(type(model).__name__, rows)
 
