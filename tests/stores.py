@@ -54,7 +54,7 @@ def capture_into(
 ) -> None:
     """`probekit.capture` into a backend, with a transfer."""
     options = CaptureOptions(
-        SiteOptions(sites, None, reduce, 0, dtype), RunOptions("eval"), StorageOptions.of(None, memory)
+        SiteOptions(sites, None, reduce, None, dtype=dtype), RunOptions("eval"), StorageOptions.of(None, memory)
     )
     if_exists = IfExists(resume=False, append=None, overwrite=False)
     batches = Batches(data, batch_size=batch_size)

@@ -112,12 +112,11 @@ def run(model: nn.Module, inputs: Any, device: torch.device | None) -> Any:
         several = isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields")
         return model(*inputs) if several else model(inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(
-            f"{type(model).__name__} failed on a batch of {mapped(_described, inputs)}: {error}{_advice(model, error)}"
-        ) from error
+        fact = f"{type(model).__name__} failed on a batch of {mapped(_described, inputs)}: {error}"
+        raise ModelError(f"{fact}{_advice(model, inputs, error)}") from error
 
 
-def _advice(model: nn.Module, error: Exception) -> str:
+def _advice(model: nn.Module, inputs: Any, error: Exception) -> str:
     """A sentence on what a failed forward may lack here, or an empty string."""
     if "does not require grad" in str(error) and not torch.is_grad_enabled():
         ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
@@ -126,6 +125,8 @@ def _advice(model: nn.Module, error: Exception) -> str:
             f"\nIts forward takes a gradient, and gradients are off here: in {line.filename}, line {line.lineno}, run "
             "what the gradient goes through under `with torch.enable_grad():`."
         )
+    if isinstance(inputs, Mapping) and isinstance(error, TypeError):
+        return "\nA dict is given by keyword. To give it as one argument, nest it in two tuples: ((inputs,),)."
     kept = kept_tensors(model)
     if not kept:
         return ""

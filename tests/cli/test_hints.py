@@ -58,7 +58,7 @@ CAPTURE = ("capture", "nets.py:make_model", "digits", "b.zarr")
         (
             ["capture", "odd.py:Turned", "digits", "b.zarr", "-s", "net"],
             "batch_dim={'net': 1}; or pass a callable that makes it axis 0 in reduce=; or select other sites (sites=).",
-            "On the command line: --reduce, --sites. batch_dim= is an argument of probekit.capture in Python.",
+            "On the command line: --batch-dim, --reduce, --sites.",
         ),
         (
             [*CAPTURE, "--reduce", "tokens"],
