@@ -15,7 +15,7 @@ from torch._C import _current_graph_task_id
 
 from probekit.errors import SiteError
 
-__all__ = ["CallCounter", "Running", "in_backward"]
+__all__ = ["CallCounter", "has_ended", "in_backward"]
 
 
 class Running(NamedTuple):
@@ -27,10 +27,6 @@ class Running(NamedTuple):
     frame: FrameType
     thread: int
 
-    @classmethod
-    def at(cls, frame: FrameType) -> Running:
-        return cls(frame, get_ident())
-
     @property
     def ended(self) -> bool:
         at = sys._current_frames().get(self.thread)
@@ -38,10 +34,10 @@ class Running(NamedTuple):
             at = at.f_back
         return at is None
 
-    @property
-    def may_have_ended(self) -> bool:
-        """Whether it's worth to ask: the garbage collector doesn't track a frame before it has ended."""
-        return gc.is_tracked(self.frame)
+
+def has_ended(frame: FrameType, thread: int) -> bool:
+    """`Running.ended`, for those who ask often: the garbage collector doesn't track a frame before it has ended."""
+    return gc.is_tracked(frame) and Running(frame, thread).ended
 
 
 class CallCounter:
@@ -99,7 +95,7 @@ class CallCounter:
         if not self._passes:
             self._part = None
             self._begin(of_part=False)
-        self._passes.append(Running.at(sys._getframe(2)))  # what called the hook lasts as long as the pass
+        self._passes.append(Running(sys._getframe(2), get_ident()))  # what called the hook lasts as long as the pass
 
     def end(self, *seen: object) -> None:
         """Called by a hook after the model's forward, also if it raises."""
@@ -113,7 +109,7 @@ class CallCounter:
             SiteError: the module has run in another thread in this pass.
         """
         key = name, side
-        if self._passes and self._passes[-1].may_have_ended:
+        if self._passes and has_ended(*self._passes[-1]):
             self._drop_ended()
         now = self._passes[-1] if self._passes else self._pass_of_part(key)
         if now.thread != get_ident() or self._elsewhere:
@@ -126,7 +122,7 @@ class CallCounter:
 
     def _pass_of_part(self, key: tuple[str, str]) -> Running:
         if self._part is None or (key in self._calls and self._part.ended):
-            self._part = Running.at(self._outermost_method())
+            self._part = Running(self._outermost_method(), get_ident())
             self._begin(of_part=True)
         return self._part
 

@@ -345,7 +345,7 @@ class Probe:
         for leaf, tensor in leaves(value):
             leaf_site = site._replace(leaf=leaf) if leaf else site
             if self._wants(leaf_site):
-                if leaf_site in self._pass.tensors:
+                if leaf and leaf_site in self._pass.tensors:
                     raise SiteError(
                         f"{self._shown(leaf_site)} is the name of two tensors in one nested value. Give them keys "
                         "that differ without brackets, or leave this site out (exclude=)."

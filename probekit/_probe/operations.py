@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from threading import get_ident
+from types import FrameType
 from typing import Any, NamedTuple
 
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from probekit._nested import leaves
-from probekit._probe.calls import CallCounter, Running, in_backward
+from probekit._probe.calls import CallCounter, has_ended, in_backward
 from probekit._probe.module_hook import attach
 from probekit._probe.site_name import SiteName
 
@@ -25,7 +26,7 @@ class _Body(NamedTuple):
 
     name: str
     call: int
-    running: Running
+    frame: FrameType  # which lasts as long
     counts: dict[str, int]
 
 
@@ -61,8 +62,8 @@ class OperationFollower(TorchFunctionMode):
     def _enter(self, name: str) -> Callable[..., None]:
         def act(*given: object) -> None:
             if get_ident() == self._thread and not in_backward():
-                running = Running.at(sys._getframe(2))  # what called the hook lasts as long as the forward
-                self._bodies.append(_Body(name, self._calls.count(name, "op"), running, defaultdict(int)))
+                # The frame is that of what called the hook.
+                self._bodies.append(_Body(name, self._calls.count(name, "op"), sys._getframe(2), defaultdict(int)))
 
         return act
 
@@ -82,7 +83,7 @@ class OperationFollower(TorchFunctionMode):
         return result
 
     def _see(self, function: str, result: Any) -> None:
-        while self._bodies and self._bodies[-1].running.may_have_ended and self._bodies[-1].running.ended:
+        while self._bodies and has_ended(self._bodies[-1].frame, self._thread):
             self._bodies.pop()
         if self.paused or not self._bodies:
             return
