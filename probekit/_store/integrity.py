@@ -15,6 +15,7 @@ from typing import TypeVar
 from probekit._sizes import format_size
 from probekit._store.backend import Backend
 from probekit._store.codec import CHECKSUM_BYTES, is_sound_chunk
+from probekit._store.consolidation import alike
 from probekit._store.layout import ACTIVATION, RECORD, ArraySpec, Json
 from probekit._store.record import CommitRecord
 from probekit._store.validation import MAX_CHUNK_BYTES
@@ -26,6 +27,7 @@ __all__ = ["Damage", "Verification", "check_integrity"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+_OVERWRITTEN = "zarr.consolidate_metadata wrote over it: other readers see what isn't committed"
 _TASK_CHUNKS = 32  # chunks that a thread checks at a time
 
 
@@ -97,7 +99,7 @@ def check_integrity(backend: Backend, record: CommitRecord, progress: Progress) 
     for check, found in zip(checks, progress(checked, "verify", len(checks)), strict=True):
         faults[check.spec.path] += found[0]
         size += found[1]
-    damages: list[Damage] = []
+    damages = [Damage("commit record", RECORD, 0, 0, _OVERWRITTEN)] if record.overwritten else []
     for path, node in nodes.items():
         name = _name(path, nodes)
         if path in arrays:
@@ -205,7 +207,7 @@ def _metadata_fault(backend: Backend, path: str, node: Json, complete: bool) -> 
     later = set() if complete or node["node_type"] == "group" else {"shape", "attributes"}
     try:
         own = json.loads(backend.read(f"{path}/{RECORD}"))
-        agrees = {**own, **{key: node[key] for key in later}} == node
+        agrees = alike({**own, **{key: node[key] for key in later}}, node)
     except FileNotFoundError:
         return f"its {RECORD} is missing"
     except (OSError, ValueError, TypeError, RecursionError) as error:

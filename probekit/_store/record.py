@@ -31,10 +31,12 @@ class CommitRecord:
     Attributes:
         attributes: those of the root group: how the store was made, and how much of it is committed.
         nodes: the metadata of all other nodes by their paths, arrays at their committed lengths.
+        overwritten: whether another record stands in its place, from which this one was restored.
     """
 
     attributes: Json
     nodes: Mapping[str, Json]
+    overwritten: bool = False
 
     @classmethod
     def parse(cls, content: bytes) -> CommitRecord:
@@ -55,10 +57,6 @@ class CommitRecord:
     ) -> CommitRecord:
         """The record of a store at these lengths of its row dimensions, with the `names` of its classes."""
         of_arrays = {spec.path: lengths[dim] for dim, arrays in layout.arrays.items() for spec in arrays}
-        inline = _at_lengths(nodes, of_arrays)
-        if CLASS_NAME in inline:
-            inline[CLASS_NAME] = _at_length(inline[CLASS_NAME], len(names))
-            inline["label"] = {**inline["label"], "attributes": _flags(names)}
         own = {
             "probekit_format": FORMAT,
             **attrs,
@@ -67,7 +65,7 @@ class CommitRecord:
             "rows": lengths[SAMPLES],
             "coordinates": " ".join(layout.columns),
         }
-        return cls(own, inline)
+        return cls(own, _at_lengths(nodes, of_arrays)).named(names)
 
     @property
     def format(self) -> int:
@@ -127,6 +125,16 @@ class CommitRecord:
     def at(self, lengths: Mapping[str, int]) -> CommitRecord:
         """The same with other lengths of the arrays at these paths."""
         return replace(self, nodes=_at_lengths(self.nodes, lengths))
+
+    def named(self, names: Sequence[str]) -> CommitRecord:
+        """The same with these names of the classes, where the samples have labels."""
+        if CLASS_NAME not in self.nodes:
+            return self
+        classes = {
+            CLASS_NAME: _at_length(self.nodes[CLASS_NAME], len(names)),
+            "label": {**self.nodes["label"], "attributes": _flags(names)},
+        }
+        return replace(self, nodes={**self.nodes, **classes})
 
     def dump(self) -> bytes:
         """The root ``zarr.json``."""

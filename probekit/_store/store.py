@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from probekit._store.backend import Backend, backend_of
+from probekit._store.consolidation import is_suspect, restored
 from probekit._store.layout import ACTIVATION, CLASS_NAME, FORMAT, RECORD, Json, Layout, check_columns, group_names
 from probekit._store.lazy_array import open_tree, read_array
 from probekit._store.record import CommitRecord, dump, nodes_of
@@ -35,6 +36,7 @@ __all__ = [
 
 
 MAX_RECORD_BYTES = 2**25  # some 20,000 sites
+_FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of what no writer makes
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,10 @@ def read_record(backend: Backend) -> CommitRecord:
     try:
         if backend.size(RECORD) > MAX_RECORD_BYTES:
             raise ValueError(f"it is larger than {MAX_RECORD_BYTES} bytes")
-        record = CommitRecord.parse(backend.read(RECORD))
+        record = _parsed(backend, backend.read(RECORD))
     except FileNotFoundError as error:
         raise StoreError(_absence(backend)) from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except _FAULTS as error:
         raise StoreError(_no_record(backend, error)) from error
     if record.format != FORMAT:
         raise StoreError(
@@ -82,6 +84,18 @@ def read_record(backend: Backend) -> CommitRecord:
             f"{upgrade_command()}."
         )
     return record
+
+
+def _parsed(backend: Backend, content: bytes) -> CommitRecord:
+    """The record that a root ``zarr.json`` holds, or over which zarr has written it."""
+    try:
+        record = CommitRecord.parse(content)
+    except _FAULTS as fault:
+        try:
+            return restored(backend, content)
+        except _FAULTS:
+            raise fault from None
+    return restored(backend, content) if record.format == FORMAT and is_suspect(record) else record
 
 
 def read_attrs(path: str | Path) -> Json:
