@@ -109,7 +109,7 @@ class Sketch:
         """The state with room for so many classes."""
         name, more = _name(state), classes - len(state["count"])
         cells = state[name]
-        none = _cells(more, *cells.shape[1:], cells.device)
+        none = cells.new_zeros(more, *cells.shape[1:])
         count = torch.cat([state["count"], state["count"].new_zeros(more)])
         return state | {"count": count, name: torch.cat([cells, none])}
 
@@ -238,7 +238,8 @@ def _ranges(state: State, nodes: slice = slice(None)) -> State:
 
 def _halves(cells: Tensor) -> Tensor:
     """The cells of both half-lines, (class, node, half, cell)."""
-    return cells[..., : 2 * CELLS].unflatten(2, (2, CELLS))
+    halves: Tensor = cells[..., : 2 * CELLS].unflatten(2, (2, CELLS))
+    return halves
 
 
 def _append(state: State, filled: int, x: Tensor, y: Tensor) -> None:
@@ -255,7 +256,8 @@ def _append(state: State, filled: int, x: Tensor, y: Tensor) -> None:
 def _begin_counting(state: State, filled: int) -> None:
     """Count the first `filled` samples in cells instead of keeping them."""
     name, x, y = _name(state), state["x"][:filled], state["y"][:filled]
-    state[name] = _cells(*state[name].shape[:2], _WIDTH, x.device)
+    classes, nodes = state[name].shape[:2]
+    state[name] = _cells(classes, nodes, _WIDTH, x.device)
     state["x"], state["y"] = x[:0].clone(), y[:0].clone()
     for few in x.split(_ROWS) if filled else ():  # first, so that no counts have to move
         _widen(state, slice(None), Magnitudes.of(_line(few, name)))

@@ -33,7 +33,8 @@ def nearest(x: Tensor, means: Tensor) -> Tensor:
     scores = x @ means.T - means.square().sum(1) / 2
     # Each factor of a product moves by the error, while the other is as long as it is here.
     moved = 2 * error * (torch.linalg.vector_norm(x, dim=1) + torch.linalg.vector_norm(means, dim=1).amax())
-    return (scores >= (scores.amax(1) - moved)[:, None]).byte().argmax(1)
+    first: Tensor = (scores >= (scores.amax(1) - moved)[:, None]).byte().argmax(1)
+    return first
 
 
 def own_mean_share(samples: Samples, state: State) -> float:
