@@ -138,8 +138,10 @@ class OnDisk:
         self._backend = backend
         self._content = backend.read(RECORD) if backend.exists() and _has_record(backend) else None
         self._steps: list[int] = []
+        self._longer: set[str] = set()  # arrays of which a dim has become longer since the last commit
         if backend.exists():
             self._record: Json = _checked(self._content, backend.url)
+            self._restore_lengths()
             opened = self.tree()
             self._steps = [] if opened is None else opened.coords[STEP].values.tolist()
 
@@ -147,6 +149,18 @@ class OnDisk:
     def _nodes(self) -> Json:
         nodes: Json = self._record["consolidated_metadata"]["metadata"]
         return nodes
+
+    @property
+    def _growing(self) -> list[Json]:
+        return [node for node in self._nodes.values() if _grows(node)]
+
+    def _restore_lengths(self) -> None:
+        """Commit as many steps of every variable as there are, where zarr.consolidate_metadata has taken the nodes' own
+        metadata, of which only those of the steps' numbers are written at each commit."""
+        steps = self._nodes[STEP]["shape"][0]
+        if any(node["shape"][0] != steps for node in self._growing):
+            with as_store_errors(self._backend.url), self._backend.lock():
+                self._commit(list(range(steps)))
 
     def tree(self) -> xr.DataTree | None:
         """The committed steps, read when they are indexed."""
@@ -195,7 +209,10 @@ class OnDisk:
     def _write(self, path: str, row: Array, count: int) -> None:
         """Write the chunks that hold the step after the first `count` of an array."""
         node = self._nodes[path]
-        node["shape"][1:] = list(map(max, node["shape"][1:], row.shape))
+        shape = list(map(max, node["shape"][1:], row.shape))
+        if shape != node["shape"][1:]:
+            node["shape"][1:] = shape
+            self._longer.add(path)
         spec = spec_of(path, node)
         codec, values = ChunkCodec(spec), _padded(row, spec.shape)
         chunk_row, at = divmod(count, spec.chunk[0])
@@ -219,9 +236,11 @@ class OnDisk:
             raise StoreError(f"{key} of {self._backend.url} is damaged. Measure into another path.") from error
 
     def _commit(self, steps: list[int]) -> None:
-        for node in self._nodes.values():
-            if _grows(node):
-                node["shape"][0] = len(steps)
+        for node in self._growing:
+            node["shape"][0] = len(steps)
+        for path in sorted({STEP, *self._longer}):
+            self._backend.write(f"{path}/{RECORD}", [dump(self._nodes[path])])
+        self._longer.clear()
         content = dump(self._record)
         self._backend.commit(RECORD, content)
         self._content, self._steps = content, steps

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -241,7 +243,8 @@ def assert_has(out: Path, expected: xr.DataTree) -> int:
     return count
 
 
-FILES = 1 + 2 * 4 + 1 + 1  # that a step writes: its number, four variables of each of two sites, cka, the record
+# That a step writes: its number and that of all steps, four variables of each of two sites, cka, the record.
+FILES = 2 + 2 * 4 + 1 + 1
 
 
 @pytest.mark.parametrize(
@@ -257,14 +260,14 @@ def test_a_kill_between_any_two_files_leaves_every_committed_step(
     assert assert_has(out, whole) == 9
 
 
-@pytest.mark.parametrize(("file", "committed"), [(1, 8), (2, 3), (FILES // 2, 3), (FILES + 2, 4)])
+@pytest.mark.parametrize(("file", "committed"), [(1, 8), (2, 8), (3, 3), (FILES // 2, 3), (FILES + 3, 4)])
 def test_a_kill_while_steps_are_replaced_leaves_those_before(
     tmp_path: Path, whole: xr.DataTree, eight: Path, file: int, committed: int
 ) -> None:
     out = Path(shutil.copytree(eight, tmp_path / "watch.zarr"))
-    assert processes.run(killed, out, 3, 9, file).status == -signal.SIGKILL  # the first file drops the steps from 3 on
+    assert processes.run(killed, out, 3, 9, file).status == -signal.SIGKILL  # the second file drops the steps from 3 on
     assert assert_has(out, whole) == committed
-    if file == 2:
+    if file == 3:
         trained(out, 3, 9)
         assert assert_has(out, whole) == 9
 
@@ -472,3 +475,21 @@ def watch_twice() -> None:
     watch = Watch(nn.ReLU(), X, "mean")
     watch(100)
     watch(0)
+
+
+def test_steps_stay_when_a_user_consolidates_their_metadata(tmp_path: Path) -> None:
+    model, data, out = mlp(8), samples(), tmp_path / "w.zarr"
+    watch = Watch(model, data, ["mean", "histogram"], every=1, sites="1", out=out)
+    kept = []
+    for step in range(3):
+        kept.append(watch(step))
+        with torch.no_grad():
+            model[0].weight.mul_(0)  # so that there are more atoms
+    before = watch.results.load()
+    with warnings.catch_warnings(action="ignore"):
+        zarr.consolidate_metadata(out)
+    again = Watch(model, data, ["mean", "histogram"], every=1, sites="1", out=out, resume=True)
+    xr.testing.assert_equal(xr.open_datatree(out, engine="zarr").load(), before)
+    again(3)
+    assert again.results["step"].values.tolist() == [0, 1, 2, 3]
+    xr.testing.assert_equal(again.results.isel(step=slice(3)).load(), before)
