@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -99,8 +100,9 @@ class ShownAsTable:
     """What prints as its table, also in a notebook."""
 
     @property
+    @abstractmethod
     def table(self) -> Table:
-        raise NotImplementedError
+        """The table."""
 
     def to_dataframe(self) -> pd.DataFrame:
         return self.table.to_dataframe()

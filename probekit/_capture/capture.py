@@ -210,8 +210,7 @@ def plan(
     if isinstance(data, Iterator):
         raise DataError(
             f"A {type(data).__name__} gives its batches once, and a plan would take the first. Give the data set, a "
-            "loader, "
-            "or a list of one batch."
+            "loader, or a list of one batch."
         )
     options = CaptureOptions(
         SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask, dtype),

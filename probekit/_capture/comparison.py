@@ -61,10 +61,8 @@ class Columns:
         elif self._inputs[start] != inputs:
             raise DataError(
                 f"The data differ from those of {self._url}, or come in another order: the inputs of samples {start} "
-                "to "
-                f"{stop - 1} have another checksum. Give the same data in the same order, without shuffling and "
-                "without "
-                "random transforms."
+                f"to {stop - 1} have another checksum. Give the same data in the same order, without shuffling and "
+                "without random transforms."
             )
 
     def _had_batch(self, checksums: Array, start: int, stop: int) -> bool:
@@ -80,7 +78,6 @@ class Columns:
             why = "was captured before checksums were kept" if self._inputs is None else "was given other batches"
             warnings.warn(
                 f"{self._url} {why}, so the inputs of {self._left} of its samples couldn't be compared with those of "
-                "the "
-                "data; only their columns were.",
+                "the data; only their columns were.",
                 stacklevel=6,
             )

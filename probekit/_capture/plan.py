@@ -122,7 +122,7 @@ class CapturePlan(ShownAsTable):
     @property
     def table(self) -> Table:
         """One row a site."""
-        columns = ("site", "dims", "sample", "dtype", "chunk", "bytes/sample", "bytes")
+        columns = ("site", "dims", "batch", "nodes", "mask", "sample", "dtype", "chunk", "bytes/sample", "bytes")
         return Table(self.summary(), columns, [self._row(site) for site in self.sites])
 
     def _row(self, site: PlannedSite) -> tuple[object, ...]:
@@ -130,6 +130,9 @@ class CapturePlan(ShownAsTable):
         return (
             site.name,
             ", ".join(activation.dims),
+            f"axis {site.batch_dim}",
+            site.shown_nodes,
+            None if site.mask is None else site.mask.name,
             "×".join(map(str, site.spec.shape)) or "scalar",
             str(site.spec.dtype),
             "×".join(map(str, activation.chunk)),

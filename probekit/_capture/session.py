@@ -181,10 +181,8 @@ class Session:
         if state:
             raise ModelError(
                 f"Each forward pass of {self.plan.site_plan.model} changes {', '.join(state[:3])}, so what a batch "
-                "gives "
-                "depends on the batches before it. Capture it in one process, without a ChunkSampler; or give "
-                "reset=, a "
-                "callable that takes the model and clears its state before each pass.",
+                "gives depends on the batches before it. Capture it in one process, without a ChunkSampler; or give "
+                "reset=, a callable that takes the model and clears its state before each pass.",
                 arguments=("reset",),
             )
 

@@ -116,6 +116,10 @@ class Batches:
         check_kind("columns", columns, (Mapping, NoneType), "columns by name, {name: where its values are}")
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; it must be at least 1.", arguments=("batch_size",))
+        if isinstance(class_names, str):
+            raise DataError(
+                f"class_names is {class_names!r}, one string. Give a list of names.", arguments=("class_names",)
+            )
         self._sources = sources_of(labels, ids, columns or {})
         self._label_source = self._sources[LABEL]
         self._keep_labels = keep_labels
@@ -168,8 +172,7 @@ class Batches:
         if empty:
             warnings.warn(
                 f"No sample has the label {', '.join(map(repr, empty[:3]))}{' …' if empty[3:] else ''}. The names of "
-                "the "
-                f"classes are {self._unsure}.classes; if its labels mean something else, give class_names=.",
+                f"the classes are {self._unsure}.classes; if its labels mean something else, give class_names=.",
                 stacklevel=3,
             )
 
@@ -210,8 +213,7 @@ class Batches:
         if self.chunks is not None:
             raise DataError(
                 "With ignore_label= or rows= the number of a sample is known only after those before it. Capture in "
-                "one "
-                "process, without a ChunkSampler.",
+                "one process, without a ChunkSampler.",
                 arguments=("ignore_label", "rows"),
             )
 
@@ -303,7 +305,7 @@ class Batches:
 
 
 def _several(given: Any) -> list[Any]:
-    return [] if given is None else [given] if isinstance(given, int | str) else list(given)
+    return [] if given is None else [given] if isinstance(given, int | str | np.integer) else list(given)
 
 
 def _part(source: Source, start: int, rows: int, index: int | None) -> Array:

@@ -69,8 +69,8 @@ class Classes:
         if kind == "large integers" and every and len(distinct) == len(labels) > 1:
             raise DataError(
                 f"{what} are {len(labels)} integers, each of them once, such as {labels[0]}: that many classes have "
-                "one "
-                "sample each. If they are ids, give them as ids=; if they are targets, as columns=, with labels=False.",
+                "one sample each. If they are ids, give them as ids=; if they are targets, as columns=, with "
+                "labels=False.",
                 arguments=("labels", "ids", "columns"),
             )
         order = np.argsort(np.unique(labels, return_index=True)[1])  # of first appearance

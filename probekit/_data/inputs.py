@@ -59,8 +59,7 @@ def given_rows(given: Any) -> tuple[int, Any]:
     if not isinstance(rows, int) or rows < 0:
         raise DataError(
             f"rows= returned {given!r}; give the number of samples of the batch, or a pair of that and the index of "
-            "the "
-            "sample that each row of a site belongs to.",
+            "the sample that each row of a site belongs to.",
             arguments=("rows",),
         )
     return rows, owners

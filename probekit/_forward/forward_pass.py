@@ -48,9 +48,8 @@ class ForwardPass:
             DataError: there is nothing to make a loss of.
         """
         inputs = copied(batch.inputs) if self.writes_inputs else batch.inputs
-        with begun(
-            self.model, self.options, batch.start
-        ):  # what it draws doesn't depend on where a capture was stopped
+        # What a pass draws doesn't depend on where a capture was stopped.
+        with begun(self.model, self.options, batch.start):
             if not self.gradients:
                 return run(self.model, inputs, self._device)
             with torch.inference_mode(False), torch.enable_grad():

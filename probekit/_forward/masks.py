@@ -13,26 +13,33 @@ from probekit._forward.options import MaskChoice
 from probekit._nested import leaves
 from probekit.errors import DataError, SiteError, near
 
-__all__ = ["MaskSource", "choose_mask", "given_mask", "is_mask", "named_inputs"]
+__all__ = ["MaskSource", "choose_mask", "given_mask", "named_inputs"]
 
 _CUSTOM = "attention_mask"  # what transformers call a mask that is 1 for real tokens, alone or after a prefix
 
 
 @dataclass(frozen=True)
 class MaskSource:
-    """Where a mask is: the `name` that errors and stores give it, and what takes it out of a batch's inputs."""
+    """Where a mask is: the `name` that errors and stores give it, and what takes it out of a batch's inputs.
+
+    Sources of one `key` give the same mask; two functions may have the same name.
+    """
 
     name: str
+    key: object
     of: Callable[[Any], Tensor]
 
 
 def named_inputs(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     """The tensors among the inputs by the names of their keys, or of the parameters of the model's forward."""
+    return _named_by(_parameters(model), inputs)
+
+
+def _named_by(names: list[str], inputs: Any) -> dict[str, Tensor]:
     if isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields"):
-        names = _parameters(model)
         inputs = {names[n] if n < len(names) else str(n): value for n, value in enumerate(inputs)}
     elif not isinstance(inputs, Mapping):
-        inputs = {(*_parameters(model), "0")[0]: inputs}
+        inputs = {(*names, "0")[0]: inputs}
     return {path[1:-1]: tensor for path, tensor in leaves(inputs)}
 
 
@@ -53,7 +60,7 @@ def given_mask(model: nn.Module, inputs: Any, asked: MaskChoice) -> MaskSource |
     if asked is False:
         return None
     if callable(asked):
-        return MaskSource(getattr(asked, "__qualname__", type(asked).__qualname__), _checked(asked))
+        return MaskSource(getattr(asked, "__qualname__", type(asked).__qualname__), id(asked), _checked(asked))
     names = list(named_inputs(model, inputs))
     if isinstance(asked, int) and not isinstance(asked, bool) and 0 <= asked < len(names):
         asked = names[asked]
@@ -68,7 +75,8 @@ def given_mask(model: nn.Module, inputs: Any, asked: MaskChoice) -> MaskSource |
 
 
 def _named(model: nn.Module, name: str) -> MaskSource:
-    return MaskSource(name, lambda inputs: named_inputs(model, inputs)[name])
+    parameters = _parameters(model)
+    return MaskSource(name, name, lambda inputs: _named_by(parameters, inputs)[name])
 
 
 def _checked(function: Callable[[Any], Any]) -> Callable[[Any], Tensor]:
@@ -101,8 +109,3 @@ def choose_mask(model: nn.Module, inputs: Any, positions: tuple[int, int], site:
             arguments=("mask",),
         )
     return _named(model, masks[0]) if masks else None
-
-
-def is_mask(tensor: Tensor) -> bool:
-    """Whether a tensor holds true and false, or 1 and 0, alone."""
-    return bool(((tensor == 0) | (tensor == 1)).all())

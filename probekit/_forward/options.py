@@ -17,9 +17,8 @@ __all__ = ["DTYPES", "Loss", "MaskChoice", "Reset", "RunOptions", "SiteOptions"]
 
 Loss: TypeAlias = Callable[[Any, Tensor | None], Tensor]  # of the model's output and the labels; a scalar
 Reset: TypeAlias = Callable[[nn.Module], object]
-MaskChoice: TypeAlias = (
-    str | int | Callable[[Any], Tensor] | Literal[False]
-)  # where the mask of real tokens is in the inputs
+# Where the mask of real tokens is in the inputs; False for none.
+MaskChoice: TypeAlias = str | int | Callable[[Any], Tensor] | Literal[False]
 
 MODES = ("eval", "train", "as is")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64, "bfloat16": torch.bfloat16}

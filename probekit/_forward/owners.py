@@ -54,8 +54,7 @@ def rows_of_samples(tensor: Tensor, reducer: Reducer | None, nodes: int, owners:
     if kept.sample is not None or kept.tensor.dim() > 2:
         raise SiteError(
             f"its rows, of shape {tuple(kept.tensor.shape[1:])}, belong to samples, and so each can have only one "
-            "axis, "
-            "of nodes. Reduce the others (reduce=)."
+            "axis, of nodes. Reduce the others (reduce=)."
         )
     order = torch.argsort(owners, stable=True)
     ordered = owners[order]

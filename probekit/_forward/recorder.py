@@ -29,14 +29,14 @@ class _Now:
     number: int
     batch: Batch
     missing: dict[SiteName, PlannedSite]
-    masks: dict[str, Mask] = field(default_factory=dict)  # by name, each made when a site needs it
+    masks: dict[object, Mask] = field(default_factory=dict)  # each made when a site needs it
 
     def mask(self, source: MaskSource | None) -> Mask | None:
         if source is None:
             return None
-        if source.name not in self.masks:
-            self.masks[source.name] = Mask.of(source.of(self.batch.inputs))
-        return self.masks[source.name]
+        if source.key not in self.masks:
+            self.masks[source.key] = Mask.of(source.of(self.batch.inputs))
+        return self.masks[source.key]
 
 
 class Recorder:
@@ -89,8 +89,8 @@ class Recorder:
         if source.shape[1:] != spec.shape or (reduced.sample is None and source.shape[0] != now.batch.rows):
             raise SiteError(
                 f"{spec.name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of "
-                f"{now.batch.rows} "
-                f"samples; in the first batch each {'token' if spec.tokens else 'sample'} had shape {spec.shape}."
+                f"{now.batch.rows} samples; in the first batch each {'token' if spec.tokens else 'sample'} had shape "
+                f"{spec.shape}."
             )
         if planned.dtype != source.dtype:
             reduced = reduced._replace(tensor=self._cast(spec.name, source, planned.dtype))

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from probekit._data.batches import Batch, Batches
 from probekit._forward.dry_run import DryRun, dry_run
-from probekit._forward.masks import MaskSource, choose_mask, given_mask, is_mask, named_inputs
+from probekit._forward.masks import MaskSource, choose_mask, given_mask, named_inputs
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
 from probekit._forward.owners import OwnerSource, rows_of_samples
 from probekit._forward.storable import check_storable, dtype_on_disk
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
-from probekit._probe.pooling import Mask, Reduced
+from probekit._probe.pooling import Mask, Reduced, is_mask
 from probekit._probe.reductions import Reducer, plan_reduction
 from probekit._probe.selectors import Modules, Rule, is_about, module_names, no_match
 from probekit._probe.site_name import SiteName
@@ -54,6 +54,11 @@ class PlannedSite:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def shown_nodes(self) -> str | None:
+        """The node axis of the activation as the model gives it, as `probekit.sites` shows it."""
+        return _as_given(self.nodes, self.batch_dim).shown(self.ndim)
 
     @property
     def ndim(self) -> int:
@@ -112,8 +117,7 @@ def require_model_order(batches: Batches, plan: SitePlan, how: RunOptions) -> No
         what = "predictions=True compares" if how.predictions else "The default loss compares"
         raise DataError(
             f"{what} labels with the places of the model's logits, and these labels are numbered as they appear "
-            f"({names} "
-            "…). Give class_names=, the names in the order of the logits.",
+            f"({names} …). Give class_names=, the names in the order of the logits.",
             arguments=("class_names", "predictions" if how.predictions else "loss"),
         )
 
@@ -156,7 +160,7 @@ class _Planner:
             "kept_dtype": str(cast).removeprefix("torch."),
             "original_shape": [self._batch_size if n == batch_dim else length for n, length in enumerate(site.shape)],
             "batch_dim": batch_dim,
-            "node_dim": nodes.axis - (nodes.axis <= batch_dim),
+            "node_dim": _as_given(nodes, batch_dim).axis,
             "node_dim_from": nodes.known_by,
             "mask": "none" if mask is None else mask.name,
             "reduce": "none" if reducer is None else reducer.describe(),
@@ -178,9 +182,8 @@ class _Planner:
         owners = OwnerSource(None)
         if site.shape[0] == example.rows and not torch.equal(owners.of(example), torch.arange(example.rows)):
             raise SiteError(
-                f"{site.name}, of shape {site.shape}, has as many rows as there are samples, and rows= gives a "
-                "sample for "
-                "each of so many rows. Say which sites these are of: a pair of the number of samples and "
+                f"{site.name}, of shape {site.shape}, has as many rows as there are samples, and rows= gives a sample "
+                "for each of so many rows. Say which sites these are of: a pair of the number of samples and "
                 f"{{{site.name!r}: …}}.",
                 arguments=("rows",),
             )
@@ -310,11 +313,15 @@ class _Planner:
         if blind:
             warnings.warn(
                 f"No mask says which positions of {', '.join(blind[:3])}{' …' if blind[3:] else ''} are real, so "
-                "reduce= "
-                "counts padding too. Say where the mask is (mask='attention_mask'), or that there is none "
+                "reduce= counts padding too. Say where the mask is (mask='attention_mask'), or that there is none "
                 "(mask=False).",
                 stacklevel=5,
             )
+
+
+def _as_given(nodes: NodeAxis, batch_dim: int) -> NodeAxis:
+    """The node axis where the batch is still the axis that the model makes it."""
+    return nodes._replace(axis=nodes.axis - (0 < nodes.axis <= batch_dim))
 
 
 def _positions(site: Site, batch_dim: int, nodes: NodeAxis) -> tuple[int, int] | None:

@@ -30,6 +30,11 @@ class NodeAxis(NamedTuple):
     axis: int
     known_by: str
 
+    def shown(self, ndim: int) -> str | None:
+        """Such as ``axis 1``, with a question mark where that is a guess; None where there is no such axis."""
+        sure = self.known_by != "shape" or ndim == 2
+        return None if ndim < 2 else f"axis {self.axis}{'' if sure else '?'}"
+
 
 def node_axis_by_shape(ndim: int) -> NodeAxis:
     """The guess for an activation of so many axes: axis 1 of four or five, as for images, else the last."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probekit.errors import DataError, SiteError
 
-__all__ = ["NAMED", "Constants", "Mask", "Reduced", "constant", "narrow_dtype", "sample_dims", "wide_dtype"]
+__all__ = ["NAMED", "Constants", "Mask", "Reduced", "constant", "is_mask", "narrow_dtype", "sample_dims", "wide_dtype"]
 
 _SPACE = {1: ("position",), 2: ("y", "x"), 3: ("z", "y", "x")}
 
@@ -71,7 +71,7 @@ class Mask:
         """
         if isinstance(mask, Mask):
             return mask
-        if not ((mask == 0) | (mask == 1)).all():
+        if not is_mask(mask):
             raise DataError(
                 f"This mask, of shape {tuple(mask.shape)}, must hold only 1 (a real token) and 0 (padding)."
             )
@@ -118,6 +118,11 @@ class Mask:
         if not self.lengths.all():
             empty = int((self.lengths == 0).nonzero()[0])
             raise SiteError(f"sample {empty} of the batch has no real token: its mask is 0 everywhere.")
+
+
+def is_mask(tensor: Tensor) -> bool:
+    """Whether a tensor holds true and false, or 1 and 0, alone."""
+    return bool(((tensor == 0) | (tensor == 1)).all())
 
 
 def constant(

@@ -97,19 +97,11 @@ def _row(site: Site) -> tuple[object, ...]:
         site.type,
         site.calls,
         "×".join(map(str, site.shape)) or "scalar",
-        _nodes(site),
+        site.nodes.shown(len(site.shape)),
         str(site.dtype).removeprefix("torch."),
         site.parameters,
         site.bytes_per_sample,
     )
-
-
-def _nodes(site: Site) -> str | None:
-    """Such as ``axis 1``, with a question mark where that is a guess by the number of axes."""
-    if len(site.shape) < 2:
-        return None
-    sure = site.nodes.known_by != "shape" or len(site.shape) == 2
-    return f"axis {site.nodes.axis}{'' if sure else '?'}"
 
 
 def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: Selector | None = None) -> SiteTable:

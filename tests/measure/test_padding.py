@@ -141,6 +141,25 @@ def test_of_several_masks_that_fit_one_must_be_chosen(tmp_path: Path, names: Any
     assert (tree["left"].attrs["mask"], tree["right"].attrs["mask"]) == names
 
 
+def test_callables_of_one_name_are_masks_of_their_own(tmp_path: Path) -> None:
+    model = TwoTowers(("real_a", "real_b"))
+    data = {"a": IDS, "real_a": RIGHT.float(), "b": IDS.flip(0), "real_b": LEFT.float()}
+    by_site = {"left": lambda inputs: inputs["real_a"], "right": lambda inputs: inputs["real_b"]}
+    tree = pk.capture(model, data, tmp_path / "a", sites=["left", "right"], reduce="mean", mask=by_site, labels=False)
+    for site, ids, mask in (("left", IDS, RIGHT), ("right", IDS.flip(0), LEFT)):
+        tokens = model.get_submodule(site)(ids).detach()
+        means = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        np.testing.assert_allclose(tree[site]["activation"].values, means, atol=1e-6)
+
+
+def test_a_plan_shows_what_was_found_out() -> None:
+    plan = pk.plan(Tokens(), as_dict(RIGHT), sites=SITES)
+    shown = plan.table.to_dataframe().set_index("site")
+    assert shown["batch"].tolist() == ["axis 0"] * 3
+    assert shown["nodes"].to_dict() == {"embed": "axis 2", "mix": "axis 2", "by_channel": "axis 1"}
+    assert shown["mask"].tolist() == ["attention_mask"] * 3
+
+
 @pytest.mark.parametrize("name", ["src_key_padding_mask", "padding_mask"])
 def test_a_mask_of_unknown_meaning_is_asked_for(tmp_path: Path, name: str) -> None:
     class Net(Tokens):
