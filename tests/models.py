@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["TokenLayers", "TwoBlocks", "batches", "gradients", "mlp", "samples", "two_blocks"]
+__all__ = ["Output", "Pair", "TokenLayers", "TwoBlocks", "batches", "gradients", "mlp", "samples", "two_blocks"]
+
+
+Pair = namedtuple("Pair", "left right")
+
+
+@dataclass
+class Output:
+    """What a model may return, with values that are nested further."""
+
+    hidden: Tensor
+    rest: list[Any]
 
 
 def mlp(hidden: int = 300, *, seed: int = 0) -> nn.Sequential:

@@ -1,8 +1,5 @@
 """Gradients at sites of frozen models, of models that change what they are given in place, and where none arrives."""
 
-from collections import namedtuple
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import probekit as pk
 from probekit.errors import SiteError
+from tests.models import Output, Pair
 
 X = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(6) % 3
@@ -121,15 +119,6 @@ def test_a_weight_that_a_module_hands_on_keeps_its_own_gradient_and_gets_no_hook
         model(X).square().sum().backward()
         torch.testing.assert_close(probe.take()["constant:grad"], model.weight.grad)
     assert not model.weight._backward_hooks
-
-
-Pair = namedtuple("Pair", "left right")
-
-
-@dataclass
-class Output:
-    hidden: torch.Tensor
-    rest: list
 
 
 class Nested(nn.Module):

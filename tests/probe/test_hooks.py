@@ -1,6 +1,3 @@
-from collections import namedtuple
-from dataclasses import dataclass
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +5,7 @@ from torch import nn
 
 import probekit as pk
 from probekit.errors import SiteError
-from tests.models import gradients, two_blocks
+from tests.models import Output, Pair, gradients, two_blocks
 
 
 class Net(nn.Module):
@@ -141,15 +138,6 @@ def test_a_submodule_called_by_itself_is_a_pass_of_its_own(model):
         model.first(torch.randn(2, 4))
         model.first(torch.randn(3, 4))
         assert probe.take()["first"].shape == (5, 4)
-
-
-Pair = namedtuple("Pair", "left right")
-
-
-@dataclass
-class Output:
-    hidden: torch.Tensor
-    rest: list
 
 
 class Nested(nn.Module):
