@@ -22,7 +22,7 @@ from probekit._data.sampler import ChunkSampler
 from probekit._forward.forward_pass import ForwardPass
 from probekit._forward.outputs import PREDICTION, predictions
 from probekit._forward.recorder import Recorder, Sink
-from probekit._probe.hooks import Probe
+from probekit._probe.hooks import probing
 from probekit._probe.model_run import running
 from probekit._probe.pooling import Reduced
 from probekit._probe.selectors import rules
@@ -225,7 +225,7 @@ class Session:
         end = offset
         sites = self.plan.site_plan
         recorder, forward = Recorder(sites, _into(writer)), self._forward
-        with running(self.model, self.options.run.mode), Probe(self.model, sites.names, record=recorder) as probe:
+        with running(self.model, self.options.run.mode), probing(self.model, sites.names, recorder) as probe:
             for number, batch in enumerate(stream):
                 if offset:
                     batch = replace(batch, start=offset + batch.start)

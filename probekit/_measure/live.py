@@ -22,7 +22,7 @@ from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, s
 from probekit._measure.measure import NAN
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.site_source import POSITIONS, bounds_of
-from probekit._probe.hooks import Probe
+from probekit._probe.hooks import probing
 from probekit._probe.model_run import running
 from probekit._probe.pooling import Reduced
 from probekit._probe.reductions import Reduction
@@ -129,7 +129,7 @@ def measure_live(
     meters = _Meters(chosen, plan, positions, nan, labelled)
     recorder = Recorder(plan, meters.add)
     forward = ForwardPass(model, how, plan.gradients, plan.writes_inputs)
-    with running(model, mode), Probe(model, plan.names, record=recorder) as probe:
+    with running(model, mode), probing(model, plan.names, recorder) as probe:
         for number, batch in enumerate(progress(stream, "measure", batches.count)):
             meters.begin(batch)
             recorder.begin(batch, number)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -16,7 +16,7 @@ from probekit._probe.calls import CallCounter, in_backward
 from probekit._probe.compilation import eager
 from probekit._probe.gradients import Awaited, carrying_gradients, replaced
 from probekit._probe.kept_pass import Pass
-from probekit._probe.module_hook import attach, remove_ended
+from probekit._probe.module_hook import HookStack, attach
 from probekit._probe.operations import OperationFollower
 from probekit._probe.selectors import (
     Rule,
@@ -33,7 +33,7 @@ from probekit._probe.site_name import SiteName
 from probekit._probe.tensor_kinds import has_gradient, nested, outside_transforms, transformed
 from probekit.errors import SiteError
 
-__all__ = ["Probe", "Record"]
+__all__ = ["Probe", "Record", "probing"]
 
 Record: TypeAlias = Callable[[SiteName, Tensor], None]
 Hook: TypeAlias = Callable[..., Any]
@@ -89,7 +89,7 @@ class Probe:
             if selector:
                 selected_modules(model, selector)  # raises for a name that picks nothing
         self._record = record
-        self._hooks = ExitStack()
+        self._hooks = HookStack(self._modules.values())
         self._attached = False
         self._calls = CallCounter(self._model_name, self._modules.values(), self._begin_pass)
         self._operations = OperationFollower(self._calls, self._on_operation)
@@ -104,8 +104,8 @@ class Probe:
                 "block within it."
             )
         model = self._model
-        with ExitStack() as hooks:  # a failure while attaching removes what is on already
-            hooks.callback(remove_ended, self._modules.values())
+        hooks = self._hooks
+        try:
             hooks.enter_context(eager())
             attach(model.register_forward_pre_hook, model, self._calls.begin, hooks, prepend=True)
             if self._of("op"):
@@ -119,7 +119,9 @@ class Probe:
             attach(model.register_forward_hook, model, self._complete, hooks)
             attach(model.register_forward_hook, model, self._calls.end, hooks, always_call=True)
             hooks.callback(self._calls.reset)
-            self._hooks = hooks.pop_all()
+        except BaseException:
+            hooks.close()  # what is on already
+            raise
         self._attached = True
         return self
 
@@ -378,3 +380,14 @@ class Probe:
 
     def _on_operation(self, site: SiteName, result: Any) -> None:
         self._take_leaves(site, result)
+
+
+@contextmanager
+def probing(model: nn.Module, sites: Sequence[str], record: Record) -> Iterator[Probe]:
+    """`Probe`'s block, which ends also where Ctrl-C comes just as its ``__exit__`` is called."""
+    probe = Probe(model, sites, record=record)
+    try:
+        with probe:
+            yield probe
+    finally:
+        probe.__exit__(None, None, None)

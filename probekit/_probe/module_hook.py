@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["attach", "remove_ended"]
+__all__ = ["HookStack", "attach"]
 
 
 def attach(
@@ -30,8 +30,23 @@ def attach(
     hooks.callback(register(hook, **options).remove)
 
 
-def remove_ended(modules: Iterable[nn.Module]) -> None:
-    """Remove the hooks that have ended and are still registered, since Ctrl-C came between one step and the next."""
+class HookStack(ExitStack):
+    """What is to be undone on a model's modules: all of it, also where Ctrl-C comes between one step and the next."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self._modules = list(modules)
+
+    def __exit__(self, *details: Any) -> bool:
+        try:
+            return bool(super().__exit__(*details))
+        finally:
+            super().__exit__(None, None, None)  # what an interrupt has left
+            _remove_ended(self._modules)
+
+
+def _remove_ended(modules: Iterable[nn.Module]) -> None:
+    """Remove the hooks that have ended and are still registered."""
     for module in modules:
         for registered in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in registered.items() if isinstance(hook, _ModuleHook) and hook.ended]:

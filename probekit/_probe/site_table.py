@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from probekit._probe.hooks import Probe
 from probekit._probe.model_run import copied, device_of, every_module_runs, run, running
-from probekit._probe.module_hook import attach
+from probekit._probe.module_hook import HookStack, attach
 from probekit._probe.node_axes import NodeAxes, NodeAxis
 from probekit._probe.selectors import (
     Rule,
@@ -145,7 +144,7 @@ def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selecto
     if left_out:
         selected_modules(model, left_out)  # raises for a name that picks nothing
     axes = NodeAxes()
-    with ExitStack() as hooks, Probe(model, list(map(_forward, asked))) as probe:
+    with HookStack(modules.values()) as hooks, Probe(model, list(map(_forward, asked))) as probe:
         for module in modules.values():
             attach(module.register_forward_hook, module, axes.after, hooks, prepend=True)
         with axes:
