@@ -5,6 +5,7 @@
 - ``site_source``: the activation of a site as observations of nodes.
 - ``grouping``: which observations are measured, and the group of each.
 - ``tasks``: what a task reads and gives; ``planner``: cutting a measurement into tasks that fit in memory.
+- ``needs``: the memory that metrics need beside their samples; ``live_memory``: that of all states of a running model.
 - ``executors``: running tasks on threads or a cluster; ``task_cache``: the results of finished tasks, on disk.
 - ``accumulator``: the states of streaming metrics over batches.
 - ``measure``: `probekit.measure`; ``live``: `probekit.measure_live`; ``watch``: `probekit.Watch`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from types import NoneType
 from typing import Any, Literal
@@ -19,11 +20,12 @@ from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteO
 from probekit._forward.recorder import Recorder
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
 from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, sites_results
+from probekit._measure.live_memory import LiveMemory
 from probekit._measure.measure import NAN
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.site_source import POSITIONS, bounds_of
 from probekit._probe.hooks import probing
-from probekit._probe.model_run import running
+from probekit._probe.model_run import device_of, running
 from probekit._probe.pooling import Reduced
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector
@@ -127,11 +129,13 @@ def measure_live(
     labelled = by is not None and first.labels is not None
     require_model_order(batches, plan, how)
     meters = _Meters(chosen, plan, positions, nan, labelled)
+    memory = meters.memory(device_of(model) or torch.device("cpu"), batches.count)
     recorder = Recorder(plan, meters.add)
     forward = ForwardPass(model, how, plan.gradients, plan.writes_inputs)
     with running(model, mode), probing(model, plan.names, recorder) as probe:
         for number, batch in enumerate(progress(stream, "measure", batches.count)):
             meters.begin(batch)
+            memory.check(meters.classes, batch.rows)
             recorder.begin(batch, number)
             forward.run(batch, probe)
             recorder.end()
@@ -150,15 +154,21 @@ class _Meters:
     """The measurement of each site so far. `begin` a batch, `add` what the sites give, `end` it."""
 
     def __init__(self, metrics: MetricSet, plan: SitePlan, positions: str, nan: str, labelled: bool) -> None:
+        self._metrics = metrics
         self._meters = {site.name: _Meter(site, metrics, positions, nan == "omit") for site in plan.sites}
-        self._classes, self._labelled = 0, labelled
+        self.classes, self._labelled = 0, labelled
         self._codes: dict[torch.device, Tensor] = {}
         self._together = _Together(metrics, list(self._meters.values())) if metrics.streaming("sites") else None
+
+    def memory(self, device: torch.device, batches: int | None) -> LiveMemory:
+        specs = {name: partial(meter.spec, device=device) for name, meter in self._meters.items()}
+        observations = {name: meter.observed for name, meter in self._meters.items()}
+        return LiveMemory(self._metrics, device, specs, observations, batches)
 
     def begin(self, batch: Batch) -> None:
         codes = batch.labels if self._labelled and batch.labels is not None else np.zeros(batch.rows, np.int64)
         self._codes = {torch.device("cpu"): torch.from_numpy(codes)}
-        self._classes = max(self._classes, int(codes.max(initial=0)) + 1)
+        self.classes = max(self.classes, int(codes.max(initial=0)) + 1)
 
     def add(self, name: str, reduced: Reduced) -> None:
         meter = self._meters[name]
@@ -173,17 +183,17 @@ class _Meters:
         if reduced.real is not None and meter.positions == "each":
             real = reduced.real.on("given", x.device).flatten()
             x, y = x[real], y[real]
-        meter.add(x, y, self._classes)
+        meter.add(x, y, self.classes)
         if self._together is not None:
             self._together.add(name, x, y)
 
     def end(self) -> None:
         if self._together is not None:
-            self._together.end(self._classes)
+            self._together.end(self.classes)
 
     def results(self, class_names: Sequence[str]) -> xr.DataTree:
         """The tree of results; DataError where there was a NaN, or no sample."""
-        classes = max(self._classes, len(class_names)) if self._labelled else 1
+        classes = max(self.classes, len(class_names)) if self._labelled else 1
         names = (*class_names, *map(str, range(len(class_names), classes)))
         labels = Labels(np.arange(len(names)), names) if self._labelled else Labels(None, ("",))
         groups = group_names(list(self._meters))  # as in a store, so that a slash in a name is no group of its own
@@ -227,6 +237,11 @@ class _Meter:
             return wide.masked_fill(padding, -torch.inf).amax(2).to(self._dtype)
         sums = values.masked_fill(padding, 0).sum(2, dtype=torch.float64)
         return (sums / reduced.real.on("lengths", values.device)[:, None]).to(self._dtype)
+
+    @property
+    def observed(self) -> int:
+        """Observations of a row."""
+        return self._width if self.positions == "each" else 1
 
     def spec(self, classes: int, device: torch.device) -> Spec:
         attrs = self._spec.attrs

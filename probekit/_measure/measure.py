@@ -75,7 +75,8 @@ def measure(
             whose attribute `omitted` then counts them.
         positions: how to treat the positions of feature maps: take their ``"mean"`` or ``"max"``, or take ``"each"`` as
             an observation of its own.
-        memory: the most memory that all threads together use for values of the store; on a cluster, each thread.
+        memory: the most memory that all threads together use for values of the store, and for states and tables of
+            metrics; on a cluster, each thread. The results themselves come in addition.
         out: also write the results as a new zarr store, which appears whole or not at all. A measurement that was
             stopped resumes from its finished tasks when it is started again with the same arguments.
         scheduler: the address of a dask cluster's scheduler, such as ``"tcp://127.0.0.1:8786"``, whose workers, which
@@ -88,7 +89,7 @@ def measure(
         SiteError: no site matches `sites`.
         DataError: NaN in the data, no column `by`, or no sample to measure.
         StoreError: no store at `store`, `out` exists or can't be written.
-        ProbekitError: one node's samples don't fit in `memory`.
+        ProbekitError: one node's samples, or what a metric needs, don't fit in `memory`. Nothing is read then.
 
     Example:
         >>> import numpy as np, xarray as xr, probekit as pk
@@ -232,16 +233,15 @@ def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> xr.DataTree
 def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> xr.Dataset:
     source, rows, metrics = work.sources[key], work.rows[key], work.metrics
     blocks = [result for task, result in done if task.kind in ("block", "select")]
-    whole = [result for task, result in done if task.kind == "site"]
     found: dict[str, Variables] = {}
     for task, result in done:
-        found |= result.variables if task.kind == "samples" else {}
+        found |= result.variables if task.kind in ("site", "samples") else {}
     found |= {
         metric.name: join(metric, [block.variables[metric.name] for block in blocks]) for metric in metrics.columns
     }
-    streaming = metrics.streaming("node", "site") if whole else metrics.streaming("node")
-    if streaming:
-        states = whole[0].states if whole else _joined([block.states for block in blocks])
+    streaming = metrics.streaming("node")
+    if streaming and not metrics.streaming("site"):
+        states = _joined([block.states for block in blocks])
         for metric, variables in finalized(streaming, states, at_site(source)):
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
     about = {"n": rows.number, "activation_dtype": str(source.variable.dtype), "approximate": 0}

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from probekit._measure.accumulator import BATCH, Accumulator, call
+from probekit._measure.accumulator import BATCH, Accumulator, call, finalized
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
 from probekit._measure.site_source import Source
@@ -24,7 +24,7 @@ from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.order import OrderMetric
 
-__all__ = ["Task", "TaskResult", "Work", "at_site"]
+__all__ = ["Task", "TaskResult", "Work", "at_site", "spec_of"]
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ class Work:
         if task.kind == "samples":
             return _samples(next(m for m in self.metrics.samples if m.name == task.metric), source, rows)
         if task.kind == "site":
-            streaming = self.metrics.streaming("node", "site")
-            return TaskResult(_stream(streaming, source, rows, 0, source.nodes, None))
+            return self._site(source, rows)
         if task.kind == "select":
             return self._select(source, rows, task)
         return self._block(source, rows, task.start, task.stop)
@@ -103,6 +102,13 @@ class Work:
         }
         return TaskResult(states, found)
 
+    def _site(self, source: Source, rows: Observations) -> TaskResult:
+        """The variables, since the states of such metrics may be large, and no others are to be joined with them."""
+        streaming, where = self.metrics.streaming("node", "site"), at_site(source)
+        states = _stream(streaming, source, rows, 0, source.nodes, None)
+        found = finalized(streaming, states, where)
+        return TaskResult(variables={m.name: check(m, v, rows.labels, where, node=source.nodes) for m, v in found})
+
     def _select(self, source: Source, rows: Observations, task: Task) -> TaskResult:
         start, stop, where = task.start, task.stop, at_site(source, task.start, task.stop)
         orders = [metric for metric in self.metrics.columns if isinstance(metric, OrderMetric)]
@@ -121,7 +127,7 @@ class Work:
         """Whole rows of all sites, which are read side by side."""
         assert self.common is not None
         sources, rows = list(self.sources.values()), self.common
-        specs = [_spec(source, rows, source.nodes) for source in sources]
+        specs = [spec_of(source, rows, source.nodes) for source in sources]
         found = Accumulator(self.metrics.streaming("sites"), specs, "over the sites")
         for batches in zip(*(_batches(source, rows) for source in sources), strict=True):
             found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
@@ -145,7 +151,7 @@ def _stream(
     metrics: Sequence[StreamingMetric], source: Source, rows: Observations, start: int, stop: int, values: Array | None
 ) -> dict[str, State]:
     """The states of the metrics after all observations, which are also put into `values` by their groups."""
-    found = Accumulator(metrics, _spec(source, rows, stop - start), at_site(source, start, stop))
+    found = Accumulator(metrics, spec_of(source, rows, stop - start), at_site(source, start, stop))
     for first, x, codes in _without_nan(source, rows, start, stop):
         if values is not None:
             rows.grouping.place(values, first, x)
@@ -229,7 +235,7 @@ def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
     return f"at site {source.name!r}, nodes {start} to {(source.nodes if stop is None else stop) - 1}"
 
 
-def _spec(source: Source, rows: Observations, nodes: int) -> Spec:
+def spec_of(source: Source, rows: Observations, nodes: int) -> Spec:
     dtype = torch.float32 if source.dtype == np.float32 else torch.float64
     return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds)
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from probekit.metrics._kernels.class_pairs import check_min_count, keeps_pairs, kept_classes, pair_blocks
-from probekit.metrics._kernels.cross_ranks import cross_ranks
+from probekit.metrics._kernels.class_pairs import check_min_count, keeps_pairs, kept_classes, pair_blocks, table_bytes
+from probekit.metrics._kernels.cross_ranks import cross_ranks, twice_above_others
 from probekit.metrics._kernels.node_blocks import join_nodes
-from probekit.metrics.block import Array, Block
-from probekit.metrics.protocol import Parameters, Variables
+from probekit.metrics.block import Block, Codes
+from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["AUROC"]
 
@@ -44,27 +44,30 @@ class AUROC(Parameters):
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)
 
-    def compute(self, block: Block) -> Variables:
-        return join_nodes(map(self._compute, pair_blocks(block)))
+    def memory(self, spec: Spec, samples: int) -> int:
+        return table_bytes(spec, 4, 3) if keeps_pairs(spec.classes, self.pairs) else 0
 
-    def _compute(self, block: Block) -> Variables:
+    def compute(self, block: Block) -> Variables:
+        if keeps_pairs(block.classes, self.pairs):
+            return join_nodes(map(self._of_pairs, pair_blocks(block)))
+        kept = kept_classes(block, self.min_count)
+        return self._variables(block, kept, twice_above_others(block, kept))
+
+    def _of_pairs(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
         among, samples = np.ix_(kept, kept), block.counts[kept]
         at_most = cross_ranks(block).at_most[among]
         size = np.multiply.outer(samples, samples)[..., None]
         # Pairs in which b is larger count twice, pairs of equal values once.
         twice = at_most.swapaxes(0, 1) + size - at_most
-        found: Variables = {}
-        if keeps_pairs(block.classes, self.pairs):
-            every = _full(block, block.classes, block.classes)
-            every[among] = twice / (2 * size)
-            found["auroc"] = (("label", "label_b", "node"), every)
-        rest = _full(block, block.classes)
+        every = np.full((block.classes, block.classes, block.nodes), np.nan)
+        every[among] = twice / (2 * size)
+        above = twice.sum(axis=0) - samples[:, None] ** 2  # less the diagonal, a class against itself
+        return {"auroc": (("label", "label_b", "node"), every)} | self._variables(block, kept, above)
+
+    def _variables(self, block: Block, kept: Codes, above: Codes) -> Variables:
+        """Those of each class against the others, from twice the number of pairs in which it is `above` one of them."""
+        rest, samples = np.full((block.classes, block.nodes), np.nan), block.counts[kept]
         if len(kept) > 1:
-            above = twice.sum(axis=0) - samples[:, None] ** 2  # less the diagonal, a class against itself
             rest[kept] = above / (2 * samples * (samples.sum() - samples))[:, None]
-        return found | {"auroc_rest": (("label", "node"), rest), "auroc_constant": (("node",), block.constant)}
-
-
-def _full(block: Block, *classes: int) -> Array:
-    return np.full((*classes, block.nodes), np.nan)
+        return {"auroc_rest": (("label", "node"), rest), "auroc_constant": (("node",), block.constant)}

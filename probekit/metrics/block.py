@@ -12,13 +12,13 @@ import torch
 
 from probekit.errors import DataError
 
-__all__ = ["Array", "Block", "Codes", "Grouping", "working_dtype"]
+__all__ = ["NODES", "Array", "Block", "Codes", "Grouping", "working_dtype"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Codes: TypeAlias = npt.NDArray[np.int64]
 Shared = TypeVar("Shared")
 
-_NODES = 32  # that a metric handles together; bounds its scratch memory
+NODES = 32  # that a metric handles together; bounds its scratch memory
 
 
 def working_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -96,7 +96,7 @@ class Block:
         constant: npt.NDArray[np.bool_] = lowest == np.max([values[:, -1] for values in classes], axis=0)
         return constant
 
-    def split(self, nodes: int = _NODES) -> tuple[Block, ...]:
+    def split(self, nodes: int = NODES) -> tuple[Block, ...]:
         """Blocks of at most `nodes` nodes each, as views; every call returns the same blocks."""
         if self.nodes <= nodes:
             return (self,)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probekit.metrics._kernels.class_means import class_moments, nearest
 from probekit.metrics._kernels.sample_batches import tensor_batches
-from probekit.metrics.protocol import Parameters, Samples, Variables
+from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
 __all__ = ["NeuralCollapse"]
 
@@ -66,6 +66,9 @@ class NeuralCollapse(Parameters):
     name: ClassVar[str] = "neural_collapse"
     # Version 1 counted directions that were rounding errors of float32, version 2 distances that were.
     version: ClassVar[int] = 3
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return 72 * spec.classes * spec.nodes  # two states, the means, and what their decomposition takes
 
     def compute_samples(self, samples: Samples) -> Variables:
         state = class_moments(samples)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 from probekit.errors import PluginError
-from probekit.metrics._kernels.cells import Edges, count_cells
+from probekit.metrics._kernels.cells import Edges, cells_bytes, count_cells
 from probekit.metrics.block import Block
-from probekit.metrics.protocol import Parameters, Variables
+from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["Histogram"]
 
@@ -37,6 +37,9 @@ class Histogram(Parameters):
             raise PluginError(
                 f"Histogram(bins={self.bins!r}, edges={self.edges!r}): bins is at least 1, and edges 'mass' or 'width'."
             )
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return cells_bytes(spec, self.bins, spec.nodes)
 
     def compute(self, block: Block) -> Variables:
         cells = count_cells(block, self.bins, self.edges)

@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from probekit.errors import PluginError
-from probekit.metrics._kernels.cells import count_cells
+from probekit.metrics._kernels.cells import cells_bytes, count_cells
 from probekit.metrics._kernels.class_pairs import check_min_count, in_order, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
-from probekit.metrics.protocol import Parameters, Variables
+from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["Entropy", "MutualInformation"]
 
@@ -43,6 +43,9 @@ class MutualInformation(Parameters):
 
     def __post_init__(self) -> None:
         _check(self, self.bins, self.min_count)
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return cells_bytes(spec, self.bins)
 
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))
@@ -78,6 +81,9 @@ class Entropy(Parameters):
 
     def __post_init__(self) -> None:
         _check(self, self.bins, self.min_count)
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return cells_bytes(spec, self.bins)
 
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))

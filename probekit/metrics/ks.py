@@ -7,11 +7,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from probekit.metrics._kernels.class_pairs import check_min_count, distances, keeps_pairs, kept_classes, pair_blocks
+from probekit.metrics._kernels.class_pairs import (
+    check_min_count,
+    distances,
+    keeps_pairs,
+    kept_classes,
+    pair_blocks,
+    table_bytes,
+)
 from probekit.metrics._kernels.cross_ranks import cross_ranks
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Block
-from probekit.metrics.protocol import Parameters, Variables
+from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["KS"]
 
@@ -42,6 +49,9 @@ class KS(Parameters):
 
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return table_bytes(spec, 4, 2 + keeps_pairs(spec.classes, self.pairs))
 
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, pair_blocks(block)))

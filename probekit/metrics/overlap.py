@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from probekit.errors import PluginError
-from probekit.metrics._kernels.cells import count_cells
+from probekit.metrics._kernels.cells import cells_bytes, count_cells
 from probekit.metrics._kernels.class_pairs import in_order, keeps_pairs, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
-from probekit.metrics.protocol import Parameters, Variables
+from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["Overlap"]
 
@@ -60,6 +60,10 @@ class Overlap(Parameters):
     def cuts(self) -> int:
         """The edges between the bins."""
         return max(1, self.bins - 1)
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        pairs = 8 * spec.classes**2 * spec.nodes if keeps_pairs(spec.classes, self.pairs) else 0
+        return cells_bytes(spec, self.bins) + 2 * pairs
 
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws
-from probekit.metrics._kernels.scatter import no_scatter, with_rows
+from probekit.metrics._kernels.scatter import add_rows, no_scatter
 from probekit.metrics.block import Array
-from probekit.metrics.protocol import Parameters, Samples, Variables
+from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
 __all__ = ["LinearProbe"]
 
@@ -75,6 +75,14 @@ class LinearProbe(Parameters):
                 "be 'ridge' or 'logistic', alpha above 0, and held_out a share between 0 and 1."
             )
 
+    def memory(self, spec: Spec, samples: int) -> int:
+        nodes, classes = spec.nodes, spec.classes
+        if self.method == "ridge":  # the scatter, and its decomposition
+            return 2 * 8 * (nodes + classes) ** 2
+        return (
+            3 * 8 * samples * nodes + 5 * 8 * samples * classes + 30 * 8 * classes * nodes
+        )  # of lbfgs: its last steps
+
     def compute_samples(self, samples: Samples) -> Variables:
         test = draws(samples.rows, self.seed) < self.held_out
         trained = np.bincount(samples.codes[~test], minlength=samples.classes)
@@ -126,11 +134,13 @@ def _ridge(samples: Samples, train: Mask, alpha: float) -> _Classifier:
     nodes, classes = samples.nodes, torch.from_numpy(np.unique(samples.codes[train]))
     state = no_scatter(nodes + len(classes), torch.device("cpu"))
     for x, y in _chosen(samples, train):
-        state = with_rows(state, torch.cat([x.double(), (y[:, None] == classes).double()], dim=1))
+        add_rows(state, torch.cat([x.double(), (y[:, None] == classes).double()], dim=1))
     gram, products = state["scatter"][:nodes, :nodes], state["scatter"][:nodes, nodes:]
     penalty = alpha * gram.trace() / nodes
     if penalty.isfinite() and penalty > 0:
-        weights = torch.linalg.solve(gram + penalty * torch.eye(nodes, dtype=gram.dtype), products)
+        products = products.clone()
+        gram.diagonal().add_(penalty)
+        weights = torch.linalg.solve(gram, products)
     else:  # constant nodes give weights of 0, infinite values give NaN
         weights = penalty * products
     return _Classifier(classes, state["mean"][:nodes], weights, state["mean"][nodes:])

@@ -23,6 +23,13 @@ lengths; a metric may add dims of its own. A column metric's variables have the 
 joins blocks of nodes. Where blocks differ in the length of an added dim, they are padded at its end with NaN (0 in
 counts). The metric's attribute ``coords``, ``{dim: values}``, gives values to the positions along an added dim.
 
+A metric may have the method ``memory(spec, samples)``: the most bytes that it holds at a time beside the samples, for
+the nodes, classes and dtype of a spec (a list of specs if it compares sites) and so many samples. That is its state
+with what an update or `finalize` adds, or what `compute` makes, its variables included; no less for more nodes or
+samples. The engine asks for it before anything runs: it gives blocks of as many nodes as fit, and refuses what doesn't
+fit. Without the method, a streaming metric takes twice the state that `init` makes, on torch's ``meta`` device if it
+can, and another metric no more than its samples.
+
 Streaming metrics with equal `state_key` attributes have the same `init`, `update` and `merge`: measured together, they
 share one state.
 """

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from probekit.metrics._kernels.class_means import class_moments, own_mean_share
 from probekit.metrics._kernels.class_moments import ClassMoments
-from probekit.metrics._kernels.class_pairs import distances, keeps_pairs, nodes_at_once
+from probekit.metrics._kernels.class_pairs import distances, keeps_pairs, nodes_at_once, table_bytes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array
-from probekit.metrics.protocol import Samples, State, Variables
+from probekit.metrics.protocol import Samples, Spec, State, Variables
 
 __all__ = ["DPrime", "Fisher", "Separability"]
 
@@ -40,6 +40,9 @@ class DPrime(ClassMoments):
 
     pairs: bool | None = None
     name: ClassVar[str] = "dprime"
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return 32 * spec.classes * spec.nodes + table_bytes(spec, 5, int(keeps_pairs(spec.classes, self.pairs)))
 
     def finalize(self, state: State) -> Variables:
         count, nodes, classes = state["count"].cpu(), state["mean"].shape[1], len(state["count"])
@@ -101,6 +104,9 @@ class Separability(ClassMoments):
 
     name: ClassVar[str] = "separability"
     version: ClassVar[int] = 2  # in version 1 rounding decided between equally near means
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return 48 * spec.classes * spec.nodes  # two states, and twice the means
 
     def compute_samples(self, samples: Samples) -> Variables:
         state = class_moments(samples)

@@ -10,9 +10,11 @@ import numpy as np
 from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics.block import Array, Codes
-from probekit.metrics.protocol import Parameters, Samples, Variables
+from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
 __all__ = ["Silhouette"]
+
+_DISTANCES = 2**30  # bytes of the distances that scikit-learn computes at a time
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Silhouette(Parameters):
     def __post_init__(self) -> None:
         if self.size < 2:
             raise PluginError(f"Silhouette(size={self.size!r}): size must be at least 2: a distance needs two samples.")
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        rows = min(self.size, samples)
+        return 3 * 8 * rows * spec.nodes + 2 * min(8 * rows**2, _DISTANCES)
 
     def compute_samples(self, samples: Samples) -> Variables:
         chosen = np.sort(np.argsort(draws(samples.rows, self.seed), kind="stable")[: self.size])

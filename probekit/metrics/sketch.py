@@ -36,6 +36,7 @@ _FEWEST = 64  # samples that represent a class with a small share, if it has as 
 _LARGEST = 2**31 - 1  # the largest count
 _NODES = 32  # in a block
 _TOGETHER = 128  # nodes that an update handles together on a CPU, whose counts then stay in the cache
+_VALUES = 2**26  # in a block
 _ROWS = 2048  # samples that are counted together when the first are
 _ATOM = 100  # a value that one in so many samples share may be an atom
 _ROUNDING = 2**-20  # how far rounding may take a value out of its bounds
@@ -89,21 +90,26 @@ class Sketch:
     def init(self, spec: Spec) -> State:
         """The state of no samples."""
         count = torch.zeros(spec.classes, dtype=torch.int64, device=spec.device)
+        cells = torch.zeros(spec.classes, spec.nodes, 0, dtype=torch.int32, device=spec.device)
         return {
             "count": count,
             "x": torch.empty(0, spec.nodes, dtype=spec.dtype, device=spec.device),
             "y": count.new_empty(0),
-            "unit" if spec.bounds == (0, 1) else "signed": _cells(spec.classes, spec.nodes, 0, spec.device),
+            "unit" if spec.bounds == (0, 1) else "signed": cells,
             **absent(spec.nodes, spec.device),
         }
 
     def state_bytes(self, spec: Spec, samples: int | None = None) -> int:
-        """The most bytes that a state takes, of at most so many `samples`, also while it grows."""
-        counts, each = 4 * spec.classes * spec.nodes * _WIDTH, spec.dtype.itemsize * spec.nodes + 8
-        always = 8 * spec.classes + 50 * spec.nodes
-        if samples is not None and samples <= _room(spec.classes, spec.dtype):
-            return always + 2 * each * samples
-        return always + 2 * counts + 8 * _room(spec.classes, spec.dtype)
+        """The most bytes that a state holds, of at most so many `samples`."""
+        each, room = spec.dtype.itemsize * spec.nodes + 8, _room(spec.classes, spec.dtype)
+        kept = room if samples is None else min(2 * samples, room)  # in a memory that doubles
+        counted = samples is None or samples > room
+        counts = 4 * spec.classes * spec.nodes * _WIDTH if counted else 0
+        return 8 * spec.classes + 50 * spec.nodes + max(each * kept, counts)
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        """The most bytes that a state takes while it grows, or its samples become counts."""
+        return 2 * self.state_bytes(spec, samples)
 
     def grow(self, state: State, classes: int) -> State:
         """The state with room for so many classes."""
@@ -144,29 +150,18 @@ class Sketch:
         """The samples of all nodes at once: at most 16 KB per class and node, and temporarily 0.2 MB per node."""
         return next(self.blocks(state, max(1, state["x"].shape[1])))
 
-    def blocks(self, state: State, nodes: int = _NODES) -> Iterator[Block]:
-        """Blocks of at most `nodes` nodes, in order.
+    def blocks(self, state: State, nodes: int | None = None) -> Iterator[Block]:
+        """Blocks of at most `nodes` nodes, in order; by default of 32, or of as many as have 64 million samples.
 
         Raises:
             DataError: a class has more samples than a cell can count, 2,147,483,647.
         """
-        width = state["x"].shape[1]
-        parts = (slice(start, min(start + nodes, width)) for start in range(0, max(1, width), nodes))
-        if not _counted(state):
-            number, classes = int(state["count"].sum()), len(state["count"])
-            y = state["y"][:number].cpu().numpy()
-            yield from (Block.from_samples(state["x"][:number, part].cpu().numpy(), y, classes) for part in parts)
-            return
-        counts = _counts(state)
-        kept = self._kept(counts)
-        offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
-        for part in parts:
-            cells, values = _in_order(state, part)
-            made = torch.empty(len(values), int(offsets[-1]), dtype=state["x"].dtype)
-            for code in np.flatnonzero(kept):
-                of_class = _spread(cells[code], values, int(counts[code]), int(kept[code]))
-                made[:, offsets[code] : offsets[code + 1]] = of_class
-            yield Block(made.numpy(), offsets)
+        counts, width = _counts(state), state["x"].shape[1]
+        kept = self._kept(counts) if _counted(state) else counts
+        together = nodes or max(1, min(_NODES, _VALUES // max(1, int(kept.sum()))))
+        for start in range(0, max(1, width), together):
+            part = slice(start, min(start + together, width))
+            yield _represented(state, part, kept) if _counted(state) else _samples(state, part)
 
     def errors(self, state: State, cuts: int = 1) -> dict[str, float]:
         """Bounds of what differs between the samples of `blocks` and the real ones, for the attributes of results.
@@ -211,10 +206,6 @@ class Sketch:
         return kept
 
 
-def _cells(classes: int, nodes: int, width: int, device: torch.device) -> Tensor:
-    return torch.zeros(classes, nodes, width, dtype=torch.int32, device=device)
-
-
 def _room(classes: int, dtype: torch.dtype) -> int:
     """The number of samples that take as much memory as counts in cells."""
     return classes * _WIDTH * 4 // dtype.itemsize
@@ -256,8 +247,7 @@ def _append(state: State, filled: int, x: Tensor, y: Tensor) -> None:
 def _begin_counting(state: State, filled: int) -> None:
     """Count the first `filled` samples in cells instead of keeping them."""
     name, x, y = _name(state), state["x"][:filled], state["y"][:filled]
-    classes, nodes = state[name].shape[:2]
-    state[name] = _cells(classes, nodes, _WIDTH, x.device)
+    state[name] = state[name].new_zeros(*state[name].shape[:2], _WIDTH)
     state["x"], state["y"] = x[:0].clone(), y[:0].clone()
     for few in x.split(_ROWS) if filled else ():  # first, so that no counts have to move
         _widen(state, slice(None), Magnitudes.of(_line(few, name)))
@@ -327,26 +317,39 @@ def _joined(a: State, b: State) -> State:
     return a | reached | sums | {"exact": a["exact"] & b["exact"]}
 
 
+def _samples(state: State, part: slice) -> Block:
+    """The block of some nodes, of the samples that were kept."""
+    number = int(state["count"].sum())
+    x, y = state["x"][:number, part], state["y"][:number]
+    return Block.from_samples(x.cpu().numpy(), y.cpu().numpy(), len(state["count"]))
+
+
+def _represented(state: State, part: slice, kept: Codes) -> Block:
+    """The block of some nodes, of `kept` samples of each class that represent the counts."""
+    counts, offsets = _counts(state), np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
+    order, values = _in_order(state, part)
+    made = torch.empty(len(values), int(offsets[-1]), dtype=state["x"].dtype)
+    for code in np.flatnonzero(kept):
+        cells = state[_name(state)][code, part].cpu().gather(1, order)
+        made[:, offsets[code] : offsets[code + 1]] = _spread(cells, values, int(counts[code]), int(kept[code]))
+    return Block(made.numpy(), offsets)
+
+
 def _in_order(state: State, part: slice) -> tuple[Tensor, Tensor]:
-    """The counts of some nodes in all cells, ascending, (class, node, cell), and what stands for each, (node, cell)."""
+    """The places of the cells of some nodes, ascending by value, and the values that stand for them, (node, cell)."""
     name, ranges = _name(state), {key: each.cpu() for key, each in _ranges(state, part).items()}
-    cells = state[name][:, part].cpu()
     back = torch.arange(CELLS - 1, -1, -1)
-    sides = []
-    for half in range(2):
-        numbers = ranges["last"][:, half, None] - back
-        order = (numbers & (CELLS - 1)).expand(cells.shape[0], -1, -1)
-        counts = cells[..., half * CELLS : (half + 1) * CELLS].gather(2, order)
-        values = _floats(state).values(numbers, ranges["level"][:, half, None])
-        sides.append((counts, values) if half == 0 else (counts.flip(2), -values.flip(1)))
-    (up, high), (down, low) = sides
-    zero, above, below = (cells[..., place, None] for place in (_ZERO, _ABOVE, _BELOW))
-    constant = torch.zeros(cells.shape[1], 1, dtype=torch.float64)
+    numbers = [ranges["last"][:, half, None] - back for half in range(2)]
+    up, down = ((each & (CELLS - 1)) + half * CELLS for half, each in enumerate(numbers))
+    high, low = (_floats(state).values(each, ranges["level"][:, half, None]) for half, each in enumerate(numbers))
+    down, low = down.flip(1), -low.flip(1)
+    zero, above, below = (torch.full_like(up[:, :1], place) for place in (_ZERO, _ABOVE, _BELOW))
+    constant = torch.zeros_like(high[:, :1])
     if name == "unit":
         high, low = high.clamp(max=0.5), low.clamp(min=-0.5)  # the middle of a cell may lie beyond
-        return torch.cat([zero, up, down, above], 2), torch.cat([constant, high, 1 + low, constant + 1], 1)
+        return torch.cat([zero, up, down, above], 1), torch.cat([constant, high, 1 + low, constant + 1], 1)
     values = torch.cat([constant - torch.inf, low, constant, high, constant + torch.inf], 1)
-    return torch.cat([below, down, zero, up, above], 2), values
+    return torch.cat([below, down, zero, up, above], 1), values
 
 
 def _counts(state: State) -> Codes:

@@ -33,6 +33,9 @@ class Covariance(Parameters):
     def init(self, spec: Spec) -> State:
         return no_scatter(spec.nodes, spec.device)
 
+    def memory(self, spec: Spec, samples: int) -> int:
+        return 2 * 8 * spec.nodes**2  # the scatter, and a new one or its decomposition
+
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         return with_rows(state, x)
 
@@ -106,11 +109,11 @@ class ParticipationRatio(Covariance):
 
 
 def _of_spread(state: State, number: Callable[[Tensor], Tensor]) -> Array:
-    """The `number` of the scatter divided by its trace; 0 for a site without spread, NaN for an undefined spread."""
+    """The `number` of the scatter; 0 for a site without spread, NaN for an undefined spread."""
     spread = state["scatter"].trace()
     if not state["count"] or not spread.isfinite():
         return np.asarray(np.nan)
-    return number(state["scatter"] / spread).cpu().numpy() if spread > 0 else np.asarray(0.0)
+    return number(state["scatter"]).cpu().numpy() if spread > 0 else np.asarray(0.0)
 
 
 def _effective_rank(scatter: Tensor) -> Tensor:
@@ -121,6 +124,6 @@ def _effective_rank(scatter: Tensor) -> Tensor:
 
 
 def _participation_ratio(scatter: Tensor) -> Tensor:
-    # The sum of the eigenvalues is the trace, here 1, and the sum of their squares that of all entries' squares.
-    squares: Tensor = scatter.square().sum()
-    return 1 / squares
+    # The sum of the eigenvalues is the trace, and the sum of their squares that of all entries' squares.
+    ratio: Tensor = scatter.trace() / torch.linalg.matrix_norm(scatter)
+    return ratio.square()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probekit.errors import PluginError
 from probekit.metrics._kernels.sample_batches import tensor_batches
-from probekit.metrics.protocol import Parameters, Samples, Variables
+from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
 __all__ = ["TopSamples"]
 
@@ -55,6 +55,9 @@ class TopSamples(Parameters):
     def __post_init__(self) -> None:
         if self.k < 1:
             raise PluginError(f"TopSamples(k={self.k!r}): k must be at least 1.")
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return 16 * 3 * (self.k + _ROWS) * spec.nodes  # values and places, sorted beside a few more rows
 
     def compute_samples(self, samples: Samples) -> Variables:
         rows = torch.tensor(samples.rows)

@@ -19,6 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 LAWS = (
     declared.says_what_it_is,
+    declared.says_what_it_needs,
     declared.declared_dims,
     declared.goes_to_other_processes,
     outcomes.arguments_unchanged,
@@ -70,7 +71,7 @@ def checks(*metrics: Any) -> list[Check]:
 
     >>> from probekit.metrics import median
     >>> [check.name for check in checks(median)][:2]
-    ['median-says what it is', 'median-declared dims']
+    ['median-says what it is', 'median-says what it needs']
     """
     found = [resolved(metric)[0] for metric in metrics]
     if not found:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 import xarray as xr
 
 from probekit._measure.accumulator import scope_of
 from probekit._measure.measure import measure
+from probekit._measure.needs import need
 from probekit._results.assemble import join
-from probekit.metrics import ColumnMetric
+from probekit.metrics import ColumnMetric, Spec, StreamingMetric
 from probekit.testing.comparison import require_same
-from probekit.testing.computation import broken_by, computations
+from probekit.testing.computation import broken_by, computations, spec_of, streamed
 from probekit.testing.data import Data, mixed
 from probekit.testing.law import Broken, every, law
 
-__all__ = ["declared_dims", "goes_to_other_processes", "says_what_it_is"]
+__all__ = ["declared_dims", "goes_to_other_processes", "says_what_it_is", "says_what_it_needs"]
 
 _SCOPES = ("node", "site", "sites")
 
@@ -51,6 +54,40 @@ def _summary(metric: Any) -> str:
     """The first line of the docstring, as it is listed; empty if it is only the signature that a dataclass writes."""
     line = (metric.__doc__ or "").strip().partition("\n")[0]
     return "" if line.startswith(f"{type(metric).__name__}(") else line
+
+
+@law(every)
+def says_what_it_needs(metric: Any) -> None:
+    """The memory that a metric needs beside its samples is at least its state's, and no less for more nodes or samples.
+
+    memory(spec, samples) returns a number of bytes. Without it, what init makes for a spec counts: make the tensors of
+    a state there, as large as they will be.
+    """
+    data = mixed()
+    if isinstance(metric, StreamingMetric):
+        spec = spec_of(metric, data)
+        with broken_by("init and update", data):
+            held = sum(tensor.nbytes for tensor in streamed(metric, data).values())
+        if need(metric, spec, data.number) < held:
+            raise Broken(
+                f"it needs {need(metric, spec, data.number)} bytes, and its state has {held}", data.description
+            )
+    else:
+        spec = Spec(data.nodes, data.classes, torch.float32, torch.device("cpu"))
+    before = -1
+    for factor in (1, 2, 50):
+        with broken_by("memory", data):
+            after = need(metric, _larger(spec, factor), data.number * factor)
+        if after < before:
+            raise Broken(f"{factor} times as large, it needs {after} bytes, and before {before}", data.description)
+        before = after
+
+
+def _larger(spec: Any, factor: int) -> Any:
+    """The spec, or each of several, with so many times as many nodes."""
+    if isinstance(spec, Spec):
+        return replace(spec, nodes=spec.nodes * factor)
+    return [_larger(one, factor) for one in spec]
 
 
 @law(every)

@@ -89,6 +89,15 @@ def test_nearest_means_of_infinite_and_of_constant_nodes(samples_of: SamplesOf, 
     np.testing.assert_array_equal(found["separability_nearest_mean"][1], expected)
 
 
+def test_chunks_of_which_no_sample_is_chosen_change_nothing(tree_of: Callable[..., xr.DataTree]) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(9000, 3)) + np.arange(9000)[:, None] % 3, np.arange(9000) % 3
+    chosen = np.arange(9000) >= 8500  # beyond the rows that are read first
+    for metric in ("separability", "neural_collapse"):
+        found = pk.measure(tree_of({"a": x}, y), metric, where=chosen)["a"]
+        xr.testing.assert_allclose(found, pk.measure(tree_of({"a": x[chosen]}, y[chosen]), metric)["a"])
+
+
 @pytest.mark.parametrize("rows", [0, 1, 9])
 def test_one_class_is_nearest_to_nothing_else(samples_of: SamplesOf, rows: int) -> None:
     found = Separability().compute_samples(samples_of(np.arange(2.0 * rows).reshape(rows, 2), np.ones(rows), 3))

@@ -57,6 +57,38 @@ class Largest:
         return {"largest": ((), np.asarray(max(norms)))}
 
 
+class Modest(Average):
+    """Needs more than it says."""
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return 10
+
+
+class Shrinking(Average):
+    """Needs less for more samples."""
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return 10**9 // samples
+
+
+class Late(Average):
+    """Its state grows later."""
+
+    def init(self, spec: Spec) -> State:
+        return {key: torch.zeros(1) for key in ("count", "sum", "nodes", "classes")}
+
+    def update(self, state: State, x: Tensor, y: Tensor) -> State:
+        return {"sum": torch.zeros(4, 999)}
+
+
+class Asking(Average):
+    """Asks for the value of a tensor when its state is made, which there is only where tensors have memory."""
+
+    def init(self, spec: Spec) -> State:
+        assert float(torch.zeros((), device=spec.device)) == 0
+        return super().init(spec)
+
+
 class Forgetful(Average):
     """The last batch alone."""
 
@@ -340,6 +372,9 @@ WRONG = [
     (Picky, "one class"),
     (Strict, "dead nodes"),
     (Strict, "one sample"),
+    (Modest, "says what it needs"),
+    (Shrinking, "says what it needs"),
+    (Late, "says what it needs"),
     (Silent, "says what it is"),
     (Colon, "says what it is"),
     (Fractional, "says what it is"),
@@ -353,7 +388,7 @@ def check_of(metric: Any, law: str) -> Check:
     return found
 
 
-@conformance(Average(), width, Largest(), except_for={})
+@conformance(Average(), width, Largest(), Asking(), except_for={})
 def test_a_right_metric_passes(check: Check) -> None:
     if check.law.name != "two processes":  # which can't import this module
         check()

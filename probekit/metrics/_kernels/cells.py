@@ -17,13 +17,15 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from probekit.metrics._kernels.pooled_sort import CARRIED, pooled, values_of
-from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.block import NODES, Array, Block, Codes
+from probekit.metrics.protocol import Spec
 
-__all__ = ["Cells", "Edges", "count_cells"]
+__all__ = ["Cells", "Edges", "cells_bytes", "count_cells"]
 
 Edges: TypeAlias = Literal["mass", "width"]
 
 _ATOM = 100  # an atom has at least one in this many samples
+_TABLES = 8  # like those of the counts, that a metric has at a time
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Cells:
         Atoms come last: their number differs between blocks, and zeros at the end of a sum don't change it.
         """
         return np.concatenate([np.moveaxis(self.in_bins, 2, 0), np.moveaxis(self.on_atoms, 2, 0)])
+
+
+def cells_bytes(spec: Spec, bins: int, nodes: int = NODES) -> int:
+    """The most bytes that counts of all classes in the cells of `nodes` nodes take, with what is computed of them."""
+    return 8 * _TABLES * spec.classes * (bins + _ATOM) * min(spec.nodes, nodes)
 
 
 def count_cells(block: Block, bins: int, kind: Edges = "mass") -> Cells:

@@ -27,6 +27,8 @@ def nearest(x: Tensor, means: Tensor) -> Tensor:
 
     It is the first of several that are equally near, up to rounding in float64.
     """
+    if not len(x):
+        return torch.empty(0, dtype=torch.int64)
     error = vector_error(means.shape[1]) * torch.linalg.vector_norm(x.double(), dim=1).amax()
     centre = means.mean(0)
     means, x = means - centre, x.double() - centre  # otherwise the common part of distant means would cancel

@@ -9,7 +9,7 @@ import numpy as np
 
 from probekit.errors import PluginError
 from probekit.metrics.block import Array, Block, Codes
-from probekit.metrics.protocol import Variables
+from probekit.metrics.protocol import Spec, Variables
 
 __all__ = [
     "MOST_CLASSES",
@@ -20,6 +20,7 @@ __all__ = [
     "kept_classes",
     "nodes_at_once",
     "pair_blocks",
+    "table_bytes",
 ]
 
 MOST_CLASSES = 64  # with more, the pairs of one node take as much memory as its samples
@@ -45,6 +46,12 @@ def keeps_pairs(classes: int, pairs: bool | None) -> bool:
 def nodes_at_once(classes: int) -> int:
     """The number of nodes whose table of pairs (class, class, node) fits in a few MB."""
     return max(1, _ENTRIES // max(1, classes) ** 2)
+
+
+def table_bytes(spec: Spec, scratch: int, kept: int) -> int:
+    """The bytes of so many tables of all pairs of classes: `scratch` for a few nodes at a time, `kept` for all."""
+    at_a_time = min(spec.nodes, nodes_at_once(spec.classes))
+    return 8 * spec.classes**2 * (scratch * at_a_time + kept * spec.nodes)
 
 
 def pair_blocks(block: Block) -> tuple[Block, ...]:

@@ -15,7 +15,7 @@ from probekit.metrics._kernels.class_pairs import MOST_CLASSES
 from probekit.metrics._kernels.pooled_sort import pooled
 from probekit.metrics.block import Array, Block, Codes
 
-__all__ = ["Ranks", "cross_ranks"]
+__all__ = ["Ranks", "cross_ranks", "twice_above_others"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,28 @@ def cross_ranks(block: Block) -> Ranks:
     """The ranks of a block; all metrics share them, unless there are too many classes to keep all their pairs."""
     make = partial(_cross_ranks, block)
     return block.shared("cross ranks", make) if block.classes <= MOST_CLASSES else make()
+
+
+def twice_above_others(block: Block, kept: Codes) -> Codes:
+    """Twice the pairs of a sample of a class and a smaller sample of another, (class, node), for the classes `kept`.
+
+    A pair of equal values counts once. It follows from the ranks among the samples of all these classes together.
+    """
+    samples, counts = (
+        np.flatnonzero(np.isin(np.repeat(np.arange(block.classes), block.counts), kept)),
+        block.counts[kept],
+    )
+    found = np.zeros((len(kept), block.nodes), np.int64)
+    if not len(kept):
+        return found
+    starts, twice = np.cumsum(counts) - counts, np.empty(len(samples), np.int64)
+    for node, row in enumerate(block.values):
+        keys, order = pooled(row[samples], np.arange(len(samples)))
+        last = _last_equal(keys)
+        first = len(keys) - 1 - _last_equal(keys[::-1])[::-1]
+        twice[order] = first + last + 1  # the samples below it, and those up to it
+        found[:, node] = np.add.reduceat(twice, starts) - counts**2  # less the pairs within the class
+    return found
 
 
 def _cross_ranks(block: Block) -> Ranks:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from probekit.metrics.protocol import State
 
-__all__ = ["centred", "merged_mean", "merged_scatters", "no_scatter", "with_rows"]
+__all__ = ["add_rows", "centred", "merged_mean", "merged_scatters", "no_scatter", "with_rows"]
 
 
 def no_scatter(nodes: int, device: torch.device) -> State:
@@ -25,6 +25,14 @@ def with_rows(state: State, x: Tensor) -> State:
         return dict(state)
     mean, rows = centred(state["count"], state["mean"], x)
     return {"count": state["count"] + len(x), "mean": mean, "scatter": torch.addmm(state["scatter"], rows.T, rows)}
+
+
+def add_rows(state: State, x: Tensor) -> None:
+    """Change the scatter of `state` to that with the rows of the batch `x` (batch, node) as well."""
+    if len(x):
+        mean, rows = centred(state["count"], state["mean"], x)
+        state["scatter"].addmm_(rows.T, rows)
+        state |= {"count": state["count"] + len(x), "mean": mean}
 
 
 def merged_scatters(a: State, b: State) -> State:
