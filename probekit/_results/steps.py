@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
-from zarr.codecs import Crc32cCodec
 
-from probekit._results.files import as_store_errors, files_of
+from probekit._results.files import as_store_errors, files_of, fill_value
 from probekit._store.backend import Backend
 from probekit._store.codec import Array, ChunkCodec
 from probekit._store.layout import RECORD, Json, chunk_key
@@ -84,12 +83,8 @@ def _short(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _fill(dtype: np.dtype[Any]) -> Any:
-    return np.nan if dtype.kind == "f" else np.zeros((), dtype)[()]
-
-
 def _padded(array: Array, shape: Iterable[int]) -> Array:
-    padded = np.full(tuple(map(int, shape)), _fill(array.dtype), array.dtype)
+    padded = np.full(tuple(map(int, shape)), fill_value(array.dtype), array.dtype)
     padded[tuple(map(slice, array.shape))] = array
     return padded
 
@@ -181,7 +176,7 @@ class OnDisk:
 
     def _create(self, step: int, tree: xr.DataTree) -> None:
         whole = _joined([step], [tree])
-        files = files_of(whole, {node.path: _encoding(node.to_dataset(inherit=False)) for node in whole.subtree})
+        files = files_of(whole, lambda variable: _chunk_shape(variable) if STEP in variable.dims else None)
         self._record = json.loads(files[RECORD])
         if self._backend.exists():
             raise StoreError(f"{self._backend.url} has been created since this began. Give another path.")
@@ -219,7 +214,7 @@ class OnDisk:
         for index in np.ndindex(*map(math.ceil, np.divide(spec.shape, spec.chunk[1:]))):
             new = values[tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, spec.chunk[1:], strict=True))]
             key = chunk_key(path, (chunk_row, *index))
-            chunk = np.full(spec.chunk, _fill(spec.dtype), spec.dtype)
+            chunk = np.full(spec.chunk, fill_value(spec.dtype), spec.dtype)
             if at:
                 chunk[:at] = self._chunk(codec, key, chunk)[:at]
             where: tuple[Any, ...] = (at, *map(slice, new.shape))
@@ -269,19 +264,6 @@ def _checked(content: bytes | None, url: str) -> Json:
 
 def _grows(node: Json) -> bool:
     return bool(node["node_type"] == "array" and node["dimension_names"][:1] == [STEP])
-
-
-def _encoding(dataset: xr.Dataset) -> dict[Any, Any]:
-    return {
-        name: {
-            "chunks": _chunk_shape(variable),
-            "compressors": (Crc32cCodec(),),
-            "filters": None,
-            "fill_value": _fill(variable.dtype),
-        }
-        for name, variable in dataset.variables.items()
-        if STEP in variable.dims
-    }
 
 
 def _chunk_shape(variable: xr.Variable) -> tuple[int, ...]:

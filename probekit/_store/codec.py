@@ -22,6 +22,7 @@ __all__ = [
     "Array",
     "ChunkCodec",
     "Content",
+    "array_metadata",
     "check_compression",
     "checksum_bytes",
     "is_sound",
@@ -60,8 +61,7 @@ class ChunkCodec:
     def metadata(self, rows: int) -> Json:
         """The array's ``zarr.json`` at so many rows."""
         spec = self.spec
-        found: Json = json.loads(_metadata(spec.dims, spec.dtype, spec.chunk, spec.compression))
-        return {**found, "shape": [rows, *spec.shape]}
+        return array_metadata(spec.dims, (rows, *spec.shape), spec.dtype, spec.chunk, spec.compression)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -97,6 +97,18 @@ class ChunkCodec:
         spec = self.spec
         memory, array = _in_memory(spec.dims, spec.dtype, spec.chunk, spec.compression)
         return memory, array, "/".join(["c", *["0"] * len(spec.chunk)])
+
+
+def array_metadata(
+    dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    chunk: tuple[int, ...],
+    compression: str | None = None,
+) -> Json:
+    """The ``zarr.json`` of an array."""
+    found: Json = json.loads(_metadata(dims, dtype, chunk, compression))
+    return {**found, "shape": list(shape)}
 
 
 def checksum_bytes(checksum: int) -> bytes:
