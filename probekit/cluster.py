@@ -11,6 +11,7 @@ from probekit.errors import ProbekitError, install_command
 __all__ = ["RETRIES", "client_of", "result_of"]
 
 RETRIES = 3  # of a task whose worker was killed, or lost its connection
+CONNECT_SECONDS = 10  # after which a scheduler isn't there
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def client_of(address: str) -> Iterator[Any]:
             f"A cluster needs the package 'distributed'. Install it: {install_command('cluster')}."
         ) from error
     try:
-        client = Client(address, timeout=10, set_as_default=False)
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ProbekitError(f"No scheduler of a cluster answers at {address!r}: {error}.") from error
     with client:

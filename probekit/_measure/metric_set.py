@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from probekit import plugins
 from probekit._measure.accumulator import scope_of
@@ -26,17 +27,20 @@ class MetricSet:
     metrics: Sequence[Metric]
     live: bool = False
 
-    @property
+    @cached_property
     def columns(self) -> list[ColumnMetric]:
         return [metric for metric in self.metrics if isinstance(metric, ColumnMetric) and not self._adds_up(metric)]
 
-    @property
+    @cached_property
     def samples(self) -> list[SampleMetric]:
         return [metric for metric in self.metrics if isinstance(metric, SampleMetric) and not self._adds_up(metric)]
 
     def streaming(self, *scopes: str) -> list[StreamingMetric]:
-        streaming = [m for m in self.metrics if isinstance(m, StreamingMetric) and self._adds_up(m)]
-        return [metric for metric in streaming if scope_of(metric) in scopes]
+        return [metric for metric in self._streaming if scope_of(metric) in scopes]
+
+    @cached_property
+    def _streaming(self) -> list[StreamingMetric]:
+        return [m for m in self.metrics if isinstance(m, StreamingMetric) and self._adds_up(m)]
 
     def _adds_up(self, metric: Metric) -> bool:
         return isinstance(metric, StreamingMetric) and (

@@ -81,7 +81,8 @@ def test_an_error_of_a_worker_is_that_of_a_thread(store: Path, cluster: Any) -> 
         pk.measure(store, "saturation", scheduler=cluster.scheduler_address)
 
 
-def test_a_scheduler_that_is_not_there_is_named(store: Path) -> None:
+def test_a_scheduler_that_is_not_there_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probekit.cluster.CONNECT_SECONDS", 0.5)
     with (
         warnings.catch_warnings(action="ignore"),
         pytest.raises(pk.errors.ProbekitError, match=r"No scheduler of a cluster answers at 'tcp:"),

@@ -23,7 +23,7 @@ from tests.stores import opened, timeless
 fsspec = pytest.importorskip("fsspec")
 
 X, Y = samples()
-SMALL = 2 * 10 * 20 * 4  # two batches in a chunk row
+SMALL = 2 * 25 * 20 * 4  # five batches in a chunk row
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,9 @@ def test_a_server_that_dies_is_named_and_what_was_committed_is_there_after(s3, s
 
     def dying():
         for number, batch in enumerate(batches(X, Y, 5)):
-            if number == 12:
+            if number == 16:
+                while not stands(url) or not opened(url).sizes["sample"]:
+                    time.sleep(0.01)
                 server.stop()
             yield batch
 

@@ -30,9 +30,10 @@ def kill_workers(cluster: Any, checkpoint: Path, over: Event, killed: list[int])
         os.kill(worker.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_networks_of_a_cluster_are_those_of_one_process(cluster: Any, tmp_path: Path) -> None:
     killed: list[int] = []
-    long = {"epochs": 60, "patience": 0}  # so that there is time to kill workers
+    long = {"epochs": 15, "patience": 0}  # so that there is time to kill workers
     over, there = Event(), jobs(tmp_path / "there", every=1, **long)
     killer = Thread(target=kill_workers, args=(cluster, there.folder / "checkpoints" / "2x24-bn.pt", over, killed))
     killer.start()
@@ -59,6 +60,7 @@ def test_errors_of_a_training_come_through_and_are_not_tried_again(cluster: Any,
     assert len(started) == len(set(started))
 
 
-def test_a_run_needs_the_cluster_that_it_is_given(tmp_path: Path) -> None:
+def test_a_run_needs_the_cluster_that_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probekit.cluster.CONNECT_SECONDS", 0.5)
     with pytest.raises(ProbekitError, match="No scheduler"):
         recipe.run(depths=(1,), widths=(8,), out=tmp_path, scheduler="tcp://127.0.0.1:1")
