@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import urlsplit
@@ -18,13 +21,24 @@ import numpy as np
 
 from probekit.errors import DataError, ProbekitError, check_kind
 
-__all__ = ["Content", "PartialFile", "is_url", "local_path", "whole_file"]
+__all__ = [
+    "Content",
+    "NoFileError",
+    "PartialFile",
+    "is_url",
+    "local_path",
+    "open_regular",
+    "read_regular",
+    "whole_file",
+]
 
 Content: TypeAlias = np.ndarray[Any, Any] | bytes  # of a file, or of a stretch of it
 
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_READ = os.O_RDONLY | _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe isn't waited for
 _BUFFER = 256 * 1024  # bytes that are worth a call of the system
 _BLOCK = 512 * 1024  # bytes a call: of 2 MB Linux keeps them in huge pages, which it has to find or have cleared first
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_LINK | getattr(os, "O_BINARY", 0)
 _KEEP_SIZE = 1  # of fallocate(2): the file stays as long as it is
 
 _URL_AS_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
@@ -127,6 +141,45 @@ def local_path(path: str | os.PathLike[str], name: str, error: type[ProbekitErro
 def is_url(text: str) -> bool:
     """Whether a path of a user's is a URL, such as ``s3://bucket/acts.zarr``."""
     return "://" in text
+
+
+class NoFileError(OSError):
+    """Something stands where a file should, and is none: a link, a device, a folder, or a file of another size."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """A file to be read, of a folder of unknown origin: opening never waits, and leads to nothing but a file.
+
+    Raises:
+        NoFileError: there is a link, a device or another thing.
+        OSError: there is nothing, or it can't be read.
+    """
+    try:
+        descriptor = os.open(path, _READ)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NoFileError(errno.ELOOP, "it is a link", os.fspath(path)) from error
+        if error.errno in (errno.ENXIO, errno.ENOTDIR):  # a socket; a file where a folder should be
+            raise NoFileError(error.errno, "it is no file", os.fspath(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NoFileError(errno.EINVAL, "it is no file", os.fspath(path))
+    return open(descriptor, "rb")
+
+
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """What a file of a folder of unknown origin holds.
+
+    Raises:
+        NoFileError: there is a link, a device or another thing, or a file of more than `most` bytes.
+        OSError: there is nothing, or it can't be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise NoFileError(errno.EFBIG, f"wrong length: {size} bytes, more than {most}", os.fspath(path))
+        return file.read(size + 1)
 
 
 @contextmanager

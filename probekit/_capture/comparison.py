@@ -25,7 +25,7 @@ class Columns:
         self.rows = record.rows
         self._names, self._but = set(record.columns), set(but)
         wanted = (self._names - self._but) | ({INPUTS} & record.nodes.keys())
-        self._values = {name: read_array(backend, name, record.nodes[name]) for name in wanted}
+        self._values = {name: read_array(backend, record, name) for name in wanted}
         self._inputs: Array | None = self._values.pop(INPUTS, None)
         self._start, self._batch_size = record.start, record.batch_size  # of the last capture into the store
         self._left = 0  # samples whose inputs couldn't be compared

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -27,16 +28,17 @@ from probekit._probe.model_run import running
 from probekit._probe.pooling import Reduced
 from probekit._probe.selectors import rules
 from probekit._store.backend import Backend
+from probekit._store.integrity import with_checksums
 from probekit._store.layout import INPUTS, MARKERS, SAMPLES, Json, Layout
+from probekit._store.markers import marked
 from probekit._store.record import CommitRecord, nodes_of
 from probekit._store.store import (
     check_absent,
-    check_layout,
     check_replaceable,
     class_names,
     create,
+    lay_out,
     read_record,
-    remove,
     require_record,
 )
 from probekit._version import __version__
@@ -49,6 +51,8 @@ from probekit.errors import DataError, ModelError, StoreError, check_choice
 from probekit.progress import Progress
 
 __all__ = ["CaptureJob", "IfExists"]
+
+_KEPT = ("created", "capture", "probekit_format")  # attributes that a store keeps from its beginning
 
 
 @dataclass(frozen=True)
@@ -103,17 +107,11 @@ class Session:
     backend: Backend
     transfer: Transfer
 
-    def replace_store(self) -> None:
-        """Remove the store that is there, once it is sure that there can be a new one."""
+    def new(self, *, replace: bool) -> Writer:
+        """The writer of a store that isn't there yet, or is to `replace` the one that is."""
         self.plan.require_room(self.backend)
-        check_layout(self.plan.layout(self._dtypes))
-        remove(self.backend)
-
-    def new(self) -> Writer:
-        """The writer of a store that isn't there yet."""
-        self.plan.require_room(self.backend)
-        layout, attrs = self.plan.layout(self._dtypes), self._attrs(0)
-        nodes = create(self.backend, layout, attrs, self.batches.rows or 0)
+        layout, attrs = self.plan.layout(self._dtypes), {**self._attrs(0), "capture": uuid4().hex}
+        nodes = create(self.backend, layout, attrs, self.batches.rows or 0, replace=replace)
         start = Start(layout, nodes, attrs, dict.fromkeys(layout.arrays, 0))
         return Writer(self.backend, start, PrefixCommits(self.backend, start), self.transfer)
 
@@ -126,7 +124,13 @@ class Session:
         layout, attrs = self._laid_out(record), self._attrs(record.start)
         nodes = nodes_of(layout, attrs.get("expected_rows", 0))
         check_same(self.backend.url, record, attrs, nodes)
-        return None if record.complete else self._prefix_writer(record, layout, nodes, attrs)
+        if record.complete:
+            return None
+        names = class_names(self.backend, record)
+        if not record.rows and not marked(self.backend, record.capture):
+            lay_out(self.backend, nodes)  # which may have been stopped in the middle
+            names = ()
+        return self._prefix_writer(record, layout, nodes, attrs, names)
 
     def longer(self, record: CommitRecord) -> Writer:
         """The writer that puts the samples after those of a complete store.
@@ -140,7 +144,7 @@ class Session:
             attrs["batch_size"] = record.batch_size
         nodes = nodes_of(layout, attrs.get("expected_rows", 0))
         check_same(self.backend.url, record, attrs, nodes, ignore=("inputs", "expected_rows"))
-        return self._prefix_writer(record, layout, nodes, attrs)
+        return self._prefix_writer(record, layout, nodes, attrs, class_names(self.backend, record))
 
     def wider(self, record: CommitRecord) -> Writer:
         """The writer that adds sites to a complete store, of the same samples.
@@ -190,7 +194,7 @@ class Session:
         """The writer of this process's chunk rows, and what commits them."""
         layout = self._laid_out(record)
         nodes, names = nodes_of(layout, sampler.total), class_names(self.backend, record)
-        start = Start(layout, nodes, record.attributes, {SAMPLES: 0}, names)
+        start = Start(layout, nodes, record.attributes, {SAMPLES: 0}, names, record.checksums)
         commits = RankCommits(self.backend, start, sampler)
         return Writer(self.backend, start, commits, self.transfer), commits
 
@@ -199,11 +203,14 @@ class Session:
         plan = replace(self.plan, rows_per_chunk=record.rows_per_chunk, tokens_per_chunk=record.tokens_per_chunk)
         return plan.layout(self._dtypes).as_in(record.nodes)
 
-    def _prefix_writer(self, record: CommitRecord, layout: Layout, nodes: dict[str, Json], attrs: Json) -> Writer:
-        attrs = {**attrs, "created": record.attributes["created"]}
+    def _prefix_writer(
+        self, record: CommitRecord, layout: Layout, nodes: dict[str, Json], attrs: Json, names: tuple[str, ...]
+    ) -> Writer:
+        kept = {key: record.attributes[key] for key in _KEPT if key in record.attributes}
+        attrs = {**attrs, **kept}
         there = {path: node for path, node in record.nodes.items() if node["node_type"] == "group"}
         nodes = {**nodes, **there}  # which an earlier version may have written with fewer attributes
-        start = Start(layout, nodes, attrs, record.lengths(layout), class_names(self.backend, record))
+        start = Start(layout, nodes, attrs, record.lengths(layout), names, record.checksums)
         return Writer(self.backend, start, PrefixCommits(self.backend, start), self.transfer)
 
     def _require_complete(self, record: CommitRecord) -> None:
@@ -319,12 +326,7 @@ class CaptureJob:
             if record is not None:
                 self.batches.begin_with(class_names(self.backend, record))
             first, stream = peek(self.batches)
-            session = self._session(first)
-            if self.if_exists.overwrite:
-                session.replace_store()
-            writer = self._writer(session, record)
-            if record is None:
-                stack.enter_context(self.backend.lock())
+            writer = self._writer(session := self._session(first), record, stack)
             if writer is not None:
                 session.run(self._shown(stream), stack.enter_context(writer), record)
 
@@ -335,7 +337,7 @@ class CaptureJob:
             return None
         require_record(self.backend)  # before a lock is put where there is no store
         stack.enter_context(self.backend.lock())
-        return read_record(self.backend)
+        return with_checksums(self.backend, read_record(self.backend))
 
     def _run_with_others(self, sampler: ChunkSampler) -> None:
         """Capture this process's chunk rows of a store that several may write."""
@@ -350,7 +352,7 @@ class CaptureJob:
             if group.by_first(lambda: self._lay_out(session, stack)) == "complete":
                 return
             record = read_record(self.backend)
-            sampler.done = done_chunks(self.backend, record.rows, sampler)
+            sampler.done = done_chunks(self.backend, record, sampler)
             if session is None:  # this process has no chunk row of its own
                 group.by_all(lambda: None)
                 group.by_first(lambda: None)
@@ -365,12 +367,8 @@ class CaptureJob:
             raise DataError("The data hold no samples.")
         session.require_alike()
         session.require_no_state()
-        if self.if_exists.overwrite:
-            session.replace_store()
         record = self._existing(stack)
-        writer = self._writer(session, record)
-        if record is None:
-            stack.enter_context(self.backend.lock())
+        writer = self._writer(session, record, stack)
         if writer is None:
             return "complete"
         rows = session.plan.rows_per_chunk
@@ -385,12 +383,21 @@ class CaptureJob:
             session.run(self._shown(iter(self.batches)), writer, None)
 
     def _session(self, first: Batch) -> Session:
-        plan = plan_capture(self.model, self.batches, first, self.options, self.backend.free())
+        free = self.backend.free()
+        if free is not None and self.if_exists.overwrite:
+            free += self.backend.used("")
+        plan = plan_capture(self.model, self.batches, first, self.options, free)
         return Session(self.model, self.options, self.batches, first, plan, self.backend, self.transfer)
 
-    def _writer(self, session: Session, record: CommitRecord | None) -> Writer | None:
+    def _writer(self, session: Session, record: CommitRecord | None, stack: ExitStack) -> Writer | None:
+        """The writer of a store that is locked until the `stack` ends; None where there is nothing to write."""
+        if self.if_exists.overwrite and self.backend.exists():
+            stack.enter_context(self.backend.lock())
+            return session.new(replace=True)
         if record is None:
-            return session.new()
+            writer = session.new(replace=False)
+            stack.enter_context(self.backend.lock())
+            return writer
         if self.if_exists.resume:
             return session.resumed(record)
         return session.longer(record) if self.if_exists.append == "samples" else session.wider(record)

@@ -19,7 +19,7 @@ import xarray as xr
 from probekit._results.files import as_store_errors, files_of, fill_value
 from probekit._store.backend import Backend
 from probekit._store.codec import Array, ChunkCodec
-from probekit._store.layout import RECORD, Json, chunk_key
+from probekit._store.layout import MAX_RECORD_BYTES, RECORD, Json, chunk_key
 from probekit._store.record import dump
 from probekit._store.validation import spec_of
 from probekit.errors import StoreError
@@ -131,7 +131,7 @@ class OnDisk:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._content = backend.read(RECORD) if backend.exists() and _has_record(backend) else None
+        self._content = backend.read(RECORD, MAX_RECORD_BYTES) if backend.exists() and _has_record(backend) else None
         self._steps: list[int] = []
         self._longer: set[str] = set()  # arrays of which a dim has become longer since the last commit
         if backend.exists():
@@ -184,7 +184,7 @@ class OnDisk:
         self._content, self._steps = files[RECORD], [step]
 
     def _append(self, step: int, tree: xr.DataTree) -> None:
-        if self._backend.read(RECORD) != self._content:
+        if self._backend.read(RECORD, MAX_RECORD_BYTES) != self._content:
             raise StoreError(
                 f"Another process has written to {self._backend.url}. Let one of them watch, or give two paths."
             )
@@ -224,7 +224,7 @@ class OnDisk:
     def _chunk(self, codec: ChunkCodec, key: str, absent: Array) -> Array:
         """The chunk that is there; `absent` where there is none, since a dim has become longer."""
         try:
-            return codec.decode(self._backend.read(key))
+            return codec.decode(self._backend.read(key, codec.lengths[1]))
         except FileNotFoundError:
             return absent
         except ValueError as error:

@@ -49,7 +49,8 @@ class Backend(Protocol):
     def create(self, files: Mapping[str, bytes]) -> None:
         """Put a new store there, whole or not at all."""
 
-    def read(self, key: str) -> bytes: ...
+    def read(self, key: str, most: int) -> bytes:
+        """What a file holds; NoFileError where it isn't one, or has more than `most` bytes."""
 
     def size(self, key: str) -> int: ...
 
@@ -66,16 +67,10 @@ class Backend(Protocol):
         """Bytes of everything under a key."""
 
     def names(self, key: str) -> list[str]:
-        """The names of the files in a folder, none where there is no such folder."""
+        """The names of what a folder holds, none where there is no such folder; ``""`` is the store's own."""
 
     def delete(self, key: str) -> None:
         """Remove a file or a folder, where it exists."""
-
-    def check_removable(self) -> None:
-        """Raise StoreError where `remove` would leave something, or remove something else."""
-
-    def remove(self) -> None:
-        """Remove the store."""
 
     def for_zarr(self) -> Store:
         """The store as zarr reads it."""

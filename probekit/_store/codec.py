@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
@@ -14,28 +16,30 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
 from probekit._files import Content
-from probekit._store.layout import ArraySpec, Json
+from probekit._store.layout import CHECKSUM_BYTES, ArraySpec, Json
 from probekit.errors import StoreError
 
 __all__ = [
-    "CHECKSUM_BYTES",
     "Array",
     "ChunkCodec",
     "Content",
     "array_metadata",
     "check_compression",
     "checksum_bytes",
+    "checksum_of",
     "is_sound",
     "is_sound_chunk",
+    "vouched",
 ]
 
-CHECKSUM_BYTES = 4  # crc32c, little-endian, at the end of each chunk
 # Both shuffle bits, which brings the equal ones of neighbouring values together.
 COMPRESSIONS = {
     "fast": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
     "small": BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
 }
 
+_FRAME_BYTES = 2**16  # what compression adds to a chunk at the most
+_TEXT_BYTES = 2**28  # of a chunk of strings
 _TEXT = VLenUTF8()  # zarr's vlen-utf8
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -58,6 +62,37 @@ class ChunkCodec:
         # Without compression a chunk of numbers is its values' bytes and their checksum.
         self.plain = spec.compression is None and spec.dtype.kind != "U"
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """The least and the most bytes that a chunk may have."""
+        if self.spec.dtype.kind == "U":
+            return CHECKSUM_BYTES + 1, _TEXT_BYTES
+        plain = self._plain_bytes + CHECKSUM_BYTES
+        return (plain, plain) if self.plain else (CHECKSUM_BYTES + 1, plain + _FRAME_BYTES)
+
+    @property
+    def _plain_bytes(self) -> int:
+        return math.prod(self.spec.chunk) * self.spec.dtype.itemsize
+
+    def check(self, data: bytes, checksum: bytes | None = None) -> None:
+        """Raise ValueError, saying what is wrong, where `data` aren't a chunk of the array, or of another `checksum`.
+
+        What a chunk says of its size is compared with the array before anybody takes memory for it.
+        """
+        if not is_sound_chunk(data):
+            raise ValueError("wrong checksum")
+        if checksum not in (None, data[-CHECKSUM_BYTES:]):
+            raise ValueError("sound, and another chunk than the one that was committed here")
+        if self.spec.dtype.kind == "U":
+            sound = int.from_bytes(data[:4], "little") == self.spec.chunk[0]
+        elif self.plain:
+            sound = len(data) == self.lengths[0]
+        else:  # blosc's header: the bytes of the values, and its own
+            values, own = (int.from_bytes(data[at : at + 4], "little") for at in (4, 12))
+            sound = (values, own) == (self._plain_bytes, len(data) - CHECKSUM_BYTES)
+        if not sound:
+            raise ValueError("a chunk of another size")
+
     def metadata(self, rows: int) -> Json:
         """The array's ``zarr.json`` at so many rows."""
         spec = self.spec
@@ -77,14 +112,13 @@ class ChunkCodec:
         array[...] = chunk
         return [memory[key].to_bytes()]
 
-    def decode(self, data: bytes) -> Array:
+    def decode(self, data: bytes, checksum: bytes | None = None) -> Array:
         """The chunk that `data` holds.
 
         Raises:
-            ValueError: its checksum or its length is wrong.
+            ValueError: its checksum or its length is wrong, or it isn't the chunk of the `checksum`, if one is given.
         """
-        if not is_sound_chunk(data):
-            raise ValueError("its checksum is wrong")
+        self.check(data, checksum)
         if self.plain:
             return np.frombuffer(data[:-CHECKSUM_BYTES], self.spec.dtype).reshape(self.spec.chunk)
         memory, array, key = self._one_chunk
@@ -109,6 +143,17 @@ def array_metadata(
     """The ``zarr.json`` of an array."""
     found: Json = json.loads(_metadata(dims, dtype, chunk, compression))
     return {**found, "shape": list(shape)}
+
+
+def vouched(checksums: bytes, number: int) -> bytes | None:
+    """The checksum of a chunk, by its number, among those that a commit record has; None where it has none."""
+    found = checksums[number * CHECKSUM_BYTES : (number + 1) * CHECKSUM_BYTES]
+    return found if any(found) else None
+
+
+def checksum_of(contents: Sequence[Content]) -> bytes:
+    """The checksum that ends a chunk of these `contents`."""
+    return bytes(contents[-1][-CHECKSUM_BYTES:])
 
 
 def checksum_bytes(checksum: int) -> bytes:

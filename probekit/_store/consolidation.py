@@ -16,9 +16,9 @@ import numpy as np
 
 from probekit._store.backend import Backend
 from probekit._store.codec import Array, ChunkCodec
-from probekit._store.layout import CLASS_NAME, FORMAT, POSITION, RECORD, SAMPLE, ArraySpec, Json
+from probekit._store.layout import CLASS_NAME, FORMAT, MAX_RECORD_BYTES, POSITION, RECORD, SAMPLE, ArraySpec, Json
 from probekit._store.lazy_array import read_array
-from probekit._store.record import CommitRecord
+from probekit._store.record import CHUNK_CHECKSUMS, SEAL, CommitRecord
 from probekit._store.validation import check_record
 from probekit.errors import StoreError
 
@@ -36,11 +36,13 @@ def restored(backend: Backend, content: bytes) -> CommitRecord:
     """
     found = json.loads(content)
     written = CommitRecord(found["attributes"], found["consolidated_metadata"]["metadata"], overwritten=True)
-    if written.format != FORMAT:
+    if not 1 <= written.format <= FORMAT:
         raise ValueError(f"the format is {written.format}")
+    if {SEAL, CHUNK_CHECKSUMS} & found["consolidated_metadata"].keys():
+        raise ValueError("zarr would have left its checksums out")
     record = _at_committed_samples(written)
     _check(record)  # before anything is read where it says
-    own = {path: json.loads(backend.read(f"{path}/{RECORD}")) for path in record.nodes}
+    own = {path: json.loads(backend.read(f"{path}/{RECORD}", MAX_RECORD_BYTES)) for path in record.nodes}
     if not all(alike(node, written.nodes[path]) for path, node in own.items()):
         raise ValueError("the nodes' metadata are not their own")
     record = _at_committed_samples(replace(written, nodes=own))  # with their keys in the order in which they were
@@ -71,7 +73,7 @@ def _plain(node: Json) -> Json:
 
 
 def _check(record: CommitRecord) -> None:
-    check_record({"attributes": record.attributes, "consolidated_metadata": {"metadata": record.nodes}})
+    check_record({"attributes": record.attributes, "consolidated_metadata": {"metadata": record.nodes}}, {})
 
 
 def _at_committed_samples(written: CommitRecord) -> CommitRecord:
@@ -92,7 +94,7 @@ def _with_class_names(backend: Backend, record: CommitRecord) -> CommitRecord:
     if spec is None:
         return record
     names = [str(name) for chunk in _chunks(backend, spec) for name in chunk.tolist()]
-    classes = int(read_array(backend, "label", record.nodes["label"]).max(initial=-1)) + 1
+    classes = int(read_array(backend, record, "label").max(initial=-1)) + 1
     if classes > len(names):
         raise ValueError(f"the names of its {classes} classes are missing")
     while len(names) > classes and not names[-1]:  # with which the last chunk is filled up
@@ -103,7 +105,7 @@ def _with_class_names(backend: Backend, record: CommitRecord) -> CommitRecord:
 def _with_tokens(backend: Backend, record: CommitRecord) -> CommitRecord:
     """The record with the rows of every site of tokens up to where those of the first uncommitted sample begin."""
     groups = [path.rpartition("/")[0] for path in record.arrays if path.endswith(f"/{POSITION}")]
-    ids = read_array(backend, _SAMPLE_ID, record.nodes[_SAMPLE_ID]).tolist() if groups else []
+    ids = read_array(backend, record, _SAMPLE_ID).tolist() if groups else []
     lengths = {group: _tokens(backend, record.arrays, group, ids) for group in groups}
     of_arrays = {path: path.rpartition("/")[0] for path in record.arrays}
     return record.at({path: lengths[group] for path, group in of_arrays.items() if group in lengths})
@@ -132,6 +134,6 @@ def _chunks(backend: Backend, spec: ArraySpec) -> Iterator[Array]:
     codec = ChunkCodec(spec)
     for number in count():
         try:
-            yield codec.decode(backend.read(spec.key(number, 0)))
+            yield codec.decode(backend.read(spec.key(number, 0), codec.lengths[1]))
         except FileNotFoundError:
             return

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeVar
 
+from probekit._files import NoFileError
 from probekit._sizes import format_size
 from probekit._store.backend import Backend
-from probekit._store.codec import CHECKSUM_BYTES, is_sound_chunk
+from probekit._store.codec import ChunkCodec, vouched
 from probekit._store.consolidation import alike
-from probekit._store.layout import ACTIVATION, RECORD, ArraySpec, Json
+from probekit._store.layout import ACTIVATION, CHECKSUM_BYTES, MAX_RECORD_BYTES, RECORD, ArraySpec, Json
 from probekit._store.record import CommitRecord
-from probekit._store.validation import MAX_CHUNK_BYTES
 from probekit._table import ShownAsTable, Table
-from probekit.progress import Progress
+from probekit.errors import StoreError
+from probekit.progress import Progress, silent
 
-__all__ = ["Damage", "Verification", "check_integrity"]
+__all__ = ["DISAGREES", "Damage", "Verification", "check_integrity", "with_checksums"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _OVERWRITTEN = "zarr.consolidate_metadata wrote over it: other readers see what isn't committed"
+_UNSEALED = "zarr.consolidate_metadata has left out the record's checksums, which a repair writes again"
+DISAGREES = f"its {RECORD} disagrees with the commit record"
+UNREADABLE = "unreadable: "  # begins what is wrong with what may be sound
+_WAITS = (0.1, 0.5)  # seconds, before the disk or the network is asked again
 _TASK_CHUNKS = 32  # chunks that a thread checks at a time
 
 
@@ -45,6 +52,11 @@ class Damage:
     what: str
 
     @property
+    def unread(self) -> bool:
+        """Whether it may be sound: the disk or the network failed."""
+        return self.what.startswith(UNREADABLE)
+
+    @property
     def rows(self) -> str:
         return f"{self.start}–{self.stop - 1}" if self.stop > self.start else ""
 
@@ -57,6 +69,7 @@ class Verification(ShownAsTable):
         rows: the samples that were committed.
         kept: the samples that are committed after a repair; None where nothing was repaired.
         sites, columns, chunks, bytes: how much was checked.
+        remarks: what a repair would put in order though nothing is damaged.
     """
 
     path: str
@@ -67,6 +80,7 @@ class Verification(ShownAsTable):
     chunks: int
     bytes: int
     damages: tuple[Damage, ...]
+    remarks: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return not self.damages
@@ -80,6 +94,7 @@ class Verification(ShownAsTable):
     def summary(self) -> str:
         """One line: what was checked, what is wrong, what was kept."""
         state = f"{len(self.damages)} damaged" if self.damages else "all sound"
+        state += "".join(f"; {remark}" for remark in self.remarks if self.kept is None)
         if self.kept is not None:
             state += f"; repaired, {self.kept} samples kept"
         if self.kept is not None and self.kept < self.rows:
@@ -90,23 +105,36 @@ class Verification(ShownAsTable):
         )
 
 
-def check_integrity(backend: Backend, record: CommitRecord, progress: Progress) -> Verification:
+def check_integrity(
+    backend: Backend, record: CommitRecord, progress: Progress
+) -> tuple[Verification, dict[str, bytes]]:
+    """Whether a store is sound, and the checksums of its chunks as they lie there, zeros for unsound ones."""
     arrays, nodes = record.arrays, record.nodes
-    checks = [check for path, spec in arrays.items() for check in _checks(backend, spec, nodes[path]["shape"][0])]
+    checks = [
+        check
+        for path, spec in arrays.items()
+        for check in _checks(backend, spec, nodes[path]["shape"][0], record.checksums.get(path, b""))
+    ]
     checked = _on_threads(_ChunkCheck.run, checks, max(backend.parallel, os.cpu_count() or 1))
     faults: dict[str, list[tuple[int, str]]] = {path: [] for path in nodes}
+    checksums = dict.fromkeys(arrays, b"")
     size = 0
     for check, found in zip(checks, progress(checked, "verify", len(checks)), strict=True):
-        faults[check.spec.path] += found[0]
-        size += found[1]
-    damages = [Damage("commit record", RECORD, 0, 0, _OVERWRITTEN)] if record.overwritten else []
+        faults[check.spec.path] += found.faults
+        checksums[check.spec.path] += found.checksums
+        size += found.size
+    damages, remarks = [], []
+    if record.overwritten and not record.complete:
+        damages = [Damage("commit record", RECORD, 0, 0, _OVERWRITTEN)]
+    elif record.overwritten:
+        remarks = [_UNSEALED]
     for path, node in nodes.items():
         name = _name(path, nodes)
         if path in arrays:
             damages += _ranges(name, arrays[path], node["shape"][0], faults[path])
         what = _metadata_fault(backend, path, node, record.complete)
         damages += [Damage(name, path, 0, 0, what)] if what else []
-    return Verification(
+    verification = Verification(
         path=backend.url,
         rows=record.rows,
         kept=None,
@@ -115,7 +143,16 @@ def check_integrity(backend: Backend, record: CommitRecord, progress: Progress) 
         chunks=sum(len(check) for check in checks),
         bytes=size,
         damages=tuple(damages),
+        remarks=tuple(remarks),
     )
+    return verification, checksums
+
+
+def with_checksums(backend: Backend, record: CommitRecord) -> CommitRecord:
+    """The record with the checksums of its chunks, which are read for it where zarr has left them out of the record."""
+    if not record.overwritten or record.format == 1:
+        return record
+    return replace(record, checksums=check_integrity(backend, record, silent)[1]).with_attributes(record.attributes)
 
 
 def _name(path: str, nodes: Mapping[str, Json]) -> str:
@@ -128,53 +165,75 @@ def _name(path: str, nodes: Mapping[str, Json]) -> str:
     return site if not group or name == ACTIVATION else f"{site}: {name}"
 
 
+@dataclass
+class _Checked:
+    """The chunk rows that aren't sound, each with what is wrong; the bytes that were read, and their checksums."""
+
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    checksums: bytes = b""
+    size: int = 0
+
+
 @dataclass(frozen=True)
 class _ChunkCheck:
-    """Some chunk rows of one array."""
+    """Some chunk rows of one array, and the checksums of all of its chunks that the record vouches for."""
 
     backend: Backend
     spec: ArraySpec
     rows: range
+    vouched: bytes
 
     def __len__(self) -> int:
         return len(self.rows) * self.spec.across
 
-    def run(self) -> tuple[list[tuple[int, str]], int]:
-        """The chunk rows that aren't sound, each with what is wrong, and the bytes that were read."""
-        faults, size = [], 0
+    def run(self) -> _Checked:
+        """Check them, one after the other."""
+        checked, codec = _Checked(), ChunkCodec(self.spec)
         for row in self.rows:
             for across in range(self.spec.across):
-                what, read = self._check(self.spec.key(row, across))
-                size += read
-                if what:
-                    faults.append((row, what))
-        return faults, size
+                expected = vouched(self.vouched, row * self.spec.across + across)
+                self._check(self.spec.key(row, across), row, codec, expected, checked)
+        return checked
 
-    def _check(self, key: str) -> tuple[str, int]:
-        least, most = _lengths(self.spec)
+    def _check(self, key: str, row: int, codec: ChunkCodec, expected: bytes | None, checked: _Checked) -> None:
+        least, most = codec.lengths
+        data, checksum = b"", bytes(CHECKSUM_BYTES)
         try:
-            length = self.backend.size(key)
-            if not least <= length <= most:
-                return f"wrong length: {length} bytes" + (f" of {least}" if least == most else ""), 0
-            data = self.backend.read(key)
+            data = patiently(lambda: self.backend.read(key, most))
+            if len(data) < least:
+                of = f" of {least}" if least == most else ""
+                raise NoFileError(errno.EINVAL, f"wrong length: {len(data)} bytes{of}", key)
+            codec.check(data, expected)
         except FileNotFoundError:
-            return "missing", 0
+            checked.faults.append((row, "missing"))
+        except NoFileError as error:
+            checked.faults.append((row, str(error.strerror)))
+        except ValueError as error:
+            checked.faults.append((row, str(error)))
         except OSError as error:
-            return f"unreadable: {error.strerror or error}", 0
-        return "" if is_sound_chunk(data) else "wrong checksum", len(data)
+            checked.faults.append((row, f"{UNREADABLE}{error.strerror or error}"))
+        else:
+            checksum = data[-CHECKSUM_BYTES:]
+        checked.size += len(data)
+        checked.checksums += checksum
 
 
-def _lengths(spec: ArraySpec) -> tuple[int, int]:
-    """The least and the most bytes that a chunk of an array may have."""
-    if spec.dtype.kind == "U":
-        return CHECKSUM_BYTES + 1, MAX_CHUNK_BYTES
-    plain = math.prod(spec.chunk) * spec.dtype.itemsize + CHECKSUM_BYTES
-    return (plain, plain) if spec.compression is None else (CHECKSUM_BYTES + 1, plain + 2**16)
+def patiently(read: Callable[[], bytes]) -> bytes:
+    """What `read` gives; a disk or a network that fails for a moment is asked again."""
+    for seconds in _WAITS:
+        try:
+            return read()
+        except (FileNotFoundError, NoFileError):
+            raise
+        except (OSError, StoreError):
+            time.sleep(seconds)
+    return read()
 
 
-def _checks(backend: Backend, spec: ArraySpec, length: int) -> list[_ChunkCheck]:
+def _checks(backend: Backend, spec: ArraySpec, length: int, checksums: bytes) -> list[_ChunkCheck]:
     rows, step = math.ceil(length / spec.chunk[0]), max(1, _TASK_CHUNKS // spec.across)
-    return [_ChunkCheck(backend, spec, range(first, min(first + step, rows))) for first in range(0, rows, step)]
+    parts = (range(first, min(first + step, rows)) for first in range(0, rows, step))
+    return [_ChunkCheck(backend, spec, part, checksums) for part in parts]
 
 
 def _on_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
@@ -206,10 +265,12 @@ def _metadata_fault(backend: Backend, path: str, node: Json, complete: bool) -> 
     """
     later = set() if complete or node["node_type"] == "group" else {"shape", "attributes"}
     try:
-        own = json.loads(backend.read(f"{path}/{RECORD}"))
+        own = json.loads(patiently(lambda: backend.read(f"{path}/{RECORD}", MAX_RECORD_BYTES)))
         agrees = alike({**own, **{key: node[key] for key in later}}, node)
     except FileNotFoundError:
         return f"its {RECORD} is missing"
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        return f"its {RECORD} is unreadable: {getattr(error, 'strerror', None) or error}"
-    return "" if agrees else f"its {RECORD} disagrees with the commit record"
+    except (NoFileError, ValueError, TypeError, RecursionError) as error:
+        return f"its {RECORD} is no metadata: {getattr(error, 'strerror', None) or error}"
+    except OSError as error:
+        return f"{UNREADABLE}its {RECORD}, {error.strerror or error}"
+    return "" if agrees else DISAGREES

@@ -16,12 +16,14 @@ from probekit.errors import StoreError
 
 __all__ = [
     "ACTIVATION",
+    "CHECKSUM_BYTES",
     "CLASS_NAME",
     "CLASS_NAMES",
     "FORMAT",
     "INPUTS",
     "MARKERS",
     "MASK",
+    "MAX_RECORD_BYTES",
     "POSITION",
     "RECORD",
     "ROW",
@@ -38,8 +40,10 @@ __all__ = [
     "group_names",
 ]
 
-FORMAT = 1
+FORMAT = 2  # that new stores have; docs/store.md says how 1 differs
 RECORD = "zarr.json"
+MAX_RECORD_BYTES = 2**27  # some 80,000 sites, or 2**24 chunks
+CHECKSUM_BYTES = 4  # crc32c, little-endian, at the end of each chunk
 ACTIVATION = "activation"
 POSITION = "position"
 MASK = "mask"  # beside an activation with positions: which of them are real tokens
@@ -129,6 +133,10 @@ class ArraySpec:
         if self.split:
             index[self.split[0]] = across
         return chunk_key(self.path, (row, *index))
+
+    def number(self, index: Sequence[int]) -> int:
+        """The number of a chunk, by its index along each axis, counted row by row."""
+        return index[0] * self.across + (index[1 + self.split[0]] if self.split else 0)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import math
 import os
@@ -17,15 +18,17 @@ import xarray as xr
 import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
-from zarr.abc.store import ByteRequest, RangeByteRequest, Store
+from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore, StorePath, WrapperStore
 
+from probekit._files import open_regular, read_regular
 from probekit._store.backend import Backend
-from probekit._store.codec import CHECKSUM_BYTES, Array, is_sound
-from probekit._store.layout import ACTIVATION, Json, chunk_key
+from probekit._store.codec import Array, ChunkCodec, is_sound, vouched
+from probekit._store.layout import ACTIVATION, CHECKSUM_BYTES, ArraySpec, Json, chunk_key
 from probekit._store.record import CommitRecord
+from probekit._store.validation import spec_of
 from probekit.errors import StoreError
 
 __all__ = ["as_stored", "open_tree", "read_array"]
@@ -33,37 +36,47 @@ __all__ = ["as_stored", "open_tree", "read_array"]
 Span: TypeAlias = tuple[int, int]
 
 _STORED = "probekit_stored"  # in a variable's encoding: the name of its dask array, and what that reads from
-_FRAME_BYTES = 2**16  # what codecs add to a chunk at the most
-_TEXT_BYTES = 2**28  # of a chunk of strings
 
 
 class _Chunks(WrapperStore[Store]):
-    """A store of which a chunk that is missing is an error, where zarr gives zeros, and none is read beyond its size.
+    """A store of which a chunk that is missing is an error, where zarr gives zeros, and so is one that isn't the chunk.
 
     Args:
         store: the store as zarr knows it.
-        most: bytes that a chunk can have; None for what lies on other machines, which send what they have.
+        codec: of the one array that is read.
+        checksums: of its chunks, as far as the commit record vouches for them.
     """
 
-    def __init__(self, store: Store, most: int | None = None) -> None:
+    def __init__(self, store: Store, codec: ChunkCodec, checksums: bytes) -> None:
         super().__init__(store)
-        self._most = most
+        self._codec, self._checksums = codec, checksums
 
     def _with_store(self, store: Store) -> _Chunks:
-        return _Chunks(store, self._most)
+        return _Chunks(store, self._codec, self._checksums)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        if byte_range is None and self._most is not None:
-            byte_range = RangeByteRequest(0, self._most)
+        # What byte_range asks for is part of what comes: nothing here is sharded, so nothing asks.
+        spec = self._codec.spec
+        index = [int(part) for part in key.removeprefix(f"{spec.path}/c/").split("/")]
         try:
-            found = await self._store.get(key, prototype, byte_range)
+            if isinstance(self._store, LocalStore):
+                data = await asyncio.to_thread(read_regular, self._store.root / key, self._codec.lengths[1])
+            else:
+                found = await self._store.get(key, prototype)
+                if found is None:
+                    raise FileNotFoundError(f"{key} is missing")
+                data = found.to_bytes()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{key} is missing") from error
         except OSError:
             raise
         except Exception as error:  # the clients of object stores have kinds of their own
             raise ConnectionError(f"{key} can't be reached: {type(error).__name__}: {error}") from error
-        if found is None:
-            raise FileNotFoundError(f"{key} is missing")
-        return found
+        try:
+            self._codec.check(data, vouched(self._checksums, spec.number(index)))
+        except ValueError as error:
+            raise ValueError(f"{key} is damaged: {error}") from error
+        return prototype.buffer.from_bytes(data)
 
 
 class _Stored(BackendArray):
@@ -73,12 +86,13 @@ class _Stored(BackendArray):
         StoreError: zarr, which is asked only where it is needed, makes nothing of the node.
     """
 
-    def __init__(self, store: Store, url: str, path: str, node: Json) -> None:
+    def __init__(self, store: Store, url: str, path: str, node: Json, checksums: bytes) -> None:
         self.url = url
         self.path = path
         self._store = store
-        self._node = node
-        self._plain = _plain(store, path, node)  # where it can be read without zarr
+        self.node = node
+        self._checksums = checksums
+        self._plain = _plain(store, path, node, checksums)  # where it can be read without zarr
         self._process = os.getpid()
         self.shape = tuple(node["shape"])
         self.dtype = np.dtype(self._array.dtype) if self._plain is None else self._plain.dtype
@@ -86,8 +100,8 @@ class _Stored(BackendArray):
     @cached_property
     def _array(self) -> zarr.Array[Any]:
         try:
-            metadata = ArrayV3Metadata.from_dict(self._node)
-            chunks = _Chunks(self._store, _most(self._store, self._node))
+            metadata = ArrayV3Metadata.from_dict(self.node)
+            chunks = _Chunks(self._store, ChunkCodec(spec_of(self.path, self.node)), self._checksums)
             return zarr.Array(zarr.AsyncArray(metadata, StorePath(chunks, self.path)))
         except Exception as error:  # whatever zarr and its codecs make of what they didn't expect
             fault = f"{self.url} has {self.path!r} with metadata that no writer of a store makes: {error}."
@@ -139,7 +153,7 @@ def open_tree(backend: Backend, record: CommitRecord) -> xr.DataTree:
             attrs[path], sites[path] = node["attributes"], sites.get(path, {})
         else:
             variables = sites.setdefault(group, {}) if group else root
-            variables[name] = _variable(store, backend.url, path, node)
+            variables[name] = _variable(_Stored(store, backend.url, path, node, record.checksums.get(path, b"")))
     columns = {name: root[name] for name in record.columns}
     others = {name: variable for name, variable in root.items() if name not in columns}
     tree = xr.DataTree(xr.Dataset(others, columns, record.attributes))
@@ -157,9 +171,10 @@ def _site(variables: Mapping[str, xr.Variable], columns: Mapping[str, xr.Variabl
     return xr.Dataset(values, shared | own, attrs)
 
 
-def _variable(store: Store, url: str, path: str, node: Json) -> xr.Variable:
+def _variable(stored: _Stored) -> xr.Variable:
+    node, path = stored.node, stored.path
     dims, chunk = tuple(node["dimension_names"]), tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
-    lazy = indexing.LazilyIndexedArray(_Stored(store, url, path, node))
+    lazy = indexing.LazilyIndexedArray(stored)
     chunks = dict(zip(dims, chunk, strict=True))
     encoding = {"chunks": chunk, "preferred_chunks": chunks}
     variable = xr.Variable(dims, lazy, node.get("attributes", {}), encoding, fastpath=True)
@@ -175,11 +190,10 @@ def _has_dask() -> bool:
     return importlib.util.find_spec("dask") is not None
 
 
-def _plain(store: Store, path: str, node: Json) -> PlainChunks | None:
+def _plain(store: Store, path: str, node: Json, checksums: bytes) -> PlainChunks | None:
     if not isinstance(store, LocalStore) or not is_plain(node):
         return None
-    chunk = tuple(node["chunk_grid"]["configuration"]["chunk_shape"])
-    return PlainChunks(str(store.root / path), tuple(node["shape"]), chunk, np.dtype(node["data_type"]))
+    return PlainChunks(str(store.root / path), spec_of(path, node), node["shape"][0], checksums)
 
 
 def as_stored(variable: xr.Variable) -> xr.Variable:
@@ -193,23 +207,14 @@ def as_stored(variable: xr.Variable) -> xr.Variable:
     return xr.Variable(variable.dims, lazy, variable.attrs, variable.encoding, fastpath=True)
 
 
-def read_array(backend: Backend, path: str, node: Json, rows: slice = slice(None)) -> Array:
-    """The values of the array at `path`, all or those in `rows`, as a record's `node` describes it.
+def read_array(backend: Backend, record: CommitRecord, path: str, rows: slice = slice(None)) -> Array:
+    """The values of the array at `path`, all or those in `rows`, as a `record` describes it.
 
     Raises:
         StoreError: a chunk is missing or damaged.
     """
-    array = _Stored(backend.for_zarr(), backend.url, path, node)
+    array = _Stored(backend.for_zarr(), backend.url, path, record.nodes[path], record.checksums.get(path, b""))
     return array._read((rows, *[slice(None)] * (len(array.shape) - 1)))
-
-
-def _most(store: Store, node: Json) -> int | None:
-    if not isinstance(store, LocalStore):
-        return None
-    if node["data_type"] == "string":
-        return _TEXT_BYTES
-    chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
-    return int(math.prod(chunk) * np.dtype(node["data_type"]).itemsize) + _FRAME_BYTES
 
 
 def is_plain(node: Json) -> bool:
@@ -224,11 +229,12 @@ class PlainChunks:
     Zarr reads the same values, through five copies and an event loop, which takes several times as long.
     """
 
-    def __init__(self, folder: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, folder: str, spec: ArraySpec, rows: int, checksums: bytes) -> None:
         self.folder = folder
-        self.shape = shape
-        self.chunk = chunk
-        self.dtype = dtype
+        self.shape = (rows, *spec.shape)
+        self.chunk = spec.chunk
+        self.dtype = spec.dtype
+        self._spec, self._checksums = spec, checksums
 
     def read(self, key: Sequence[int | slice]) -> Array:
         """The values at `key`, as numpy indexes with integers and slices of step 1.
@@ -264,7 +270,7 @@ class PlainChunks:
         name = chunk_key("", index)
         data = chunk.reshape(-1).view(np.uint8)
         try:
-            with open(os.path.join(self.folder, name), "rb") as file:
+            with open_regular(os.path.join(self.folder, name)) as file:
                 count = file.readinto(data.data)
                 checksum = file.read(CHECKSUM_BYTES + 1)
         except FileNotFoundError as error:
@@ -274,6 +280,8 @@ class PlainChunks:
             raise ValueError(f"{name} is {'shorter' if count < data.nbytes else 'of another size'} than {size} bytes")
         if not is_sound(data, checksum):
             raise ValueError(f"the checksum of {name} is wrong")
+        if checksum != (vouched(self._checksums, self._spec.number(index)) or checksum):
+            raise ValueError(f"{name} is another chunk than the one that was committed")
 
 
 def _span(part: int | slice, length: int) -> Span:

@@ -12,13 +12,17 @@ from filelock import FileLock, Timeout
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from probekit._files import Content, PartialFile
+from probekit._files import Content, PartialFile, open_regular, read_regular
 from probekit.errors import StoreError
 
 __all__ = ["LocalBackend", "locked"]
 
 LOCK = ".lock"
 PARTIAL = ".partial"
+_LINK = (
+    "{link} is a link, which no writer of a store makes, so nothing is written to {store}. Replace the link by its "
+    "target."
+)
 
 
 class LocalBackend:
@@ -32,6 +36,7 @@ class LocalBackend:
         self.url = str(path)
         self._durable = durable
         self._unsettled: set[str] = set()  # folders with entries that may not be on the disk yet
+        self._followed: set[str] = set()  # folders that lie in the store, and are no links out of it
 
     def exists(self) -> bool:
         return self.path.exists() or self.path.is_symlink()
@@ -56,6 +61,7 @@ class LocalBackend:
             StoreError: another process holds it, it can't be written, or it leads elsewhere.
         """
         self._refuse_links()
+        self._followed.clear()
         file = self.path / LOCK
         refusal = (
             f"{self.path} is being written by another process. Wait until it is done or stop it; what it committed "
@@ -77,11 +83,17 @@ class LocalBackend:
             entries = [entry for folder in folders for entry in os.scandir(folder)]
             for entry in entries:
                 if entry.is_symlink():
-                    raise StoreError(
-                        f"{entry.path} is a link, which no writer of a store makes, so nothing is written to "
-                        f"{self.path}. Replace the link by its target."
-                    )
+                    raise StoreError(_LINK.format(link=entry.path, store=self.path))
             folders = [Path(entry.path) for entry in entries if entry.name != "c" and entry.is_dir()]
+
+    def _check_folder(self, folder: str) -> None:
+        """Raise StoreError where a folder within the store is a link, or lies in one."""
+        if folder in self._followed or len(folder) <= len(str(self.path)):
+            return
+        if os.path.islink(folder):
+            raise StoreError(_LINK.format(link=folder, store=self.path))
+        self._check_folder(os.path.dirname(folder))
+        self._followed.add(folder)
 
     def create(self, files: Mapping[str, bytes]) -> None:
         """Put a new store there, whole or not at all."""
@@ -95,11 +107,12 @@ class LocalBackend:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def read(self, key: str) -> bytes:
-        return (self.path / key).read_bytes()
+    def read(self, key: str, most: int) -> bytes:
+        return read_regular(self.path / key, most)
 
     def size(self, key: str) -> int:
-        return (self.path / key).stat().st_size
+        with open_regular(self.path / key) as file:
+            return os.fstat(file.fileno()).st_size
 
     def write(self, key: str, contents: Iterable[Content]) -> None:
         file = self.begin(key)
@@ -114,6 +127,7 @@ class LocalBackend:
     def begin(self, key: str) -> PartialFile:
         """A file to be written bit by bit."""
         path = os.path.join(self.path, key)
+        self._check_folder(os.path.dirname(path))
         touched = {os.path.dirname(path)}
 
         def open_file() -> PartialFile:
@@ -153,33 +167,17 @@ class LocalBackend:
         return found
 
     def names(self, key: str) -> list[str]:
-        """The names of the files in the folder `key`, none where there is no such folder."""
         folder = self.path / key
-        return [file.name for file in folder.iterdir() if file.suffix != PARTIAL] if folder.is_dir() else []
+        return [file.name for file in folder.iterdir()] if folder.is_dir() else []
 
     def delete(self, key: str) -> None:
         """Remove the file or the folder `key`, where it exists."""
         target = self.path / key
-        if target.is_dir():
+        self._check_folder(os.path.dirname(target))
+        if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
-
-    def check_removable(self) -> None:
-        if self.path.is_symlink():
-            raise StoreError(
-                f"{self.url} is a link to {self.path.readlink()} and was left as it is: a store is replaced where it "
-                "lies. Give that path.",
-                arguments=("overwrite",),
-            )
-        if Path.cwd().is_relative_to(self.path.resolve()):
-            raise StoreError(
-                f"{self.url} is the folder that this process works in, so it can't be replaced. Change to another one.",
-                arguments=("overwrite",),
-            )
-
-    def remove(self) -> None:
-        shutil.rmtree(self.path)
 
     def for_zarr(self) -> Store:
         return LocalStore(self.path, read_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,7 +11,7 @@ from importlib import import_module
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore
 
-from probekit._files import Content
+from probekit._files import Content, NoFileError
 from probekit._store.layout import RECORD
 from probekit.errors import StoreError, install_command
 
@@ -79,7 +80,10 @@ class ObjectStoreBackend:
             list(pool.map(lambda key: self.write(key, [files[key]]), files.keys() - {RECORD}))
         self.write(RECORD, [files[RECORD]])  # last: with it the store is there
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most: int) -> bytes:
+        size = self.size(key)
+        if size > most:
+            raise NoFileError(errno.EFBIG, f"wrong length: {size} bytes, more than {most}", key)
         with self._reached():
             return bytes(self._files.cat_file(f"{self._root}/{key}"))
 
@@ -103,7 +107,7 @@ class ObjectStoreBackend:
             return int(self._files.du(f"{self._root}/{key}"))
 
     def names(self, key: str) -> list[str]:
-        folder = f"{self._root}/{key}"
+        folder = f"{self._root}/{key}".rstrip("/")
         with self._reached():
             listed = self._files.ls(folder, detail=False) if self._files.isdir(folder) else []
         return [name.rpartition("/")[2] for name in listed]
@@ -114,13 +118,6 @@ class ObjectStoreBackend:
             found = self._files.find(f"{self._root}/{key}".rstrip("/"))
             if found:  # one by one: a recursive removal could take the bucket too
                 self._files.rm(found)
-
-    def check_removable(self) -> None:
-        """Nothing: an object is no link."""
-
-    def remove(self) -> None:
-        self.delete(RECORD)  # first: without it there is no store
-        self.delete("")
 
     def for_zarr(self) -> Store:
         return FsspecStore.from_url(self.url, read_only=True)

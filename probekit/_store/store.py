@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,18 @@ import xarray as xr
 
 from probekit._store.backend import Backend, backend_of
 from probekit._store.consolidation import is_suspect, restored
-from probekit._store.layout import ACTIVATION, CLASS_NAME, FORMAT, RECORD, Json, Layout, check_columns, group_names
+from probekit._store.layout import (
+    ACTIVATION,
+    CLASS_NAME,
+    FORMAT,
+    MARKERS,
+    MAX_RECORD_BYTES,
+    RECORD,
+    Json,
+    Layout,
+    check_columns,
+    group_names,
+)
 from probekit._store.lazy_array import open_tree, read_array
 from probekit._store.record import CommitRecord, dump, nodes_of
 from probekit.errors import StoreError, near, upgrade_command
@@ -26,16 +38,15 @@ __all__ = [
     "class_names",
     "create",
     "info",
+    "lay_out",
     "open_record",
     "open_store",
     "read_attrs",
     "read_record",
-    "remove",
     "require_record",
 ]
 
 
-MAX_RECORD_BYTES = 2**25  # some 20,000 sites
 _FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of what no writer makes
 
 
@@ -71,14 +82,12 @@ def read_record(backend: Backend) -> CommitRecord:
         StoreError: there is no store, its format is newer than this version reads, or no writer of stores made it.
     """
     try:
-        if backend.size(RECORD) > MAX_RECORD_BYTES:
-            raise ValueError(f"it is larger than {MAX_RECORD_BYTES} bytes")
-        record = _parsed(backend, backend.read(RECORD))
+        record = _parsed(backend, backend.read(RECORD, MAX_RECORD_BYTES))
     except FileNotFoundError as error:
         raise StoreError(_absence(backend)) from error
     except _FAULTS as error:
         raise StoreError(_no_record(backend, error)) from error
-    if record.format != FORMAT:
+    if not 1 <= record.format <= FORMAT:
         raise StoreError(
             f"{backend.url} has store format {record.format}; this probekit reads up to {FORMAT}. Upgrade: "
             f"{upgrade_command()}."
@@ -95,7 +104,7 @@ def _parsed(backend: Backend, content: bytes) -> CommitRecord:
             return restored(backend, content)
         except _FAULTS:
             raise fault from None
-    return restored(backend, content) if record.format == FORMAT and is_suspect(record) else record
+    return restored(backend, content) if record.format == 1 and is_suspect(record) else record
 
 
 def read_attrs(path: str | Path) -> Json:
@@ -128,7 +137,7 @@ def _absence(backend: Backend) -> str:
 def class_names(backend: Backend, record: CommitRecord) -> tuple[str, ...]:
     """The names of the classes that a record counts."""
     node = record.nodes.get(CLASS_NAME)
-    return () if node is None else tuple(map(str, read_array(backend, CLASS_NAME, node)))
+    return () if node is None else tuple(map(str, read_array(backend, record, CLASS_NAME)))
 
 
 def require_record(backend: Backend) -> None:
@@ -239,39 +248,60 @@ def check_layout(layout: Layout) -> None:
     group_names([site.name for site in layout.sites], layout.columns)
 
 
-def create(backend: Backend, layout: Layout, attrs: Json, rows: int) -> dict[str, Json]:
+def create(backend: Backend, layout: Layout, attrs: Json, rows: int, *, replace: bool) -> dict[str, Json]:
     """Lay a new store out, for as many samples as are expected; the metadata of its nodes but the root.
+
+    With `replace`, a store that is already there, and locked, makes way: readers see it until they see the new one,
+    which has no samples yet. What isn't the old store's stays.
 
     Raises:
         StoreError: a site or a column can't have its name, or the backend refuses.
     """
     check_layout(layout)
     nodes = nodes_of(layout, rows)
-    record = CommitRecord.of(layout, nodes, dict.fromkeys(layout.arrays, 0), (), {**attrs, "complete": 0})
+    record = CommitRecord.of(layout, nodes, dict.fromkeys(layout.arrays, 0), (), {**attrs, "complete": 0}, {})
     try:
-        backend.create({**{f"{path}/{RECORD}": dump(node) for path, node in nodes.items()}, RECORD: record.dump()})
+        if replace:
+            backend.commit(RECORD, record.dump())
+            lay_out(backend, nodes)
+        else:
+            backend.create({**_metadata_files(nodes), RECORD: record.dump()})
     except OSError as error:
         raise StoreError(f"{backend.url} can't be created: {error.strerror or error}.") from error
     return nodes
 
 
-def check_replaceable(backend: Backend) -> None:
-    """Raise StoreError where something stands at `backend` that isn't a store, or can't be removed."""
-    if backend.exists():
-        read_record(backend)
-        backend.check_removable()
+def lay_out(backend: Backend, nodes: Mapping[str, Json]) -> None:
+    """Remove all that a store has but its record, which counts no sample, and write the metadata of its `nodes`.
 
-
-def remove(backend: Backend) -> None:
-    """Delete the store at `backend`; nothing happens where there is nothing.
-
-    Raises:
-        StoreError: what stands there isn't a store, or is being written, and is left alone; or it can't be removed.
+    Of a store that another one has replaced, chunks would be in the way.
     """
-    check_replaceable(backend)
-    if backend.exists():
+    own = {path.partition("/")[0] for path in nodes}
+    for name in backend.names(""):
+        if name in own or name == MARKERS or backend.names(name).count(RECORD):
+            for part in backend.names(name):
+                if part != RECORD:  # last, since by it the next one knows what it may remove
+                    backend.delete(f"{name}/{part}")
+            backend.delete(name)
+    backend.make_room(f"{path}/c" for path, node in nodes.items() if node["node_type"] == "array")
+    for path, content in _metadata_files(nodes).items():
+        backend.write(path, [content])
+
+
+def _metadata_files(nodes: Mapping[str, Json]) -> dict[str, bytes]:
+    return {f"{path}/{RECORD}": dump(node) for path, node in nodes.items()}
+
+
+def check_replaceable(backend: Backend) -> None:
+    """Raise StoreError where something stands at `backend` that isn't a store, whole or damaged."""
+    if not backend.exists():
+        return
+    try:
+        read_record(backend)
+    except StoreError:
         try:
-            with backend.lock():
-                backend.remove()
-        except OSError as error:
-            raise StoreError(f"{backend.url} can't be removed: {error.strerror or error}.") from error
+            content = backend.read(RECORD, MAX_RECORD_BYTES)
+        except OSError:
+            content = b""
+        if not any(f'"probekit_format": {version}'.encode() in content for version in range(1, FORMAT + 1)):
+            raise

@@ -12,13 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from probekit._store.layout import ACTIVATION, CLASS_NAME, INPUTS, MASK, POSITION, ROW, SAMPLE, ArraySpec, Json
+from probekit._store.layout import (
+    ACTIVATION,
+    CHECKSUM_BYTES,
+    CLASS_NAME,
+    INPUTS,
+    MASK,
+    POSITION,
+    ROW,
+    SAMPLE,
+    ArraySpec,
+    Json,
+)
 
 __all__ = ["MAX_CHUNK_BYTES", "check_record", "spec_of", "specs_of"]
 
 MAX_CHUNK_BYTES = 2**31  # what reading one value may take; a writer's chunks are far below
 MAX_CHUNK_ROWS = 2**20  # of one array
 MAX_CHUNKS = 2**24  # of a store: each is a file
+MAX_NAME = 4096  # characters of a site's name
 MAX_AXES = 32  # numpy's bound, less what its users add
 
 _NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -29,8 +41,11 @@ _TEXT_CODECS = (("vlen-utf8", "crc32c"),)
 _KEYS = ({"name": "default", "configuration": {"separator": "/"}}, {"name": "default"})
 
 
-def check_record(record: Any) -> None:
-    """Raise ValueError, saying what is wrong, for a record that no writer of stores makes."""
+def check_record(record: Any, checksums: Mapping[str, bytes]) -> None:
+    """Raise ValueError, saying what is wrong, for a record that no writer of stores makes.
+
+    `checksums` are those of the chunks that the record has.
+    """
     attributes, nodes = record["attributes"], record["consolidated_metadata"]["metadata"]
     rows, coordinates = attributes["rows"], attributes["coordinates"]
     _require(_is_count(rows), f"rows is {rows!r}")
@@ -56,6 +71,12 @@ def check_record(record: Any) -> None:
         _require(in_rows <= MAX_CHUNK_ROWS, f"{path!r} has {in_rows} chunk rows")
         chunks += in_rows * spec.across
     _require(chunks <= MAX_CHUNKS, f"there are {chunks} chunks")
+    _require(checksums.keys() <= arrays.keys(), "there are checksums of arrays that there aren't")
+    for path, of_array in checksums.items():
+        spec, row_bytes = arrays[path], arrays[path].across * CHECKSUM_BYTES
+        most = math.ceil(nodes[path]["shape"][0] / spec.chunk[0]) * row_bytes
+        fits = len(of_array) % row_bytes == 0 and len(of_array) <= most
+        _require(fits, f"{path!r} has checksums of {len(of_array)} bytes")
 
 
 def specs_of(nodes: Mapping[str, Json]) -> dict[str, ArraySpec]:
@@ -96,7 +117,8 @@ def _check_node(path: str, node: Json) -> None:
     if node["node_type"] == "group":
         for key in ("site", "type"):
             value = node["attributes"][key]
-            _require("/" not in path and isinstance(value, str), f"the attribute {key} of {path!r} is {value!r}")
+            name = isinstance(value, str) and len(value) <= MAX_NAME
+            _require("/" not in path and name, f"the attribute {key} of {path!r} is {value!r}")
         return
     _require(node["node_type"] == "array", f"{path!r} is {node['node_type']!r}, neither a group nor an array")
     shape, dims, grid = node["shape"], node["dimension_names"], node["chunk_grid"]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from probekit._store.backend import Backend, backend_of
-from probekit._store.codec import Array
-from probekit._store.integrity import Damage, Verification, check_integrity
-from probekit._store.layout import CLASS_NAME, POSITION, RECORD, SAMPLE, Json
+from probekit._store.codec import Array, checksum_of
+from probekit._store.integrity import DISAGREES, Damage, Verification, check_integrity
+from probekit._store.layout import CLASS_NAME, MARKERS, POSITION, RECORD, SAMPLE, Json
 from probekit._store.lazy_array import read_array
 from probekit._store.record import CommitRecord, class_name_chunks, dump
 from probekit._store.store import read_record
@@ -47,16 +47,41 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress = silen
     check_kind("progress", progress, Callable, "a callable that wraps an iterable")
     backend = backend_of(path)
     if not repair:
-        return check_integrity(backend, read_record(backend), progress)
+        return check_integrity(backend, read_record(backend), progress)[0]
     read_record(backend)  # before a lock is put where there is no store
     with backend.lock():
         record = read_record(backend)
-        found = check_integrity(backend, record, progress)
-        return found if found else replace(found, kept=_repair(backend, record, found.damages))
+        found, checksums = check_integrity(backend, record, progress)
+        if found and not found.remarks:
+            return found
+        _refuse_doubts(backend, record, found.damages)
+        return replace(found, kept=_repair(backend, record, found.damages, checksums))
 
 
-def _repair(backend: Backend, record: CommitRecord, damages: Collection[Damage]) -> int:
-    """Make the store end before what is damaged; the number of samples that it has then."""
+def _refuse_doubts(backend: Backend, record: CommitRecord, damages: Collection[Damage]) -> None:
+    """Raise StoreError where it isn't sure that what would be dropped or written over is the damage."""
+    unread = next((damage for damage in damages if damage.unread), None)
+    if unread:
+        raise StoreError(
+            f"{backend.url} was left as it is: {unread.array} couldn't be read ({unread.what}), and may be sound. "
+            "Repair again when it can be read; if its disk is broken, remove that file first."
+        )
+    metadata = next((damage for damage in damages if damage.what == DISAGREES), None)
+    if metadata and record.format == 1:
+        raise StoreError(
+            f"{backend.url} was left as it is: the {RECORD} of {metadata.array!r} and the commit record disagree. This "
+            f"store is of version 1, whose record has no checksum, so either may be the damaged one. Compare the two "
+            f"files, and remove {metadata.array}/{RECORD} if the record is right."
+        )
+
+
+def _repair(backend: Backend, record: CommitRecord, damages: Collection[Damage], checksums: Mapping[str, bytes]) -> int:
+    """Make the store end before what is damaged; the number of samples that it has then.
+
+    `checksums` are those of the chunks that are there.
+    """
+    if record.overwritten:
+        record = replace(record, checksums=checksums).with_attributes(record.attributes)
     attributes = dict(record.attributes)
     lengths = _sound_lengths(backend, record, damages)
     kept = lengths[SAMPLE]
@@ -71,18 +96,27 @@ def _repair(backend: Backend, record: CommitRecord, damages: Collection[Damage])
             for path, spec in record.arrays.items()
             if path != CLASS_NAME
         }
-        repaired = replace(record.at(of_arrays), attributes=attributes)
+        repaired = record.with_attributes(attributes).at(of_arrays)
     nodes = repaired.nodes
     try:
         backend.make_room(f"{path}/c" for path, node in nodes.items() if node["node_type"] == "array")
         if any(damage.array == CLASS_NAME and damage.rows for damage in damages):
+            found = b""
             for key, parts in class_name_chunks(_names_of(nodes["label"]["attributes"])):
                 backend.write(key, parts)
+                found += checksum_of(parts)
+            repaired = replace(repaired, checksums={**repaired.checksums, CLASS_NAME: found}).with_attributes(
+                attributes
+            )
         for path, node in nodes.items():
             backend.write(f"{path}/{RECORD}", [dump(node)])
         backend.commit(RECORD, repaired.dump())
         for key in _dropped(record, damages):
             backend.delete(key)  # a folder that stands there would be in the way of a new chunk
+        if kept < record.rows:
+            for name in backend.names(MARKERS):  # of what other processes wrote behind
+                if not name.isdigit() or int(name) >= kept // record.rows_per_chunk:
+                    backend.delete(f"{MARKERS}/{name}")
     except OSError as error:
         what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         raise StoreError(
@@ -119,7 +153,7 @@ def _sound_lengths(backend: Backend, record: CommitRecord, damages: Collection[D
     for path in (path for path in specs if path.endswith(f"/{POSITION}")):
         group = path.rpartition("/")[0]
         tokens = min(length for other, length in sound.items() if other.startswith(f"{group}/"))
-        starts[group] = _starts(backend, path, record.nodes[path], tokens)
+        starts[group] = _starts(backend, record, path, tokens)
         if tokens < record.length(path):
             kept = min(kept, max(0, len(starts[group]) - 1))  # the last sample may have more tokens
     if kept == record.rows:
@@ -128,8 +162,8 @@ def _sound_lengths(backend: Backend, record: CommitRecord, damages: Collection[D
     return {SAMPLE: kept, **{group: int(of_group[kept]) if kept else 0 for group, of_group in starts.items()}}
 
 
-def _starts(backend: Backend, path: str, node: Json, tokens: int) -> Array:
+def _starts(backend: Backend, record: CommitRecord, path: str, tokens: int) -> Array:
     """Where each sample begins among the first so many `tokens`: each has one of position 0."""
     blocks = (slice(first, min(first + _BLOCK_ROWS, tokens)) for first in range(0, tokens, _BLOCK_ROWS))
-    found = [rows.start + np.flatnonzero(read_array(backend, path, node, rows) == 0) for rows in blocks]
+    found = [rows.start + np.flatnonzero(read_array(backend, record, path, rows) == 0) for rows in blocks]
     return np.concatenate([np.zeros(0, np.int64), *found])

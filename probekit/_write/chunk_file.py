@@ -47,15 +47,17 @@ class ChunkFile:
         self._rows += len(rows)
         self._checksum = google_crc32c.extend(checksum, rows)
 
-    def finish(self, rows: int) -> None:
-        """Have the chunk appear with the first so many `rows`, and zeros behind."""
+    def finish(self, rows: int) -> bytes:
+        """Have the chunk appear with the first so many `rows`, and zeros behind; its checksum."""
         checksum = self._checksum
         if checksum is None or rows < self._rows:  # Ctrl-C came in between, or a batch didn't end
             checksum = google_crc32c.value(self._file.cut(rows * self._row_bytes))
         padding = self._bytes - rows * self._row_bytes
         self._file.skip(padding)
-        self._file.write(checksum_bytes(_after_zeros(checksum, padding)))
+        ending = checksum_bytes(_after_zeros(checksum, padding))
+        self._file.write(ending)
         self._file.end()
+        return ending
 
     def drop(self) -> None:
         """Leave nothing of it."""

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from probekit._store.backend import Backend
+from probekit._store.codec import checksum_of
 from probekit._store.layout import SAMPLES
 from probekit._write.chunk_buffers import RowBuffer, RowDimension
 from probekit._write.commits import Commit, Commits
@@ -122,15 +123,19 @@ class CommitThread:
 
     def _write(self, row: ChunkRow) -> None:
         row.wait()
-        row.buffer.finish(row.filled)
-        files = []
+        number, files = row.first // row.dimension.rows_per_chunk, []
+        checksums = row.buffer.finish(row.filled)
         for path, chunks in row.buffer.chunks.items():
-            codec = row.dimension.codecs[path]
+            codec, of_array = row.dimension.codecs[path], b""
             for across, chunk in enumerate(chunks):
                 chunk[row.filled :] = "" if codec.dtype == object else 0  # what an earlier row left isn't written
-                files.append((codec.spec.key(row.first // row.dimension.rows_per_chunk, across), codec.encode(chunk)))
+                contents = codec.encode(chunk)
+                files.append((codec.spec.key(number, across), contents))
+                of_array += checksum_of(contents)
+            checksums[path] = of_array
         if self._backend.parallel == 1:
             for key, contents in files:
                 self._backend.write(key, contents)
         else:
             list(self._pool.map(self._backend.write, *zip(*files, strict=True)))
+        self._commits.wrote(number, checksums)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from probekit._store.backend import Backend
-from probekit._store.layout import MARKERS, RECORD, SAMPLES, Json, Layout
-from probekit._store.record import CommitRecord, class_name_chunks, dump
+from probekit._store.codec import checksum_of
+from probekit._store.layout import CLASS_NAME, MARKERS, RECORD, SAMPLES, Json, Layout
+from probekit._store.record import Checksums, CommitRecord, class_name_chunks, dump
 
 __all__ = ["Commit", "Commits", "PrefixCommits", "RecordFile", "Start"]
 
@@ -23,6 +24,7 @@ class Start:
         attrs: attributes of the root group, JSON values.
         lengths: the committed length of each row dimension; rows in chunks that aren't full are read back.
         class_names: of the classes named so far.
+        checksums: of the chunks that are there.
     """
 
     layout: Layout
@@ -30,6 +32,7 @@ class Start:
     attrs: Json
     lengths: Mapping[str, int]
     class_names: tuple[str, ...] = ()
+    checksums: Checksums = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Commits(Protocol):
     def begin(self) -> None:
         """Before the first chunk is written."""
 
+    def wrote(self, chunk_row: int, checksums: Checksums) -> None:
+        """When a chunk row of some arrays has been written, whose chunks have these checksums."""
+
     def settle(self, commit: Commit) -> None:
         """When everything before the commit has been written."""
 
@@ -72,7 +78,15 @@ class RecordFile:
 
     def __init__(self, backend: Backend, start: Start) -> None:
         self._backend, self._start = backend, start
+        self._checksums = dict(start.checksums)
         self.class_names = start.class_names
+        self._vouch_for_names()
+
+    def wrote(self, chunk_row: int, checksums: Checksums) -> None:
+        """Vouch for the chunks of a chunk row from the next commit on."""
+        for path, new in checksums.items():
+            known, at = self._checksums.get(path, b""), chunk_row * len(new)
+            self._checksums[path] = known[:at].ljust(at, b"\0") + new + known[at + len(new) :]
 
     def write_names(self, names: tuple[str, ...]) -> None:
         """Write the names of the classes, where there are new ones."""
@@ -80,6 +94,11 @@ class RecordFile:
             for key, contents in class_name_chunks(names):
                 self._backend.write(key, contents)
             self.class_names = names
+            self._vouch_for_names()
+
+    def _vouch_for_names(self) -> None:
+        found = [checksum_of(contents) for _, contents in class_name_chunks(self.class_names)]
+        self._checksums[CLASS_NAME] = b"".join(found)
 
     def publish(self, lengths: Mapping[str, int]) -> None:
         """Replace the commit record: from now on readers see these lengths."""
@@ -89,7 +108,7 @@ class RecordFile:
         """The record at these lengths."""
         start = self._start
         attrs = {**start.attrs, "complete": int(complete)}
-        return CommitRecord.of(start.layout, start.nodes, lengths, self.class_names, attrs)
+        return CommitRecord.of(start.layout, start.nodes, lengths, self.class_names, attrs, self._checksums)
 
     def close(self, record: CommitRecord) -> None:
         """Replace the record for the last time, and every array's own metadata.
@@ -113,11 +132,19 @@ class PrefixCommits:
         self.offset = int(start.attrs["start"])
 
     @property
+    def _append(self) -> bool:
+        return self.offset == self.committed[SAMPLES] > 0
+
+    @property
     def compares(self) -> bool:
         return self.committed[SAMPLES] > self.offset
 
     def begin(self) -> None:
-        """Nothing: the store is laid out."""
+        if self._append:  # chunks that the record vouches for are written again, with more rows
+            self._file.publish(self.committed)
+
+    def wrote(self, chunk_row: int, checksums: Checksums) -> None:
+        self._file.wrote(chunk_row, checksums)
 
     def settle(self, commit: Commit) -> None:
         self._file.write_names(commit.class_names)

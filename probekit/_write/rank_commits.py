@@ -6,12 +6,11 @@ chunk rows that have markers, so that readers see whole rows only, whoever is ah
 
 from __future__ import annotations
 
-import json
-
 from probekit._data.sampler import ChunkSampler
 from probekit._store.backend import Backend
 from probekit._store.layout import MARKERS, SAMPLES
-from probekit._store.record import dump
+from probekit._store.markers import Marker, marked
+from probekit._store.record import Checksums, CommitRecord
 from probekit._write.commits import Commit, RecordFile, Start
 from probekit.errors import StoreError
 
@@ -29,15 +28,20 @@ class RankCommits:
         self._backend, self._sampler = backend, sampler
         self._file = RecordFile(backend, start)
         self.committed = dict(start.lengths)
+        self._capture = start.attrs.get("capture")
         self._published = int(start.attrs["rows"])
+        self._written: Checksums = {}
 
     def begin(self) -> None:
         """Nothing: the first process has laid the store out."""
 
+    def wrote(self, chunk_row: int, checksums: Checksums) -> None:
+        self._written = checksums
+
     def settle(self, commit: Commit) -> None:
         self.committed = dict(commit.lengths)
         chunk_row = (commit.lengths[SAMPLES] - 1) // self._sampler.chunk_rows
-        self._backend.commit(f"{MARKERS}/{chunk_row}", dump({"class_names": commit.class_names}))
+        Marker(commit.class_names, self._written).write(self._backend, self._capture, chunk_row)
         if self._sampler.rank == 0:
             self._publish_prefix()
 
@@ -57,11 +61,14 @@ class RankCommits:
         self._backend.delete(MARKERS)
 
     def _publish_prefix(self) -> None:
-        done = _marked(self._backend)
         names, rows = self._file.class_names, self._published
-        while rows < self._sampler.total and (chunk_row := rows // self._sampler.chunk_rows) in done:
-            theirs = json.loads(self._backend.read(f"{MARKERS}/{chunk_row}"))["class_names"]
-            names = max(names, tuple(theirs), key=len)
+        while rows < self._sampler.total:
+            chunk_row = rows // self._sampler.chunk_rows
+            marker = Marker.read(self._backend, self._capture, chunk_row)
+            if marker is None:
+                break
+            self._file.wrote(chunk_row, marker.checksums)
+            names = max(names, marker.class_names, key=len)
             rows = self._sampler.rows(chunk_row).stop
         if rows > self._published:
             self._file.write_names(names)
@@ -69,12 +76,8 @@ class RankCommits:
             self._published = rows
 
 
-def done_chunks(backend: Backend, committed: int, sampler: ChunkSampler) -> set[int]:
+def done_chunks(backend: Backend, record: CommitRecord, sampler: ChunkSampler) -> set[int]:
     """The chunk rows that need no capture: those within the committed samples, and those that have markers."""
     count = -(-sampler.total // sampler.chunk_rows)
-    whole = {chunk_row for chunk_row in range(count) if sampler.rows(chunk_row).stop <= committed}
-    return whole | _marked(backend)
-
-
-def _marked(backend: Backend) -> set[int]:
-    return set(map(int, backend.names(MARKERS)))
+    whole = {chunk_row for chunk_row in range(count) if sampler.rows(chunk_row).stop <= record.rows}
+    return whole | marked(backend, record.capture)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from probekit._store.backend import Backend
 from probekit._store.layout import RECORD
-from probekit._store.record import CommitRecord, dump
+from probekit._store.record import Checksums, CommitRecord, dump
 from probekit._write.commits import Commit, RecordFile, Start
 
 __all__ = ["SiteCommits"]
@@ -34,6 +34,9 @@ class SiteCommits:
             self._backend.make_room([path if node["node_type"] == "group" else f"{path}/c"])
             self._backend.write(f"{path}/{RECORD}", [dump(node)])
 
+    def wrote(self, chunk_row: int, checksums: Checksums) -> None:
+        self._file.wrote(chunk_row, checksums)
+
     def settle(self, commit: Commit) -> None:
         self.committed = dict(commit.lengths)
 
@@ -44,7 +47,8 @@ class SiteCommits:
         added = self._file.at(self.committed, complete=True)
         attributes = {**self._before.attributes, "sites": self._start.attrs["sites"]}
         both = {**self._before.nodes, **added.nodes}
-        self._file.close(replace(self._before, attributes=attributes, nodes=both))
+        checksums = {**self._before.checksums, **added.checksums}
+        self._file.close(replace(self._before, attributes=attributes, nodes=both, checksums=checksums))
 
     def _remove(self) -> None:
         for group in self._start.layout.groups.values():

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from probekit._store.backend import Backend
-from probekit._store.codec import Array, ChunkCodec
+from probekit._store.codec import Array, ChunkCodec, checksum_of, vouched
 from probekit._store.layout import POSITION, SAMPLES, columns_of
 from probekit._write.chunk_buffers import RowBuffer, RowDimension
 from probekit._write.commit_thread import ChunkRow, CommitThread
@@ -282,16 +282,21 @@ class Writer:
     def _read_back(self, rows: RowDimension) -> None:
         """Fill the first buffer with the committed rows of chunks that aren't full."""
         buffer = self._buffer(rows, 0)
+        number, checksums = rows.first // rows.rows_per_chunk, dict.fromkeys(rows.codecs, b"")
         for path, codec in rows.codecs.items():
             for across in range(codec.spec.across):
-                key = codec.spec.key(rows.first // rows.rows_per_chunk, across)
+                key = codec.spec.key(number, across)
+                checksum = vouched(self._start.checksums.get(path, b""), number * codec.spec.across + across)
                 try:
-                    buffer.refill(path, across, codec.decode(self._backend.read(key))[: rows.filled])
+                    data = self._backend.read(key, codec.lengths[1])
+                    buffer.refill(path, across, codec.decode(data, checksum)[: rows.filled])
                 except (OSError, ValueError) as error:
                     raise StoreError(
                         f"{self._backend.url} can't be resumed: its {key} is damaged or missing ({error}). "
                         f"`probekit verify {self._backend.url} --repair` drops what is damaged."
                     ) from error
+                checksums[path] += checksum_of([data])
+        self.commits.wrote(number, checksums)  # where no more rows come, these chunks stay
 
 
 def _rows(activation: Any, first: int, span: slice) -> Any:

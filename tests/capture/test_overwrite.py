@@ -28,7 +28,6 @@ def test_only_a_store_itself_is_replaced(tmp_path: Path, monkeypatch: pytest.Mon
         yield
 
     for out, message in {
-        "link.zarr": r"link\.zarr is a link to real\.zarr and was left as it is.*Give that path\.",
         "dangling": r"dangling isn't a store: it is a link to what isn't there",
         "to-mine": r"to-mine isn't a store: it is a folder without a zarr\.json",
         "mine": r"mine isn't a store",
@@ -42,15 +41,21 @@ def test_only_a_store_itself_is_replaced(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(tmp_path.iterdir()) == names
 
 
-@pytest.mark.parametrize("out", [".", "../real.zarr"])
-def test_the_working_folder_is_not_replaced(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("out", [".", "../real.zarr", "../link.zarr"])
+def test_what_is_not_the_stores_stays(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = three_sites(tmp_path / "real.zarr")
-    before = contents(store)
+    (tmp_path / "link.zarr").symlink_to("real.zarr")
+    (store / "notes.txt").write_text("mine")
+    (store / "figures").mkdir()
+    (store / "figures" / "a.png").write_text("mine")
     monkeypatch.chdir(store)
-    with pytest.raises(StoreError, match="is the folder that this process works in"):
-        pk.capture(nn.ReLU(), torch.ones(5, 3), out, overwrite=True)
-    assert contents(store) == before
-    assert pk.open(".").sizes["sample"] == 50
+    pk.capture(nn.ReLU(), torch.ones(5, 3), out, overwrite=True)
+    assert list(pk.open(".").children) == ["(root)"]
+    assert pk.verify(store)
+    own = {"zarr.json", "(root)", "sample_id", "inputs_crc32c"}
+    assert {entry.name for entry in store.iterdir()} == {*own, "notes.txt", "figures"}
+    assert (store / "figures" / "a.png").read_text() == (store / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "link.zarr").is_symlink()
 
 
 def test_the_root_has_room() -> None:

@@ -57,7 +57,7 @@ def test_the_specification_is_enough_to_read_a_store(tmp_path: Path, dtype: str 
     with torch.no_grad():
         maps, wide = net.maps(x).flatten(2).transpose(1, 2).reshape(-1, 40), net.wide(x.flatten(1))
     record = json.loads((tmp_path / "a.zarr/zarr.json").read_text())
-    assert record["attributes"]["probekit_format"] == 1
+    assert record["attributes"]["probekit_format"] == 2
     assert len(list((tmp_path / "a.zarr/wide/activation/c/0").iterdir())) > 1  # several chunks of nodes
     for path, expected in {"maps/activation": maps, "wide/activation": wide}.items():
         found = read(tmp_path / "a.zarr", path)

@@ -109,9 +109,9 @@ def test_what_is_no_store_is_said_to_be_none(store, tmp_path):
 
 def test_a_newer_format_is_refused_with_what_to_do(store):
     record = json.loads((store / "zarr.json").read_text())
-    record["attributes"]["probekit_format"] = 2
+    record["attributes"]["probekit_format"] = 3
     (store / "zarr.json").write_text(json.dumps(record))
-    with pytest.raises(StoreError, match=r"store format 2; this probekit reads up to 1\. Upgrade"):
+    with pytest.raises(StoreError, match=r"store format 3; this probekit reads up to 2\. Upgrade"):
         pk.open(store)
 
 
