@@ -6,6 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL = $(FORGET_OLD_NAME) && $(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt --editable
 
+# A process a core, and one thread a process: on a machine that others use too, torch's threads wait for each other
+# many times longer than they work.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 # This distribution was named probekit once. What an older checkout installed under that name would register every metric
 # a second time. Another project's probekit isn't editable: that one stays, and the command line says what to do.
 OLD_NAME = $(wildcard $(VENV)/lib/python3*/site-packages/__editable__.probekit-[0-9]*.pth)
@@ -15,19 +19,21 @@ FORGET_OLD_NAME = rm -rf probekit.egg-info \
 # Where the environment forbids bytecode, every process would compile torch's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types bench docs readme lock clean
+.PHONY: demo test test-slow lint types bench docs readme lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	@$(BIN)/probekit run relu-vs-sigmoid
 
-# A process a core, and one thread a process: on a machine that others use too, torch's threads wait for each other
-# many times longer than they work.
 # Types are checked meanwhile, where a test waits for something.
 test: lint
 	@$(BIN)/mypy > $(VENV)/types & types=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal; tests=$$?; \
+	$(PYTEST); tests=$$?; \
 	wait $$types || { cat $(VENV)/types; exit 1; }; exit $$tests
+
+# Studies as a whole, and processes that import torch anew: CI runs them too.
+test-slow: $(VENV)/installed-test
+	@$(PYTEST) -m slow
 
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff check --quiet

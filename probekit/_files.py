@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -22,24 +23,35 @@ import numpy as np
 from probekit.errors import DataError, ProbekitError, check_kind
 
 __all__ = [
+    "PARTIAL",
     "Content",
     "NoFileError",
     "PartialFile",
     "is_url",
+    "leftovers",
     "local_path",
     "open_regular",
     "read_regular",
+    "sweep",
     "whole_file",
+    "whole_folder",
 ]
 
 Content: TypeAlias = np.ndarray[Any, Any] | bytes  # of a file, or of a stretch of it
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _READ = os.O_RDONLY | _NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe isn't waited for
+PARTIAL = ".partial"  # ends the name of what is to be renamed
+_RANDOM_BYTES = 6
 _BUFFER = 256 * 1024  # bytes that are worth a call of the system
 _BLOCK = 512 * 1024  # bytes a call: of 2 MB Linux keeps them in huge pages, which it has to find or have cleared first
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_LINK | getattr(os, "O_BINARY", 0)
 _KEEP_SIZE = 1  # of fallocate(2): the file stays as long as it is
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _URL_AS_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 
@@ -184,11 +196,93 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A stream whose bytes appear at `path` when the block ends; where it raises, what was there stays."""
-    file = PartialFile(os.fspath(path), f"{os.fspath(path)}.{os.getpid()}.partial")
+    """A stream whose bytes appear at `path` when the block ends; where it raises, what was there stays.
+
+    What a process that was killed has left of such a file is removed.
+    """
+    target = Path(path)
+    sweep(target.parent, f"{target.name}.")
+    file = PartialFile(os.fspath(path), f"{os.fspath(path)}.{_random()}{PARTIAL}")
     try:
-        yield file.stream
-        file.end()
+        with held(file.stream.fileno()):
+            yield file.stream
+            file.end()
     except BaseException:
         file.drop()
         raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears at `path` when the block ends; where it raises, there is nothing.
+
+    What a process that was killed has left of such a folder is removed.
+
+    Raises:
+        OSError: something stands at `path`.
+    """
+    sweep(path.parent, f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{_random()}{PARTIAL}")
+    partial.mkdir(parents=True)
+    try:
+        descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            with held(descriptor):
+                yield partial
+                partial.rename(path)
+        finally:
+            os.close(descriptor)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def leftovers(folder: Path, prefix: str) -> list[Path]:
+    """What lies in a folder under a name that begins so and was to be renamed, and whose writer has died."""
+    if not folder.is_dir():
+        return []
+    found = [entry for entry in folder.iterdir() if entry.name.startswith(prefix) and _is_partial(entry.name)]
+    return [entry for entry in found if not _is_held(entry)]
+
+
+def sweep(folder: Path, prefix: str) -> None:
+    """Remove the `leftovers`."""
+    for entry in leftovers(folder, prefix):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(descriptor: int) -> Iterator[None]:
+    """Show others that a file or a folder has a living writer, where the file system lets them see it."""
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield  # the lock goes with the descriptor
+
+
+def _is_held(path: Path) -> bool:
+    """Whether the writer of a file or a folder lives, or can't be known to have died."""
+    if fcntl is None or path.is_symlink():
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_partial(name: str) -> bool:
+    """Whether a name ends as those of files and folders that are to be renamed."""
+    return re.search(rf"\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}{re.escape(PARTIAL)}$", name) is not None
+
+
+def _random() -> str:
+    return os.urandom(_RANDOM_BYTES).hex()

@@ -9,6 +9,8 @@ from html import escape
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, TypeGuard
 
+from probekit.errors import plain
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -74,15 +76,15 @@ class Table:
 
     def shown_rows(self) -> list[list[str]]:
         """The text of every cell."""
-        return [[shown(value) for value in row] for row in self.rows]
+        return [[plain(shown(value)) for value in row] for row in self.rows]
 
     def __repr__(self) -> str:
         rows = self.shown_rows()
         if not rows:
-            return self.title
-        texts, values = zip(self.columns, *rows, strict=True), zip(*self.rows, strict=True)
+            return plain(self.title)
+        texts, values = zip(map(plain, self.columns), *rows, strict=True), zip(*self.rows, strict=True)
         columns = map(_right_aligned, texts, values)
-        return "\n".join([self.title, *map(" ".join, zip(*columns, strict=True))])
+        return "\n".join([plain(self.title), *map(" ".join, zip(*columns, strict=True))])
 
     def _repr_html_(self) -> str:
         body = "\n".join(_html_row(cells, "td") for cells in self.shown_rows())

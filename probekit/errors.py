@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ __all__ = [
     "check_choice",
     "check_kind",
     "near",
+    "plain",
 ]
 
 # The name that is installed. It isn't in `_version` because the distribution `probekit` of another project has a
@@ -27,6 +29,7 @@ DISTRIBUTION = "probekit-torch"
 REINSTALL = f"uninstall both (`pip uninstall probekit {DISTRIBUTION}`), then install {DISTRIBUTION} again"
 
 RESULTS = "results of probekit.measure, a DataTree, which xarray.open_datatree gives of those on disk"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and ends of lines
 _LONG = 60  # characters of a value that a message shows
 
 if "errors" not in getattr(sys.modules["probekit"], "__all__", ()):
@@ -34,6 +37,11 @@ if "errors" not in getattr(sys.modules["probekit"], "__all__", ()):
         f"The package probekit in {list(sys.modules['probekit'].__path__)} isn't the one of {DISTRIBUTION}, because "
         f"another project's distribution, named probekit, has replaced or removed its files: {REINSTALL}."
     )
+
+
+def plain(text: str) -> str:
+    """Text without control characters, which a name of unknown origin may bring: a terminal obeys them."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class ProbekitError(Exception):
@@ -44,7 +52,7 @@ class ProbekitError(Exception):
     """
 
     def __init__(self, message: str, *, arguments: Sequence[str] = ()) -> None:
-        super().__init__(message)
+        super().__init__(plain(message))
         self.arguments = tuple(dict.fromkeys(arguments))
 
 

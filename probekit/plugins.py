@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from email import message_from_string
 from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any
@@ -138,7 +139,10 @@ def _registered(group: str, path: tuple[str, ...]) -> tuple[Plugin, ...]:
     first: dict[tuple[str, str], Plugin] = {}
     for entry in entry_points(group=group):
         assert entry.dist is not None  # entry_points() reads them from distributions
-        plugin = Plugin(entry.name, group, entry.value, entry.dist.name, entry.dist.version)
+        # Of a distribution that was half removed, or is damaged, there is no METADATA file.
+        about = message_from_string(entry.dist.read_text("METADATA") or entry.dist.read_text("PKG-INFO") or "")
+        name, version = about.get("Name", "a distribution without metadata"), about.get("Version", "of no version")
+        plugin = Plugin(entry.name, group, entry.value, name, version)
         # A distribution may appear twice (a checkout's egg-info and the installed one). The first on sys.path counts,
         # as it does for imports.
         first.setdefault((plugin.name, plugin.distribution), plugin)

@@ -44,6 +44,7 @@ def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 50
 
 
+@pytest.mark.slow
 def test_probekit_lists_its_metrics(installed: Path, tmp_path: Path) -> None:
     done = processes.script(CLI, "metrics", "--json", paths=(installed,), cwd=tmp_path)
     rows = {row["metric"]: row for row in json.loads(done.stdout)}

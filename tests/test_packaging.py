@@ -120,6 +120,7 @@ def said(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {name: message for name, _, message in (line.partition(" ") for line in done.stdout.splitlines())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("installed", "install", "upgrade"),
     [
@@ -189,6 +190,7 @@ def removed(overwritten: Path) -> Path:
     return overwritten
 
 
+@pytest.mark.slow
 def test_modules_say_that_their_package_is_another_projects(
     python: Callable[..., Any], overwritten: Path, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_every_built_in_loads() -> None:
     assert builtin_metrics() <= loaded
 
 
+@pytest.mark.slow
 def test_the_command_line_lists_an_installed_metric_and_warns_of_a_broken_one(
     distribution: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -150,6 +151,18 @@ def test_a_distribution_seen_twice_is_one_plugin(
     assert python(code, paths=(folder, again)).stdout.strip() == "()"
 
 
+def test_a_distribution_without_metadata_is_in_nobodys_way(
+    python: Callable[..., Any], distribution: Callable[..., Path]
+) -> None:
+    folder = distribution("half", THINGS, {"seen": "seen:thing"}, {"seen": "def thing(): pass"})
+    for each in folder.glob("*.dist-info/METADATA"):
+        each.unlink()
+    done = python(LIST, paths=(folder,))
+    assert done.stdout.split("\n")[0] == "seen a distribution without metadata of no version thing"
+    code = "from probekit import plugins; print(plugins.load(plugins.METRICS, 'median'))"
+    assert python(code, paths=(folder,)).returncode == 0
+
+
 def test_an_unknown_name_gets_near_matches_and_the_command_that_lists() -> None:
     with pytest.raises(PluginError) as raised:
         plugins.load(plugins.METRICS, "medain")
@@ -195,6 +208,7 @@ def test_importing_the_library_says_nothing_yet(python: Callable[..., Any], name
     assert python("import probekit", paths=(namesake,)).stderr == ""
 
 
+@pytest.mark.slow
 def test_the_command_line_says_once_that_another_project_is_installed_too(
     python: Callable[..., Any], namesake: Path
 ) -> None:

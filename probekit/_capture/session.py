@@ -30,6 +30,7 @@ from probekit._probe.selectors import rules
 from probekit._store.backend import Backend
 from probekit._store.integrity import with_checksums
 from probekit._store.layout import INPUTS, MARKERS, SAMPLES, Json, Layout
+from probekit._store.leftovers import sweep
 from probekit._store.markers import marked
 from probekit._store.record import CommitRecord, nodes_of
 from probekit._store.store import (
@@ -337,7 +338,9 @@ class CaptureJob:
             return None
         require_record(self.backend)  # before a lock is put where there is no store
         stack.enter_context(self.backend.lock())
-        return with_checksums(self.backend, read_record(self.backend))
+        record = with_checksums(self.backend, read_record(self.backend))
+        sweep(self.backend, record)
+        return record
 
     def _run_with_others(self, sampler: ChunkSampler) -> None:
         """Capture this process's chunk rows of a store that several may write."""

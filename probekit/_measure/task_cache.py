@@ -7,20 +7,25 @@ import inspect
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
+import google_crc32c
 import torch
 
 from probekit._files import whole_file
 from probekit._measure.tasks import Task, TaskResult
 from probekit._results.files import as_store_errors, require_absent
+from probekit._store.codec import checksum_bytes, is_sound_chunk
+from probekit._store.layout import CHECKSUM_BYTES
 from probekit._store.local import locked
 from probekit._version import __version__
+from probekit.errors import StoreError
 from probekit.metrics import Metric, Variables
 
 __all__ = ["TaskCache", "key_of"]
@@ -43,7 +48,7 @@ def _source(metric: Metric) -> str:
 
 
 class TaskCache:
-    """The folder beside a result that isn't finished, with a file for the result of each finished task.
+    """The folder beside a result that isn't finished: a file for the result of each finished task, with its checksum.
 
     Use it as a context manager: its end removes the folder, unless the measurement was stopped before its results were
     written and another one can use what is there.
@@ -57,9 +62,12 @@ class TaskCache:
     """
 
     def __init__(self, out: Path, key: str | None) -> None:
-        require_absent(out)
         self._out, self._key = out, key
         self._folder = out.with_name(f".{out.name}.parts")
+        if out.exists() and self._folder.is_dir():  # a kill came between the result and the end of this
+            with suppress(StoreError), locked(self._folder / "lock", "It is being written."):
+                shutil.rmtree(self._folder, ignore_errors=True)
+        require_absent(out)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -78,27 +86,37 @@ class TaskCache:
         self._stack.close()
 
     def _begin(self) -> None:
+        for left in self._folder.glob("*.partial"):
+            left.unlink()
         named = self._folder / "key"
         if named.exists() and named.read_text() == self._key:
             return
         for old in self._folder.glob("*.piece"):
             old.unlink()
-        named.write_text(self._key or "")
+        with whole_file(named) as file:
+            file.write((self._key or "").encode())
 
     def find(self, task: Task) -> TaskResult | None:
         """The result of a task, if it was finished."""
         try:
-            found = torch.load(self._path(task), weights_only=True)
+            data = self._path(task).read_bytes()
         except FileNotFoundError:
             return None
+        if not is_sound_chunk(data):
+            return None  # the task runs again
+        found = torch.load(BytesIO(data[:-CHECKSUM_BYTES]), weights_only=True)
         variables = {metric: _arrays(of) for metric, of in found["variables"].items()}
         return TaskResult(found["states"], variables)
 
     def keep(self, task: Task, result: TaskResult) -> None:
         """Have the result on the disk, whole or not at all."""
         variables = {metric: _tensors(of) for metric, of in result.variables.items()}
+        packed = BytesIO()  # errors of a full disk that torch.save meets don't say what they are
+        torch.save({"states": result.states, "variables": variables}, packed)
+        content = packed.getvalue()
         with as_store_errors(str(self._out)), whole_file(self._path(task)) as file:
-            torch.save({"states": result.states, "variables": variables}, file)
+            file.write(content)
+            file.write(checksum_bytes(google_crc32c.value(content)))
 
     def _remove(self) -> None:
         if self._key is None or self._out.exists():

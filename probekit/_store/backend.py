@@ -40,6 +40,9 @@ class Backend(Protocol):
     def neighbours(self) -> list[str]:
         """The names beside the store."""
 
+    def left_beside(self) -> list[str]:
+        """The names beside the store that writers of it left when they were killed."""
+
     def free(self) -> int | None:
         """Bytes that can still be written, None where there is no limit."""
 

@@ -20,6 +20,7 @@ from probekit._store.backend import Backend
 from probekit._store.codec import ChunkCodec, vouched
 from probekit._store.consolidation import alike
 from probekit._store.layout import ACTIVATION, CHECKSUM_BYTES, MAX_RECORD_BYTES, RECORD, ArraySpec, Json
+from probekit._store.leftovers import left_groups
 from probekit._store.record import CommitRecord
 from probekit._table import ShownAsTable, Table
 from probekit.errors import StoreError
@@ -123,16 +124,20 @@ def check_integrity(
         faults[check.spec.path] += found.faults
         checksums[check.spec.path] += found.checksums
         size += found.size
-    damages, remarks = [], []
+    damages, remarks = list[Damage](), list[str]()
     if record.overwritten and not record.complete:
         damages = [Damage("commit record", RECORD, 0, 0, _OVERWRITTEN)]
     elif record.overwritten:
         remarks = [_UNSEALED]
+    left = sorted([*left_groups(backend, record), *backend.left_beside()])
+    if left:
+        remarks.append(f"{', '.join(left)} left by a capture that hasn't finished, which a repair removes")
     for path, node in nodes.items():
         name = _name(path, nodes)
         if path in arrays:
             damages += _ranges(name, arrays[path], node["shape"][0], faults[path])
-        what = _metadata_fault(backend, path, node, record.complete)
+        # Of a store without samples, a writer that resumes writes them anew.
+        what = _metadata_fault(backend, path, node, record.complete) if record.rows or record.complete else ""
         damages += [Damage(name, path, 0, 0, what)] if what else []
     verification = Verification(
         path=backend.url,

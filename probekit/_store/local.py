@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from probekit._files import Content, PartialFile, open_regular, read_regular
+from probekit._files import PARTIAL, Content, PartialFile, leftovers, open_regular, read_regular, sweep, whole_folder
 from probekit.errors import StoreError
 
 __all__ = ["LocalBackend", "locked"]
 
+try:
+    import fcntl
+except ImportError:  # on Windows, whose file systems have locks
+    fcntl = None  # type: ignore[assignment]
+
 LOCK = ".lock"
-PARTIAL = ".partial"
 _LINK = (
     "{link} is a link, which no writer of a store makes, so nothing is written to {store}. Replace the link by its "
     "target."
@@ -48,6 +54,9 @@ class LocalBackend:
         """The names that lie beside the store."""
         return [entry.name for entry in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
 
+    def left_beside(self) -> list[str]:
+        return [entry.name for entry in leftovers(self.path.parent, f".{self.path.name}.")]
+
     def free(self) -> int | None:
         """Bytes that the disk has left."""
         path = self.path.absolute()
@@ -62,6 +71,7 @@ class LocalBackend:
         """
         self._refuse_links()
         self._followed.clear()
+        sweep(self.path.parent, f".{self.path.name}.")
         file = self.path / LOCK
         refusal = (
             f"{self.path} is being written by another process. Wait until it is done or stop it; what it committed "
@@ -97,15 +107,17 @@ class LocalBackend:
 
     def create(self, files: Mapping[str, bytes]) -> None:
         """Put a new store there, whole or not at all."""
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}{PARTIAL}")
-        try:
-            partial.mkdir(parents=True)
+        with whole_folder(self.path) as folder:
             for key, content in files.items():
-                (partial / key).parent.mkdir(parents=True, exist_ok=True)
-                (partial / key).write_bytes(content)
-            partial.rename(self.path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+                (folder / key).parent.mkdir(parents=True, exist_ok=True)
+                (folder / key).write_bytes(content)
+            if self._durable:
+                for made, _, names in os.walk(folder):
+                    for name in names:
+                        _sync(os.path.join(made, name))
+                    _sync(made)
+        if self._durable:
+            _sync(str(self.path.absolute().parent))
 
     def read(self, key: str, most: int) -> bytes:
         return read_regular(self.path / key, most)
@@ -155,7 +167,10 @@ class LocalBackend:
     def make_room(self, keys: Iterable[str]) -> None:
         """Make the folders that chunks will be written into, below which `write` makes more."""
         for key in keys:
-            (self.path / key).mkdir(parents=True, exist_ok=True)
+            folder = self.path / key
+            self._check_folder(str(folder))
+            folder.mkdir(parents=True, exist_ok=True)
+            self._unsettled.update(map(str, [folder, *folder.parents[: len(Path(key).parts)]]))
 
     def used(self, key: str) -> int:
         """Bytes of everything under `key`."""
@@ -190,15 +205,32 @@ def locked(file: Path, refusal: str, arguments: Sequence[str] = ()) -> Iterator[
     Raises:
         StoreError: `refusal`, about these `arguments`, where another process holds it; or it can't be written.
     """
-    try:
-        with FileLock(file, timeout=0):
-            yield
-    except Timeout as error:
-        raise StoreError(refusal, arguments=arguments) from error
-    except OSError as error:
-        if error.filename != str(file):
-            raise
-        raise StoreError(f"{file.parent} can't be written: {error.strerror}.") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(file, timeout=0))
+        except (Timeout, NotImplementedError) as error:
+            if isinstance(error, Timeout) and _has_locks(file):
+                raise StoreError(refusal, arguments=arguments) from error
+            warnings.warn(
+                f"The file system of {file.parent} has no locks, so nothing keeps a second writer away. Let only one "
+                "process write there.",
+                stacklevel=4,
+            )
+        except OSError as error:
+            raise StoreError(f"{file.parent} can't be written: {error.strerror}.") from error
+        yield
+
+
+def _has_locks(file: Path) -> bool:
+    """Whether the file system of a file, which couldn't be locked, has locks at all."""
+    if fcntl is None:
+        return True
+    with open(file, "rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def _make_folders(folder: str, root: str) -> set[str]:

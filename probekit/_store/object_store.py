@@ -69,6 +69,9 @@ class ObjectStoreBackend:
             listed = self._files.ls(folder, detail=False) if self._files.exists(folder) else []
         return [name.rstrip("/").rpartition("/")[2] for name in listed]
 
+    def left_beside(self) -> list[str]:
+        return []  # nothing is put there under another name
+
     def free(self) -> int | None:
         return None
 

@@ -26,6 +26,7 @@ from probekit._store.layout import (
     group_names,
 )
 from probekit._store.lazy_array import open_tree, read_array
+from probekit._store.leftovers import remove_node
 from probekit._store.record import CommitRecord, dump, nodes_of
 from probekit.errors import StoreError, near, upgrade_command
 
@@ -145,9 +146,8 @@ def require_record(backend: Backend) -> None:
     try:
         backend.size(RECORD)
     except OSError as error:
-        raise StoreError(
-            _absence(backend) if backend.is_folder() or not backend.exists() else _no_record(backend, error)
-        ) from error
+        nothing = isinstance(error, FileNotFoundError) and (backend.is_folder() or not backend.exists())
+        raise StoreError(_absence(backend) if nothing else _no_record(backend, error)) from error
 
 
 def check_absent(backend: Backend) -> None:
@@ -279,10 +279,7 @@ def lay_out(backend: Backend, nodes: Mapping[str, Json]) -> None:
     own = {path.partition("/")[0] for path in nodes}
     for name in backend.names(""):
         if name in own or name == MARKERS or backend.names(name).count(RECORD):
-            for part in backend.names(name):
-                if part != RECORD:  # last, since by it the next one knows what it may remove
-                    backend.delete(f"{name}/{part}")
-            backend.delete(name)
+            remove_node(backend, name)
     backend.make_room(f"{path}/c" for path, node in nodes.items() if node["node_type"] == "array")
     for path, content in _metadata_files(nodes).items():
         backend.write(path, [content])

@@ -14,6 +14,7 @@ from probekit._store.codec import Array, checksum_of
 from probekit._store.integrity import DISAGREES, Damage, Verification, check_integrity
 from probekit._store.layout import CLASS_NAME, MARKERS, POSITION, RECORD, SAMPLE, Json
 from probekit._store.lazy_array import read_array
+from probekit._store.leftovers import sweep
 from probekit._store.record import CommitRecord, class_name_chunks, dump
 from probekit._store.store import read_record
 from probekit.errors import StoreError, check_kind
@@ -54,6 +55,7 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress = silen
         found, checksums = check_integrity(backend, record, progress)
         if found and not found.remarks:
             return found
+        sweep(backend, record)
         _refuse_doubts(backend, record, found.damages)
         return replace(found, kept=_repair(backend, record, found.damages, checksums))
 

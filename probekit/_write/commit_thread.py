@@ -12,7 +12,6 @@ from typing import Self
 
 from probekit._store.backend import Backend
 from probekit._store.codec import checksum_of
-from probekit._store.layout import SAMPLES
 from probekit._write.chunk_buffers import RowBuffer, RowDimension
 from probekit._write.commits import Commit, Commits
 from probekit._write.transfer import Wait
@@ -97,8 +96,7 @@ class CommitThread:
         if self.failure is not None:
             raise StoreError(
                 f"Writing {self._backend.url} failed: {getattr(self.failure, 'strerror', None) or self.failure}. "
-                f"Its first {self._commits.committed[SAMPLES]} samples are committed and can be read; resume=True "
-                "resumes from there.",
+                f"{self._commits.kept}",
                 arguments=("resume",),
             ) from self.failure
 

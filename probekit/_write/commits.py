@@ -11,7 +11,7 @@ from probekit._store.codec import checksum_of
 from probekit._store.layout import CLASS_NAME, MARKERS, RECORD, SAMPLES, Json, Layout
 from probekit._store.record import Checksums, CommitRecord, class_name_chunks, dump
 
-__all__ = ["Commit", "Commits", "PrefixCommits", "RecordFile", "Start"]
+__all__ = ["Commit", "Commits", "PrefixCommits", "RecordFile", "Start", "first_samples"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ class Commits(Protocol):
     def compares(self) -> bool:
         """Whether samples of the data are in the store already."""
 
+    @property
+    def kept(self) -> str:
+        """What is there to stay where writing fails, as a sentence for users."""
+
     def begin(self) -> None:
         """Before the first chunk is written."""
 
@@ -71,6 +75,11 @@ class Commits(Protocol):
 
     def finish(self, *, complete: bool) -> None:
         """After the last chunk; `complete` says whether all samples are there."""
+
+
+def first_samples(count: int) -> str:
+    """What is kept of a store that gets longer."""
+    return f"Its first {count} samples are committed and can be read; resume=True resumes from there."
 
 
 class RecordFile:
@@ -138,6 +147,10 @@ class PrefixCommits:
     @property
     def compares(self) -> bool:
         return self.committed[SAMPLES] > self.offset
+
+    @property
+    def kept(self) -> str:
+        return first_samples(self.committed[SAMPLES])
 
     def begin(self) -> None:
         if self._append:  # chunks that the record vouches for are written again, with more rows

@@ -11,7 +11,7 @@ from probekit._store.backend import Backend
 from probekit._store.layout import MARKERS, SAMPLES
 from probekit._store.markers import Marker, marked
 from probekit._store.record import Checksums, CommitRecord
-from probekit._write.commits import Commit, RecordFile, Start
+from probekit._write.commits import Commit, RecordFile, Start, first_samples
 from probekit.errors import StoreError
 
 __all__ = ["RankCommits", "done_chunks"]
@@ -31,6 +31,10 @@ class RankCommits:
         self._capture = start.attrs.get("capture")
         self._published = int(start.attrs["rows"])
         self._written: Checksums = {}
+
+    @property
+    def kept(self) -> str:
+        return first_samples(self._published)
 
     def begin(self) -> None:
         """Nothing: the first process has laid the store out."""

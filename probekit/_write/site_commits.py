@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from probekit._store.backend import Backend
 from probekit._store.layout import RECORD
+from probekit._store.leftovers import remove_node
 from probekit._store.record import Checksums, CommitRecord, dump
 from probekit._write.commits import Commit, RecordFile, Start
 
@@ -21,6 +22,7 @@ class SiteCommits:
 
     offset = 0
     compares = True
+    kept = "The sites that were there are as they were; those that were to be added are not there."
     short_rows = True
 
     def __init__(self, backend: Backend, start: Start, before: CommitRecord) -> None:
@@ -29,7 +31,6 @@ class SiteCommits:
         self.committed = dict(start.lengths)
 
     def begin(self) -> None:
-        self._remove()  # what a writer that was killed has left
         for path, node in self._start.nodes.items():
             self._backend.make_room([path if node["node_type"] == "group" else f"{path}/c"])
             self._backend.write(f"{path}/{RECORD}", [dump(node)])
@@ -52,4 +53,4 @@ class SiteCommits:
 
     def _remove(self) -> None:
         for group in self._start.layout.groups.values():
-            self._backend.delete(group)
+            remove_node(self._backend, group)

@@ -20,10 +20,16 @@ from probekit._write.commits import Commit, Commits, Start
 from probekit._write.transfer import Transfer, no_wait
 from probekit.errors import StoreError
 
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
 __all__ = ["ROW_BUFFERS", "Writer"]
 
 ROW_BUFFERS = 2  # one is filled while the one before it is written
-_OPEN_FILES = 64  # chunks of a row that are filled in their files; systems allow a process 256 files or more
+_OPEN_FILES = 64  # chunks of a row that are filled in their files
+_OTHER_FILES = 64  # what the process has open beside them
 
 
 class Writer:
@@ -76,7 +82,7 @@ class Writer:
         if dim != SAMPLES or self._backend.begin is None or not self._transfer.immediate:
             return []  # chunks of tokens are committed before they are full, and continue in memory
         chosen = [codec for codec in codecs if codec.plain and codec.spec.path in self._paths.values()]
-        return chosen if sum(codec.spec.across for codec in chosen) <= _OPEN_FILES else []
+        return chosen if sum(codec.spec.across for codec in chosen) <= _open_files() else []
 
     @property
     def committed(self) -> int:
@@ -297,6 +303,14 @@ class Writer:
                     ) from error
                 checksums[path] += checksum_of([data])
         self.commits.wrote(number, checksums)  # where no more rows come, these chunks stay
+
+
+def _open_files() -> int:
+    """The chunks of a row that can be filled in their files: two rows are, of the files that the system allows."""
+    if resource is None:
+        return _OPEN_FILES
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _OPEN_FILES if allowed == resource.RLIM_INFINITY else min(_OPEN_FILES, (allowed - _OTHER_FILES) // 2)
 
 
 def _rows(activation: Any, first: int, span: slice) -> Any:

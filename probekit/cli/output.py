@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,13 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from probekit._table import MISSING, Table, is_missing
+from probekit.errors import plain
 
 if TYPE_CHECKING:
     import xarray as xr
 
 T = TypeVar("T")
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 out = Console()
 err = Console(stderr=True)
@@ -35,7 +33,7 @@ def table(content: Table, *, as_json: bool) -> None:
     # A piped table isn't cut to the width of a terminal that isn't there.
     console = out if out.is_terminal else Console(width=10_000)
     if content.title:
-        console.print(Text(_plain(content.title), style="italic"), soft_wrap=True)
+        console.print(Text(plain(content.title), style="italic"), soft_wrap=True)
     if content.rows:
         console.print(_drawn(content))
 
@@ -47,18 +45,14 @@ def _record(columns: Sequence[str], row: Sequence[object]) -> dict[str, object]:
 
 def _drawn(content: Table) -> rich.table.Table:
     drawn = rich.table.Table(header_style="bold")
-    rows = [[_plain(text) for text in row] for row in content.shown_rows()]
+    rows = content.shown_rows()
     for column, texts in zip(content.columns, zip(*rows, strict=True), strict=True):
         drawn.add_column(
-            Text(_plain(column)), justify="right" if all(map(_is_number, texts)) else "left", overflow="fold"
+            Text(plain(column)), justify="right" if all(map(_is_number, texts)) else "left", overflow="fold"
         )
     for row in rows:
         drawn.add_row(*map(Text, row))
     return drawn
-
-
-def _plain(text: str) -> str:
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)  # a store of unknown origin may hold a terminal's commands
 
 
 def _is_number(text: str) -> bool:
@@ -84,7 +78,7 @@ def matrices(compared: xr.Dataset) -> None:
 
 def paragraph(text: str) -> None:
     """One paragraph on stderr, wrapped by the terminal alone so that a path can be copied whole."""
-    err.print(Text(text), soft_wrap=True)
+    err.print(Text(plain(text)), soft_wrap=True)
 
 
 def _show_warning(
@@ -110,7 +104,8 @@ class Bars:
         if self._shown is not None:
             yield from _advance(self._shown, items, description, total)
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        described = TextColumn("{task.description}", markup=False)
+        columns = (described, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err) as self._shown:
             try:
                 yield from _advance(self._shown, items, description, total)
@@ -119,7 +114,7 @@ class Bars:
 
 
 def _advance(bars: Progress, items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    task = bars.add_task(description, total=total)
+    task = bars.add_task(plain(description), total=total)
     for item in items:
         yield item
         bars.advance(task)

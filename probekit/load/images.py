@@ -79,22 +79,20 @@ def _is_hidden(name: str) -> bool:
 
 
 def _samples(root: Path, classes: list[str]) -> list[tuple[str, int]]:
-    """The files that are read, as torchvision finds and sorts them, each with its label."""
-    folder = torchvision_module("datasets.folder", DataError)
-
-    def is_read(path: str) -> bool:
-        parts = Path(path).relative_to(root).parts
-        return path.lower().endswith(folder.IMG_EXTENSIONS) and not any(map(_is_hidden, parts))
-
-    try:
-        found: list[tuple[str, int]] = folder.make_dataset(
-            root, {name: code for code, name in enumerate(classes)}, is_valid_file=is_read
-        )
-    except FileNotFoundError as error:
+    """The files that are read, in the order of torchvision's ImageFolder, each with its label."""
+    endings = torchvision_module("datasets.folder", DataError).IMG_EXTENSIONS
+    found = [
+        (path, code)
+        for code, name in enumerate(classes)
+        for path in _visible_files(root / name)
+        if path.lower().endswith(endings)
+    ]
+    empty = [name for code, name in enumerate(classes) if code not in {label for _, label in found}]
+    if empty:
         raise DataError(
-            f"{str(root)!r} isn't a folder of images: {str(error).strip()} It must have one folder of images for each "
-            f"class, whose names end in {', '.join(folder.IMG_EXTENSIONS)}."
-        ) from error
+            f"{str(root)!r} isn't a folder of images: there is none of the classes {', '.join(empty)}. It must have "
+            f"one folder of images for each class, whose names end in {', '.join(endings)}."
+        )
     return found
 
 
@@ -112,9 +110,22 @@ def _warn_of_others(root: Path, read: set[str]) -> None:
 
 
 def _visible_files(root: Path) -> Iterator[str]:
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        yield from (os.path.join(folder, name) for name in sorted(files) if not _is_hidden(name))
+    """The files below a folder, folder by folder; links are followed, but for those back into a folder on the way."""
+    for folder in sorted(_visible_folders(str(root), frozenset())):
+        with os.scandir(folder) as entries:
+            files = sorted(entry.name for entry in entries if not entry.is_dir() and not _is_hidden(entry.name))
+        yield from (os.path.join(folder, name) for name in files)
+
+
+def _visible_folders(folder: str, on_the_way: frozenset[str]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in on_the_way:
+        return
+    yield folder
+    with os.scandir(folder) as entries:
+        inside = [entry.path for entry in entries if entry.is_dir() and not _is_hidden(entry.name)]
+    for path in inside:
+        yield from _visible_folders(path, on_the_way | {real})
 
 
 def _transform() -> Callable[[Any], Tensor]:

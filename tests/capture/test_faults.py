@@ -265,6 +265,7 @@ def killed_as_it_begins(out):
     capture_into(Killed(out), net(), Batches(), **SITES)
 
 
+@pytest.mark.slow
 def test_a_capture_that_was_killed_while_it_began_resumes(tmp_path, whole):
     assert processes.run(killed_as_it_begins, tmp_path / "a").status == -signal.SIGKILL
     assert check_after(tmp_path / "a", whole, net()) == 0

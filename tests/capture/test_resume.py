@@ -199,7 +199,7 @@ def test_a_killed_capture_is_a_prefix_and_resumes_to_the_same_bits(tmp_path):
     kill_and_resume(tmp_path, durable=True, kills=3, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("durable", [False, True])
 def test_fifty_kills(tmp_path, durable):
     rows = kill_and_resume(tmp_path, durable, kills=50, seed=1)

@@ -74,6 +74,7 @@ class Slow(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_capture_cleanly_and_keeps_what_was_committed(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     command = ["capture", "slow.py:Slow", "digits", "acts.zarr", "--batch-size", "10", "--memory", "6KiB"]

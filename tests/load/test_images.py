@@ -82,12 +82,23 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "went-off").exists()
 
 
+def test_links_are_followed_and_never_in_circles(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    picture(root / "cat" / "a.png", (8, 8))
+    picture(tmp_path / "elsewhere" / "b.png", (8, 8))
+    (root / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    for name in ("again", "and-again"):
+        (root / "cat" / name).symlink_to(root)
+        (tmp_path / "elsewhere" / name).symlink_to(root / "cat")
+    assert load.dataset(f"imagefolder:{root}").paths == ["cat/a.png", "cat/more/b.png"]
+
+
 @pytest.mark.parametrize(
     ("folders", "split", "message"),
     [
         (None, "train", "There is no folder"),
         ([], "train", "one folder of images for each class"),
-        (["cat", "dog"], "train", r"Found no valid file for the classes cat, dog\. .*\.png"),
+        (["cat", "dog"], "train", r"there is none of the classes cat, dog\. .*\.png"),
         ([".cat", "__MACOSX"], "train", "has no folders"),
         (["train", "val"], "train", r"has the folders train, val: splits, not classes.*imagefolder:.*train'"),
         (["cat"], "test", "has no test set"),

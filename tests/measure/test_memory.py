@@ -85,6 +85,7 @@ for metric, memory in zip({metrics!r}, {memory!r}):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is asked of Linux")
 def test_no_more_memory_is_used_than_was_asked_for() -> None:
     nodes, metrics, memory = 1500, ["effective_rank", "linear_probe"], []  # 18 MB for all pairs of nodes

@@ -126,6 +126,7 @@ def test_a_stance_of_the_users_own_is_put_back():
     assert compiles()
 
 
+@pytest.mark.slow
 def test_a_probe_and_a_capture_import_no_compiler(python, tmp_path):
     code = """
 import sys, torch, probekit as pk

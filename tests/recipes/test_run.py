@@ -176,6 +176,7 @@ def test_the_report_stands_alone_and_shows_every_figure(done):
     )
 
 
+@pytest.mark.slow
 def test_a_second_run_repeats_nothing_that_is_finished(done):
     _, folder = done
     before, results = files(folder), (folder / "results.csv").read_text()
@@ -187,6 +188,7 @@ def test_a_second_run_repeats_nothing_that_is_finished(done):
     assert (folder / "again.json").read_text() == (folder / "claims.json").read_text()
 
 
+@pytest.mark.slow
 def test_other_settings_train_again_and_leave_no_stale_result(blobs, tmp_path):
     work(jobs(blobs, tmp_path / "both"))
     work(jobs(blobs, tmp_path / "both", epochs=1))
@@ -198,6 +200,7 @@ def test_other_settings_train_again_and_leave_no_stale_result(blobs, tmp_path):
         xr.testing.assert_identical(one["act1"].to_dataset(), other["act1"].to_dataset())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_keeps_its_finished_networks(blobs, tmp_path):
     trained = []
 
@@ -240,6 +243,7 @@ def other(blobs, tmp_path_factory):
     return found, these.folder
 
 
+@pytest.mark.slow
 def test_data_from_a_file_and_further_activations_are_studied_and_drawn(other, tmp_path):
     found, _ = other
     assert set(found.results.dataset) == {"blobs"}
@@ -280,6 +284,7 @@ def test_odd_points_are_those_of_the_stores(done):
     )
 
 
+@pytest.mark.slow
 def test_runs_on_two_data_sets_merge(done, finished, other, tmp_path):
     folders = (done[1], other[1])
     outcome = recipe.run(merge=folders, out=tmp_path)

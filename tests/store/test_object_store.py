@@ -208,7 +208,7 @@ def stands(url):
     return fsspec.core.url_to_fs(url, use_listings_cache=False)[0].exists(f"{url}/zarr.json")
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_captures_killed_at_any_moment_are_prefixes_and_resume_to_the_same_bits(s3, kills):
     longest = processes.run(slowly, f"{s3}/whole.zarr").seconds
     whole, url = objects(f"{s3}/whole.zarr"), f"{s3}/a.zarr"
@@ -263,7 +263,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_several_processes_write_one_store_there(s3, tmp_path):
     (tmp_path / "study.py").write_text(RANKS)
     for count in (1, 3):
@@ -283,7 +283,7 @@ def take_environment(environment, worker):
     os.environ.update(environment)
 
 
-@pytest.mark.parametrize("start", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.long)])
 def test_workers_read_from_there(s3, start):
     rows = pk.as_dataset(capture(f"{s3}/acts.zarr")["1"])
     rows[0]

@@ -112,7 +112,7 @@ def test_a_data_loader_of_ones_own(site):
         np.testing.assert_array_equal(sorted_rows(values, labels), expected)
 
 
-@pytest.mark.parametrize("start", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.long)])
 def test_workers_read_the_same(site, start):
     rows = pk.as_dataset(site)
     rows[0]  # a cache, and whatever reading has started, in the process that is forked

@@ -478,6 +478,7 @@ def test_what_is_no_metric_is_refused() -> None:
         conformance()
 
 
+@pytest.mark.slow
 def test_without_pytest_the_decorator_says_so_and_checks_work(python: Callable[..., Any]) -> None:
     code = (
         "import sys\n"

@@ -42,6 +42,7 @@ class Home(Average):
 '''
 
 
+@pytest.mark.slow
 def test_two_processes_are_real_and_say_what_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
     monkeypatch.syspath_prepend(tmp_path)

@@ -98,7 +98,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(folder / "a")
 
 
-@pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
+@pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 4))])
 def test_the_store_is_the_same_for_any_number_of_processes(tmp_path: Path, alone: dict[str, bytes], count: int) -> None:
     assert forked(count, tmp_path / "a") == {0}
     assert contents(tmp_path / "a") == alone
@@ -115,9 +115,9 @@ def test_torchrun_starts_processes_that_write_one_store(tmp_path: Path, alone: d
     ("count", "dies", "then"),
     [
         (3, "1-70-killed", 2),
-        pytest.param(2, "0-80-killed", 1, marks=pytest.mark.slow),
-        pytest.param(4, "3-70-killed", 3, marks=pytest.mark.slow),
-        pytest.param(1, "0-50-killed", 4, marks=pytest.mark.slow),
+        pytest.param(2, "0-80-killed", 1, marks=pytest.mark.long),
+        pytest.param(4, "3-70-killed", 3, marks=pytest.mark.long),
+        pytest.param(1, "0-50-killed", 4, marks=pytest.mark.long),
     ],
 )
 def test_after_a_process_died_another_number_of_them_finishes(
@@ -127,7 +127,7 @@ def test_after_a_process_died_another_number_of_them_finishes(
     assert_finished_by(then, tmp_path / "a", alone)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_fails_is_named_by_the_others(tmp_path: Path, alone: dict[str, bytes]) -> None:
     first = torchrun(tmp_path, 3, tmp_path / "a", "1-70-fails")
     assert first.returncode != 0

@@ -48,6 +48,7 @@ def test_networks_of_a_cluster_are_those_of_one_process(cluster: Any, tmp_path: 
     assert not any((there.folder / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_errors_of_a_training_come_through_and_are_not_tried_again(cluster: Any, tmp_path: Path) -> None:
     small = jobs(tmp_path)
     missing = replace(small, settings=replace(small.settings, source="missing.npz"))

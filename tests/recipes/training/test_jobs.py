@@ -25,9 +25,10 @@ def undisturbed(folder: Path) -> Study:
     return small_study(jobs(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sign",
-    ["checkpoints/2x24-bn.pt", pytest.param("checkpoints/search-2x24-decades.pt", marks=pytest.mark.slow)],
+    ["checkpoints/2x24-bn.pt", pytest.param("checkpoints/search-2x24-decades.pt", marks=pytest.mark.long)],
 )
 def test_a_killed_process_resumes_bit_identically(tmp_path: Path, undisturbed: Study, sign: str) -> None:
     assert run(killed_study, tmp_path, sign, torch.get_num_threads()).status == -signal.SIGKILL
