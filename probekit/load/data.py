@@ -8,7 +8,6 @@ from numbers import Integral
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeAlias, get_args
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -225,9 +224,10 @@ def _read_npz(path: Path) -> dict[str, Array]:
     try:
         with path.open("rb") as raw, NpzFile(raw, allow_pickle=False) as file:
             return {key: _native(file[key]) for key in file.files}
-    except (ValueError, OSError, BadZipFile) as error:
+    except Exception as error:  # a decoder that meets damaged bytes may raise anything
         raise DataError(
-            f"{str(path)!r} can't be read as an .npz file of plain arrays (none that need pickle): {error}"
+            f"{str(path)!r} can't be read as an .npz file of plain arrays (none that need pickle): "
+            f"{error or type(error).__name__}"
         ) from error
 
 

@@ -41,6 +41,7 @@ def hugging_face(name: str) -> nn.Module:
             return _module(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(source)))
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
         _refuse_kernels(config, source)
+        _without_other_weights(config)
         made = _class(transformers, config)
         if not random:
             return _with_weights(made or transformers.AutoModel, source, config, local=local)
@@ -49,6 +50,13 @@ def hugging_face(name: str) -> nn.Module:
         raise
     except Exception as error:  # transformers raises many types: OSError, ValueError, RuntimeError, KeyError, …
         raise ModelError(_failure(transformers, error, name, source, random=random) + fault) from error
+
+
+def _without_other_weights(config: Any) -> None:
+    """Have a backbone of timm's made without pretrained weights of its own: for them the Hub would be asked."""
+    for each in (config, *vars(config).values()):
+        if getattr(each, "use_pretrained_backbone", False):
+            each.use_pretrained_backbone = False
 
 
 def _fault_of_hub(name: str) -> str:

@@ -195,6 +195,7 @@ def kill_and_resume(folder, durable, kills, seed):
     return rows
 
 
+@pytest.mark.slow
 def test_a_killed_capture_is_a_prefix_and_resumes_to_the_same_bits(tmp_path):
     kill_and_resume(tmp_path, durable=True, kills=3, seed=0)
 

@@ -30,6 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_same_numbers(store: Path, cluster: Any, tmp_path: Path) -> None:
     expected = pk.measure(store, METRICS)
     found = pk.measure(store, METRICS, scheduler=cluster.scheduler_address, out=tmp_path / "m.zarr", memory="8MiB")
@@ -56,6 +57,7 @@ class Where:
         return {"where": (("node",), np.full(block.nodes, os.getpid()))}
 
 
+@pytest.mark.slow
 def test_an_active_client_is_used(store: Path, cluster: Any) -> None:
     with distributed.Client(cluster):
         ran = pk.measure(store, Where())
@@ -65,6 +67,7 @@ def test_an_active_client_is_used(store: Path, cluster: Any) -> None:
     assert {int(process) for site in ran.children.values() for process in site["where"].values} == {os.getpid()}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_blocks_only(store: Path, cluster: Any, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.touch()
@@ -76,6 +79,7 @@ def test_a_killed_worker_costs_its_blocks_only(store: Path, cluster: Any, tmp_pa
         np.testing.assert_array_equal(found[site]["median"], expected[site]["median"])
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_is_that_of_a_thread(store: Path, cluster: Any) -> None:
     with pytest.raises(pk.errors.PluginError, match=r"The metric 'saturation' failed at site '[012]'"):
         pk.measure(store, "saturation", scheduler=cluster.scheduler_address)

@@ -59,7 +59,7 @@ def s3(server, tmp_path):
     return f"s3://bucket/{tmp_path.name}"
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
 def folder(request, tmp_path):
     return f"memory://{tmp_path.name}" if request.param == "memory" else request.getfixturevalue("s3")
 
@@ -208,6 +208,7 @@ def stands(url):
     return fsspec.core.url_to_fs(url, use_listings_cache=False)[0].exists(f"{url}/zarr.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_captures_killed_at_any_moment_are_prefixes_and_resume_to_the_same_bits(s3, kills):
     longest = processes.run(slowly, f"{s3}/whole.zarr").seconds
@@ -283,6 +284,7 @@ def take_environment(environment, worker):
     os.environ.update(environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.long)])
 def test_workers_read_from_there(s3, start):
     rows = pk.as_dataset(capture(f"{s3}/acts.zarr")["1"])

@@ -32,28 +32,20 @@ def version(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def old(version: int, tmp_path: Path) -> Path:
-    """Copies of all of them."""
+def old(version: int, tmp_path: Path) -> Iterator[Path]:
+    """Copies of all of them, which keep their version."""
     folder = Path(shutil.copytree(OLD, tmp_path / "old"))
     if version == 2:
         shutil.copytree(OLD / "format_2", folder, dirs_exist_ok=True)
-    return folder
+    yield folder
+    for name in ("finished", "stopped"):
+        assert opened(folder / name).attrs["probekit_format"] == version
 
 
 @pytest.fixture
 def resuming(version: int) -> Resuming:
     """Expects a warning where inputs can't be compared."""
     return NO_CHECKSUMS if version == 1 else nullcontext
-
-
-@pytest.fixture(autouse=True)
-def keeps_its_version(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if "old" in request.fixturenames:
-        for name in ("finished", "stopped"):
-            assert opened(request.getfixturevalue("old") / name).attrs["probekit_format"] == request.getfixturevalue(
-                "version"
-            )
 
 
 def expected(first: int = 0, samples: int = made.SAMPLES) -> dict[str, np.ndarray]:
