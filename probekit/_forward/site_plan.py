@@ -20,7 +20,7 @@ from probekit._forward.storable import check_storable, dtype_on_disk
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced, is_mask
 from probekit._probe.reductions import Reducer, plan_reduction
-from probekit._probe.selectors import Modules, Rule, is_about, module_names, no_match
+from probekit._probe.selectors import Modules, SiteIndex, is_about, module_names, no_match
 from probekit._probe.site_name import SiteName
 from probekit._probe.site_table import Site, SiteTable
 from probekit._store.layout import SiteSpec
@@ -355,15 +355,12 @@ def _by_site(given: Any, table: SiteTable, modules: Modules) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         return dict.fromkeys(table.names, given)
     chosen: dict[str, Any] = dict.fromkeys(table.names)
+    index, names = SiteIndex([site.parts for site in table], modules), {site.parts: site.name for site in table}
     for selector, value in reversed(list(given.items())):
-        picked = [site for site in table if _picks(selector, site, modules)]
+        picked = [site for site in index.candidates(selector) if is_about(selector, site, modules)]
         if not picked:
             where = f"the captured sites of {table.model}"
             lister = "probekit.plan(model, data), or `probekit plan` on the command line"
             raise no_match(selector, dict.fromkeys(table.names), where, lister)
-        chosen |= dict.fromkeys((site.name for site in picked), value)
+        chosen |= dict.fromkeys((names[site] for site in picked), value)
     return chosen
-
-
-def _picks(selector: Rule, site: Site, modules: Modules) -> bool:
-    return is_about(selector, site.parts, modules)

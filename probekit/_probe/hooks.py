@@ -20,14 +20,13 @@ from probekit._probe.module_hook import HookStack, attach
 from probekit._probe.operations import OperationFollower
 from probekit._probe.selectors import (
     Rule,
+    RuleIndex,
     Selector,
     asks_for,
-    is_about,
     module_names,
     no_match,
     rules,
     selected_modules,
-    selects,
 )
 from probekit._probe.site_name import SiteName
 from probekit._probe.tensor_kinds import has_gradient, nested, outside_transforms, transformed
@@ -85,6 +84,7 @@ class Probe:
             )
         self._rules: list[Rule] = rules(sites)
         self._excluded: list[Rule] = [] if exclude is None else rules(exclude)
+        self._picked, self._left_out = RuleIndex(self._rules), RuleIndex(self._excluded)
         for selector in (self._rules, self._excluded):
             if selector:
                 selected_modules(model, selector)  # raises for a name that picks nothing
@@ -150,9 +150,8 @@ class Probe:
         named = self._named([one.with_zeros() for one in passes])
         self._calls.forget()
         left_out = [site for site, wanted in self._wanted.items() if not wanted]
-        for rule in self._rules:
-            if not any(self._picks(rule, site) for site in (*named, *left_out)):
-                raise self._unmatched(rule, named, passes)
+        for rule in self._picked.unmatched((*named, *left_out), self._modules):
+            raise self._unmatched(rule, named, passes)
         return {site: self._join(site, tensors) for site, tensors in named.items()}
 
     def _unmatched(self, rule: Rule, named: Iterable[SiteName], passes: list[Pass]) -> SiteError:
@@ -218,16 +217,13 @@ class Probe:
         wanted = self._of(side)
         return selected_modules(self._model, wanted).items() if wanted else ()
 
-    def _picks(self, rule: Rule, site: SiteName) -> bool:
-        return selects(rule, site, self._modules)
-
     def _wants(self, site: SiteName) -> bool:
         wanted = self._wanted.get(site)
         if wanted is None:
             # Whether the name will carry a call isn't known before the pass has ended.
             forms = (site, site._replace(call=None))
-            picked = any(self._picks(rule, form) for rule in self._rules for form in forms)
-            left_out = any(is_about(rule, form, self._modules) for rule in self._excluded for form in forms)
+            picked = any(self._picked.picks(form, self._modules) for form in forms)
+            left_out = any(self._left_out.leaves_out(form, self._modules) for form in forms)
             wanted = self._wanted[site] = picked and not left_out
         return wanted
 
@@ -244,7 +240,7 @@ class Probe:
                     f"{name} of {self._model_name} ran in {ran} of {len(passes)} forward passes, so its rows can't be "
                     "joined. Call probe.take() after every pass."
                 )
-            if any(self._picks(rule, name) for rule in self._rules):
+            if self._picked.picks(name, self._modules):
                 named[name] = [kept[site] for kept in passes]
         return named
 

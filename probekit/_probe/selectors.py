@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -17,7 +17,9 @@ from probekit.errors import SiteError, near
 __all__ = [
     "Modules",
     "Rule",
+    "RuleIndex",
     "Selector",
+    "SiteIndex",
     "asks_for",
     "is_about",
     "match_names",
@@ -52,11 +54,17 @@ class Modules(dict[str, nn.Module]):
     def __init__(self, model: nn.Module) -> None:
         super().__init__((name or ROOT, module) for name, module in model.named_modules())
         self.others: dict[str, list[str]] = defaultdict(list)
+        self._first: dict[str, str] = {}
         if sum(len([*_children(module)]) for module in self.values()) >= len(self):
             first = {id(module): name for name, module in self.items()}
             for name, module in _every_name(model, "", ()):
                 if name and name != first[id(module)]:
                     self.others[first[id(module)]].append(name)
+                    self._first[name] = first[id(module)]
+
+    def first_of(self, name: str) -> str | None:
+        """The first name of the module that has this one; None where there is none."""
+        return name if name in self else self._first.get(name)
 
     def names_of(self, site: SiteName) -> list[SiteName]:
         """A site under every name of its module, the first of them first."""
@@ -107,6 +115,71 @@ def selects(rule: Rule, name: SiteName, modules: Modules | None) -> bool:
     return any(_selects(rule, each, module) for each in modules.names_of(name))
 
 
+class RuleIndex:
+    """Rules by the modules that they name, so that a site is compared with a few of thousands."""
+
+    def __init__(self, given: Iterable[Rule]) -> None:
+        self._anywhere: list[Rule] = []
+        self._named: dict[str, list[Rule]] = defaultdict(list)
+        self._rules = list(given)
+        for rule in self._rules:
+            texts = _named_by(rule)
+            if not texts:
+                self._anywhere.append(rule)
+            for text in texts:
+                self._named[text].append(rule)
+
+    def candidates(self, site: SiteName, modules: Modules) -> Iterator[Rule]:
+        """The rules that may pick a site, under any name of its module."""
+        yield from self._anywhere
+        for text in _texts_of(site, modules):
+            yield from self._named.get(text, ())
+
+    def picks(self, site: SiteName, modules: Modules) -> bool:
+        """Whether any of the rules picks a site."""
+        return any(selects(rule, site, modules) for rule in self.candidates(site, modules))
+
+    def leaves_out(self, site: SiteName, modules: Modules) -> bool:
+        """Whether any of the rules is about a site, as those of an exclusion are."""
+        return any(is_about(rule, site, modules) for rule in self.candidates(site, modules))
+
+    def unmatched(self, sites: Iterable[SiteName], modules: Modules) -> Iterator[Rule]:
+        """The rules that pick none of these sites, in their order."""
+        met: set[int] = set()
+        for site in sites:
+            open_rules = (rule for rule in self.candidates(site, modules) if id(rule) not in met)
+            met |= {id(rule) for rule in open_rules if selects(rule, site, modules)}
+        yield from (rule for rule in self._rules if id(rule) not in met)
+
+
+class SiteIndex:
+    """Sites by the modules that they are of, so that a rule that names one is compared with a few of thousands."""
+
+    def __init__(self, sites: Iterable[SiteName], modules: Modules | None = None) -> None:
+        self._sites = list(sites)
+        self._by_text: dict[str, list[SiteName]] = defaultdict(list)
+        for site in self._sites:
+            for text in _texts_of(site, modules):
+                self._by_text[text].append(site)
+
+    def candidates(self, rule: Rule) -> list[SiteName]:
+        """The sites that a rule may pick."""
+        texts = _named_by(rule)
+        return list(dict.fromkeys(site for text in texts for site in self._by_text[text])) if texts else self._sites
+
+
+def _named_by(rule: Rule) -> set[str]:
+    """The module that a rule names in full, and the rule itself, as which a module may be called; else nothing."""
+    module = split_name(rule)["module"] or "" if isinstance(rule, str) else "*"
+    return set() if "*" in module else {module, str(rule)}
+
+
+def _texts_of(site: SiteName, modules: Modules | None) -> Iterable[str]:
+    """What a rule may name to be about a site: its module by each of its names, and the site itself."""
+    names = (site,) if modules is None else modules.names_of(site)
+    return dict.fromkeys(text for name in names for text in (name.module, str(name)))
+
+
 def is_about(rule: Rule, name: SiteName, modules: Modules) -> bool:
     """Whether an option for what `rule` picks, or its exclusion, goes for the site `name`.
 
@@ -136,17 +209,17 @@ def _selects(rule: Rule, name: SiteName, module: nn.Module | None) -> bool:
     return isinstance(module, rule) if isinstance(rule, type) else bool(rule(name.module, module))
 
 
-def asks_for(rule: Rule, part: str, modules: Iterable[str] = ()) -> bool:
+def asks_for(rule: Rule, part: str, modules: Container[str] = ()) -> bool:
     """Whether `rule` can pick sites with a `part`: ``input`` or ``grad``, or ``op``.
 
-    A module of the model, of whose names `modules` are the list, may itself be called like ``k:input``.
+    A module of the model, whose names `modules` are, may itself be called like ``k:input``.
     """
     if isinstance(rule, re.Pattern):
         return ("~" if part == "op" else f":{part}") in rule.pattern
     if not isinstance(rule, str):
         return False
-    starts = sorted((name for name in modules if rule.startswith(name)), key=len, reverse=True)
-    endings = (ENDING.fullmatch(rule[len(name) :]) for name in starts)
+    ends = (length for length in range(len(rule), 0, -1) if rule[:length] in modules)
+    endings = (ENDING.fullmatch(rule[length:]) for length in ends)
     parts = next((found.groupdict() for found in endings if found), None) or split_name(rule)
     return parts["op"] is not None if part == "op" else parts["side"] == part
 
@@ -178,9 +251,14 @@ def selected_modules(model: nn.Module, selector: Selector) -> dict[str, nn.Modul
             found = set(modules)
         else:
             base: Rule = split_name(rule)["module"] or "" if isinstance(rule, str) and rule not in modules else rule
-            found = {name for name in modules if selects(base, SiteName(name), modules)}
+            if isinstance(base, str) and "*" not in base:
+                first = modules.first_of(base)
+                found = set() if first is None else {first}
+            else:
+                found = {name for name in modules if selects(base, SiteName(name), modules)}
             if isinstance(rule, str):  # a module's own name may hold what else ends it, as in ModuleDict({"x[0]": …})
-                found |= {name for name in modules if rule.startswith(name) and rule[len(name) :][:1] in "@~:["}
+                starts = (rule[:end] for end, character in enumerate(rule) if character in "@~:[")
+                found |= {name for name in (rule, *starts) if name in modules}
         if not found:
             raise no_match(rule, modules, type(model).__name__)
         picked |= found
@@ -190,13 +268,13 @@ def selected_modules(model: nn.Module, selector: Selector) -> dict[str, nn.Modul
 def match_names(names: Sequence[str], selector: Selector, *, where: str) -> list[str]:
     """The names that `selector` picks, in the order of `names`; `where` is what the error calls their owner."""
     parsed = {name: SiteName.parse(name) for name in names}
-    picked: set[str] = set()
+    index, picked = SiteIndex(parsed.values()), set[SiteName]()
     for rule in rules(selector):
-        found = {name for name, site in parsed.items() if selects(rule, site, None)}
+        found = {site for site in index.candidates(rule) if selects(rule, site, None)}
         if not found:
             raise no_match(rule, parsed, where, f"`probekit info {where}`")
         picked |= found
-    return [name for name in names if name in picked]
+    return [name for name in names if parsed[name] in picked]
 
 
 def no_match(rule: Rule, known: Mapping[str, object], where: str, lister: str = _LISTER) -> SiteError:

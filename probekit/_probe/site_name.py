@@ -41,7 +41,7 @@ class SiteName(NamedTuple):
         return cls(parts["module"] or "", call, parts["leaf"] or "", parts["side"] or "", parts["op"] or "")
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=2**16)  # a large model has thousands of sites, each of which may be named
 def split_name(text: str) -> dict[str, str | None]:
     """The parts of a site's name or of a glob over such names; None for those that it lacks."""
     match = _PARTS.fullmatch(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,14 +17,13 @@ from probekit._probe.module_hook import HookStack, attach
 from probekit._probe.node_axes import NodeAxes, NodeAxis
 from probekit._probe.selectors import (
     Rule,
+    RuleIndex,
     Selector,
     asks_for,
-    is_about,
     module_names,
     no_match,
     rules,
     selected_modules,
-    selects,
 )
 from probekit._probe.site_name import SiteName
 from probekit._probe.tensor_kinds import has_gradient, unusual
@@ -150,18 +150,21 @@ def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selecto
         with axes:
             run(model, inputs, device_of(model))
             found = probe.take_by_site()
+    picked, excluded = RuleIndex(asked), RuleIndex(left_out)
+    calls: dict[str, set[int | None]] = defaultdict(set)
+    for site in found:
+        calls[site.module].add(site.call)
     rows = []
     for site, tensor in found.items():
         module = modules[site.module]
         for form in (site,) if site.side or site.op else (site, site._replace(side="grad")):
-            picked = any(selects(rule, form, modules) for rule in asked)
-            excluded = any(is_about(rule, form, modules) for rule in left_out)
-            if picked and not excluded and (form.side != "grad" or has_gradient(tensor)):
-                calls = len({other.call for other in found if other.module == site.module})
-                rows.append(_site(form, module, tensor, axes.of(tensor), calls))
-    for rule in () if left_out else asked:  # outputs that can have no gradient aren't selected by a rule for gradients
-        if asks_for(rule, "grad") and not any(selects(rule, row.parts, modules) for row in rows):
-            raise no_match(rule, {row.name: None for row in rows}, f"the gradients of {type(model).__name__}")
+            wanted = picked.picks(form, modules) and not excluded.leaves_out(form, modules)
+            if wanted and (form.side != "grad" or has_gradient(tensor)):
+                rows.append(_site(form, module, tensor, axes.of(tensor), len(calls[site.module])))
+    # Outputs that can have no gradient aren't selected by a rule for gradients.
+    for_gradients = RuleIndex([] if left_out else (rule for rule in asked if asks_for(rule, "grad")))
+    for rule in for_gradients.unmatched([row.parts for row in rows], modules):
+        raise no_match(rule, {row.name: None for row in rows}, f"the gradients of {type(model).__name__}")
     return SiteTable(type(model).__name__, rows)
 
 

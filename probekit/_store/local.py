@@ -208,22 +208,22 @@ def locked(file: Path, refusal: str, arguments: Sequence[str] = ()) -> Iterator[
     with ExitStack() as stack:
         try:
             stack.enter_context(FileLock(file, timeout=0))
-        except (Timeout, NotImplementedError) as error:
+        except (OSError, NotImplementedError) as error:  # Timeout is an OSError
             if isinstance(error, Timeout) and _has_locks(file):
                 raise StoreError(refusal, arguments=arguments) from error
+            if _has_locks(file):
+                raise StoreError(f"{file.parent} can't be written: {getattr(error, 'strerror', error)}.") from error
             warnings.warn(
                 f"The file system of {file.parent} has no locks, so nothing keeps a second writer away. Let only one "
                 "process write there.",
                 stacklevel=4,
             )
-        except OSError as error:
-            raise StoreError(f"{file.parent} can't be written: {error.strerror}.") from error
         yield
 
 
 def _has_locks(file: Path) -> bool:
     """Whether the file system of a file, which couldn't be locked, has locks at all."""
-    if fcntl is None:
+    if fcntl is None or not file.exists():
         return True
     with open(file, "rb") as stream:
         try:

@@ -53,6 +53,10 @@ def check_record(record: Any, checksums: Mapping[str, bytes]) -> None:
     _require(isinstance(coordinates, str), f"coordinates is {coordinates!r}")
     _require(_is_count(attributes["chunk_rows"], 1), f"chunk_rows is {attributes['chunk_rows']!r}")
     _require(_is_count(attributes["token_rows"], 1), f"token_rows is {attributes['token_rows']!r}")
+    for key in ("start", "batch_size", *({"expected_rows"} & attributes.keys())):
+        _require(_is_count(attributes[key]), f"{key} is {attributes[key]!r}")
+    sites = attributes["sites"]
+    _require(isinstance(sites, list) and all(isinstance(site, str) for site in sites), f"sites is {sites!r}")
     for path, node in nodes.items():
         _check_path(path)
         _require(isinstance(node["attributes"], dict), f"the attributes of {path!r} are no object")

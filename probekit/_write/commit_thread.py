@@ -78,12 +78,14 @@ class CommitThread:
             self._thread.join()
 
     def finish(self, *, complete: bool) -> None:
-        """Finish the commits in the calling thread, after `end`, unless writing has failed."""
-        if self.failure is None:
-            try:
+        """Finish the commits in the calling thread, after `end`."""
+        try:
+            if self.failure is None:
                 self._commits.finish(complete=complete)
-            except BaseException as error:
-                self.failure = error
+            else:
+                self._commits.give_up()
+        except BaseException as error:
+            self.failure = self.failure or error
 
     def fail(self, error: OSError) -> None:
         """Raise, in the calling thread, what the disk refused there."""

@@ -76,6 +76,9 @@ class Commits(Protocol):
     def finish(self, *, complete: bool) -> None:
         """After the last chunk; `complete` says whether all samples are there."""
 
+    def give_up(self) -> None:
+        """After writing has failed: leave nothing that doesn't count."""
+
 
 def first_samples(count: int) -> str:
     """What is kept of a store that gets longer."""
@@ -168,3 +171,6 @@ class PrefixCommits:
         self._file.close(self._file.at(self.committed, complete=complete))
         if complete:
             self._backend.delete(MARKERS)
+
+    def give_up(self) -> None:
+        """Nothing: chunks beyond the record are written again."""

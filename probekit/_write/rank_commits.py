@@ -52,6 +52,9 @@ class RankCommits:
     def finish(self, *, complete: bool) -> None:
         """Nothing: the others may still write."""
 
+    def give_up(self) -> None:
+        """Nothing: chunk rows without markers are written again."""
+
     def close(self) -> None:
         """Publish everything as complete, after all processes have ended well.
 

@@ -51,6 +51,9 @@ class SiteCommits:
         checksums = {**self._before.checksums, **added.checksums}
         self._file.close(replace(self._before, attributes=attributes, nodes=both, checksums=checksums))
 
+    def give_up(self) -> None:
+        self._remove()
+
     def _remove(self) -> None:
         for group in self._start.layout.groups.values():
             remove_node(self._backend, group)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +25,9 @@ from probekit._store.local import LocalBackend
 from probekit._store.object_store import ObjectStoreBackend
 from probekit._store.store import read_record
 from probekit.errors import StoreError
+from tests import processes
 from tests.models import mlp, samples
-from tests.stores import files, opened
+from tests.stores import files, opened, stopping
 
 X, Y = samples()
 MEMORY = 2 * 20 * 33 * 4
@@ -287,3 +290,75 @@ def test_a_damaged_store_can_be_replaced_and_what_is_none_can_not(store: Path) -
     record.write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}))
     with pytest.raises(StoreError, match="isn't a store of probekit's"):
         capture(store, 1, overwrite=True)
+
+
+def test_few_files_may_be_open_at_a_time(tmp_path: Path) -> None:
+    assert processes.run(wide, tmp_path / "a.zarr").status == 0
+    assert pk.verify(tmp_path / "a.zarr")
+
+
+def wide(out: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(64)))
+    pk.capture(model, torch.ones(30, 4), out, batch_size=10, sites="*")
+
+
+def test_a_file_system_without_locks_is_said_to_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.warns(UserWarning, match="has no locks, so nothing keeps a second writer away"):
+        pk.capture(nn.ReLU(), torch.ones(4, 2), tmp_path / "a.zarr")
+    assert pk.verify(tmp_path / "a.zarr")
+
+
+def test_adding_sites_to_a_full_disk_says_what_is_kept(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, begin = files(store), LocalBackend.begin
+
+    def full(self: LocalBackend, key: str) -> Any:
+        if key == "0/activation/c/1/0":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return begin(self, key)
+
+    monkeypatch.setattr(LocalBackend, "begin", full)
+    with pytest.raises(StoreError, match=r"No space left on device\. The sites that were there are as they were"):
+        pk.capture(mlp(30), (X, Y), store, append="sites", **OPTIONS | {"sites": "0"})
+    assert files(store) == before
+
+
+def test_a_part_of_a_measurement_that_has_changed_is_measured_again(store: Path, tmp_path: Path) -> None:
+    whole = pk.measure(store, ["mean", "median"])
+    with pytest.raises(KeyboardInterrupt):
+        pk.measure(store, ["mean", "median"], out=tmp_path / "r", progress=stopping(KeyboardInterrupt))
+    parts = list((tmp_path / ".r.parts").glob("*.piece"))
+    assert parts
+    for part, content in zip(parts, itertools.cycle([b"", None]), strict=False):
+        data = bytearray(part.read_bytes())
+        data[len(data) // 2] ^= 1
+        part.write_bytes(data if content is None else content)
+    found = pk.measure(store, ["mean", "median"], out=tmp_path / "r")
+    for site in ("1", "2"):
+        np.testing.assert_array_equal(found[site]["median"], whole[site]["median"])
+        np.testing.assert_array_equal(found[site]["mean"], whole[site]["mean"])
+    assert sorted(os.listdir(tmp_path)) == ["a.zarr", "r"]
+
+
+def test_names_of_unknown_origin_give_a_terminal_no_orders(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = nn.ModuleDict({"a[/b]\x1b[31m": nn.Linear(4, 3)})
+    model.forward = lambda x: model["a[/b]\x1b[31m"](x)  # type: ignore[method-assign]
+    out = tmp_path / "c[/d]\x1b.zarr"
+    pk.capture(model, (torch.ones(8, 4), torch.arange(8) % 2), out, class_names=["x\x07", "y"])
+    from probekit.cli import main
+
+    for command in (
+        ["info", str(out)],
+        ["verify", str(out)],
+        ["measure", str(out), "median"],
+        ["measure", str(out), "nothing"],
+    ):
+        with contextlib.suppress(SystemExit):
+            main(command)
+    shown = "".join(capfd.readouterr()) + repr(pk.verify(out)) + repr(pk.sites(model, torch.ones(1, 4)))
+    assert "a[/b]" in shown
+    assert not {"\x1b", "\x07"} & set(shown)
