@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -35,28 +36,32 @@ def hugging_face(name: str) -> nn.Module:
     is_folder = Path(source).is_dir()
     is_type = random and not is_folder and source in transformers.CONFIG_MAPPING
     fault = "" if is_folder or is_type else _fault_of_hub(source)
-    local = is_folder or bool(fault)
+    local = is_folder or is_type or bool(fault)
     try:
-        if is_type:
-            return _module(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(source)))
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
-        _refuse_kernels(config, source)
-        _without_other_weights(config)
-        made = _class(transformers, config)
-        if not random:
-            return _with_weights(made or transformers.AutoModel, source, config, local=local)
-        return _module(made._from_config(config) if made else transformers.AutoModel.from_config(config))
+        with _offline() if local else nullcontext():
+            if is_type:
+                return _module(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(source)))
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
+            _refuse_kernels(config, source)
+            made = _class(transformers, config)
+            if not random:
+                return _with_weights(made or transformers.AutoModel, source, config, local=local)
+            return _module(made._from_config(config) if made else transformers.AutoModel.from_config(config))
     except ModelError:
         raise
     except Exception as error:  # transformers raises many types: OSError, ValueError, RuntimeError, KeyError, …
         raise ModelError(_failure(transformers, error, name, source, random=random) + fault) from error
 
 
-def _without_other_weights(config: Any) -> None:
-    """Have a backbone of timm's made without pretrained weights of its own: for them the Hub would be asked."""
-    for each in (config, *vars(config).values()):
-        if getattr(each, "use_pretrained_backbone", False):
-            each.use_pretrained_backbone = False
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Have nothing asked of the Hub, where a config may name parts; what a folder holds is all there is."""
+    constants = import_module("huggingface_hub").constants
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _fault_of_hub(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -187,3 +188,19 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_named(
         load.model("hf:nobody/nothing")
     assert time.perf_counter() - begin < 5  # transformers by itself takes half a minute
     assert [url.endswith("/nobody/nothing/resolve/main/config.json") for url in asked] == [True]
+
+
+def test_a_folder_asks_the_hub_for_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = importlib.import_module("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    asked: list[bool] = []
+    made = transformers.BertForSequenceClassification.__init__
+
+    def asking(self: Any, *arguments: Any, **options: Any) -> None:  # as a part does that has weights of its own there
+        asked.append(constants.HF_HUB_OFFLINE)
+        made(self, *arguments, **options)
+
+    monkeypatch.setattr(transformers.BertForSequenceClassification, "__init__", asking)
+    load.model(f"hf:{folder}")
+    assert asked == [True]
+    assert constants.HF_HUB_OFFLINE is False
