@@ -26,7 +26,7 @@ from probekit._store.layout import (
     group_names,
 )
 from probekit._store.lazy_array import open_tree, read_array
-from probekit._store.leftovers import remove_node
+from probekit._store.leftovers import own_nodes, remove_node
 from probekit._store.record import CommitRecord, dump, nodes_of
 from probekit.errors import StoreError, near, upgrade_command
 
@@ -276,10 +276,9 @@ def lay_out(backend: Backend, nodes: Mapping[str, Json]) -> None:
 
     Of a store that another one has replaced, chunks would be in the way.
     """
-    own = {path.partition("/")[0] for path in nodes}
-    for name in backend.names(""):
-        if name in own or name == MARKERS or backend.names(name).count(RECORD):
-            remove_node(backend, name)
+    for name in {*own_nodes(backend), *(path.partition("/")[0] for path in nodes)}:
+        remove_node(backend, name)
+    backend.delete(MARKERS)
     backend.make_room(f"{path}/c" for path, node in nodes.items() if node["node_type"] == "array")
     for path, content in _metadata_files(nodes).items():
         backend.write(path, [content])

@@ -25,7 +25,7 @@ from probekit._store.layout import (
     Json,
 )
 
-__all__ = ["MAX_CHUNK_BYTES", "check_record", "spec_of", "specs_of"]
+__all__ = ["check_record", "spec_of", "specs_of"]
 
 MAX_CHUNK_BYTES = 2**31  # what reading one value may take; a writer's chunks are far below
 MAX_CHUNK_ROWS = 2**20  # of one array

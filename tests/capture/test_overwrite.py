@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import probekit as pk
@@ -48,12 +50,14 @@ def test_what_is_not_the_stores_stays(out: str, tmp_path: Path, monkeypatch: pyt
     (store / "notes.txt").write_text("mine")
     (store / "figures").mkdir()
     (store / "figures" / "a.png").write_text("mine")
+    xr.Dataset({"x": ("y", [1.0])}).to_zarr(tmp_path / "mine.zarr", zarr_format=3, consolidated=False)
+    shutil.copytree(tmp_path / "mine.zarr", store / "mine")
     monkeypatch.chdir(store)
     pk.capture(nn.ReLU(), torch.ones(5, 3), out, overwrite=True)
     assert list(pk.open(".").children) == ["(root)"]
     assert pk.verify(store)
     own = {"zarr.json", "(root)", "sample_id", "inputs_crc32c"}
-    assert {entry.name for entry in store.iterdir()} == {*own, "notes.txt", "figures"}
+    assert {entry.name for entry in store.iterdir()} == {*own, "notes.txt", "figures", "mine"}
     assert (store / "figures" / "a.png").read_text() == (store / "notes.txt").read_text() == "mine"
     assert (tmp_path / "link.zarr").is_symlink()
 

@@ -183,7 +183,9 @@ def moments(folder: Path, kind: str, step: int, tmp_path: Path) -> Iterator[tupl
         yield number, copy
 
 
-@pytest.mark.parametrize("step", [31, pytest.param(7, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "step", [31, pytest.param(13, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_a_kill_before_any_file_operation(
     kind: str, step: int, prepared: Callable[[str], Path], tmp_path: Path
