@@ -31,7 +31,7 @@ test: lint
 	$(PYTEST); tests=$$?; \
 	wait $$types || { cat $(VENV)/types; exit 1; }; exit $$tests
 
-# Studies as a whole, and processes that import torch anew: CI runs them too.
+# Studies, large models, and processes that import torch anew: CI runs them too.
 test-slow: $(VENV)/installed-test
 	@$(PYTEST) -m slow
 

@@ -24,6 +24,7 @@ def commands(start=""):
     return [line for line in "\n".join(blocks("sh")).splitlines() if line.startswith(start)]
 
 
+@pytest.mark.slow
 def test_the_quickstart_prints_what_it_says(tmp_path):
     run = [sys.executable, "-W", "error", "-c", blocks("python")[0]]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)

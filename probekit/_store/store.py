@@ -123,7 +123,7 @@ def _no_record(backend: Backend, error: Exception) -> str:
     reason = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
     return (
         f"{backend.url} isn't a store of probekit's, or is damaged: its {RECORD} is not a commit record ({reason}). "
-        "If it is a damaged store, put its record back from a copy, or capture it again."
+        "If it is a damaged store, put its record back from a copy, or capture it again with overwrite=True."
     )
 
 

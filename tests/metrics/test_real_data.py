@@ -33,6 +33,8 @@ from probekit import plugins
 from probekit._measure.metric_set import resolved
 from probekit.metrics import StreamingMetric
 
+pytestmark = pytest.mark.slow
+
 Array: TypeAlias = npt.NDArray[Any]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Variables: TypeAlias = dict[str, Any]

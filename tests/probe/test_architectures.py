@@ -18,6 +18,8 @@ import probekit as pk
 from probekit import load
 from probekit.errors import SiteError
 
+pytestmark = pytest.mark.slow
+
 ROWS, BATCH = 3, 2  # the last batch is a partial one
 
 

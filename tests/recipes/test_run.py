@@ -16,6 +16,8 @@ import probekit as pk
 from probekit.errors import DataError, StoreError
 from probekit.progress import silent
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "probekit.recipes.relu_vs_sigmoid"
 recipe = importlib.import_module(RECIPE)
 claims = importlib.import_module(f"{RECIPE}.claims")
@@ -176,7 +178,6 @@ def test_the_report_stands_alone_and_shows_every_figure(done):
     )
 
 
-@pytest.mark.slow
 def test_a_second_run_repeats_nothing_that_is_finished(done):
     _, folder = done
     before, results = files(folder), (folder / "results.csv").read_text()
@@ -188,7 +189,6 @@ def test_a_second_run_repeats_nothing_that_is_finished(done):
     assert (folder / "again.json").read_text() == (folder / "claims.json").read_text()
 
 
-@pytest.mark.slow
 def test_other_settings_train_again_and_leave_no_stale_result(blobs, tmp_path):
     work(jobs(blobs, tmp_path / "both"))
     work(jobs(blobs, tmp_path / "both", epochs=1))
@@ -200,7 +200,6 @@ def test_other_settings_train_again_and_leave_no_stale_result(blobs, tmp_path):
         xr.testing.assert_identical(one["act1"].to_dataset(), other["act1"].to_dataset())
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_keeps_its_finished_networks(blobs, tmp_path):
     trained = []
 
@@ -243,7 +242,6 @@ def other(blobs, tmp_path_factory):
     return found, these.folder
 
 
-@pytest.mark.slow
 def test_data_from_a_file_and_further_activations_are_studied_and_drawn(other, tmp_path):
     found, _ = other
     assert set(found.results.dataset) == {"blobs"}
@@ -284,7 +282,6 @@ def test_odd_points_are_those_of_the_stores(done):
     )
 
 
-@pytest.mark.slow
 def test_runs_on_two_data_sets_merge(done, finished, other, tmp_path):
     folders = (done[1], other[1])
     outcome = recipe.run(merge=folders, out=tmp_path)

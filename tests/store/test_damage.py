@@ -354,8 +354,8 @@ def test_names_of_unknown_origin_give_a_terminal_no_orders(tmp_path: Path, capfd
     for command in (
         ["info", str(out)],
         ["verify", str(out)],
-        ["measure", str(out), "median"],
-        ["measure", str(out), "nothing"],
+        ["measure", str(out), "-m", "median"],
+        ["measure", str(out), "-m", "nothing"],
     ):
         with contextlib.suppress(SystemExit):
             main(command)

@@ -17,6 +17,8 @@ from probekit.recipes.relu_vs_sigmoid.training.networks import Config, Member, T
 from probekit.recipes.relu_vs_sigmoid.training.trainer import train
 from tests.recipes.trainings import digits, same
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 
