@@ -204,9 +204,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     sweep(target.parent, f"{target.name}.")
     file = PartialFile(os.fspath(path), f"{os.fspath(path)}.{_random()}{PARTIAL}")
     try:
-        with held(file.stream.fileno()):
-            yield file.stream
-            file.end()
+        _hold(file.stream.fileno())
+        yield file.stream
+        file.end()
     except BaseException:
         file.drop()
         raise
@@ -227,9 +227,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         descriptor = os.open(partial, os.O_RDONLY)
         try:
-            with held(descriptor):
-                yield partial
-                partial.rename(path)
+            _hold(descriptor)
+            yield partial
+            partial.rename(path)
         finally:
             os.close(descriptor)
     finally:
@@ -253,13 +253,11 @@ def sweep(folder: Path, prefix: str) -> None:
             entry.unlink(missing_ok=True)
 
 
-@contextmanager
-def held(descriptor: int) -> Iterator[None]:
-    """Show others that a file or a folder has a living writer, where the file system lets them see it."""
+def _hold(descriptor: int) -> None:
+    """Show others that what is open has a living writer, where the file system lets them see it; until it is closed."""
     if fcntl is not None:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    yield  # the lock goes with the descriptor
 
 
 def _is_held(path: Path) -> bool:

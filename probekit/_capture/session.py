@@ -327,7 +327,8 @@ class CaptureJob:
             if record is not None:
                 self.batches.begin_with(class_names(self.backend, record))
             first, stream = peek(self.batches)
-            writer = self._writer(session := self._session(first), record, stack)
+            session = self._session(first)
+            writer = self._writer(session, record, stack)
             if writer is not None:
                 session.run(self._shown(stream), stack.enter_context(writer), record)
 

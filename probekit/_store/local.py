@@ -208,10 +208,10 @@ def locked(file: Path, refusal: str, arguments: Sequence[str] = ()) -> Iterator[
     with ExitStack() as stack:
         try:
             stack.enter_context(FileLock(file, timeout=0))
-        except (OSError, NotImplementedError) as error:  # Timeout is an OSError
-            if isinstance(error, Timeout) and _has_locks(file):
-                raise StoreError(refusal, arguments=arguments) from error
+        except (Timeout, OSError, NotImplementedError) as error:
             if _has_locks(file):
+                if isinstance(error, Timeout):
+                    raise StoreError(refusal, arguments=arguments) from error
                 raise StoreError(f"{file.parent} can't be written: {getattr(error, 'strerror', error)}.") from error
             warnings.warn(
                 f"The file system of {file.parent} has no locks, so nothing keeps a second writer away. Let only one "

@@ -6,12 +6,13 @@ A marker is of one capture. Those of a capture whose store was replaced count no
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import dataclass
 
 from probekit._files import NoFileError
 from probekit._store.backend import Backend
 from probekit._store.layout import MARKERS, MAX_RECORD_BYTES
-from probekit._store.record import CHUNK_CHECKSUMS, Checksums, dump, sealed, unsealed
+from probekit._store.record import CHUNK_CHECKSUMS, Checksums, check_seal, dump, sealed
 
 __all__ = ["Marker", "marked"]
 
@@ -33,9 +34,11 @@ class Marker:
     def read(cls, backend: Backend, capture: str | None, chunk_row: int) -> Marker | None:
         """The marker of a chunk row; None where this capture has none that is whole: then the chunk row isn't."""
         try:
-            found = unsealed(backend.read(f"{MARKERS}/{chunk_row}", MAX_RECORD_BYTES))
+            content = backend.read(f"{MARKERS}/{chunk_row}", MAX_RECORD_BYTES)
+            check_seal(content)
         except (FileNotFoundError, NoFileError, ValueError):
             return None
+        found = json.loads(content)
         if found["capture"] != capture:
             return None
         checksums = {path: base64.b64decode(text) for path, text in found[CHUNK_CHECKSUMS].items()}

@@ -28,11 +28,11 @@ __all__ = [
     "SEAL",
     "Checksums",
     "CommitRecord",
+    "check_seal",
     "class_name_chunks",
     "dump",
     "nodes_of",
     "sealed",
-    "unsealed",
 ]
 
 SEAL = "crc32c"  # of the record, in its consolidated metadata: zarr leaves it out where it writes them anew
@@ -73,7 +73,7 @@ class CommitRecord:
         if not 1 <= version <= FORMAT:
             return cls(found["attributes"], {})
         if version > 1:
-            found = unsealed(content, _DEPTH)
+            check_seal(content, _DEPTH)
             by_path = found["consolidated_metadata"][CHUNK_CHECKSUMS]
             checksums = {path: base64.b64decode(text) for path, text in by_path.items()}
         check_record(found, checksums)
@@ -242,14 +242,12 @@ def sealed(content: bytes, depth: int = 1) -> bytes:
     return content[:-depth] + _seal(content) + content[-depth:]
 
 
-def unsealed(content: bytes, depth: int = 1) -> Json:
-    """What text that was `sealed` says; ValueError where it is another text."""
+def check_seal(content: bytes, depth: int = 1) -> None:
+    """Raise ValueError where text isn't what was `sealed`."""
     end = len(content) - depth
     body, seal = content[: end - _SEAL_BYTES] + content[end:], content[end - _SEAL_BYTES : end]
     if seal != _seal(body):
         raise ValueError("its checksum is wrong")
-    found: Json = json.loads(body)
-    return found
 
 
 def _seal(content: bytes) -> bytes:

@@ -55,8 +55,8 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress = silen
         found, checksums = check_integrity(backend, record, progress)
         if found and not found.remarks:
             return found
-        sweep(backend, record)
         _refuse_doubts(backend, record, found.damages)
+        sweep(backend, record)
         return replace(found, kept=_repair(backend, record, found.damages, checksums))
 
 
