@@ -53,6 +53,10 @@ def run(
     patience: Annotated[
         int | None, "A network stops when its validation accuracy hasn't improved for so many epochs; 0 runs all."
     ] = None,
+    fit_first: Annotated[
+        bool | None, "Count patience only from the first epoch whose training accuracy is at least --fit."
+    ] = None,
+    fit: Annotated[float | None, "The training accuracy at which a network fits its data, 0.99 by default."] = None,
     batch_size: Annotated[int | None, "Samples in a batch."] = None,
     learning_rate: Annotated[
         float | None, "The rate of all networks; without it, a search or the rates that suit digits."
@@ -93,6 +97,8 @@ def run(
         "seeds": seeds,
         "epochs": epochs,
         "patience": patience,
+        "fit_first": fit_first,
+        "fit": fit,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "search_epochs": search_epochs,

@@ -117,6 +117,8 @@ def _course(study: Study) -> str:
             f", at most {settings.epochs}: training stops when validation hasn't improved for {settings.patience} "
             "epochs"
         )
+        if settings.fit_before:
+            text += f", counted from the first epoch with a training accuracy of {settings.fit:.0%}"
     text += "." if epochs.max() >= 300 else "; the paper's trained for 300."
     if study.searched is not None:
         text += f" The learning-rate search trained each network for {study.searched.epochs.max()} epochs."

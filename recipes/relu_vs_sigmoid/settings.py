@@ -22,6 +22,8 @@ COMMON: dict[str, Any] = {
     "decay": 0.99,
     "split_seed": 0,
     "precision": "float32",
+    "fit_first": False,
+    "fit": 0.99,
 }
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"depths": (2, 4), "epochs": 30, "patience": 0, "batch_size": 32, "search_epochs": 0},
@@ -58,6 +60,8 @@ class Settings:
     decay: float
     split_seed: int
     precision: str
+    fit_first: bool
+    fit: float
 
     def __post_init__(self) -> None:
         least = {"seeds": 1, "epochs": 1, "batch_size": 1, "patience": 0, "search_epochs": 0}
@@ -66,6 +70,10 @@ class Settings:
             bound = least.get(name, 1)
             if not values or not all(isinstance(value, int) and value >= bound for value in values):
                 raise DataError(f"{name} is {getattr(self, name)}; it takes whole numbers from {bound}.")
+        if not 0 < self.fit <= 1:
+            raise DataError(f"fit is {self.fit}; it is a share of the training samples, above 0 and at most 1.")
+        if self.fit_first and not self.patience:
+            raise DataError("fit_first says when patience begins to count, and patience is 0; give a patience.")
         if missing := [name for name in PAPERS if name not in self.activations]:
             raise DataError(f"The study compares {' and '.join(PAPERS)}: add {', '.join(missing)} to the activations.")
         for name in self.activations:
@@ -75,6 +83,11 @@ class Settings:
     def dataset(self) -> str:
         """The name of the data set, without a file's folder and ending."""
         return Path(self.source).stem
+
+    @property
+    def fit_before(self) -> float:
+        """The training accuracy that a network reaches before patience counts; 0 if it counts from the start."""
+        return self.fit if self.fit_first else 0.0
 
     @property
     def shapes(self) -> list[list[Config]]:

@@ -182,6 +182,7 @@ def _results(settings: Settings, networks: Sequence[Trained]) -> pd.DataFrame:
             "learning_rate": network.member.learning_rate,
             "epochs": len(network.curves.epoch),
             "best_epoch": network.best_epoch,
+            "fitted_epoch": _fitted_epoch(network, settings.fit),
             "train_accuracy": network.train_accuracy,
             "validation_accuracy": network.validation_accuracy,
             "test_accuracy": network.test_accuracy,
@@ -190,6 +191,12 @@ def _results(settings: Settings, networks: Sequence[Trained]) -> pd.DataFrame:
         for network in networks
     ]
     return pd.DataFrame(rows)
+
+
+def _fitted_epoch(network: Trained, fit: float) -> int | None:
+    """The first epoch whose training accuracy is at least `fit`."""
+    fitted = network.curves.train_accuracy >= fit
+    return int(network.curves.epoch[fitted.argmax()]) if fitted.any() else None
 
 
 def _curves(networks: Sequence[Trained]) -> pd.DataFrame:

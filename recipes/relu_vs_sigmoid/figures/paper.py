@@ -55,7 +55,8 @@ def fig1(study: Study) -> Made:
     )
     if study.settings.patience:
         caption += (
-            f" Training stops {study.settings.patience} epochs after the best validation accuracy; a curve ends "
+            f" Training stops {study.settings.patience} epochs after the best validation accuracy"
+            f"{', once a network fits its samples' if study.settings.fit_first else ''}; a curve ends "
             "where the first of its seeds stops."
         )
     return figure, numbers, caption

@@ -40,6 +40,7 @@ class Jobs:
 
     def key(self, members: Sequence[Member], epochs: int, patience: int) -> dict[str, Any]:
         """All that the numbers of a training depend on."""
+        fit = self.settings.fit_before if patience else 0.0
         return {
             "data": self.split.digest,
             "members": [asdict(member) for member in members],
@@ -48,6 +49,7 @@ class Jobs:
             "batch_size": self.settings.batch_size,
             "decay": self.settings.decay,
             "precision": self.settings.precision,
+            **({"fit": fit} if fit else {}),  # runs without it are older than this option
         }
 
     def networks(self, members: Sequence[Member]) -> list[Trained]:
@@ -70,6 +72,7 @@ class Jobs:
             batch_size=self.settings.batch_size,
             decay=self.settings.decay,
             patience=patience,
+            fit=self.settings.fit_before,
             precision=self.settings.precision,
             checkpoint=self.checkpoint(name, self.key(members, epochs, patience)),
             progress=self.progress,

@@ -59,6 +59,7 @@ def train(
     batch_size: int,
     decay: float = 0.99,
     patience: int = 0,
+    fit: float = 0.0,
     precision: str = "float32",
     checkpoint: Checkpoint | None = None,
     stack_bytes: int = STACK_BYTES,
@@ -68,8 +69,9 @@ def train(
 
     Each member trains with Adam on the mean cross-entropy, in batches of `batch_size` in an order of its own (the last
     batch may be smaller); after each epoch its learning rate is multiplied by `decay`. A member whose validation
-    accuracy hasn't improved for `patience` epochs is done; with a patience of 0 all epochs run. At the end each member
-    gets its weights of the best validation accuracy, the last of equals. Each epoch is one step of `progress`.
+    accuracy hasn't improved for `patience` epochs is done; with a patience of 0 all epochs run. Patience counts from
+    the first epoch whose training accuracy is at least `fit`. At the end each member gets its weights of the best
+    validation accuracy, the last of equals. Each epoch is one step of `progress`.
 
     With a `checkpoint`, a training that was stopped at any moment resumes from the last one; on the same number of
     threads the results are bit-identical to those without the stop. With the `precision` ``tf32`` (of CUDA devices) or
@@ -111,7 +113,7 @@ def train(
                 with _matrix_products(precision):
                     training.run_epoch(epoch, batch_size, decay)
                 training.measure(epoch)
-                training.dismiss(epoch, patience)
+                training.dismiss(epoch, patience, fit)
         if checkpoint:
             checkpoint.save(epoch + 1, _state(trainings))
     results = [result for training in trainings for result in training.results()]
@@ -253,9 +255,12 @@ class _Training:
         """Share the seconds since `start` among the active members."""
         self.known["seconds"][self._active_rows] += (time.perf_counter() - start) / len(self.active)
 
-    def dismiss(self, epoch: int, patience: int) -> None:
-        """Take members that have not improved for `patience` epochs out of the stack."""
-        waited = epoch + 1 - self.known["better_epoch"][self._active_rows]
+    def dismiss(self, epoch: int, patience: int, fit: float) -> None:
+        """Take members that reached `fit` and have not improved for `patience` epochs out of the stack."""
+        rows = self._active_rows
+        fitted = self.known["curves"][rows, 1, : epoch + 1] >= fit
+        since = torch.where(fitted.any(1), fitted.int().argmax(1) + 1, epoch + 1)  # it waits from here on
+        waited = epoch + 1 - torch.maximum(self.known["better_epoch"][rows], since)
         stay = [position for position, epochs in enumerate(waited.tolist()) if not patience or epochs < patience]
         if not stay:
             self.active = []

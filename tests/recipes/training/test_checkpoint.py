@@ -117,3 +117,24 @@ def test_a_checkpoint_of_other_settings_is_not_used(tmp_path: Path) -> None:
     first, other = course("a", 0), course("b", 1)
     assert not same(first, other)
     assert same(course("b", 1), other)
+
+
+def test_patience_counts_once_a_member_fits() -> None:
+    split, chosen = exact_digits(), [*members(False)[:4], Member(Config("relu", 2, 24, False), 0, 1.0)]
+    fitted = train(chosen, split, epochs=30, batch_size=128, patience=3, fit=0.97)
+    everything = train(chosen, split, epochs=30, batch_size=128)
+    lengths = []
+    for each, course in zip(fitted, everything, strict=True):
+        curves, wait, end = course.curves, 0, 30
+        for epoch in range(30):  # by hand, epoch by epoch
+            fits = bool(np.max(curves.train_accuracy[: epoch + 1]) >= 0.97)
+            better = curves.validation_accuracy[epoch] > np.max(curves.validation_accuracy[:epoch], initial=-1)
+            first = fits and not np.max(curves.train_accuracy[:epoch], initial=-1) >= 0.97
+            wait = 0 if better or first or not fits else wait + 1
+            if wait == 3:
+                end = epoch + 1
+                break
+        assert len(each.curves.epoch) == end
+        lengths.append(end)
+    assert lengths[-1] == 30  # it never fits
+    assert len(set(lengths)) > 2
