@@ -83,7 +83,7 @@ def test_everything_that_is_promised_is_written(done):
     results = pd.read_csv(folder / "results.csv")
     assert list(results.columns) == [
         "dataset", "activation", "depth", "width", "batch_norm", "seed", "learning_rate", "epochs", "best_epoch",
-        "train_accuracy", "validation_accuracy", "test_accuracy", "seconds",
+        "fitted_epoch", "train_accuracy", "validation_accuracy", "test_accuracy", "seconds",
     ]  # fmt: skip
     assert len(results) == 2 * 2 * 2 * 2
     assert len(pd.read_csv(folder / "curves.csv")) == len(results) * SMALL["epochs"]
