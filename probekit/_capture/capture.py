@@ -43,6 +43,7 @@ def capture(
     loss: Loss | None = None,
     reset: Reset | None = None,
     batch_size: int = 256,
+    workers: int = 0,
     labels: Any = None,
     columns: Mapping[str, Any] | None = None,
     ids: Any = None,
@@ -99,6 +100,7 @@ def capture(
         reset: a callable that takes the model and clears the state that it keeps from one pass to the next, such as
             that of spiking neurons; called before each pass.
         batch_size: samples a batch, where the data don't come in batches.
+        workers: processes that read a data set, such as one that decodes images; 0 for this process.
         labels, columns, ids, keep_labels, class_names: where the samples' labels, further columns and ids are, and the
             names of the classes; the page "Data, labels and columns" explains them.
         ignore_label: a label, or several, whose samples are left out, such as -100.
@@ -149,6 +151,7 @@ def capture(
     batches = Batches(
         data,
         batch_size=batch_size,
+        workers=workers,
         labels=labels,
         columns=columns,
         ids=ids,
@@ -177,6 +180,7 @@ def plan(
     mode: Literal["eval", "train", "as is"] = "eval",
     reset: Reset | None = None,
     batch_size: int = 256,
+    workers: int = 0,
     labels: Any = None,
     columns: Mapping[str, Any] | None = None,
     ids: Any = None,
@@ -195,7 +199,8 @@ def plan(
     Args:
         out: the path or URL whose free space is looked up; nothing is written there.
         model, data, sites, exclude, reduce, batch_dim, node_dim, mask, dtype, compression: as for `capture`.
-        mode, reset, batch_size, labels, columns, ids, keep_labels, class_names, ignore_label, rows: as for `capture`.
+        mode, reset, batch_size, workers, labels, columns, ids, keep_labels, class_names: as for `capture`.
+        ignore_label, rows: as for `capture`.
         predictions, memory: as for `capture`.
 
     Raises:
@@ -220,6 +225,7 @@ def plan(
     batches = Batches(
         data,
         batch_size=batch_size,
+        workers=workers,
         labels=labels,
         columns=columns,
         ids=ids,

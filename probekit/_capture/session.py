@@ -251,7 +251,7 @@ class Session:
                 predicted = {name: predictions(output, batch.rows) for name in self._unknown}
                 recorder.end()
                 given = {INPUTS: np.full(batch.rows, inputs)}
-                writer.end(columns | predicted | given, self.batches.class_names or ())
+                writer.end(columns | predicted | given, self.batches.class_names or (), batch.tokens)
         if seen is not None:
             if end < seen.rows:
                 raise DataError(

@@ -19,6 +19,9 @@ from probekit._data.columns import Array, as_column
 from probekit._data.fields import LABEL, LABEL_KEYS, NOUNS, SAMPLE_ID, Item, Source, argument_of, sources_of
 from probekit._data.inputs import as_tensors, check_differ, choose_rows, count_rows, given_rows, readers
 from probekit._data.loaders import Slices, chunks_of, count_of, cut, order_fault, rows_of, stream
+from probekit._data.own_columns import own_columns
+from probekit._data.tokens import tokens_of
+from probekit._tokens import Tokens
 from probekit.errors import DataError, check_kind
 
 __all__ = ["Batch", "Batches", "Rows", "peek"]
@@ -32,8 +35,9 @@ class Batch:
 
     `columns` holds one array of `rows` values by name: ``label`` (int64 codes) where the data are labelled,
     ``sample_id`` where they carry ids, and the columns asked for (int64, float64, bool or str). `start` is the number
-    of its first sample in the data. `owners` says to which sample each row of a site belongs, as `rows` of the
-    `Batches` does, by selector or for all sites; it is empty where that says only how many samples there are.
+    of its first sample in the data. `tokens` has what is known of the samples' real tokens. `owners` says to which
+    sample each row of a site belongs, as `rows` of the `Batches` does, by selector or for all sites; it is empty where
+    that says only how many samples there are.
     """
 
     inputs: Any
@@ -41,6 +45,7 @@ class Batch:
     columns: dict[str, Array]
     start: int = 0
     owners: Any = None
+    tokens: Tokens | None = None
 
     @property
     def labels(self) -> Array | None:
@@ -61,11 +66,13 @@ class Batches:
             latter as torch tensors unless it has a format), tensors or arrays of all samples (one, a tuple, or a dict
             of them), or an iterable of batches.
         batch_size: samples a batch, where the data don't come in batches.
+        workers: processes that read a data set, 0 for this one.
         labels: where the labels are. None: the second item of a pair; the key ``labels`` or ``label`` of a dict. A key
             (str) of dicts, an index (int) into tuples, a callable ``item -> labels``, or the labels of all samples in
             order (a sequence, array or tensor). False: there are none, and all of an item is the model's. A callable
             or a sequence replaces the labels that the data carry. Tuples of three items or more need an index or False.
-        columns: further values a sample, by name: each a key of dicts, an index into tuples, a callable
+        columns: further values a sample, by name, beside those in the data set's attribute ``sample_columns``, a dict
+            of values of all samples: each a key of dicts, an index into tuples, a callable
             ``item -> values``, the values of all samples in order, or one value for all samples. For dicts a str is
             always a key and for tuples an int always an index: there, give one value as ``lambda item: "train"``.
         ids: where the samples' ids are, as in `labels`. None: the first of the keys ``sample_id``, ``id``, ``idx`` that
@@ -104,6 +111,7 @@ class Batches:
         data: Any,
         *,
         batch_size: int = 256,
+        workers: int = 0,
         labels: Any = None,
         columns: Mapping[str, Any] | None = None,
         ids: Any = None,
@@ -120,11 +128,13 @@ class Batches:
             raise DataError(
                 f"class_names is {class_names!r}, one string. Give a list of names.", arguments=("class_names",)
             )
-        self._sources = sources_of(labels, ids, columns or {})
+        own = own_columns(data)
+        ids = own.pop(SAMPLE_ID, None) if ids is None else ids
+        self._sources = sources_of(labels, ids, own | dict(columns or {}))
         self._label_source = self._sources[LABEL]
         self._keep_labels = keep_labels
         self._rows_of, self._ignored = rows, _several(ignore_label)
-        self._data = stream(data, batch_size)
+        self._data = stream(data, batch_size, workers)
         self.chunks = chunks_of(self._data)
         self._batch_rows = getattr(self._data, "batch_size", None) or 1
         self.rows = rows_of(self._data) if self.chunks is None else self.chunks.total
@@ -184,7 +194,7 @@ class Batches:
         for span in data.spans():
             inputs = as_tensors(cut(whole, span), item.index)
             of_batch = {name: column[span] for name, column in columns.items()}
-            yield Batch(inputs, count_rows(inputs, item), of_batch, span.start)
+            yield Batch(inputs, count_rows(inputs, item), of_batch, span.start, tokens=tokens_of(inputs))
 
     def _streamed(self) -> Iterator[Batch]:
         starts = None if self.chunks is None else self.chunks.starts(self._batch_rows)
@@ -230,7 +240,8 @@ class Batches:
             raise DataError("ignore_label= can't leave samples out of a batch whose rows= has several rows a sample.")
         index = torch.from_numpy(np.flatnonzero(keep))
         inputs = choose_rows(batch.inputs, batch.rows, index)
-        return replace(batch, inputs=inputs, rows=len(index), columns=columns)
+        tokens = None if batch.tokens is None else batch.tokens.of(np.flatnonzero(keep))
+        return replace(batch, inputs=inputs, rows=len(index), columns=columns, tokens=tokens)
 
     def _check_order(self) -> None:
         """Values of all samples must be as many as the samples, and have an order to go by."""
@@ -253,7 +264,8 @@ class Batches:
         found = self._take(item)
         inputs = as_tensors(item.rest(), item.index)
         rows, owners = (count_rows(inputs, item), None) if self._rows_of is None else given_rows(self._rows_of(inputs))
-        return Batch(inputs, rows, self._columns(found, start, rows, item.index), start, owners)
+        columns = self._columns(found, start, rows, item.index)
+        return Batch(inputs, rows, columns, start, owners, tokens_of(inputs, item.whole))
 
     def _columns(self, found: dict[str, Any], start: int, rows: int, index: int | None) -> dict[str, Array]:
         """The columns of so many samples, from `start` on: what was `found` with them, and their part of what is given.

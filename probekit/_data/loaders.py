@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch.utils.data import (
 )
 
 from probekit._data.sampler import ChunkSampler
-from probekit.errors import DataError
+from probekit.errors import DataError, check_kind
 
 __all__ = [
     "Joined",
@@ -41,23 +42,24 @@ __all__ = [
 Whole: TypeAlias = Tensor | np.ndarray[Any, Any] | tuple[Any, ...] | Mapping[str, Any]
 
 
-def stream(data: Any, batch_size: int) -> Iterable[Any]:
-    """The items of `data`, one a batch.
+def stream(data: Any, batch_size: int, workers: int = 0) -> Iterable[Any]:
+    """The items of `data`, one a batch; a data set's are read in so many worker processes.
 
     Raises:
         DataError: `data` is nothing that gives batches, or what one item of it is can't be told.
     """
+    _check_workers(data, workers)
     if type(data) is TensorDataset:  # a subclass may give other samples than its tensors hold
         data = data.tensors
     _check_kind(data)
     if is_array(data) or _is_whole(data):
         return Slices(data, batch_size)
     if is_hugging_face(data):
-        return DataLoader(_as_torch(data), batch_size=batch_size, collate_fn=_collate)
+        return DataLoader(_as_torch(data), batch_size=batch_size, collate_fn=_collate, num_workers=workers)
     if isinstance(data, IterableDataset):
         return Joined(data, batch_size)
     if isinstance(data, Dataset):
-        return DataLoader(data, batch_size=batch_size, collate_fn=_collate)
+        return DataLoader(data, batch_size=batch_size, collate_fn=_collate_of(data), num_workers=workers)
     if isinstance(data, Mapping):
         raise DataError(
             f"The data are a dict with the keys {', '.join(map(repr, data))}, whose values aren't tensors. Give one "
@@ -69,6 +71,16 @@ def stream(data: Any, batch_size: int) -> Iterable[Any]:
             "iterable of batches."
         )
     return data
+
+
+def _check_workers(data: Any, workers: int) -> None:
+    check_kind("workers", workers, Integral, "a number of processes")
+    if workers < 0 or (workers and not isinstance(data, Dataset) and not is_hugging_face(data)):
+        raise DataError(
+            f"workers is {workers}, and the data are a {type(data).__name__}. Worker processes read a data set; a "
+            "DataLoader has its own, num_workers.",
+            arguments=("workers",),
+        )
 
 
 def _check_kind(data: Any) -> None:
@@ -122,7 +134,7 @@ def order_fault(data: Iterable[Any]) -> str | None:
     """Why a stream's samples may come in another order than the data set's, as a clause; None where they don't."""
     if not isinstance(data, DataLoader):
         return None
-    if data.collate_fn not in (_collate, default_collate, default_convert):
+    if data.collate_fn not in (_collate_of(data.dataset), default_collate, default_convert):
         return "the DataLoader has a collate_fn of its own, which may put samples in another order or make more of them"
     if not getattr(data, "in_order", True):
         return "the DataLoader has in_order=False"
@@ -253,6 +265,12 @@ def _as_torch(data: Any) -> Any:
     """A Hugging Face data set that gives tensors; one with a format, or a transform, keeps it and its columns."""
     given = getattr(data, "format", None) or {}
     return data if given.get("type") is not None else data.with_format("torch")
+
+
+def _collate_of(data: Any) -> Callable[[list[Any]], Any]:
+    """What joins samples into a batch: a method of the data set's own that is called ``collate``, if it has one."""
+    own = getattr(data, "collate", None)
+    return own if callable(own) else _collate
 
 
 def _collate(samples: list[Any]) -> Any:

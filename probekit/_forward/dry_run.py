@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -131,7 +132,10 @@ def _with_rows(batch: Batch, rows: int, *, last: bool = False) -> Batch | None:
         inputs = mapped(lambda value: _cut(value, batch.rows, -rows if last else rows), batch.inputs)
     except TypeError:
         return None
-    return replace(batch, inputs=inputs, rows=rows, columns={n: v[:rows] for n, v in batch.columns.items()})
+    chosen = np.arange(rows) % batch.rows + (batch.rows - rows if last else 0)
+    tokens = None if batch.tokens is None else batch.tokens.of(chosen)
+    columns = {name: values[chosen] for name, values in batch.columns.items()}
+    return replace(batch, inputs=inputs, rows=rows, columns=columns, tokens=tokens)
 
 
 def _cut(value: Any, rows: int, wanted: int) -> Any:

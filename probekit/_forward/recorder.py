@@ -13,6 +13,7 @@ from torch import Tensor
 from probekit._data.batches import Batch
 from probekit._forward.masks import MaskSource
 from probekit._forward.site_plan import PlannedSite, SitePlan
+from probekit._forward.token_rows import are_tokens
 from probekit._probe.reductions import Mask, Reduced
 from probekit._probe.site_name import SiteName
 from probekit.errors import SiteError
@@ -91,6 +92,12 @@ class Recorder:
                 f"{spec.name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of "
                 f"{now.batch.rows} samples; in the first batch each {'token' if spec.tokens else 'sample'} had shape "
                 f"{spec.shape}."
+            )
+        if spec.token_columns and not are_tokens(reduced, now.batch.tokens):
+            raise SiteError(
+                f"{spec.name} of {self._model} gave {len(source)} rows at batch {now.number}, and its inputs have "
+                f"{0 if now.batch.tokens is None else now.batch.tokens.counts.sum()} tokens; in the first batch these "
+                "were the same, sample by sample."
             )
         if planned.dtype != source.dtype:
             reduced = reduced._replace(tensor=self._cast(spec.name, source, planned.dtype))

@@ -17,6 +17,7 @@ from probekit._forward.masks import MaskSource, choose_mask, given_mask, named_i
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
 from probekit._forward.owners import OwnerSource, rows_of_samples
 from probekit._forward.storable import check_storable, dtype_on_disk
+from probekit._forward.token_rows import known_tokens
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced, is_mask
 from probekit._probe.reductions import Reducer, plan_reduction
@@ -167,7 +168,10 @@ class _Planner:
         }
         tokens, real = reduced.sample is not None, reduced.real is not None
         on_disk = dtype_on_disk(site, cast)
-        spec = SiteSpec(site.name, reduced.dims, tuple(result.shape[1:]), on_disk, attrs, tokens, masked=real)
+        known = known_tokens(reduced, self._dry.example.tokens)
+        spec = SiteSpec(
+            site.name, reduced.dims, tuple(result.shape[1:]), on_disk, attrs, tokens, masked=real, token_columns=known
+        )
         rows = len(result) / self._dry.example.rows
         return PlannedSite(spec, site.parts, batch_dim, nodes, mask, owners, reducer, cast, rows)
 

@@ -29,6 +29,8 @@ __all__ = [
     "ROW",
     "SAMPLE",
     "SAMPLES",
+    "TEXT",
+    "TOKEN_COLUMNS",
     "ArraySpec",
     "Index",
     "Json",
@@ -47,6 +49,14 @@ CHECKSUM_BYTES = 4  # crc32c, little-endian, at the end of each chunk
 ACTIVATION = "activation"
 POSITION = "position"
 MASK = "mask"  # beside an activation with positions: which of them are real tokens
+# What is known of the tokens of a site whose rows are tokens, beside the position.
+TOKEN_COLUMNS = {
+    "token_id": np.dtype(np.int64),
+    "token": np.dtype(np.str_),
+    "char_start": np.dtype(np.int64),
+    "char_end": np.dtype(np.int64),
+}
+TEXT = "text"  # a column of the samples that isn't repeated for each of their tokens
 INPUTS = "inputs_crc32c"  # of the inputs of the batch that each sample came in
 SAMPLE, ROW = "sample", "row"
 SAMPLES = ""  # among the row dimensions, by the side of the sites that have one of their own
@@ -66,7 +76,8 @@ class SiteSpec:
     """One site of a store: its name, the dims and the shape of one row, the dtype on disk, attributes.
 
     A row is a sample or, with `tokens`, one token of a sample; then the site's rows have a length of their own. With
-    `masked`, a mask beside the activation tells which positions are real tokens.
+    `masked`, a mask beside the activation tells which positions are real tokens. `token_columns` names what is known
+    of its tokens beside their positions.
     """
 
     name: str
@@ -77,6 +88,7 @@ class SiteSpec:
     tokens: bool = False
     compression: str | None = None
     masked: bool = False
+    token_columns: tuple[str, ...] = ()
 
     @property
     def bytes_per_row(self) -> int:
@@ -148,6 +160,7 @@ class Layout:
         tokens_per_chunk: tokens in a chunk, of the sites whose rows are tokens.
         new_columns: whether the samples' columns are arrays of this layout; else they are there already.
         checksums: whether each sample has the checksum of its batch's inputs; stores of earlier versions have none.
+        text_once: whether a column of texts isn't repeated for each token, as earlier versions did.
     """
 
     sites: tuple[SiteSpec, ...]
@@ -156,16 +169,18 @@ class Layout:
     tokens_per_chunk: int
     new_columns: bool = True
     checksums: bool = True
+    text_once: bool = True
 
     def as_in(self, nodes: Collection[str]) -> Layout:
         """The same without what a store of an earlier version, which has these `nodes`, lacks."""
-        sites = [
-            replace(site, masked=False)
-            if self.groups[site.name] in nodes and self.mask(site).path not in nodes
-            else site
-            for site in self.sites
-        ]
-        return replace(self, sites=tuple(sites), checksums=INPUTS in nodes)
+        sites = [self._as_in(site, nodes) if self.groups[site.name] in nodes else site for site in self.sites]
+        tokens = [self.groups[site.name] for site in sites if site.tokens]
+        once = not any(f"{group}/{TEXT}" in nodes for group in tokens)
+        return replace(self, sites=tuple(sites), checksums=INPUTS in nodes, text_once=once)
+
+    def _as_in(self, site: SiteSpec, nodes: Collection[str]) -> SiteSpec:
+        known = [name for name in site.token_columns if f"{self.groups[site.name]}/{name}" in nodes]
+        return replace(site, masked=site.masked and self.mask(site).path in nodes, token_columns=tuple(known))
 
     @cached_property
     def groups(self) -> dict[str, str]:
@@ -216,10 +231,16 @@ class Layout:
         return {name: self._column(name, dtype, SAMPLE, self.rows_per_chunk) for name, dtype in columns.items()}
 
     def token_columns(self, site: SiteSpec) -> list[ArraySpec]:
-        """The columns of a token site's rows, in its group: its sample's columns, and its position."""
-        columns = {**self.columns, POSITION: np.dtype(np.int64)}
+        """The columns of a token site's rows, in its group: its sample's columns, its position, what it is."""
+        known = {name: TOKEN_COLUMNS[name] for name in site.token_columns}
+        columns = {**self.repeated, POSITION: np.dtype(np.int64), **known}
         group = self.groups[site.name]
         return [self._column(f"{group}/{name}", dtype, ROW, self.tokens_per_chunk) for name, dtype in columns.items()]
+
+    @cached_property
+    def repeated(self) -> dict[str, np.dtype[Any]]:
+        """The samples' columns that each token has too."""
+        return {name: dtype for name, dtype in self.columns.items() if name != TEXT or not self.text_once}
 
     def _column(self, path: str, dtype: np.dtype[Any], dim: str, rows: int) -> ArraySpec:
         return ArraySpec(path, (dim,), (), dtype, (rows,))

@@ -245,6 +245,13 @@ def _site_info(used: int, group: xr.DataTree) -> SiteInfo:
 def check_layout(layout: Layout) -> None:
     """Raise StoreError where a site or a column can't have its name in a store."""
     check_columns(layout.columns)
+    for site in layout.sites:
+        if both := layout.columns.keys() & {*site.token_columns}:
+            raise StoreError(
+                f"A column can't be called {min(both)!r}, as {site.name} calls what is known of its tokens. Give it "
+                "another name.",
+                arguments=("columns",),
+            )
     group_names([site.name for site in layout.sites], layout.columns)
 
 

@@ -21,6 +21,8 @@ from probekit._store.layout import (
     POSITION,
     ROW,
     SAMPLE,
+    TEXT,
+    TOKEN_COLUMNS,
     ArraySpec,
     Json,
 )
@@ -188,9 +190,11 @@ def _check_site(
     _require(arrays[path].dims[0] == dim, f"the dims of {path!r} are {arrays[path].dims}, with columns {own}")
     _require(bool(own) or length == rows, f"{path!r} has {length} rows of {rows}")
     columns = {name for name, spec in arrays.items() if spec.dims == (SAMPLE,) and "/" not in name and name != INPUTS}
+    expected = {*columns, POSITION} - {TEXT}
     if MASK in names:
         _check_mask(group, rows, arrays, nodes)
-    _require(not own or set(own) == {*columns, POSITION}, f"{group!r} has {own}")
+    more = {*TOKEN_COLUMNS, *({TEXT} & columns)}
+    _require(not own or expected <= set(own) <= expected | more, f"{group!r} has {own}")
     for name in own:
         of_rows = arrays[f"{group}/{name}"].dims == (ROW,) and nodes[f"{group}/{name}"]["shape"] == [length]
         _require(of_rows, f"{group}/{name} has not {length} rows")

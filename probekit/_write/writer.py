@@ -18,6 +18,7 @@ from probekit._write.chunk_buffers import RowBuffer, RowDimension
 from probekit._write.commit_thread import ChunkRow, CommitThread
 from probekit._write.commits import Commit, Commits, Start
 from probekit._write.transfer import Transfer, no_wait
+from probekit._tokens import Tokens
 from probekit.errors import StoreError
 
 try:
@@ -56,6 +57,7 @@ class Writer:
         self._class_names = start.class_names
         layout = start.layout
         self._paths = {site.name: layout.activation(site).path for site in layout.sites}
+        self._known = {self._paths[site.name]: site.token_columns for site in layout.sites}
         self._masks = {site.name: layout.mask(site).path for site in layout.sites if site.masked}
         self._tokens: dict[str, list[tuple[Array, Array]]] = {
             self._paths[site.name]: [] for site in layout.sites if site.tokens
@@ -181,16 +183,18 @@ class Writer:
         except OSError as error:
             self._thread.fail(error)
 
-    def end(self, columns: Mapping[str, Array], class_names: Sequence[str] = ()) -> None:
+    def end(
+        self, columns: Mapping[str, Array], class_names: Sequence[str] = (), tokens: Tokens | None = None
+    ) -> None:
         """Everything of the batch is there.
 
         `columns` are those of its samples, with the checksums of their inputs; `class_names` are the names of the
-        classes as far as they are known, and others are their codes.
+        classes as far as they are known, and others are their codes. `tokens` has what is known of its tokens.
         """
         if "label" in columns and len(columns["label"]):
             self._name_classes(class_names, int(columns["label"].max()) + 1)
         for path in self._tokens:
-            self._append_columns(path, columns)
+            self._append_columns(path, columns, tokens)
         self._torn = True
         rows = self._dimensions[SAMPLES]
         for buffer, span, source in self._spans:
@@ -204,12 +208,13 @@ class Writer:
         rows.length = rows.first + rows.filled
         self._torn = False
 
-    def _append_columns(self, path: str, columns: Mapping[str, Array]) -> None:
+    def _append_columns(self, path: str, columns: Mapping[str, Array], tokens: Tokens | None) -> None:
         """Fill the columns of the rows that the batch gave at the token site whose activation lies at `path`."""
         group, rows = path.rpartition("/")[0], self._dimensions[columns_of(path)]
         for samples, positions in self._tokens[path]:
-            named = self._start.layout.columns
-            values = {name: columns[name][samples] for name in named} | {POSITION: positions}
+            known = {} if tokens is None else tokens.at(samples, positions)
+            repeated = {name: columns[name][samples] for name in self._start.layout.repeated}
+            values = repeated | {POSITION: positions} | {name: known[name] for name in self._known[path]}
             for buffer, span, source in self._next(rows, len(samples)):
                 for name, of_rows in values.items():
                     buffer.chunks[f"{group}/{name}"][0][span] = of_rows[source : source + span.stop - span.start]

@@ -63,7 +63,9 @@ class DataGroup:
     def load(self) -> Dataset[Any]:
         from probekit import load
 
-        return load.dataset(self.data, self.split, limit=self.limit, data_dir=self.data_dir)
+        return load.dataset(  # type: ignore[no-any-return]
+            self.data, self.split, limit=self.limit, data_dir=self.data_dir
+        )
 
 
 @dataclass(frozen=True)

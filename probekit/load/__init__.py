@@ -1,5 +1,5 @@
-"""Models and data sets by name: ``torchvision:resnet18``, ``timm:NAME``, ``hf:NAME_OR_FOLDER``,
-``study.py:make_model``; ``digits``, ``mine.npz``, ``imagefolder:DIR``.
+"""Models and data by name, with what belongs between them: ``torchvision:resnet18@DEFAULT``, ``hf:NAME_OR_FOLDER``,
+``study.py:make_model``; ``digits``, ``mine.npz``, ``imagefolder:DIR``, ``reviews.csv``, ``hfdata:NAME``.
 
 A name never runs code that the user didn't name. Only torchvision's own CIFAR-10 files are unpickled, after torchvision
 has verified their checksums.
@@ -7,10 +7,28 @@ has verified their checksums.
 
 from __future__ import annotations
 
-from probekit.load.data import ArrayDataset, Arrays, Split, arrays, dataset
+from probekit.load.arrays import ArrayDataset, Arrays, Split, arrays
+from probekit.load.data import dataset
 from probekit.load.examples import example
 from probekit.load.images import ImageFolder
 from probekit.load.keywords import KeywordDataset
 from probekit.load.models import model
+from probekit.load.preprocess import Preprocess, preprocess
+from probekit.load.texts import TextDataset
+from probekit.load.transforms import standard as image_transform
 
-__all__ = ["ArrayDataset", "Arrays", "ImageFolder", "KeywordDataset", "Split", "arrays", "dataset", "example", "model"]
+__all__ = [
+    "ArrayDataset",
+    "Arrays",
+    "ImageFolder",
+    "KeywordDataset",
+    "Preprocess",
+    "Split",
+    "TextDataset",
+    "arrays",
+    "dataset",
+    "example",
+    "image_transform",
+    "model",
+    "preprocess",
+]

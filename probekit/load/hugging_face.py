@@ -1,11 +1,10 @@
-"""Models of transformers: saved models from a folder or the Hugging Face Hub, and architectures with random weights."""
+"""Models of transformers: saved ones, from a folder or the Hugging Face Hub, also with adapters, and random ones."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from importlib import import_module
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,69 +13,102 @@ from torch import nn
 
 from probekit._files import local_path
 from probekit.errors import ModelError, near
+from probekit.load.hub import fault_of_hub, offline
 from probekit.load.packages import extra, installed
 
-__all__ = ["hugging_face"]
+__all__ = ["hugging_face", "processor_of"]
 
 RANDOM = "random"
-PATIENCE = 5  # seconds to wait for the first answer of the Hub
+ADAPTER = "+adapter:"
 
 
-def hugging_face(name: str) -> nn.Module:
-    """The model that `name` stands for after ``hf:``; random weights come from torch's global generator.
+def hugging_face(name: str) -> tuple[nn.Module, str | None]:
+    """The model that `name` stands for after ``hf:``, and which weights it has, None for random ones.
 
-    ``FOLDER`` or ``NAME_ON_THE_HUB`` gives the saved model with its weights; ``…@random`` gives the architecture of its
-    config with random weights; ``MODEL_TYPE@random``, one of transformers' types, needs no file and no network. If the
-    Hub doesn't answer, a name on it stands for the model that was downloaded before.
+    ``FOLDER`` or ``NAME_ON_THE_HUB`` gives the saved model with its weights, ``…+adapter:FOLDER`` with an adapter of
+    peft's on it; ``…@random`` gives the architecture of its config with random weights, from torch's global generator;
+    ``MODEL_TYPE@random``, one of transformers' types, needs no file and no network. If the Hub doesn't answer, a name
+    on it stands for the model that was downloaded before.
 
     Raises ModelError if the model isn't there, can't be read, or would run code that comes with it.
     """
+    base, plus, adapter = name.partition(ADAPTER)
+    made, weights = _base(base)
+    if not plus:
+        return made, weights
+    return _adapted(made, adapter, name), f"{weights or 'random'}, with the adapter {adapter}"
+
+
+def _base(name: str) -> tuple[nn.Module, str | None]:
     transformers = extra("transformers")
     source, random = _source(name)
-    is_folder = Path(source).is_dir()
-    is_type = random and not is_folder and source in transformers.CONFIG_MAPPING
-    fault = "" if is_folder or is_type else _fault_of_hub(source)
-    local = is_folder or is_type or bool(fault)
+    is_type = random and not Path(source).is_dir() and source in transformers.CONFIG_MAPPING
+    fault = "" if is_type else _fault(source)
+    local = is_type or Path(source).is_dir() or bool(fault)
     try:
-        with _offline() if local else nullcontext():
+        with offline() if local else nullcontext():
             if is_type:
-                return _module(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(source)))
+                return _module(transformers.AutoModel.from_config(transformers.AutoConfig.for_model(source))), None
             config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
             _refuse_kernels(config, source)
             made = _class(transformers, config)
             if not random:
-                return _with_weights(made or transformers.AutoModel, source, config, local=local)
-            return _module(made._from_config(config) if made else transformers.AutoModel.from_config(config))
+                saved = _with_weights(made or transformers.AutoModel, source, config, local=local)
+                return saved, _told(source, config)
+            return _module(made._from_config(config) if made else transformers.AutoModel.from_config(config)), None
     except ModelError:
         raise
     except Exception as error:  # transformers raises many types: OSError, ValueError, RuntimeError, KeyError, …
         raise ModelError(_failure(transformers, error, name, source, random=random) + fault) from error
 
 
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Have nothing asked of the Hub, where a config may name parts; what a folder holds is all there is."""
-    constants = import_module("huggingface_hub").constants
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+def _told(source: str, config: Any) -> str:
+    """Which weights a saved model has: its folder, or its name on the Hub with the commit."""
+    if Path(source).is_dir():
+        return f"the folder {source}"
+    commit = getattr(config, "_commit_hash", None)
+    return f"{source} on the Hugging Face Hub" + (f", commit {commit}" if commit else "")
+
+
+def _fault(source: str) -> str:
+    return "" if Path(source).is_dir() else fault_of_hub(source)
+
+
+def _adapted(made: nn.Module, adapter: str, name: str) -> nn.Module:
+    """The model with an adapter of peft's on it."""
+    peft = extra("peft")
+    path = local_path(adapter, "name", ModelError)
+    source = str(path) if path.is_dir() else adapter
+    fault = _fault(source)
     try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+        with offline() if path.is_dir() or fault else nullcontext():
+            return _module(peft.PeftModel.from_pretrained(made, source))
+    except Exception as error:  # as transformers does
+        raise ModelError(
+            f"The adapter of 'hf:{name}' can't be loaded by peft {installed('peft')}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}{fault}"
+        ) from error
 
 
-def _fault_of_hub(name: str) -> str:
-    """The error of the Hugging Face Hub when it is asked about a model; empty if it answers, with any answer.
+def processor_of(name: str, kind: str) -> Any:
+    """What transformers' `kind` (``AutoTokenizer`` or ``AutoImageProcessor``) loads for the model of a name.
 
-    The Hub is asked once. transformers itself would ask six times, which takes half a minute without a network.
+    Raises ModelError if the model comes with none, or it can't be read.
     """
-    hub = import_module("huggingface_hub")
+    transformers = extra("transformers")
+    source, random = _source(name.partition(ADAPTER)[0])
+    fault = _fault(source)
+    load: Callable[..., Any] = getattr(transformers, kind).from_pretrained
     try:
-        hub.get_hf_file_metadata(hub.hf_hub_url(name, "config.json"), timeout=PATIENCE)
-    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError):
-        return ""  # the model doesn't exist, or not for this user: loading it says so
-    except Exception as error:  # the types of errors differ between versions of its client
-        return f" The Hub doesn't answer: {' '.join(str(error).split())}"
-    return ""
+        with offline() if fault or Path(source).is_dir() else nullcontext():
+            return load(source, trust_remote_code=False, local_files_only=bool(fault) or Path(source).is_dir())
+    except Exception as error:  # as for models
+        what = "tokenizer, for texts" if kind == "AutoTokenizer" else "image processor, for images"
+        hint = f" 'hf:{source}@random' reads no file." if random else ""
+        raise ModelError(
+            f"'hf:{name}' comes with no {what}, that transformers can load: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}{fault}{hint}"
+        ) from error
 
 
 def _source(name: str) -> tuple[str, bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +15,84 @@ from torch.utils.data import Dataset
 
 from probekit._files import local_path
 from probekit.errors import DataError
+from probekit.load.limits import Limit
 from probekit.load.packages import torchvision_module
+from probekit.load.transforms import DEFAULT_SIDE, ImageTransform, standard
 
-__all__ = ["FOLDER", "ImageFolder"]
+__all__ = ["FOLDER", "ImageFolder", "default_transform", "labelled", "transformed"]
 
 FOLDER = "imagefolder:"
 SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
-SIDE = 224  # pixels, the size of the images that most models are trained on
 
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 _SHOWN = 5  # files that a warning names
 
 
-class ImageFolder(Dataset[tuple[Tensor, int]]):
+class ImageFolder(Dataset[tuple[Any, int]]):
     """The images under `root`, with one folder per class, as (x, label): sorted by class, then by file name.
 
-    x is float32 RGB (3, 224, 224): the shorter side is resized to 224 (bilinear, antialiased), and the centre is cut
-    out. Values go from 0 to 1, for 8-bit images and for 16-bit ones; those of floating-point images are taken as they
-    are. Grey images have three equal channels. An image is turned upright as its EXIF orientation says. Pillow decodes
-    each file, the first frame where there are several, when its sample is read.
+    x is what `transform` makes of the image, or by default float32 RGB (3, 224, 224): the shorter side is resized to
+    224 (bilinear, antialiased), the centre is cut out, and values go from 0 to 1. A transform that gives a dict of
+    tensors makes an item a dict of inputs by keyword, with the key ``label``. The transform gets a Pillow image: 8-bit
+    RGB, or floats of one channel, from 0 to 1 for a 16-bit file and as they are for a floating-point one. An image is
+    turned upright as its EXIF orientation says. Pillow decodes each file, the first frame where there are several, when
+    its sample is read.
 
     Hidden files and folders, whose names begin with a dot, and ``__MACOSX`` are skipped; a warning names other files
     that aren't read, because of their ending or because they lie in no folder of a class.
 
-    `classes` are the folders' names, `targets` the labels, `paths` the files relative to `root`, in order. `limit`
-    keeps the first samples only, which belong to the first classes.
+    `classes` are the folders' names, `targets` the labels, `paths` the files relative to `root`, in order; a capture
+    keeps the paths as a column. `limit` says which samples to take.
 
     Raises DataError if the folder doesn't exist, it has no folders of images, or a file can't be decoded.
     """
 
-    def __init__(self, root: Path, limit: int | None = None) -> None:
+    def __init__(self, root: Path, limit: Limit | None = None, transform: ImageTransform | None = None) -> None:
         self.root = root = local_path(root, "root")
-        self._transform = _transform()
+        self._transform = default_transform() if transform is None else transform
         self.classes: list[str] = _classes(root)
         samples = _samples(root, self.classes)
         _warn_of_others(root, {file for file, _ in samples})
-        self.targets: list[int] = [target for _, target in samples[:limit]]
-        self.paths = [str(Path(file).relative_to(root)) for file, _ in samples[:limit]]
+        rows = None if limit is None else limit.rows(len(samples), [target for _, target in samples])
+        taken = samples if rows is None else [samples[row] for row in rows]
+        self.targets: list[int] = [target for _, target in taken]
+        self.paths = [str(Path(file).relative_to(root)) for file, _ in taken]
+        self.sample_columns: dict[str, Any] = {"path": self.paths}
+        if rows is not None:
+            self.sample_columns["sample_id"] = rows
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._transform(_decoded(self.root / self.paths[index])).expand(3, -1, -1), self.targets[index]
+    def __getitem__(self, index: int) -> Any:
+        file = self.root / self.paths[index]
+        x = transformed(_decoded(file), self._transform, str(file))
+        return labelled(x, self.targets[index])
+
+
+def default_transform() -> ImageTransform:
+    """What is done to images where nothing says what belongs before the model."""
+    return standard(DEFAULT_SIDE, None)
+
+
+def transformed(image: Image.Image, transform: ImageTransform, what: str) -> Any:
+    """What a transform makes of an image; `what` names it in errors."""
+    try:
+        x = transform(image)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # a transform may be anyone's code
+        raise DataError(
+            f"The transform can't be applied to {what}, an image of mode {image.mode} and {image.width} x "
+            f"{image.height} pixels: {type(error).__name__}: {error}. The transform: {transform.words}."
+        ) from error
+    # Of one channel, such as a 16-bit image: three equal ones, as Pillow makes of 8 bits.
+    return x.expand(3, -1, -1) if image.mode == "F" and isinstance(x, Tensor) and x.shape[0] == 1 else x
+
+
+def labelled(x: Any, label: Any) -> Any:
+    """An item of a model's input and its label: a pair, or a dict where the input is by keyword."""
+    return {**x, "label": label} if isinstance(x, dict) else (x, label)
 
 
 def _classes(root: Path) -> list[str]:
@@ -128,14 +163,6 @@ def _visible_folders(folder: str, on_the_way: frozenset[str]) -> Iterator[str]:
         yield from _visible_folders(path, on_the_way | {real})
 
 
-def _transform() -> Callable[[Any], Tensor]:
-    transforms = torchvision_module("transforms", DataError)
-    composed: Callable[[Any], Tensor] = transforms.Compose(
-        [transforms.Resize(SIDE), transforms.CenterCrop(SIDE), transforms.ToTensor()]
-    )
-    return composed
-
-
 def _decoded(file: Path) -> Image.Image:
     """The image in a file, upright: in 8-bit RGB, or with one channel of floats."""
     try:
@@ -156,7 +183,7 @@ def _decoded(file: Path) -> Image.Image:
 
 def _check_shape(image: Image.Image) -> None:
     """Raise Pillow's own error for an image so narrow that it takes as much memory as a bomb once it is resized."""
-    pixels, most = SIDE * SIDE * max(image.size) // max(1, min(image.size)), Image.MAX_IMAGE_PIXELS
+    pixels, most = DEFAULT_SIDE**2 * max(image.size) // max(1, min(image.size)), Image.MAX_IMAGE_PIXELS
     if most is not None and pixels > 2 * most:
         width, height = image.size
         raise Image.DecompressionBombError(f"it has {width} x {height} pixels, and {pixels} once it is resized")

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from probekit.errors import DataError
+from probekit.load.limits import Limit
 
 __all__ = ["KeywordDataset", "holds_keywords"]
 
@@ -25,19 +26,32 @@ class KeywordDataset(Dataset[dict[str, Any]]):
     """A torch data set of dicts: a tensor for each input, by the name of the model's argument, and the label and id.
 
     Integers become int64, as token ids are, and floats float32; bools stay bools. `classes` has the names of the
-    classes, and is empty without labels; `targets` has the labels.
+    classes, and is empty without labels; `targets` has the labels. Labels that are floats are targets, not classes: a
+    capture keeps them as the column ``target``. `limit` says which samples to take.
 
     Raises DataError if the arrays of `found` have different numbers of samples, or don't fit their names.
     """
 
-    def __init__(self, name: str, found: Mapping[str, Array], limit: int | None = None) -> None:
+    def __init__(self, name: str, found: Mapping[str, Array], limit: Limit | None = None) -> None:
         given = {key: values for key, values in found.items() if key != CLASS_NAMES}
         _check(name, given)
+        labels = next((given[key] for key in LABELS if key in given), None)
+        self.sample_columns: dict[str, Any] = {}
+        if labels is not None and labels.ndim == 1 and labels.dtype.kind == "f":  # real targets, which aren't classes
+            self.sample_columns["target"] = labels
+            given = {key: values for key, values in given.items() if values is not labels}
+            labels = None
+        rows = None if limit is None else limit.rows(len(next(iter(given.values()))), labels)
+        if rows is not None:
+            given = {key: values[rows] for key, values in given.items()}
+            self.sample_columns = {key: values[rows] for key, values in self.sample_columns.items()}
+            if not any(key in given for key in IDS):
+                self.sample_columns["sample_id"] = rows
         self.classes = _classes(name, given, found.get(CLASS_NAMES))
-        self.targets = next((given[key][:limit].tolist() for key in LABELS if key in given), None)
+        self.targets = next((given[key].tolist() for key in LABELS if key in given), None)
         columns = [key for key in given if key in (*LABELS, *IDS) and given[key].ndim == 1]
-        self._columns: dict[str, list[Any]] = {key: given[key][:limit].tolist() for key in columns}
-        self._inputs = {key: given[key][:limit] for key in given if key not in columns}
+        self._columns: dict[str, list[Any]] = {key: given[key].tolist() for key in columns}
+        self._inputs = {key: given[key] for key in given if key not in columns}
         self._length = len(next(iter(self._inputs.values())))
 
     def __len__(self) -> int:

@@ -10,7 +10,15 @@ from probekit.errors import ModelError, ProbekitError, install_command
 
 __all__ = ["extra", "installed", "torchvision_module"]
 
-EXTRAS = {"timm": "timm", "transformers": "hf"}  # package -> the extra of probekit that installs it
+# package -> the extra of probekit that installs it
+EXTRAS = {
+    "timm": "timm",
+    "transformers": "hf",
+    "peft": "peft",
+    "open_clip": "open_clip",
+    "datasets": "hfdata",
+    "pyarrow": "parquet",
+}
 
 
 def torchvision_module(submodule: str, kind: type[ProbekitError]) -> ModuleType:

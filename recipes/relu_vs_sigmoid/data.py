@@ -27,6 +27,8 @@ Array: TypeAlias = NDArray[Any]
 def split_of(settings: Settings, data_dir: Path | None, device: str) -> Split:
     """The data set that the settings name, split as they say, on `device`."""
     arrays = load.arrays(settings.source, data_dir)
+    if arrays.y_train is None:
+        raise DataError(f"{settings.source!r} has no labels of classes, which the study compares.")
     # The paper's 5,000 validation samples where they are few among many, as in MNIST and CIFAR10.
     validation = 5000 if len(arrays.y_train) >= 20_000 else 0.15
     split = split_arrays(
