@@ -1,4 +1,4 @@
-"""Sizes of memory, as people write and read them."""
+"""Sizes of memory and lengths of time, as people write and read them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from probekit.errors import ProbekitError
 
-__all__ = ["format_size", "parse_size"]
+__all__ = ["format_size", "format_time", "parse_size"]
 
 
 def parse_size(size: str | int) -> int:
@@ -34,3 +34,14 @@ def format_size(count: float) -> str:
             return f"{count:.4g} {unit}"
         count /= 1024
     return f"{count:.4g} TiB"
+
+
+def format_time(seconds: float) -> str:
+    """A length of time with the unit that suits it.
+
+    >>> format_time(5400)
+    '1.5 h'
+    """
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"

@@ -78,7 +78,7 @@ def contents(store: Path) -> dict[str, bytes]:
 def timeless(record: bytes) -> bytes:
     """A commit record without what tells two captures of the same apart."""
     found = json.loads(record)
-    for name in ("created", "capture"):
+    for name in ("created", "capture", "command"):
         found["attributes"].pop(name, None)
     found["consolidated_metadata"].pop(SEAL, None)
     return json.dumps(found).encode()

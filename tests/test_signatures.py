@@ -10,10 +10,12 @@ import pytest
 import typer
 
 import probekit as pk
+from probekit import load
 from probekit.cli import main
 
 WRITING = {"loss", "resume", "append", "overwrite", "durable", "progress"}  # what a plan needn't know
-OF_THE_LINE = {"json", "limit", "split", "data_dir", "weights", "seed", "device"}  # what to print, load and run on
+OF_THE_LINE = {"json", "weights", "seed", "device"}  # what to print, load and run on
+OF_DATA = {*inspect.signature(load.dataset).parameters, "transform", "resize", "normalize", "tokenizer"}
 
 
 def arguments(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -41,8 +43,9 @@ def test_a_plan_takes_all_that_decides_what_is_captured() -> None:
 @pytest.mark.parametrize(("command", "function"), [("capture", pk.capture), ("plan", pk.plan)])
 def test_options_have_the_defaults_of_their_arguments(command: str, function: Callable[..., Any]) -> None:
     given, known = options(command), arguments(function)
-    assert given.keys() - known.keys() <= OF_THE_LINE
+    assert given.keys() - known.keys() <= OF_THE_LINE | OF_DATA
     assert given.pop("sites") is None  # for all sites, "**"
+    assert given.pop("predictions") is None  # "auto", since the command line prints the accuracy
     assert known["sites"].default == "**"
     shared = [name for name in given if name in known]
     assert {name: given[name] for name in shared} == {name: known[name].default for name in shared}

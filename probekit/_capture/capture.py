@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from probekit._capture.plan import CaptureOptions, CapturePlan, StorageOptions, plan_capture
+from probekit._capture.origin import call_of, origin
+from probekit._capture.plan import BatchTooLarge, CaptureOptions, CapturePlan, StorageOptions, plan_capture
 from probekit._capture.session import CaptureJob, IfExists
-from probekit._data.batches import Batches, Rows, peek
+from probekit._data.batches import BATCH_SIZE, Batches, Rows, peek
+from probekit._data.loaders import is_hugging_face
 from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteOptions
 from probekit._probe.offloaded import offloaded_weights
 from probekit._probe.reductions import Reduction
@@ -42,7 +47,7 @@ def capture(
     mode: Literal["eval", "train", "as is"] = "eval",
     loss: Loss | None = None,
     reset: Reset | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     workers: int = 0,
     labels: Any = None,
     columns: Mapping[str, Any] | None = None,
@@ -51,7 +56,7 @@ def capture(
     class_names: Sequence[str] | None = None,
     ignore_label: int | str | Collection[int | str] | None = None,
     rows: Rows | None = None,
-    predictions: bool = False,
+    predictions: bool | Literal["auto"] = False,
     memory: str | int = "256MiB",
     resume: bool = False,
     append: Literal["samples", "sites"] | None = None,
@@ -99,7 +104,8 @@ def capture(
             default the cross-entropy summed over the batch, so that rows don't scale with it. No ``.grad`` is touched.
         reset: a callable that takes the model and clears the state that it keeps from one pass to the next, such as
             that of spiking neurons; called before each pass.
-        batch_size: samples a batch, where the data don't come in batches.
+        batch_size: samples a batch, where the data don't come in batches. By default 256, or fewer where these don't
+            fit in `memory`, which a warning says; a store that is added to keeps its own.
         workers: processes that read a data set, such as one that decodes images; 0 for this process.
         labels, columns, ids, keep_labels, class_names: where the samples' labels, further columns and ids are, and the
             names of the classes; the page "Data, labels and columns" explains them.
@@ -109,7 +115,8 @@ def capture(
             dict of such by selector. Those sites have a row for each of their rows, as with ``reduce="tokens"``.
         predictions: keep the class that the model predicts for each sample, where its logits (sample, class) are
             largest, as the column ``prediction``. The logits are what the model returns, or its ``.logits`` or
-            ``["logits"]``.
+            ``["logits"]``. With ``"auto"``, where the samples have labels and there are as many logits as
+            classes. `probekit.info` tells the accuracy.
         memory: the maximum memory of the row buffers that wait to be written, such as ``"256MiB"`` or bytes.
         resume: continue the store at `out`, if there is one, from its last committed sample. The data must come in the
             same order; batches that are committed already are read and compared, but not run.
@@ -132,6 +139,7 @@ def capture(
         >>> tree = pk.capture(model, (x, y), "acts.zarr", sites="1")  # doctest: +SKIP
         >>> tree["1"]["activation"].groupby("label").mean()  # doctest: +SKIP
     """
+    call = call_of(capture, locals())
     module_names(model)  # raises for what has no modules that run
     elsewhere = offloaded_weights(model)
     tensors = (*model.named_parameters(), *model.named_buffers())
@@ -148,9 +156,9 @@ def capture(
     )
     if_exists = IfExists(resume, append, overwrite)
     if_exists.check(backend)
-    batches = Batches(
+    batches_of = partial(
+        Batches,
         data,
-        batch_size=batch_size,
         workers=workers,
         labels=labels,
         columns=columns,
@@ -160,8 +168,11 @@ def capture(
         ignore_label=ignore_label,
         rows=rows,
     )
+    batches = batches_of(batch_size=BATCH_SIZE if batch_size is None else batch_size)
+    smaller = _in_batches_of(batches_of, data) if batch_size is None else None
     with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
-        CaptureJob(model, options, batches, backend, if_exists, transfer_for(model), progress).run()
+        whence = origin(model, data, call)
+        CaptureJob(model, options, batches, backend, if_exists, transfer_for(model), progress, whence, smaller).run()
     return open_store(out)
 
 
@@ -179,7 +190,7 @@ def plan(
     compression: str | None = None,
     mode: Literal["eval", "train", "as is"] = "eval",
     reset: Reset | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     workers: int = 0,
     labels: Any = None,
     columns: Mapping[str, Any] | None = None,
@@ -188,7 +199,7 @@ def plan(
     class_names: Sequence[str] | None = None,
     ignore_label: int | str | Collection[int | str] | None = None,
     rows: Rows | None = None,
-    predictions: bool = False,
+    predictions: bool | Literal["auto"] = False,
     out: str | Path = "acts.zarr",
     memory: str | int = "256MiB",
 ) -> CapturePlan:
@@ -222,9 +233,9 @@ def plan(
         RunOptions(mode, predictions=predictions, reset=reset),
         StorageOptions.of(compression, memory),
     )
-    batches = Batches(
+    batches_of = partial(
+        Batches,
         data,
-        batch_size=batch_size,
         workers=workers,
         labels=labels,
         columns=columns,
@@ -234,6 +245,23 @@ def plan(
         ignore_label=ignore_label,
         rows=rows,
     )
+    smaller = _in_batches_of(batches_of, data) if batch_size is None else None
+    free = backend_of(out).free()
+    try:
+        return _planned(model, batches_of(batch_size=BATCH_SIZE if batch_size is None else batch_size), options, free)
+    except BatchTooLarge as error:
+        if smaller is None or error.fits < 1:
+            raise
+        return _planned(model, smaller(error.size), options, free)
+
+
+def _planned(model: nn.Module, batches: Batches, options: CaptureOptions, free: int | None) -> CapturePlan:
     with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
         first, _ = peek(batches)
-    return plan_capture(model, batches, first, options, backend_of(out).free())
+    return plan_capture(model, batches, first, options, free)
+
+
+def _in_batches_of(batches_of: Callable[..., Batches], data: Any) -> Callable[[int], Batches] | None:
+    """What gives the data in batches of another size; None where they come in batches, or can be read once only."""
+    whole = isinstance(data, Dataset | Tensor | np.ndarray | tuple | Mapping) or is_hugging_face(data)
+    return (lambda size: batches_of(batch_size=size)) if whole else None

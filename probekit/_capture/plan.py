@@ -14,7 +14,7 @@ from torch import nn
 from probekit._data.batches import Batch, Batches
 from probekit._forward.options import RunOptions, SiteOptions
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
-from probekit._sizes import format_size, parse_size
+from probekit._sizes import format_size, format_time, parse_size
 from probekit._store.backend import Backend
 from probekit._store.codec import check_compression
 from probekit._store.layout import Layout, SiteSpec
@@ -22,10 +22,23 @@ from probekit._table import ShownAsTable, Table
 from probekit._write.writer import ROW_BUFFERS
 from probekit.errors import StoreError
 
-__all__ = ["CaptureOptions", "CapturePlan", "StorageOptions", "plan_capture"]
+__all__ = ["BatchTooLarge", "CaptureOptions", "CapturePlan", "StorageOptions", "plan_capture"]
 
 CHUNK_ROWS = 8192  # samples, or tokens, in a chunk where memory allows: at 200 float32 nodes 6.5 MB
 CHUNK_ROW_BYTES = 32 * 2**20  # of all sites in a chunk row: what is left to be written when the model is done
+
+
+class BatchTooLarge(StoreError):
+    """A batch whose activations don't fit in the row buffers; one of `fits` samples would."""
+
+    def __init__(self, message: str, fits: int) -> None:
+        super().__init__(message, arguments=("memory", "batch_size", "sites", "reduce"))
+        self.fits = fits
+
+    @property
+    def size(self) -> int:
+        """The number of samples of the batches that are taken instead: a power of two."""
+        return 1 << (self.fits.bit_length() - 1)
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,11 @@ class CapturePlan(ShownAsTable):
         return None if self.rows is None else self.rows * self.bytes_per_sample
 
     @property
+    def seconds(self) -> float | None:
+        """What the model's passes take, at most, judged by those of the dry run, which are of a few samples."""
+        return None if self.rows is None else self.rows * self.site_plan.seconds
+
+    @property
     def buffer(self) -> int:
         """The most bytes that the row buffers take in memory."""
         samples, tokens = _bytes_by_kind(self.sites)
@@ -145,9 +163,11 @@ class CapturePlan(ShownAsTable):
         total = "of unknown number" if self.rows is None else f"{self.rows}"
         disk = f"{format_size(self.bytes_per_sample)} a sample" if self.bytes is None else format_size(self.bytes)
         free = "" if self.free is None else f" ({format_size(self.free)} free)"
+        time = "" if self.seconds is None else f", at most some {format_time(self.seconds)} by passes of few samples"
         return (
             f"{self.site_plan.model}: {len(self.sites)} sites, samples {total}, {disk} on disk{free}, "
-            f"{format_size(self.buffer)} of buffers, committed every {self.rows_per_chunk} samples"
+            f"{format_size(self.buffer)} of buffers, committed every {self.rows_per_chunk} samples in batches of "
+            f"{self.batch_size}{time}"
         )
 
     def require_room(self, backend: Backend) -> None:
@@ -168,9 +188,11 @@ def plan_capture(
 
     Raises:
         SiteError, ModelError, DataError: as `probekit._forward.site_plan.plan_sites`.
-        StoreError: one batch doesn't fit in the memory, or a `ChunkSampler` asks for chunk rows that don't fit.
+        BatchTooLarge: one batch doesn't fit in the memory.
+        StoreError: a `ChunkSampler` asks for chunk rows that don't fit.
     """
-    planned = plan_sites(model, first, options.sites, options.run)
+    names = None if batches.names_grow else batches.class_names
+    planned = plan_sites(model, first, options.sites, options.run, None if names is None else len(names))
     require_model_order(batches, planned, options.run)
     sites = replace(planned, sites=tuple(_compressed(site, options.storage.compression) for site in planned.sites))
     chunk_rows, tokens_per_chunk = _rows_per_chunk(sites.sites, first.rows, batches.rows, options.storage.memory)
@@ -203,11 +225,12 @@ def _rows_per_chunk(sites: Sequence[PlannedSite], batch: int, rows: int | None, 
     most_tokens = share // max(1, (ROW_BUFFERS + 1) * token)
     if most < 1 or most_tokens < 1:
         least = max(ROW_BUFFERS * batch * sample, (ROW_BUFFERS + 1) * token) * memory // max(1, share)
-        raise StoreError(
+        fits = share // (ROW_BUFFERS * sample) if sample and most_tokens else 0
+        raise BatchTooLarge(
             f"One batch of {batch} samples needs {format_size(least)} of row buffers ({_largest(sites)}), and memory "
             f"is {format_size(memory)}. Give more memory (memory=), smaller batches (batch_size=), or fewer sites "
             "(sites=), or reduce them (reduce=).",
-            arguments=("memory", "batch_size", "sites", "reduce"),
+            fits,
         )
     wanted = min(CHUNK_ROWS, max(1, CHUNK_ROW_BYTES // max(1, sample)), CHUNK_ROWS if rows is None else rows)
     return batch * min(most, math.ceil(wanted / batch)), min(most_tokens, CHUNK_ROWS)

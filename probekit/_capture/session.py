@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
@@ -15,7 +16,7 @@ from torch import nn
 
 from probekit._capture.comparison import Columns
 from probekit._capture.fingerprint import check_same, inputs_checksum, weights_digest
-from probekit._capture.plan import CaptureOptions, CapturePlan, plan_capture
+from probekit._capture.plan import BatchTooLarge, CaptureOptions, CapturePlan, plan_capture
 from probekit._capture.process_group import Group
 from probekit._data.batches import Batch, Batches, peek
 from probekit._data.columns import Array
@@ -53,7 +54,7 @@ from probekit.progress import Progress
 
 __all__ = ["CaptureJob", "IfExists"]
 
-_KEPT = ("created", "capture", "probekit_format")  # attributes that a store keeps from its beginning
+_KEPT = ("created", "command", "capture", "probekit_format")  # attributes that a store keeps from its beginning
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Session:
     plan: CapturePlan
     backend: Backend
     transfer: Transfer
+    origin: Json
 
     def new(self, *, replace: bool) -> Writer:
         """The writer of a store that isn't there yet, or is to `replace` the one that is."""
@@ -145,6 +147,9 @@ class Session:
             attrs["batch_size"] = record.batch_size
         nodes = nodes_of(layout, attrs.get("expected_rows", 0))
         check_same(self.backend.url, record, attrs, nodes, ignore=("inputs", "expected_rows"))
+        for key in ("data", "command"):  # both of what was there and of what is added
+            if key in record.attributes and key in attrs:
+                attrs[key] = f"{record.attributes[key]}; from sample {record.rows} on: {attrs[key]}"
         return self._prefix_writer(record, layout, nodes, attrs, class_names(self.backend, record))
 
     def wider(self, record: CommitRecord) -> Writer:
@@ -264,7 +269,7 @@ class Session:
     @property
     def _unknown(self) -> tuple[str, ...]:
         """The columns that are known only when the model has run."""
-        return (PREDICTION,) if self.options.run.predictions else ()
+        return (PREDICTION,) if self.plan.site_plan.predictions else ()
 
     @property
     def _forward(self) -> ForwardPass:
@@ -282,6 +287,7 @@ class Session:
         `start` is the number of the data's first sample in the store.
         """
         attrs = {
+            **self.origin,
             "probekit_version": __version__,
             "torch_version": str(torch.__version__),
             "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
@@ -290,7 +296,7 @@ class Session:
             "sites": [str(rule) for rule in rules(self.options.sites.sites)],
             "dtype": self.options.sites.dtype or "as given",
             "mode": self.options.run.mode,
-            "predictions": "kept" if self.options.run.predictions else "not kept",
+            "predictions": "kept" if self.plan.site_plan.predictions else "not kept",
             "batch_size": self.first.rows,
             "start": start,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -304,7 +310,11 @@ class Session:
 
 @dataclass(frozen=True)
 class CaptureJob:
-    """One call of `capture`."""
+    """One call of `capture`.
+
+    `smaller` gives the data in batches of so many samples, where the user didn't say of how many and they can be read
+    again.
+    """
 
     model: nn.Module
     options: CaptureOptions
@@ -313,6 +323,8 @@ class CaptureJob:
     if_exists: IfExists
     transfer: Transfer
     progress: Progress
+    origin: Json = field(default_factory=dict)
+    smaller: Callable[[int], Batches] | None = None
 
     def run(self) -> None:
         """Capture what the store lacks, in this process alone or with the others of its group."""
@@ -324,13 +336,34 @@ class CaptureJob:
     def _run_alone(self) -> None:
         with ExitStack() as stack:
             record = self._existing(stack)
-            if record is not None:
-                self.batches.begin_with(class_names(self.backend, record))
-            first, stream = peek(self.batches)
-            session = self._session(first)
-            writer = self._writer(session, record, stack)
+            job = self if record is None else self._as_in(record)
+            first, stream = peek(job.batches)
+            try:
+                session = job._session(first)
+            except BatchTooLarge as error:
+                job = job._in_smaller_batches(error)
+                first, stream = peek(job.batches)
+                session = job._session(first)
+            writer = job._writer(session, record, stack)
             if writer is not None:
-                session.run(self._shown(stream), stack.enter_context(writer), record)
+                session.run(job._shown(stream), stack.enter_context(writer), record)
+
+    def _as_in(self, record: CommitRecord) -> CaptureJob:
+        """The same with what the store that is added to has, where the user doesn't say."""
+        batches, run = self.batches, self.options.run
+        if self.smaller is not None:
+            batches = self.smaller(record.batch_size)
+        if run.predictions == "auto":
+            run = replace(run, predictions=record.attributes.get("predictions") == "kept")
+        batches.begin_with(class_names(self.backend, record))
+        return replace(self, batches=batches, options=replace(self.options, run=run))
+
+    def _in_smaller_batches(self, error: BatchTooLarge) -> CaptureJob:
+        """The same in batches that fit in memory."""
+        if self.smaller is None or error.fits < 1:
+            raise error
+        warnings.warn(f"Batches have {error.size} samples, since larger ones don't fit: {error}", stacklevel=5)
+        return replace(self, batches=self.smaller(error.size), smaller=None)
 
     def _existing(self, stack: ExitStack) -> CommitRecord | None:
         """The record of the store that is added to, which is locked before it is read; None for a new store."""
@@ -391,7 +424,7 @@ class CaptureJob:
         if free is not None and self.if_exists.overwrite:
             free += self.backend.used("")
         plan = plan_capture(self.model, self.batches, first, self.options, free)
-        return Session(self.model, self.options, self.batches, first, plan, self.backend, self.transfer)
+        return Session(self.model, self.options, self.batches, first, plan, self.backend, self.transfer, self.origin)
 
     def _writer(self, session: Session, record: CommitRecord | None, stack: ExitStack) -> Writer | None:
         """The writer of a store that is locked until the `stack` ends; None where there is nothing to write."""

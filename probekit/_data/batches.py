@@ -24,7 +24,9 @@ from probekit._data.tokens import tokens_of
 from probekit._tokens import Tokens
 from probekit.errors import DataError, check_kind
 
-__all__ = ["Batch", "Batches", "Rows", "peek"]
+__all__ = ["BATCH_SIZE", "Batch", "Batches", "Rows", "peek"]
+
+BATCH_SIZE = 256  # samples, where nobody says how many
 
 Rows: TypeAlias = Callable[[Any], Any]  # of a batch's inputs: their number of samples, or a pair with each row's sample
 
@@ -110,7 +112,7 @@ class Batches:
         self,
         data: Any,
         *,
-        batch_size: int = 256,
+        batch_size: int = BATCH_SIZE,
         workers: int = 0,
         labels: Any = None,
         columns: Mapping[str, Any] | None = None,
@@ -129,7 +131,8 @@ class Batches:
                 f"class_names is {class_names!r}, one string. Give a list of names.", arguments=("class_names",)
             )
         own = own_columns(data)
-        ids = own.pop(SAMPLE_ID, None) if ids is None else ids
+        theirs = own.pop(SAMPLE_ID, None)
+        ids = theirs if ids is None else ids
         self._sources = sources_of(labels, ids, own | dict(columns or {}))
         self._label_source = self._sources[LABEL]
         self._keep_labels = keep_labels

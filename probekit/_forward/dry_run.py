@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from probekit._data.batches import Batch
+from probekit._data.fields import LABEL
 from probekit._forward.forward_pass import begun
 from probekit._forward.options import RunOptions, SiteOptions
-from probekit._forward.outputs import PREDICTION, predictions
+from probekit._forward.outputs import PREDICTION, logits_of, predictions
 from probekit._nested import mapped, tensors
 from probekit._probe.model_run import copied, device_of, every_module_runs, run, running, written
 from probekit._probe.model_state import ModelState, same
@@ -29,6 +32,8 @@ SAMPLES = 3  # of a dry run
 class DryRun:
     """The sites of a model as they were for the samples of `example`, and for another number of samples.
 
+    `predictions` says whether what the model predicts is kept. `seconds` is what a pass takes for a sample, at most.
+
     `other` shows which axis follows the batch: for one sample less or, where the model doesn't take that, for twice as
     many. It is None where the model takes neither. `writes_inputs` says whether the model's forward changes its inputs,
     `state` names the buffers and attributes that every pass changes.
@@ -39,12 +44,15 @@ class DryRun:
     other: SiteTable | None
     writes_inputs: bool
     state: tuple[str, ...]
+    predictions: bool
+    seconds: float
 
 
-def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions) -> DryRun:
+def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions, classes: int | None = None) -> DryRun:
     """Run the model on a few samples of the `first` batch, or on all of it where the model doesn't take fewer.
 
-    The model gets copies of the inputs, and is left as it was.
+    The model gets copies of the inputs, and is left as it was. `classes` is the number of classes of the labels, where
+    it is known and their codes are in an order that doesn't depend on the samples.
 
     Raises:
         SiteError: the selector picks nothing.
@@ -56,11 +64,10 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions)
     found = dry.tried(few)
     if few is None or found is None:
         few, found = first, dry.sites_of(first)
-    if how.predictions:
-        _check_predictions(model, few, how)
+    predictions = _keeps_predictions(model, few, how, classes)
     # An axis may be as long as the batch by chance, such as the time steps of a recurrent layer.
     other = dry.tried(_with_rows(few, few.rows - 1)) or dry.tried(_with_rows(few, 2 * few.rows))
-    return DryRun(few, found, other, dry.writes_inputs, dry.state)
+    return DryRun(few, found, other, dry.writes_inputs, dry.state, predictions, dry.seconds)
 
 
 class _Dry:
@@ -71,6 +78,7 @@ class _Dry:
         self._model, self._first, self._sites, self._how = model, first, sites, how
         self.writes_inputs = False
         self.state: tuple[str, ...] = ()
+        self.seconds = math.inf
 
     def tried(self, batch: Batch | None) -> SiteTable | None:
         """The sites for a batch; None where there is none, or the model doesn't take so many samples."""
@@ -83,7 +91,9 @@ class _Dry:
         model, how, inputs = self._model, self._how, copied(batch.inputs)
         with running(model, how.mode) as before, every_module_runs():
             with begun(model, how, 0):
+                start = time.perf_counter()
                 found = find_sites(model, inputs, self._sites.sites, self._sites.exclude)
+                self.seconds = min(self.seconds, (time.perf_counter() - start) / max(1, batch.rows))
             self.writes_inputs |= written(inputs, batch.inputs)
             changed = before.changed()
             if changed and not self.state and self._depends_on_state(batch, before):
@@ -113,7 +123,12 @@ class _Dry:
             return list(tensors(run(self._model, copied(batch.inputs), device_of(self._model))))
 
 
-def _check_predictions(model: nn.Module, example: Batch, how: RunOptions) -> None:
+def _keeps_predictions(model: nn.Module, example: Batch, how: RunOptions, classes: int | None) -> bool:
+    """Whether predictions are kept: as asked, or where there are labels and as many logits as classes."""
+    if not how.predictions:
+        return False
+    if how.predictions == "auto" and (classes is None or LABEL not in example.columns or PREDICTION in example.columns):
+        return False
     if PREDICTION in example.columns:
         raise DataError(
             f"columns= has {PREDICTION!r}, the name under which predictions=True keeps what the model predicts. Give "
@@ -121,7 +136,11 @@ def _check_predictions(model: nn.Module, example: Batch, how: RunOptions) -> Non
             arguments=("columns", "predictions"),
         )
     with running(model, how.mode), begun(model, how, 0):
-        predictions(run(model, copied(example.inputs), device_of(model)), example.rows)
+        output = run(model, copied(example.inputs), device_of(model))
+    if how.predictions == "auto":
+        return getattr(logits_of(output), "shape", None) == (example.rows, classes)
+    predictions(output, example.rows)
+    return True
 
 
 def _with_rows(batch: Batch, rows: int, *, last: bool = False) -> Batch | None:

@@ -59,7 +59,7 @@ class RunOptions:
 
     mode: str
     loss: Loss | None = None
-    predictions: bool = False
+    predictions: bool | Literal["auto"] = False
     reset: Reset | None = None
 
     def __post_init__(self) -> None:

@@ -77,13 +77,16 @@ class SitePlan:
     """The sites that are recorded of a model, in the order in which it ran them.
 
     `writes_inputs` says whether the model's forward changes its inputs; `state` names the buffers and attributes that
-    every pass changes.
+    every pass changes. `predictions` says whether what the model predicts is kept. `seconds` is what a pass takes for a
+    sample, at most: with a few samples, none is shared.
     """
 
     model: str
     sites: tuple[PlannedSite, ...]
     writes_inputs: bool
     state: tuple[str, ...]
+    predictions: bool
+    seconds: float
 
     @property
     def names(self) -> list[str]:
@@ -95,8 +98,12 @@ class SitePlan:
         return any(site.site.side == "grad" for site in self.sites)
 
 
-def plan_sites(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions) -> SitePlan:
+def plan_sites(
+    model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions, classes: int | None = None
+) -> SitePlan:
     """The plan for data that begin with the batch `first`; runs the model on a few of its samples.
+
+    `classes` is the number of classes, where it is known without the samples.
 
     Raises:
         SiteError: the selector picks nothing, an axis isn't the batch's, a mask or a reduction doesn't fit, or a key of
@@ -104,22 +111,22 @@ def plan_sites(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptio
         ModelError: the model can't run on the batch, or gives no logits to predict by.
         DataError: a column is called as the predictions are, or the inputs have no such mask.
     """
-    dry = dry_run(model, first, sites, how)
+    dry = dry_run(model, first, sites, how, classes)
     planner = _Planner(model, dry, sites, first.rows)
     planned = tuple(map(planner.plan, dry.sites))
     planner.warn_of_padding(planned)
-    return SitePlan(dry.sites.model, planned, dry.writes_inputs, dry.state)
+    return SitePlan(dry.sites.model, planned, dry.writes_inputs, dry.state, dry.predictions, dry.seconds)
 
 
 def require_model_order(batches: Batches, plan: SitePlan, how: RunOptions) -> None:
     """Raise DataError where labels, which are numbered as they appear, would be compared with the places of logits."""
-    if batches.names_grow and (how.predictions or (plan.gradients and how.loss is None)):
+    if batches.names_grow and (plan.predictions or (plan.gradients and how.loss is None)):
         names = ", ".join(f"{name!r} = {code}" for code, name in enumerate((batches.class_names or ())[:3]))
-        what = "predictions=True compares" if how.predictions else "The default loss compares"
+        what = "predictions=True compares" if plan.predictions else "The default loss compares"
         raise DataError(
             f"{what} labels with the places of the model's logits, and these labels are numbered as they appear "
             f"({names} …). Give class_names=, the names in the order of the logits.",
-            arguments=("class_names", "predictions" if how.predictions else "loss"),
+            arguments=("class_names", "predictions" if plan.predictions else "loss"),
         )
 
 

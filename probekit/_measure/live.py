@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from probekit._data.batches import Batch, Batches, Rows, peek
+from probekit._data.batches import BATCH_SIZE, Batch, Batches, Rows, peek
 from probekit._forward.forward_pass import ForwardPass
 from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteOptions
 from probekit._forward.recorder import Recorder
@@ -60,7 +60,8 @@ def measure_live(
     by: Literal["label"] | None = "label",
     nan: Literal["raise", "omit"] = "raise",
     positions: Literal["mean", "max", "each"] = "mean",
-    batch_size: int = 256,
+    batch_size: int | None = None,
+    workers: int = 0,
     labels: Any = None,
     keep_labels: bool = False,
     class_names: Sequence[str] | None = None,
@@ -79,7 +80,7 @@ def measure_live(
 
     Args:
         model, data, sites, exclude, reduce, batch_dim, node_dim, mask, mode, loss, reset: as for `probekit.capture`.
-        batch_size, labels, keep_labels, class_names, ignore_label, rows: as for `probekit.capture`.
+        batch_size, workers, labels, keep_labels, class_names, ignore_label, rows: as for `probekit.capture`.
         metrics, nan, positions: as for `probekit.measure`.
         by: None takes all samples for one group. To group by something else than the label, say with `labels` where
             that is.
@@ -114,7 +115,8 @@ def measure_live(
         )
     batches = Batches(
         data,
-        batch_size=batch_size,
+        batch_size=BATCH_SIZE if batch_size is None else batch_size,
+        workers=workers,
         labels=labels,
         ids=False,
         keep_labels=keep_labels,

@@ -66,7 +66,10 @@ class SiteInfo:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """The contents of a store: its samples, sites, samples of each class, and how it was made (`attrs`)."""
+    """The contents of a store: its samples, sites, samples of each class, and how it was made (`attrs`).
+
+    `accuracy` is the share of samples whose label the model predicted, where the store knows both.
+    """
 
     path: str
     rows: int
@@ -74,6 +77,7 @@ class StoreInfo:
     sites: tuple[SiteInfo, ...]
     classes: dict[str, int]
     attrs: Json
+    accuracy: float | None
 
 
 def read_record(backend: Backend) -> CommitRecord:
@@ -207,7 +211,16 @@ def info(path: str | Path) -> StoreInfo:
         sites=tuple(_site_info(backend.used(name), group) for name, group in tree.children.items()),
         classes=_classes(backend, record, tree),
         attrs=record.attributes,
+        accuracy=_accuracy(backend, record),
     )
+
+
+def _accuracy(backend: Backend, record: CommitRecord) -> float | None:
+    names = ("prediction", "label")
+    if not record.rows or not {*names} <= {*record.columns}:
+        return None
+    predicted, labels = (read_array(backend, record, name) for name in names)
+    return float((predicted == labels).mean())
 
 
 def _classes(backend: Backend, record: CommitRecord, tree: xr.DataTree) -> dict[str, int]:

@@ -14,11 +14,11 @@ import numpy as np
 from probekit._store.backend import Backend
 from probekit._store.codec import Array, ChunkCodec, checksum_of, vouched
 from probekit._store.layout import POSITION, SAMPLES, columns_of
+from probekit._tokens import Tokens
 from probekit._write.chunk_buffers import RowBuffer, RowDimension
 from probekit._write.commit_thread import ChunkRow, CommitThread
 from probekit._write.commits import Commit, Commits, Start
 from probekit._write.transfer import Transfer, no_wait
-from probekit._tokens import Tokens
 from probekit.errors import StoreError
 
 try:
@@ -183,9 +183,7 @@ class Writer:
         except OSError as error:
             self._thread.fail(error)
 
-    def end(
-        self, columns: Mapping[str, Array], class_names: Sequence[str] = (), tokens: Tokens | None = None
-    ) -> None:
+    def end(self, columns: Mapping[str, Array], class_names: Sequence[str] = (), tokens: Tokens | None = None) -> None:
         """Everything of the batch is there.
 
         `columns` are those of its samples, with the checksums of their inputs; `class_names` are the names of the

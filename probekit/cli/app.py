@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -9,6 +11,7 @@ from typer.core import TyperGroup
 
 import probekit
 from probekit import plugins
+from probekit._provenance import COMMAND
 from probekit.cli import model_commands, output, plugin_commands, store_commands
 from probekit.cli.hints import option_hint
 from probekit.cli.recipes import RecipeGroup
@@ -22,6 +25,7 @@ class Root(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         output.plain_warnings()
+        COMMAND.set(shlex.join(["probekit", *sys.argv[1:]]))
         plugins.warn_of_namesake()
         try:
             return super().invoke(ctx)

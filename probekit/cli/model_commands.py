@@ -36,7 +36,7 @@ def sites(
     (not modules).
     """
     net = model.load()
-    found = probekit.sites(net, _example(net, data, shape), select=sites.select, exclude=sites.exclude)
+    found = probekit.sites(net, _example(model, net, data, shape), select=sites.select, exclude=sites.exclude)
     output.table(replace(found.table, title=f"{model.model}: {len(found)} sites"), as_json=json)
 
 
@@ -61,7 +61,7 @@ def capture(
     ] = False,
 ) -> None:
     """Stream a model's activations on data into a new store."""
-    samples, net, bars = data.load(), model.load().to(device_of(device)), output.Bars()
+    net, samples, bars = model.load().to(device_of(device)), data.load(model), output.Bars()
     probekit.capture(
         net,
         samples,
@@ -76,23 +76,32 @@ def capture(
         progress=bars,
     )
     done = f"Captured into {out}" if bars.used else f"{out} was complete already"
-    output.paragraph(f"{done}. Look at it with: probekit info {out}")
+    output.paragraph(f"{done}.{_accuracy(out)} Look at it with: probekit info {out}")
 
 
 @with_groups
 def plan(sites: SiteGroup, how: CaptureGroup, model: ModelGroup, data: DataGroup, json: Json = False) -> None:
     """Show what a capture would write, how much memory it would use, and how much disk it would need."""
-    samples, net = data.load(), model.load()
+    net, samples = model.load(), data.load(model)
     made = probekit.plan(net, samples, sites=sites.select, exclude=sites.exclude, **how.arguments())
     output.table(made.table, as_json=json)
 
 
-def _example(model: nn.Module, data: str | None, shape: str | None) -> Any:
+def _accuracy(store: str) -> str:
+    """How often the model predicts the label, where a store knows it."""
+    found = probekit.info(store)
+    if found.accuracy is None:
+        return ""
+    return f" Accuracy: {found.accuracy:.1%} of {found.rows} samples, if the logits are in the order of the classes."
+
+
+def _example(group: ModelGroup, model: nn.Module, data: str | None, shape: str | None) -> Any:
     from probekit import load
     from probekit._data.batches import Batches
 
     if data is not None:
-        return next(iter(Batches(load.dataset(data, limit=2)))).inputs
+        found = load.dataset(data, limit=2, preprocess=load.preprocess(group.model))
+        return next(iter(Batches(found))).inputs
     if shape is not None:
         return zeros_of(shape)
     try:

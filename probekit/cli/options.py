@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from probekit.cli import output
+from probekit.cli.values import sides_of
+
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.data import Dataset
 
 __all__ = ["CaptureGroup", "DataGroup", "Json", "ModelGroup", "SiteGroup", "Sites", "StorePath", "with_groups"]
 
@@ -32,40 +34,109 @@ class ModelGroup:
     model: Annotated[
         str,
         typer.Argument(
-            help="torchvision:NAME or timm:NAME (random weights), hf:FOLDER or hf:NAME (the saved weights, or random "
-            "ones with @random after it, as in hf:gpt2@random), package.module:factory, or file.py:factory."
+            help="torchvision:resnet18@DEFAULT, timm:NAME.tag, open_clip:NAME@tag, hf:FOLDER or hf:NAME (also with "
+            "+adapter:FOLDER), with their pretrained weights; without @ or tag (hf: with @random) random ones; "
+            "package.module:factory or file.py:factory."
         ),
     ]
     weights: Annotated[Path | None, typer.Option(help="A file with the model's state dict.")] = None
-    seed: Annotated[int, typer.Option(help="Seed of the model's random weights.")] = 0
+    seed: Annotated[int, typer.Option(help="Seed of random weights, and of the samples that --limit takes.")] = 0
 
     def load(self) -> nn.Module:
+        """The model; says on stderr where its weights are random."""
         from probekit import load
+        from probekit._provenance import facts_of
 
-        return load.model(self.model, weights=self.weights, seed=self.seed)
+        made = load.model(self.model, weights=self.weights, seed=self.seed)
+        whose = str(facts_of(made)["weights_from"])
+        if whose.startswith("random"):
+            output.paragraph(f"Note: {self.model} has {whose.replace(',', ' weights,', 1)}: they were never trained.")
+        return made
 
 
 @dataclass(frozen=True)
 class DataGroup:
-    """Which data, and which of their samples."""
+    """Which data, which of their samples, and what is done to them before the model sees them."""
 
     data: Annotated[
         str,
         typer.Argument(
-            help="digits, mnist, cifar10, imagefolder:DIR, or a file.npz: with x and y (or x_train, y_train, x_test, "
-            "y_test), or with the model's inputs by name, such as input_ids and attention_mask, and label."
+            help="digits, mnist, cifar10, imagefolder:DIR, torchvision:CIFAR100, hfdata:NAME_OR_FOLDER[:split]; texts "
+            "in a .csv, .tsv, .jsonl, .parquet or .txt; a file.npz, with x and y or with the model's inputs by name; "
+            "file.py:make_data or package.module:factory."
         ),
     ]
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first samples.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Use so many samples only: each class's share.")] = None
+    limit_order: Annotated[
+        Literal["stratified", "first"], typer.Option(help="Which samples --limit takes: a drawn share, or the first.")
+    ] = "stratified"
     split: Annotated[Literal["train", "test", "all"], typer.Option(help="Which samples to use.")] = "train"
-    data_dir: Annotated[Path | None, typer.Option(help="The folder that holds mnist and cifar10.")] = None
+    data_dir: Annotated[Path | None, typer.Option(help="The folder that holds mnist, cifar10 and the like.")] = None
+    transform: Annotated[
+        str | None, typer.Option(help="file.py:factory of the images' transform, instead of the model's own.")
+    ] = None
+    resize: Annotated[
+        str | None, typer.Option(help="Resize images: the shorter side, whose centre is kept, or HEIGHTxWIDTH.")
+    ] = None
+    normalize: Annotated[
+        str | None, typer.Option(help="Normalise images: imagenet, cifar10, mnist, or M1,M2,M3/S1,S2,S3.")
+    ] = None
+    tokenizer: Annotated[
+        str | None, typer.Option(help="hf:FOLDER or hf:NAME whose tokenizer reads the texts, instead of the model's.")
+    ] = None
+    text_column: Annotated[str | None, typer.Option(help="The column of the texts; by default text or sentence.")] = (
+        None
+    )
+    label_column: Annotated[str | None, typer.Option(help="The column of the labels; by default label or labels.")] = (
+        None
+    )
+    max_length: Annotated[int | None, typer.Option(min=1, help="Cut texts after so many tokens.")] = None
 
-    def load(self) -> Dataset[Any]:
+    def load(self, model: ModelGroup) -> Any:
+        """The data as `model` takes them; says on stderr what is done to them."""
+        from probekit import load
+        from probekit._provenance import facts_of
+
+        found = load.dataset(
+            self.data,
+            self.split,
+            limit=self.limit,
+            limit_order=self.limit_order,
+            seed=model.seed,
+            data_dir=self.data_dir,
+            preprocess=self._preprocess(model),
+            text_column=self.text_column,
+            label_column=self.label_column,
+            max_length=self.max_length,
+        )
+        facts = facts_of(found)
+        for key, name in _TOLD.items():
+            if facts.get(key, "none") != "none":
+                output.paragraph(f"{name}: {facts[key]}.")
+        return found
+
+    def _preprocess(self, model: ModelGroup) -> Any:
+        """What is done to samples: what the options say, else what belongs to the model's weights."""
         from probekit import load
 
-        return load.dataset(  # type: ignore[no-any-return]
-            self.data, self.split, limit=self.limit, data_dir=self.data_dir
-        )
+        if self.transform is not None:
+            if self.resize is not None or self.normalize is not None:
+                raise typer.BadParameter("It takes the place of --resize and --normalize.", param_hint="--transform")
+            return load.image_transform(self.transform)
+        if self.resize is not None or self.normalize is not None:
+            return load.image_transform(resize=sides_of(self.resize), normalize=self.normalize)
+        if self.tokenizer is not None:
+            return load.preprocess(self.tokenizer)
+        return None if model.weights is not None else load.preprocess(model.model)
+
+
+# What is told of data before a capture: guesses that may be wrong.
+_TOLD = {
+    "data_limit": "Samples",
+    "text_column": "Texts",
+    "label_column": "Labels",
+    "preprocessing": "Preprocessing",
+}
 
 
 @dataclass(frozen=True)
@@ -112,14 +183,22 @@ class CaptureGroup:
         Literal["eval", "train", "as is"], typer.Option(help="The mode that the model runs in; as is leaves its flags.")
     ] = "eval"
     predictions: Annotated[
-        bool, typer.Option("--predictions", help="Keep the class that the model predicts for each sample.")
-    ] = False
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 256
+        bool | None,
+        typer.Option(
+            help="Keep the class that the model predicts for each sample; by default where the samples have labels and "
+            "there are as many logits as classes."
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples per batch; by default 256, or fewer where these don't fit.")
+    ] = None
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read the data, such as images.")] = 0
     memory: Annotated[str, typer.Option(help="Maximum write-buffer memory.")] = "256MiB"
 
     def arguments(self) -> dict[str, Any]:
         """The options as arguments of `probekit.capture` and `probekit.plan`."""
-        return asdict(self) | {"mask": False if self.mask == "none" else self.mask}
+        predictions = "auto" if self.predictions is None else self.predictions
+        return asdict(self) | {"mask": False if self.mask == "none" else self.mask, "predictions": predictions}
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

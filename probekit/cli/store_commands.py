@@ -38,7 +38,9 @@ def info(path: StorePath, json: Json = False) -> None:
     if found.classes:
         classes = Table("Samples of each class", ("class", "samples"), _class_rows(found.classes))
         output.table(classes, as_json=False)
-    output.pairs("How it was captured", found.attrs, as_json=False)
+    known = {} if found.accuracy is None else {"accuracy": f"{found.accuracy:.2%}"}
+    told = {key: value for key, value in found.attrs.items() if key != "preprocessing_steps"}  # in words there, too
+    output.pairs("How it was captured", known | told, as_json=False)
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_of", "path_of", "where_of", "zeros_of"]
+__all__ = ["device_of", "path_of", "sides_of", "where_of", "zeros_of"]
 
 
 def where_of(given: Sequence[str] | None, store: str) -> dict[str, list[object]] | None:
@@ -81,6 +81,19 @@ def zeros_of(shape: str) -> torch.Tensor:
         return torch.zeros(2, *map(int, shape.split("x")))
     except (ValueError, RuntimeError) as error:  # RuntimeError: a negative length
         raise typer.BadParameter(f"--shape {shape!r} is not a shape such as 3x224x224.") from error
+
+
+def sides_of(text: str | None) -> int | tuple[int, int] | None:
+    """The sides that 224 or 224x320 stands for; None for none."""
+    if text is None:
+        return None
+    try:
+        sides = tuple(map(int, text.split("x")))
+    except ValueError:
+        sides = ()
+    if len(sides) not in (1, 2):
+        raise typer.BadParameter(f"{text!r} is not a size such as 224 or 224x320.", param_hint="--resize")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def device_of(name: str) -> torch.device:

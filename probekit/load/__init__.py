@@ -15,12 +15,13 @@ from probekit.load.keywords import KeywordDataset
 from probekit.load.models import model
 from probekit.load.preprocess import Preprocess, preprocess
 from probekit.load.texts import TextDataset
-from probekit.load.transforms import standard as image_transform
+from probekit.load.transforms import ImageTransform, image_transform
 
 __all__ = [
     "ArrayDataset",
     "Arrays",
     "ImageFolder",
+    "ImageTransform",
     "KeywordDataset",
     "Preprocess",
     "Split",

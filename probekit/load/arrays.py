@@ -216,12 +216,13 @@ def _known(name: str, data_dir: Path) -> Arrays:
 
 def from_npz(found: Mapping[str, Array], path: Path, name: str, class_names: tuple[str, ...] = ()) -> Arrays:
     """The data set of a file's arrays."""
+    given = list(found)
     if "x" in found and "x_train" not in found:
         found = {**found, "x_train": found["x"], **({"y_train": found["y"]} if "y" in found else {})}
     others = found.keys() - {f"{letter}{split}" for letter in "xy" for split in ("", "_train", "_test")} - {CLASS_NAMES}
     if "x_train" not in found or ("y_train" not in found and others):
         raise DataError(
-            f"{str(path)!r} has {', '.join(found) or 'no arrays'}. It must have x_train and y_train "
+            f"{str(path)!r} has {', '.join(given) or 'no arrays'}. It must have x_train and y_train "
             f"(and x_test, y_test for a test set), or x and y; without labels, x alone."
         )
     if CLASS_NAMES in found:

@@ -16,7 +16,7 @@ from probekit.load.hf_data import PREFIX, ImageRows, hf_data, image_column, text
 from probekit.load.images import FOLDER, ImageFolder, default_transform
 from probekit.load.keywords import KeywordDataset, holds_keywords
 from probekit.load.limits import Limit, LimitOrder
-from probekit.load.preprocess import texts_of, transform_of
+from probekit.load.preprocess import Preprocess, texts_of, transform_of
 from probekit.load.texts import ENDINGS, TextDataset, TextTable, read_texts
 from probekit.load.torchvision_data import TORCHVISION, TorchvisionRows
 
@@ -79,7 +79,7 @@ def dataset(
     check_kind("name", name, str, "the name of a data set")
     check_split(name, split, has_test=True)
     chosen = Limit(limit, limit_order, seed)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] | None = None  # nothing is known of what the user's own code gives
     if name.startswith(FOLDER):
         check_split(name, split, has_test=False)
         transform = transform_of(preprocess, default_transform())
@@ -96,13 +96,11 @@ def dataset(
         table = read_texts(local_path(name, "name"), name, text_column)
         found, facts = _texts(table, preprocess, label_column, max_length, chosen)
     elif is_factory(name):
-        found = _of_factory(name, limit)
+        found = _of_factory(name, limit, preprocess)
     else:
         found, facts = _of_arrays(name, split, preprocess, data_dir, chosen)
-    if not is_factory(name) or facts:
-        taken = "" if limit is None else f", {chosen.words}, at most {limit}"
-        facts = {"data": f"{name}, split {split}{taken}", **facts}
-    remember(found, {"data": name, **facts})
+    own = {} if facts is None else {"data_split": split, "data_limit": chosen.words, **facts}
+    remember(found, {"data": name, **own})
     return found
 
 
@@ -131,13 +129,15 @@ def _texts(
     return found, {**tokenizer.facts, "text_column": table.text_column, "label_column": labels}
 
 
-def _of_factory(name: str, limit: int | None) -> Any:
+def _of_factory(name: str, limit: int | None, preprocess: Any) -> Any:
     found = made(name, (Dataset, IterableDataset, DataLoader), DataError)
     if limit is not None:
         raise DataError(
             f"{name!r} gives its own samples, so limit={limit} can't be applied. Take fewer in that function.",
             arguments=("limit",),
         )
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        raise DataError(f"{name!r} gives its own samples, so no transform can be applied. Apply it in that function.")
     if not isinstance(found, Dataset | IterableDataset | DataLoader) and not hasattr(found, "__getitem__"):
         raise DataError(
             f"{name!r} returned a {type(found).__name__}. It has to return a data set, a DataLoader, or tensors."
@@ -157,7 +157,8 @@ def _of_arrays(
         data = from_npz(content, path, name)
     else:
         data = arrays(name, data_dir)
-    transform = None if preprocess is None else transform_of(preprocess, default_transform())
+    images = preprocess is not None and (data.white > 1 or not isinstance(preprocess, Preprocess))
+    transform = transform_of(preprocess, default_transform()) if images else None
     facts = {"preprocessing": _scaling(data.white)} if transform is None else transform.facts
     return ArrayDataset(data, split, limit, transform), facts
 

@@ -41,13 +41,13 @@ class KeywordDataset(Dataset[dict[str, Any]]):
             self.sample_columns["target"] = labels
             given = {key: values for key, values in given.items() if values is not labels}
             labels = None
+        self.classes = _classes(name, given, found.get(CLASS_NAMES))  # of all samples
         rows = None if limit is None else limit.rows(len(next(iter(given.values()))), labels)
         if rows is not None:
             given = {key: values[rows] for key, values in given.items()}
             self.sample_columns = {key: values[rows] for key, values in self.sample_columns.items()}
             if not any(key in given for key in IDS):
                 self.sample_columns["sample_id"] = rows
-        self.classes = _classes(name, given, found.get(CLASS_NAMES))
         self.targets = next((given[key].tolist() for key in LABELS if key in given), None)
         columns = [key for key in given if key in (*LABELS, *IDS) and given[key].ndim == 1]
         self._columns: dict[str, list[Any]] = {key: given[key].tolist() for key in columns}

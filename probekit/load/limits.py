@@ -36,7 +36,11 @@ class Limit:
 
     @property
     def words(self) -> str:
-        return "the first" if self._order == "first" else f"each class's share, drawn under seed {self._seed}"
+        """What is taken, for a store."""
+        if self._samples is None:
+            return "none"
+        order = "the first" if self._order == "first" else f"each class's share, drawn under seed {self._seed}"
+        return f"{self._samples} samples, {order}"
 
     def rows(self, samples: int, labels: Sequence[Any] | npt.NDArray[Any] | None) -> npt.NDArray[np.int64] | None:
         """Which of so many samples are taken, in ascending order; None for all. `labels` are theirs, if they have any.
@@ -71,4 +75,5 @@ def _shares(counts: npt.NDArray[np.int64], total: int, generator: np.random.Gene
         shares[np.argmax(np.where(shares < counts, exact - shares, -np.inf))] += 1
     while shares.sum() > total:  # where rare classes got one each
         shares[np.argmax(np.where(shares > 1, shares - exact, -np.inf))] -= 1
-    return shares
+    whole: npt.NDArray[np.int64] = shares
+    return whole

@@ -47,9 +47,9 @@ class TextDataset(Dataset[dict[str, Any]]):
     """A torch data set of texts as a model's tokenizer reads them: dicts of its inputs, such as ``input_ids``.
 
     A capture keeps each sample's ``text``, whether it was ``truncated``, and the other columns of the file; and of each
-    token its ``token_id``, its ``token`` as text, and ``char_start`` and ``char_end``, its characters in the text. Samples have
-    different lengths: give ``collate`` to a loader of your own, which pads them. `classes` and `targets` are as
-    torchvision's, `texts` the texts in order; `sample_columns` has what a capture keeps of the samples.
+    token its ``token_id``, its ``token`` as text, and ``char_start`` and ``char_end``, its characters in the text.
+    Samples have different lengths: give ``collate`` to a loader of your own, which pads them. `classes` and `targets`
+    are as torchvision's, `texts` the texts in order; `sample_columns` has what a capture keeps of the samples.
 
     Labels are whole numbers from 0 up, which are the codes of the classes, or strings, whose classes are in
     alphabetical order. Floats aren't labels: they are kept as a column. If all are -1, there are none.

@@ -13,7 +13,7 @@ from probekit.errors import DataError, near
 from probekit.load.factories import made
 from probekit.load.packages import torchvision_module
 
-__all__ = ["DEFAULT_SIDE", "ImageTransform", "as_transform", "from_factory", "standard"]
+__all__ = ["DEFAULT_SIDE", "ImageTransform", "as_transform", "image_transform", "standard"]
 
 DEFAULT_SIDE = 224  # pixels, the size of the images that most models are trained on
 
@@ -60,8 +60,30 @@ def as_transform(given: Any) -> ImageTransform:
     return ImageTransform(given, words, {"transform": words})
 
 
-def from_factory(name: str) -> ImageTransform:
-    """The transform that ``file.py:factory`` or ``package.module:factory`` returns."""
+def image_transform(
+    name: str | None = None, *, resize: int | Sequence[int] | None = None, normalize: str | None = None
+) -> ImageTransform:
+    """A transform of images for `load.dataset`: one of your own, or the usual one.
+
+    Args:
+        name: ``file.py:factory`` or ``package.module:factory`` of a function that returns a transform, a callable that
+            makes a tensor of a Pillow image.
+        resize: the length of the shorter side, whose square centre is kept; a pair (height, width), to which images are
+            stretched; or None to keep their size.
+        normalize: ``"imagenet"``, ``"cifar10"`` or ``"mnist"``, whose mean and standard deviation of each channel are
+            taken, or these as ``"0.49,0.48,0.45/0.25,0.24,0.26"``; None leaves values from 0 to 1.
+
+    Raises:
+        DataError: there is no such factory or data set, or no such size.
+
+    Example:
+        >>> image_transform(resize=32, normalize="cifar10").steps["normalize"]["mean"]
+        [0.4914, 0.4822, 0.4465]
+    """
+    return standard(resize, normalize) if name is None else _from_factory(name)
+
+
+def _from_factory(name: str) -> ImageTransform:
     function = made(name, (), DataError)
     if not callable(function):
         raise DataError(
@@ -74,11 +96,7 @@ def from_factory(name: str) -> ImageTransform:
 
 
 def standard(resize: int | Sequence[int] | None, normalize: str | None) -> ImageTransform:
-    """The usual transform: resized, to values from 0 to 1, and normalised.
-
-    `resize` is the length of the shorter side, whose square centre is kept; a pair (height, width), to which the image
-    is stretched; or None to keep the size. `normalize` names the statistics of a data set, or gives them.
-    """
+    """The usual transform: resized, to values from 0 to 1, and normalised, as `image_transform` says."""
     transforms = torchvision_module("transforms", DataError)
     steps: list[Any] = []
     words: list[str] = []

@@ -178,7 +178,7 @@ def test_what_was_complete_is_committed_when_the_data_fail(tmp_path, error):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"memory": "1KiB"}, StoreError, "One batch of 50 samples needs"),
+        ({"memory": "1KiB", "batch_size": 50}, StoreError, "One batch of 50 samples needs"),
         ({"memory": "lots"}, ProbekitError, "'lots' is not a size"),
         ({"dtype": "int3"}, StoreError, "dtype is 'int3'"),
         ({"sites": "layer"}, SiteError, "No site matches 'layer'"),

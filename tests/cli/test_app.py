@@ -22,7 +22,7 @@ import probekit as pk
         (["capture", "nets.py:make_model", "digits", "b.zarr", "-s", "layer*"], "No site matches 'layer*'"),
         (["capture", "nets.py:make_model", "digits", "acts.zarr"], "exists already"),
         (["capture", "nets.py:make_model", "digits", "nets.py/b.zarr"], "can't be created"),
-        (["capture", "nets.py:make_model", "digits", "b.zarr", "--memory", "1KiB"], "memory is 1 KiB"),
+        (["capture", "nets.py:make_model", "digits", "b.zarr", "--memory", "1KiB", "--batch-size", "256"], "memory is 1 KiB"),
         (["info", "nope.zarr"], "There is no store at nope.zarr"),
         (["info", "nets.py"], "isn't a store"),
         (["measure", "nets.py", "-m", "std"], "isn't a store"),
@@ -37,10 +37,11 @@ def test_bad_input_is_one_paragraph_and_exit_code_1(call, model, arguments, mess
     code, out, err = call(*arguments)
     assert code == 1
     assert out == ""
-    assert err.startswith("Error: ")
-    assert message in err
+    *notes, error = err.strip().splitlines()  # what is done to the data is told first
+    assert all(note.startswith("Preprocessing: ") for note in notes)
+    assert error.startswith("Error: ")
+    assert message in error
     assert "Traceback" not in err
-    assert len(err.strip().splitlines()) == 1
     assert pk.open("acts.zarr").sizes["sample"] == 20  # nothing that was there is lost
 
 

@@ -46,12 +46,12 @@ CAPTURE = ("capture", "nets.py:make_model", "digits", "b.zarr")
         ),
         ([*CAPTURE, "--memory", "lots"], "'lots' is not a size.", "On the command line: --memory."),
         (
-            [*CAPTURE, "--memory", "1KiB"],
+            [*CAPTURE, "--memory", "1KiB", "--batch-size", 256],
             "memory is 1 KiB. Give more memory (memory=), smaller batches (batch_size=), or fewer sites (sites=), or",
             "On the command line: --memory, --batch-size, --sites, --reduce.",
         ),
         (
-            ["plan", "nets.py:make_model", "digits", "--memory", "1KiB"],
+            ["plan", "nets.py:make_model", "digits", "--memory", "1KiB", "--batch-size", 256],
             "memory is 1 KiB.",
             "On the command line: --memory, --batch-size, --sites, --reduce.",
         ),
@@ -77,9 +77,9 @@ CAPTURE = ("capture", "nets.py:make_model", "digits", "b.zarr")
             "loss= is an argument of probekit.capture in Python.",
         ),
         (
-            ["capture", "torchvision:resnet18@DEFAULT", "digits", "b.zarr"],
-            "a file with a state dict can be loaded into it (weights=).",
-            "On the command line: --weights.",
+            ["capture", "nets.py:make_model", "digits", "b.zarr", "--normalize", "imagnet"],
+            "normalize is 'imagnet'.",
+            "On the command line: --normalize.",
         ),
         (
             ["measure", "acts.zarr", "-m", "std", "--where", "lable=7"],

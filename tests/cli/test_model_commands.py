@@ -90,7 +90,7 @@ def test_a_plan_runs_the_model_as_a_capture_would(call, model):
 
 
 def test_capture_on_the_command_line_equals_the_library(call, model, tmp_path):
-    call("capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 50, "--seed", 3)
+    call("capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 50, "--limit-order", "first", "--seed", 3)
     torch.manual_seed(3)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
     digits = load.dataset("digits")

@@ -63,7 +63,7 @@ def test_a_file_a_dict_and_hooks_written_by_hand_give_the_same(key: str, tmp_pat
 
 def test_labels_may_be_strings_and_a_limit_keeps_all_classes(tmp_path: Path) -> None:
     file = save(tmp_path, input_ids=IDS, attention_mask=MASK, label=np.array(["eel", "cat", "dog"]))
-    data = load.dataset(file, "all", limit=2)
+    data = load.dataset(file, "all", limit=2, limit_order="first")
     assert isinstance(data, load.KeywordDataset)
     assert (len(data), data.classes, data[0]["label"]) == (2, ["cat", "dog", "eel"], "eel")
     tree = pk.capture(Tokens(), data, tmp_path / "a.zarr", sites="embed")
