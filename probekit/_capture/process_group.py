@@ -44,27 +44,27 @@ class Group:
             raise box[1]
         return box[0]  # type: ignore[no-any-return]
 
-    def by_all(self, work: Callable[[], None]) -> None:
-        """Have each process do its `work`, and wait for all.
+    def by_all(self, work: Callable[[], T]) -> list[T]:
+        """Have each process do its `work`, and wait for all; what it returned in each of them.
 
         Raises:
             StoreError: another process failed; what this one's work raises, it raises itself.
         """
         if self._alone:
-            work()
-            return
+            return [work()]
+        done: T | None = None
         failure: Exception | None = None
         try:
-            work()
+            done = work()
         except Exception as error:
             failure = error
-        failures: list[Any] = [None] * dist.get_world_size()
+        of_all: list[Any] = [None] * dist.get_world_size()
         # As text, since not every exception can be pickled.
         told = None if failure is None else (f"{type(failure).__name__}: {failure}", arguments_of(failure))
-        dist.all_gather_object(failures, told)
+        dist.all_gather_object(of_all, (done, told))
         if failure is not None:
             raise failure
-        for rank, found in enumerate(failures):
+        for rank, (_, found) in enumerate(of_all):
             if found is not None:
                 text, arguments = found
                 raise StoreError(
@@ -72,3 +72,4 @@ class Group:
                     "again with resume=True; their number may differ.",
                     arguments=(*arguments, "resume"),
                 )
+        return [done for done, _ in of_all]

@@ -17,6 +17,7 @@ from probekit._capture.comparison import Columns
 from probekit._capture.fingerprint import check_same, inputs_checksum, weights_digest
 from probekit._capture.plan import CaptureOptions, CapturePlan, plan_capture
 from probekit._capture.process_group import Group
+from probekit._capture.token_counts import TokenCounts
 from probekit._data.batches import Batch, Batches, peek
 from probekit._data.columns import Array
 from probekit._data.sampler import ChunkSampler
@@ -29,7 +30,7 @@ from probekit._probe.pooling import Reduced
 from probekit._probe.selectors import rules
 from probekit._store.backend import Backend
 from probekit._store.integrity import with_checksums
-from probekit._store.layout import INPUTS, MARKERS, SAMPLES, Json, Layout
+from probekit._store.layout import INPUTS, MARKERS, Json, Layout
 from probekit._store.leftovers import sweep
 from probekit._store.markers import marked
 from probekit._store.record import CommitRecord, nodes_of
@@ -44,7 +45,7 @@ from probekit._store.store import (
 )
 from probekit._version import __version__
 from probekit._write.commits import PrefixCommits, Start
-from probekit._write.rank_commits import RankCommits, done_chunks
+from probekit._write.rank_commits import RankCommits, TokenRows, done_chunks, fragment_folders, token_rows
 from probekit._write.site_commits import SiteCommits
 from probekit._write.transfer import Transfer
 from probekit._write.writer import Writer
@@ -191,13 +192,24 @@ class Session:
                 arguments=("reset",),
             )
 
-    def ranked(self, record: CommitRecord, sampler: ChunkSampler) -> tuple[Writer, RankCommits]:
-        """The writer of this process's chunk rows, and what commits them."""
+    def ranked(self, record: CommitRecord, sampler: ChunkSampler, rows: TokenRows) -> tuple[Writer, RankCommits]:
+        """The writer of this process's chunk rows, whose tokens go to these `rows`, and what commits them."""
         layout = self._laid_out(record)
         nodes, names = nodes_of(layout, sampler.total), class_names(self.backend, record)
-        start = Start(layout, nodes, record.attributes, {SAMPLES: 0}, names, record.checksums)
-        commits = RankCommits(self.backend, start, sampler)
-        return Writer(self.backend, start, commits, self.transfer), commits
+        lengths, nothing = record.lengths(layout), dict.fromkeys(layout.arrays, 0)
+        start = Start(layout, nodes, record.attributes, lengths, names, record.checksums)
+        commits = RankCommits(self.backend, start, sampler, rows)
+        # The writer has nothing to read back: it begins with chunk rows of its own.
+        return Writer(self.backend, replace(start, lengths=nothing), commits, self.transfer), commits
+
+    @property
+    def fragment_folders(self) -> list[str]:
+        return fragment_folders(self.plan.layout(self._dtypes))
+
+    def token_paths(self, record: CommitRecord) -> dict[str, str]:
+        """The paths of the activations of the token sites, by the sites' names."""
+        layout = self._laid_out(record)
+        return {site.name: layout.activation(site).path for site in layout.sites if site.tokens}
 
     def _laid_out(self, record: CommitRecord) -> Layout:
         """The arrays, in chunks as long as those that are there."""
@@ -222,17 +234,23 @@ class Session:
                 arguments=("resume",),
             )
 
-    def run(self, stream: Iterable[Batch], writer: Writer, record: CommitRecord | None) -> None:
+    def run(
+        self,
+        stream: Iterable[Batch],
+        writer: Writer,
+        record: CommitRecord | None,
+        counts: TokenCounts | None = None,
+    ) -> None:
         """Run the model on every batch that isn't in the store yet, and compare the others' columns with it.
 
-        `record` is that of the store before, if there was one.
+        `record` is that of the store before, if there was one; `counts` are those of the tokens, where they are known.
         """
         done, offset = writer.committed, writer.commits.offset
         compared = record if writer.commits.compares else None
         seen = None if compared is None else Columns(self.backend, compared, self._unknown)
         end = offset
         sites = self.plan.site_plan
-        recorder, forward = Recorder(sites, _into(writer)), self._forward
+        recorder, forward = Recorder(sites, _into(writer, counts)), self._forward
         with running(self.model, self.options.run.mode), probing(self.model, sites.names, recorder) as probe:
             for number, batch in enumerate(stream):
                 if offset:
@@ -245,6 +263,8 @@ class Session:
                         recorder.ignore()
                         forward.run(batch, probe)
                     continue
+                if counts is not None:
+                    counts.begin(batch)
                 recorder.begin(batch, number)
                 writer.begin(batch.rows, at=batch.start)
                 output = forward.run(batch, probe)
@@ -356,14 +376,36 @@ class CaptureJob:
             if group.by_first(lambda: self._lay_out(session, stack)) == "complete":
                 return
             record = read_record(self.backend)
-            sampler.done = done_chunks(self.backend, record, sampler)
-            if session is None:  # this process has no chunk row of its own
+            markers = marked(self.backend, record.capture)
+            sampler.done = done_chunks(record, markers, sampler)
+            counts = None if session is None else TokenCounts(session.plan.site_plan)
+            counted = group.by_all(lambda: self._counted(session, counts, record, sampler))
+            of_all = {chunk_row: found for of_one in counted for chunk_row, found in of_one.items()}
+            rows = group.by_first(lambda: token_rows(record, markers, sampler, of_all))
+            if session is None or counts is None:  # this process has no chunk row of its own
                 group.by_all(lambda: None)
                 group.by_first(lambda: None)
                 return
-            writer, commits = session.ranked(record, sampler)
-            group.by_all(lambda: self._run_own(session, writer))
+            writer, commits = session.ranked(record, sampler, rows)
+            group.by_all(lambda: self._run_own(session, writer, counts))
             group.by_first(commits.close)
+
+    def _counted(
+        self, session: Session | None, counts: TokenCounts | None, record: CommitRecord, sampler: ChunkSampler
+    ) -> dict[int, dict[str, int]]:
+        """The rows that this process's chunk rows will have at token sites, by the paths of their activations."""
+        if session is None or counts is None:
+            return {}
+        paths = session.token_paths(record)
+        if counts.masked:
+            counts.read(self._shown(self.batches, "count the tokens of"))
+        return {
+            chunk_row: {
+                paths[site]: rows
+                for site, rows in counts.of_samples(sampler.rows(chunk_row), record.batch_size).items()
+            }
+            for chunk_row in sampler.chunks
+        }
 
     def _lay_out(self, session: Session | None, stack: ExitStack) -> str:
         """In the first process, which always has a chunk row: have a store to write into, and lock it."""
@@ -379,12 +421,12 @@ class CaptureJob:
         theirs = rows if record is None else record.rows_per_chunk
         if rows != theirs:
             raise StoreError(f"{self.backend.url} has chunk rows of {theirs} samples, and the ChunkSampler has {rows}.")
-        self.backend.make_room([MARKERS])
+        self.backend.make_room([MARKERS, *session.fragment_folders])
         return "to be written"
 
-    def _run_own(self, session: Session, writer: Writer) -> None:
+    def _run_own(self, session: Session, writer: Writer, counts: TokenCounts) -> None:
         with writer:
-            session.run(self._shown(iter(self.batches)), writer, None)
+            session.run(self._shown(iter(self.batches)), writer, None, counts)
 
     def _session(self, first: Batch) -> Session:
         free = self.backend.free()
@@ -406,8 +448,8 @@ class CaptureJob:
             return session.resumed(record)
         return session.longer(record) if self.if_exists.append == "samples" else session.wider(record)
 
-    def _shown(self, stream: Iterable[Batch]) -> Iterable[Batch]:
-        return self.progress(stream, f"capture {self.backend.url.rpartition('/')[2]}", self.batches.count)
+    def _shown(self, stream: Iterable[Batch], does: str = "capture") -> Iterable[Batch]:
+        return self.progress(stream, f"{does} {self.backend.url.rpartition('/')[2]}", self.batches.count)
 
 
 def _columns(batch: Batch) -> dict[str, Array]:
@@ -415,7 +457,7 @@ def _columns(batch: Batch) -> dict[str, Array]:
     return {"sample_id": np.arange(batch.start, batch.start + batch.rows)} | batch.columns
 
 
-def _into(writer: Writer) -> Sink:
+def _into(writer: Writer, counts: TokenCounts | None) -> Sink:
     """A sink that gives a writer what is recorded."""
 
     def give(name: str, reduced: Reduced) -> None:
@@ -424,6 +466,8 @@ def _into(writer: Writer) -> Sink:
             if reduced.real is not None:
                 writer.put_mask(name, reduced.real.given.numpy())
         else:
+            if counts is not None:
+                counts.check(name, len(reduced.sample))
             writer.append(name, reduced.tensor, reduced.sample.numpy(), reduced.positions.numpy())
 
     return give
