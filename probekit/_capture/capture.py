@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 from torch import nn
 
+from probekit._capture.job import CaptureJob, IfExists
 from probekit._capture.plan import CaptureOptions, CapturePlan, StorageOptions, plan_capture
-from probekit._capture.session import CaptureJob, IfExists
 from probekit._data.batches import Batches, Rows, peek
 from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteOptions
 from probekit._probe.offloaded import offloaded_weights

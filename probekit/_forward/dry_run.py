@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from probekit._data.batches import Batch
 from probekit._forward.forward_pass import begun
 from probekit._forward.options import RunOptions, SiteOptions
-from probekit._forward.outputs import PREDICTION, predictions
+from probekit._forward.outputs import PREDICTION, logits_of, predictions
 from probekit._nested import mapped, tensors
 from probekit._probe.model_run import copied, device_of, every_module_runs, run, running, written
 from probekit._probe.model_state import ModelState, same
 from probekit._probe.selectors import module_names
+from probekit._probe.sharded import is_part, runs_in_parts
 from probekit._probe.site_table import SiteTable, find_sites
 from probekit.errors import DataError, ModelError
 
@@ -47,7 +48,7 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions)
 
     Raises:
         SiteError: the selector picks nothing.
-        ModelError: the model can't run on the batch, or gives no logits to predict by.
+        ModelError: the model can't run on the batch, or gives no logits to predict by, or a part of them.
         DataError: a column is called as the predictions are.
     """
     dry = _Dry(model, first, sites, how)
@@ -57,6 +58,8 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions)
         few, found = first, dry.sites_of(first)
     if how.predictions:
         _check_predictions(model, few, how)
+    if how.predictions or (how.loss is None and any(site.kind == "gradient" for site in found)):
+        _check_logits(model, few, how)
     # An axis may be as long as the batch by chance, such as the time steps of a recurrent layer.
     other = dry.tried(_with_rows(few, few.rows - 1)) or dry.tried(_with_rows(few, 2 * few.rows))
     return DryRun(few, found, other, dry.writes_inputs, dry.state)
@@ -121,6 +124,21 @@ def _check_predictions(model: nn.Module, example: Batch, how: RunOptions) -> Non
         )
     with running(model, how.mode), begun(model, how, 0):
         predictions(run(model, copied(example.inputs), device_of(model)), example.rows)
+
+
+def _check_logits(model: nn.Module, example: Batch, how: RunOptions) -> None:
+    """Raise ModelError where each of several processes has the logits of some classes only."""
+    if not runs_in_parts(model):
+        return
+    with running(model, how.mode), begun(model, how, 0):
+        logits = logits_of(run(model, copied(example.inputs), device_of(model)))
+    if isinstance(logits, Tensor) and is_part(model, logits):
+        raise ModelError(
+            f"The logits of {type(model).__name__} are another tensor in each of the processes that run it together, "
+            f"here of shape {tuple(logits.shape)}, so each has those of some classes. Give parallelize_module "
+            "use_local_output=False for the last layer; or leave predictions out, and give loss= for gradients.",
+            arguments=("predictions", "loss"),
+        )
 
 
 def _with_rows(batch: Batch, rows: int, *, last: bool = False) -> Batch | None:
