@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["CONTEXT", "Ended", "call", "run", "script", "start"]
+__all__ = ["CONTEXT", "Ended", "call", "group", "run", "script", "start"]
 
 #: Forks come from a server with no thread and nothing of the test in it, which starts with the first of them.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -49,6 +50,28 @@ def run(function: Callable[..., Any], *arguments: Any, seconds: float | None = N
         process.kill()
         process.join()
     return Ended(process.exitcode, time.perf_counter() - begun)
+
+
+def group(count: int, function: Callable[..., Any], *arguments: Any) -> set[int]:
+    """The exit statuses of so many processes, which run a function of a module with the variables that torchrun sets.
+
+    All are killed when one fails, as torchrun does.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    variables = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = {start(function, *arguments, RANK=str(rank), **variables) for rank in range(count)}
+    ended = set()
+    while running:
+        wait([process.sentinel for process in running])
+        done = {process for process in running if process.exitcode is not None}
+        if any(process.exitcode for process in done):
+            for process in running - done:
+                process.kill()
+        running -= done
+        ended |= done
+    return {process.exitcode for process in ended}
 
 
 def call(function: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None) -> Any:

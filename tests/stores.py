@@ -17,8 +17,8 @@ from torch import nn
 from zarr.storage import LocalStore, WrapperStore
 
 import probekit as pk
+from probekit._capture.job import CaptureJob, IfExists
 from probekit._capture.plan import CaptureOptions, StorageOptions
-from probekit._capture.session import CaptureJob, IfExists
 from probekit._data.batches import Batches
 from probekit._forward.options import RunOptions, SiteOptions
 from probekit._store.backend import Backend

@@ -13,9 +13,9 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from probekit._capture.job import CaptureJob, IfExists
 from probekit._capture.origin import call_of, origin
 from probekit._capture.plan import BatchTooLarge, CaptureOptions, CapturePlan, StorageOptions, plan_capture
-from probekit._capture.session import CaptureJob, IfExists
 from probekit._data.batches import BATCH_SIZE, Batches, Rows, peek
 from probekit._data.loaders import is_hugging_face
 from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteOptions

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from probekit._capture.tensor_bytes import bytes_of
 from probekit._nested import tensors
 from probekit._probe.offloaded import offloaded_weights
+from probekit._probe.sharded import whole
 from probekit._store.layout import ACTIVATION, Json
 from probekit._store.record import CommitRecord
 from probekit.errors import ModelError, StoreError, check_kind
@@ -38,7 +39,9 @@ def weights_digest(model: nn.Module) -> str:
     """blake2b of the name, the type, the shape and the crc32c of every parameter and buffer, 32 hex digits.
 
     A store tells by it which weights it came from. Of what a state_dict holds besides, such as packed weights and extra
-    state, the tensors, numbers, texts and bytes count, also those that are nested.
+    state, the tensors, numbers, texts and bytes count, also those that are nested. Parameters that are sharded over
+    several processes (DTensors) are gathered, one after the other, so that the digest is that of the model in one
+    process; all of these processes have to call it.
 
     Raises:
         ModelError: the numbers of a tensor can't be read; the message names it.
@@ -71,9 +74,9 @@ def _described(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, Tensor) and value.is_nested:  # which has no shape, or one that differs each time
         yield from _described(name, value.unbind())
     elif isinstance(value, Tensor):
-        local = value.to_local() if hasattr(value, "to_local") else value
-        crc = google_crc32c.value(bytes_of(local))  # blake2b of the bytes takes fifteen times as long, 1 s a GB
-        yield f"{name} {local.dtype} {tuple(local.shape)} {crc:08x}"
+        value = whole(value)
+        crc = google_crc32c.value(bytes_of(value))  # blake2b of the bytes takes fifteen times as long, 1 s a GB
+        yield f"{name} {value.dtype} {tuple(value.shape)} {crc:08x}"
     elif isinstance(value, torch.ScriptObject):  # weights that are packed for an operation
         yield from _described(name, value.__getstate__())
     elif isinstance(value, Mapping | list | tuple):

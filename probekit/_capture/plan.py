@@ -111,23 +111,17 @@ class CapturePlan(ShownAsTable):
         samples, tokens = _bytes_by_kind(self.sites)
         return ROW_BUFFERS * self.rows_per_chunk * samples + (ROW_BUFFERS + 1) * self.tokens_per_chunk * tokens
 
-    def in_chunks_of(self, rows: int, memory: int) -> CapturePlan:
-        """The same in chunk rows of so many samples.
+    def in_chunks_of(self, rows: int, batch_size: int, memory: int) -> CapturePlan:
+        """The same in chunk rows of so many samples, for a loader of batches of `batch_size`.
 
         Raises:
-            StoreError: they aren't whole batches, their buffers don't fit in `memory`, or a site has tokens for rows.
+            StoreError: they aren't whole batches, or their buffers don't fit in `memory`.
         """
         made = replace(self, rows_per_chunk=rows)
-        tokens = [site.name for site in self.sites if site.spec.tokens]
-        if tokens:
-            raise StoreError(
-                f"{tokens[0]} has a row for each token, and the position of such a row is known only after all rows "
-                "before it. Capture it in one process, without a ChunkSampler."
-            )
-        if rows % self.batch_size or made.buffer > memory:
+        if rows % batch_size or made.buffer > memory:
             raise StoreError(
                 f"The ChunkSampler's chunk_rows is {rows}, which must be a multiple of the batch size, "
-                f"{self.batch_size}, and takes {format_size(made.buffer)} of row buffers ({_largest(self.sites)}); "
+                f"{batch_size}, and takes {format_size(made.buffer)} of row buffers ({_largest(self.sites)}); "
                 f"memory is {format_size(memory)}.",
                 arguments=("batch_size", "memory"),
             )
@@ -197,7 +191,9 @@ def plan_capture(
     sites = replace(planned, sites=tuple(_compressed(site, options.storage.compression) for site in planned.sites))
     chunk_rows, tokens_per_chunk = _rows_per_chunk(sites.sites, first.rows, batches.rows, options.storage.memory)
     plan = CapturePlan(sites, batches.rows, first.rows, chunk_rows, tokens_per_chunk, free)
-    return plan if batches.chunks is None else plan.in_chunks_of(batches.chunks.chunk_rows, options.storage.memory)
+    if batches.chunks is None:
+        return plan
+    return plan.in_chunks_of(batches.chunks.chunk_rows, batches.batch_rows, options.storage.memory)
 
 
 def _compressed(site: PlannedSite, compression: str | None) -> PlannedSite:

@@ -16,22 +16,40 @@ T = TypeVar("T")
 
 
 class Group:
-    """The processes that capture together."""
+    """The processes that capture together.
 
-    def __init__(self, sampler: ChunkSampler) -> None:
-        self.rank, self._alone = sampler.rank, sampler.world == 1
-        if self._alone:
-            return
+    Those that are `in_step` run a model whose forward passes are of all of them.
+    """
+
+    def __init__(self, rank: int, world: int, *, in_step: bool = False) -> None:
+        self.rank, self.alone, self._in_step = rank, world == 1, in_step
+
+    @classmethod
+    def of_all(cls) -> Group:
+        """All processes of the default group, which run a model in step."""
+        return cls(dist.get_rank(), dist.get_world_size(), in_step=True)
+
+    @classmethod
+    def of(cls, sampler: ChunkSampler, *, in_step: bool) -> Group:
+        """Those that share the sampler's data.
+
+        Raises:
+            StoreError: torch.distributed doesn't know of them.
+        """
+        group = cls(sampler.rank, sampler.world, in_step=in_step)
+        if group.alone:
+            return group
         if not dist.is_initialized() or (dist.get_rank(), dist.get_world_size()) != (sampler.rank, sampler.world):
             found = "torch.distributed says otherwise" if dist.is_initialized() else "there is no process group"
             raise StoreError(
                 f"The loader's ChunkSampler is that of process {sampler.rank} of {sampler.world}, and {found}. Start "
                 'with torchrun, and call torch.distributed.init_process_group("gloo") first.'
             )
+        return group
 
     def by_first(self, work: Callable[[], T]) -> T:
         """Do `work` in the first process, and return or raise in all processes what it returned or raised there."""
-        if self._alone:
+        if self.alone:
             return work()
         box: list[Any] = [None, None]
         if self.rank == 0:
@@ -44,27 +62,29 @@ class Group:
             raise box[1]
         return box[0]  # type: ignore[no-any-return]
 
-    def by_all(self, work: Callable[[], None]) -> None:
-        """Have each process do its `work`, and wait for all.
+    def by_all(self, work: Callable[[], T]) -> list[T]:
+        """Have each process do its `work`, and wait for all; what it returned in each of them.
 
         Raises:
             StoreError: another process failed; what this one's work raises, it raises itself.
         """
-        if self._alone:
-            work()
-            return
+        if self.alone:
+            return [work()]
+        done: T | None = None
         failure: Exception | None = None
         try:
-            work()
+            done = work()
         except Exception as error:
+            if self._in_step:
+                raise  # the others wait in a forward pass, and not here, until this process ends
             failure = error
-        failures: list[Any] = [None] * dist.get_world_size()
+        of_all: list[Any] = [None] * dist.get_world_size()
         # As text, since not every exception can be pickled.
         told = None if failure is None else (f"{type(failure).__name__}: {failure}", arguments_of(failure))
-        dist.all_gather_object(failures, told)
+        dist.all_gather_object(of_all, (done, told))
         if failure is not None:
             raise failure
-        for rank, found in enumerate(failures):
+        for rank, (_, found) in enumerate(of_all):
             if found is not None:
                 text, arguments = found
                 raise StoreError(
@@ -72,3 +92,4 @@ class Group:
                     "again with resume=True; their number may differ.",
                     arguments=(*arguments, "resume"),
                 )
+        return [done for done, _ in of_all]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -16,9 +14,9 @@ from torch import nn
 
 from probekit._capture.comparison import Columns
 from probekit._capture.fingerprint import check_same, inputs_checksum, weights_digest
-from probekit._capture.plan import BatchTooLarge, CaptureOptions, CapturePlan, plan_capture
-from probekit._capture.process_group import Group
-from probekit._data.batches import Batch, Batches, peek
+from probekit._capture.plan import CaptureOptions, CapturePlan
+from probekit._capture.token_counts import TokenCounts
+from probekit._data.batches import Batch, Batches
 from probekit._data.columns import Array
 from probekit._data.sampler import ChunkSampler
 from probekit._forward.forward_pass import ForwardPass
@@ -29,73 +27,33 @@ from probekit._probe.model_run import running
 from probekit._probe.pooling import Reduced
 from probekit._probe.selectors import rules
 from probekit._store.backend import Backend
-from probekit._store.integrity import with_checksums
-from probekit._store.layout import INPUTS, MARKERS, SAMPLES, Json, Layout
-from probekit._store.leftovers import sweep
+from probekit._store.layout import INPUTS, Json, Layout
 from probekit._store.markers import marked
 from probekit._store.record import CommitRecord, nodes_of
 from probekit._store.store import (
-    check_absent,
-    check_replaceable,
     class_names,
     create,
     lay_out,
-    read_record,
-    require_record,
 )
 from probekit._version import __version__
 from probekit._write.commits import PrefixCommits, Start
-from probekit._write.rank_commits import RankCommits, done_chunks
+from probekit._write.rank_commits import RankCommits, TokenRows, fragment_folders
 from probekit._write.site_commits import SiteCommits
 from probekit._write.transfer import Transfer
+from probekit._write.unwritten import Unwritten
 from probekit._write.writer import Writer
-from probekit.errors import DataError, ModelError, StoreError, check_choice
-from probekit.progress import Progress
+from probekit.errors import DataError, ModelError, StoreError
 
-__all__ = ["CaptureJob", "IfExists"]
+__all__ = ["Session"]
 
 _KEPT = ("created", "command", "capture", "probekit_format")  # attributes that a store keeps from its beginning
 
 
 @dataclass(frozen=True)
-class IfExists:
-    """What is done about a store that exists already.
-
-    Raises:
-        DataError: the options contradict each other.
-    """
-
-    resume: bool
-    append: Literal["samples", "sites"] | None
-    overwrite: bool
-
-    def __post_init__(self) -> None:
-        if self.append is not None:
-            check_choice("append", self.append, ("samples", "sites"))
-        if self.overwrite and (self.resume or self.append):
-            raise DataError(
-                "overwrite=True replaces the store that resume or append would add to. Give one of them.",
-                arguments=("overwrite", "resume", "append"),
-            )
-        if self.resume and self.append:
-            raise DataError(
-                "resume=True also completes what append added, given the same data. Give one of them.",
-                arguments=("resume", "append"),
-            )
-
-    def check(self, backend: Backend) -> None:
-        """Raise StoreError where a store is in the way, or one to append to is missing."""
-        if self.append:
-            require_record(backend)
-        elif self.overwrite:
-            check_replaceable(backend)
-        elif not self.resume:
-            check_absent(backend)
-
-
-@dataclass(frozen=True)
 class Session:
     """A model, what is kept of it, and its data, of which `first` is the first batch.
+
+    `weights` is the digest of the model's weights, where that is known already.
 
     `new`, `resumed`, `longer` (appended samples), `wider` (appended sites) and `ranked` (one of several processes) give
     the writer of a store; `run` fills it.
@@ -109,6 +67,7 @@ class Session:
     backend: Backend
     transfer: Transfer
     origin: Json
+    weights: str | None = None
 
     def new(self, *, replace: bool) -> Writer:
         """The writer of a store that isn't there yet, or is to `replace` the one that is."""
@@ -196,13 +155,24 @@ class Session:
                 arguments=("reset",),
             )
 
-    def ranked(self, record: CommitRecord, sampler: ChunkSampler) -> tuple[Writer, RankCommits]:
-        """The writer of this process's chunk rows, and what commits them."""
+    def ranked(self, record: CommitRecord, sampler: ChunkSampler, rows: TokenRows) -> tuple[Writer, RankCommits]:
+        """The writer of this process's chunk rows, whose tokens go to these `rows`, and what commits them."""
         layout = self._laid_out(record)
         nodes, names = nodes_of(layout, sampler.total), class_names(self.backend, record)
-        start = Start(layout, nodes, record.attributes, {SAMPLES: 0}, names, record.checksums)
-        commits = RankCommits(self.backend, start, sampler)
-        return Writer(self.backend, start, commits, self.transfer), commits
+        lengths, nothing = record.lengths(layout), dict.fromkeys(layout.arrays, 0)
+        start = Start(layout, nodes, record.attributes, lengths, names, record.checksums)
+        commits = RankCommits(self.backend, start, sampler, rows)
+        # The writer has nothing to read back: it begins with chunk rows of its own.
+        return Writer(self.backend, replace(start, lengths=nothing), commits, self.transfer), commits
+
+    @property
+    def fragment_folders(self) -> list[str]:
+        return fragment_folders(self.plan.layout(self._dtypes))
+
+    def token_paths(self, record: CommitRecord) -> dict[str, str]:
+        """The paths of the activations of the token sites, by the sites' names."""
+        layout = self._laid_out(record)
+        return {site.name: layout.activation(site).path for site in layout.sites if site.tokens}
 
     def _laid_out(self, record: CommitRecord) -> Layout:
         """The arrays, in chunks as long as those that are there."""
@@ -227,17 +197,23 @@ class Session:
                 arguments=("resume",),
             )
 
-    def run(self, stream: Iterable[Batch], writer: Writer, record: CommitRecord | None) -> None:
+    def run(
+        self,
+        stream: Iterable[Batch],
+        writer: Writer | Unwritten,
+        record: CommitRecord | None,
+        counts: TokenCounts | None = None,
+    ) -> None:
         """Run the model on every batch that isn't in the store yet, and compare the others' columns with it.
 
-        `record` is that of the store before, if there was one.
+        `record` is that of the store before, if there was one; `counts` are those of the tokens, where they are known.
         """
         done, offset = writer.committed, writer.commits.offset
         compared = record if writer.commits.compares else None
         seen = None if compared is None else Columns(self.backend, compared, self._unknown)
         end = offset
         sites = self.plan.site_plan
-        recorder, forward = Recorder(sites, _into(writer)), self._forward
+        recorder, forward = Recorder(sites, _into(writer, counts)), self._forward
         with running(self.model, self.options.run.mode), probing(self.model, sites.names, recorder) as probe:
             for number, batch in enumerate(stream):
                 if offset:
@@ -250,6 +226,8 @@ class Session:
                         recorder.ignore()
                         forward.run(batch, probe)
                     continue
+                if counts is not None:
+                    counts.begin(batch)
                 recorder.begin(batch, number)
                 writer.begin(batch.rows, at=batch.start)
                 output = forward.run(batch, probe)
@@ -265,6 +243,14 @@ class Session:
                 )
             seen.warn()
         recorder.warn_of_lost_values()
+
+    def run_along(self, passes: int) -> None:
+        """Run the model so many times for the other processes, which gather its parameters in each pass."""
+        sites = self.plan.site_plan
+        recorder, forward = Recorder(sites, lambda name, reduced: None), self._forward  # which nothing begins
+        with running(self.model, self.options.run.mode), probing(self.model, sites.names, recorder) as probe:
+            for _ in range(passes):
+                forward.run(self.first, probe)
 
     @property
     def _unknown(self) -> tuple[str, ...]:
@@ -291,7 +277,7 @@ class Session:
             "probekit_version": __version__,
             "torch_version": str(torch.__version__),
             "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
-            "weights": weights_digest(self.model),
+            "weights": self.weights or weights_digest(self.model),
             "inputs": f"{inputs_checksum(self.first.inputs):08x}",
             "sites": [str(rule) for rule in rules(self.options.sites.sites)],
             "dtype": self.options.sites.dtype or "as given",
@@ -308,147 +294,12 @@ class Session:
         return attrs
 
 
-@dataclass(frozen=True)
-class CaptureJob:
-    """One call of `capture`.
-
-    `smaller` gives the data in batches of so many samples, where the user didn't say of how many and they can be read
-    again.
-    """
-
-    model: nn.Module
-    options: CaptureOptions
-    batches: Batches
-    backend: Backend
-    if_exists: IfExists
-    transfer: Transfer
-    progress: Progress
-    origin: Json = field(default_factory=dict)
-    smaller: Callable[[int], Batches] | None = None
-
-    def run(self) -> None:
-        """Capture what the store lacks, in this process alone or with the others of its group."""
-        if self.batches.chunks is None:
-            self._run_alone()
-        else:
-            self._run_with_others(self.batches.chunks)
-
-    def _run_alone(self) -> None:
-        with ExitStack() as stack:
-            record = self._existing(stack)
-            job = self if record is None else self._as_in(record)
-            first, stream = peek(job.batches)
-            try:
-                session = job._session(first)
-            except BatchTooLarge as error:
-                job = job._in_smaller_batches(error)
-                first, stream = peek(job.batches)
-                session = job._session(first)
-            writer = job._writer(session, record, stack)
-            if writer is not None:
-                session.run(job._shown(stream), stack.enter_context(writer), record)
-
-    def _as_in(self, record: CommitRecord) -> CaptureJob:
-        """The same with what the store that is added to has, where the user doesn't say."""
-        batches, run = self.batches, self.options.run
-        if self.smaller is not None:
-            batches = self.smaller(record.batch_size)
-        if run.predictions == "auto":
-            run = replace(run, predictions=record.attributes.get("predictions") == "kept")
-        batches.begin_with(class_names(self.backend, record))
-        return replace(self, batches=batches, options=replace(self.options, run=run))
-
-    def _in_smaller_batches(self, error: BatchTooLarge) -> CaptureJob:
-        """The same in batches that fit in memory."""
-        if self.smaller is None or error.fits < 1:
-            raise error
-        warnings.warn(f"Batches have {error.size} samples, since larger ones don't fit: {error}", stacklevel=5)
-        return replace(self, batches=self.smaller(error.size), smaller=None)
-
-    def _existing(self, stack: ExitStack) -> CommitRecord | None:
-        """The record of the store that is added to, which is locked before it is read; None for a new store."""
-        adds = self.if_exists.resume or self.if_exists.append
-        if not adds or not self.backend.exists():
-            return None
-        require_record(self.backend)  # before a lock is put where there is no store
-        stack.enter_context(self.backend.lock())
-        record = with_checksums(self.backend, read_record(self.backend))
-        sweep(self.backend, record)
-        return record
-
-    def _run_with_others(self, sampler: ChunkSampler) -> None:
-        """Capture this process's chunk rows of a store that several may write."""
-        group = Group(sampler)
-        if self.if_exists.append:
-            raise DataError(
-                "append= takes data in order, and no ChunkSampler. Give a loader without one.", arguments=("append",)
-            )
-        first = next(iter(self.batches), None)
-        session = None if first is None else self._session(first)
-        with ExitStack() as stack:
-            if group.by_first(lambda: self._lay_out(session, stack)) == "complete":
-                return
-            record = read_record(self.backend)
-            sampler.done = done_chunks(self.backend, record, sampler)
-            if session is None:  # this process has no chunk row of its own
-                group.by_all(lambda: None)
-                group.by_first(lambda: None)
-                return
-            writer, commits = session.ranked(record, sampler)
-            group.by_all(lambda: self._run_own(session, writer))
-            group.by_first(commits.close)
-
-    def _lay_out(self, session: Session | None, stack: ExitStack) -> str:
-        """In the first process, which always has a chunk row: have a store to write into, and lock it."""
-        if session is None:
-            raise DataError("The data hold no samples.")
-        session.require_alike()
-        session.require_no_state()
-        record = self._existing(stack)
-        writer = self._writer(session, record, stack)
-        if writer is None:
-            return "complete"
-        rows = session.plan.rows_per_chunk
-        theirs = rows if record is None else record.rows_per_chunk
-        if rows != theirs:
-            raise StoreError(f"{self.backend.url} has chunk rows of {theirs} samples, and the ChunkSampler has {rows}.")
-        self.backend.make_room([MARKERS])
-        return "to be written"
-
-    def _run_own(self, session: Session, writer: Writer) -> None:
-        with writer:
-            session.run(self._shown(iter(self.batches)), writer, None)
-
-    def _session(self, first: Batch) -> Session:
-        free = self.backend.free()
-        if free is not None and self.if_exists.overwrite:
-            free += self.backend.used("")
-        plan = plan_capture(self.model, self.batches, first, self.options, free)
-        return Session(self.model, self.options, self.batches, first, plan, self.backend, self.transfer, self.origin)
-
-    def _writer(self, session: Session, record: CommitRecord | None, stack: ExitStack) -> Writer | None:
-        """The writer of a store that is locked until the `stack` ends; None where there is nothing to write."""
-        if self.if_exists.overwrite and self.backend.exists():
-            stack.enter_context(self.backend.lock())
-            return session.new(replace=True)
-        if record is None:
-            writer = session.new(replace=False)
-            stack.enter_context(self.backend.lock())
-            return writer
-        if self.if_exists.resume:
-            return session.resumed(record)
-        return session.longer(record) if self.if_exists.append == "samples" else session.wider(record)
-
-    def _shown(self, stream: Iterable[Batch]) -> Iterable[Batch]:
-        return self.progress(stream, f"capture {self.backend.url.rpartition('/')[2]}", self.batches.count)
-
-
 def _columns(batch: Batch) -> dict[str, Array]:
     """The columns of a batch; samples that carry no id are numbered."""
     return {"sample_id": np.arange(batch.start, batch.start + batch.rows)} | batch.columns
 
 
-def _into(writer: Writer) -> Sink:
+def _into(writer: Writer | Unwritten, counts: TokenCounts | None) -> Sink:
     """A sink that gives a writer what is recorded."""
 
     def give(name: str, reduced: Reduced) -> None:
@@ -457,6 +308,8 @@ def _into(writer: Writer) -> Sink:
             if reduced.real is not None:
                 writer.put_mask(name, reduced.real.given.numpy())
         else:
+            if counts is not None:
+                counts.check(name, len(reduced.sample))
             writer.append(name, reduced.tensor, reduced.sample.numpy(), reduced.positions.numpy())
 
     return give

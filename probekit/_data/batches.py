@@ -18,7 +18,7 @@ from probekit._data.classes import class_names as names_in
 from probekit._data.columns import Array, as_column
 from probekit._data.fields import LABEL, LABEL_KEYS, NOUNS, SAMPLE_ID, Item, Source, argument_of, sources_of
 from probekit._data.inputs import as_tensors, check_differ, choose_rows, count_rows, given_rows, readers
-from probekit._data.loaders import Slices, chunks_of, count_of, cut, order_fault, rows_of, stream
+from probekit._data.loaders import Slices, batch_size_of, chunks_of, count_of, cut, order_fault, rows_of, stream
 from probekit._data.own_columns import own_columns
 from probekit._data.tokens import tokens_of
 from probekit._tokens import Tokens
@@ -94,6 +94,7 @@ class Batches:
         rows: the number of samples, of all processes together where several share the data; None where the data can't
             say.
         chunks: the sampler that says which of the samples are this process's, where there is one.
+        batch_rows: the samples that a loader puts into a batch.
         count: the number of batches, None where the data can't say.
 
     Raises:
@@ -139,7 +140,7 @@ class Batches:
         self._rows_of, self._ignored = rows, _several(ignore_label)
         self._data = stream(data, batch_size, workers)
         self.chunks = chunks_of(self._data)
-        self._batch_rows = getattr(self._data, "batch_size", None) or 1
+        self.batch_rows = batch_size_of(self._data)
         self.rows = rows_of(self._data) if self.chunks is None else self.chunks.total
         self._check_order()
         if self._ignored or rows is not None:
@@ -200,7 +201,7 @@ class Batches:
             yield Batch(inputs, count_rows(inputs, item), of_batch, span.start, tokens=tokens_of(inputs))
 
     def _streamed(self) -> Iterator[Batch]:
-        starts = None if self.chunks is None else self.chunks.starts(self._batch_rows)
+        starts = None if self.chunks is None else self.chunks.starts(self.batch_rows)
         read = start = 0  # samples so far, and those of them that aren't left out
         kinds: dict[str, str | None] | None = None
         firsts: list[Any] = []

@@ -30,6 +30,7 @@ from probekit.errors import DataError, check_kind
 __all__ = [
     "Joined",
     "Slices",
+    "batch_size_of",
     "chunks_of",
     "count_of",
     "cut",
@@ -128,6 +129,11 @@ def chunks_of(data: Iterable[Any]) -> ChunkSampler | None:
     """The sampler of a loader whose data several processes share."""
     sampler = getattr(data.batch_sampler, "sampler", data.sampler) if isinstance(data, DataLoader) else None
     return sampler if isinstance(sampler, ChunkSampler) else None
+
+
+def batch_size_of(data: Iterable[Any]) -> int:
+    """The samples in a batch of a loader, 1 where each item of the data set is one."""
+    return getattr(getattr(data, "batch_sampler", None), "batch_size", None) or 1
 
 
 def order_fault(data: Iterable[Any]) -> str | None:

@@ -20,6 +20,7 @@ from probekit._nested import mapped, tensors
 from probekit._probe.model_run import copied, device_of, every_module_runs, run, running, written
 from probekit._probe.model_state import ModelState, same
 from probekit._probe.selectors import module_names
+from probekit._probe.sharded import is_part, runs_in_parts
 from probekit._probe.site_table import SiteTable, find_sites
 from probekit.errors import DataError, ModelError
 
@@ -56,7 +57,7 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions,
 
     Raises:
         SiteError: the selector picks nothing.
-        ModelError: the model can't run on the batch, or gives no logits to predict by.
+        ModelError: the model can't run on the batch, or gives no logits to predict by, or a part of them.
         DataError: a column is called as the predictions are.
     """
     dry = _Dry(model, first, sites, how)
@@ -64,6 +65,8 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions,
     found = dry.tried(few)
     if few is None or found is None:
         few, found = first, dry.sites_of(first)
+    if how.predictions or (how.loss is None and any(site.kind == "gradient" for site in found)):
+        _check_logits(model, few, how)
     predictions = _keeps_predictions(model, few, how, classes)
     # An axis may be as long as the batch by chance, such as the time steps of a recurrent layer.
     other = dry.tried(_with_rows(few, few.rows - 1)) or dry.tried(_with_rows(few, 2 * few.rows))
@@ -141,6 +144,21 @@ def _keeps_predictions(model: nn.Module, example: Batch, how: RunOptions, classe
         return getattr(logits_of(output), "shape", None) == (example.rows, classes)
     predictions(output, example.rows)
     return True
+
+
+def _check_logits(model: nn.Module, example: Batch, how: RunOptions) -> None:
+    """Raise ModelError where each of several processes has the logits of some classes only."""
+    if not runs_in_parts(model):
+        return
+    with running(model, how.mode), begun(model, how, 0):
+        logits = logits_of(run(model, copied(example.inputs), device_of(model)))
+    if isinstance(logits, Tensor) and is_part(model, logits):
+        raise ModelError(
+            f"The logits of {type(model).__name__} are another tensor in each of the processes that run it together, "
+            f"here of shape {tuple(logits.shape)}, so each has those of some classes. Give parallelize_module "
+            "use_local_output=False for the last layer; or leave predictions out, and give loss= for gradients.",
+            arguments=("predictions", "loss"),
+        )
 
 
 def _with_rows(batch: Batch, rows: int, *, last: bool = False) -> Batch | None:

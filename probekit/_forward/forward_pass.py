@@ -17,6 +17,7 @@ from probekit._forward.options import RunOptions
 from probekit._forward.outputs import logits_of
 from probekit._probe.hooks import Probe
 from probekit._probe.model_run import copied, device_of, run, seeded
+from probekit._probe.sharded import whole
 from probekit.errors import DataError
 
 __all__ = ["ForwardPass", "begun"]
@@ -71,6 +72,7 @@ class ForwardPass:
         if self.options.loss is not None:
             return self.options.loss(output, labels)
         logits = logits_of(output)
+        logits = whole(logits) if isinstance(logits, Tensor) else logits
         if labels is None or not isinstance(logits, Tensor) or logits.dim() != 2:
             raise DataError(
                 "Gradients need a loss. By default it is the cross-entropy of logits (sample, class) and the labels, "

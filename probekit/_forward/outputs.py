@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from probekit._data.columns import Array
+from probekit._probe.sharded import whole
 from probekit.errors import ModelError
 
 __all__ = ["PREDICTION", "logits_of", "predictions"]
@@ -27,6 +28,7 @@ def predictions(output: Any, rows: int) -> Array:
         ModelError: the output has no such logits.
     """
     logits = logits_of(output)
+    logits = whole(logits) if isinstance(logits, Tensor) else logits
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
         given = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"in a {type(output).__name__}"
         raise ModelError(

@@ -15,6 +15,7 @@ from probekit._forward.masks import MaskSource
 from probekit._forward.site_plan import PlannedSite, SitePlan
 from probekit._forward.token_rows import are_tokens
 from probekit._probe.reductions import Mask, Reduced
+from probekit._probe.sharded import whole
 from probekit._probe.site_name import SiteName
 from probekit.errors import SiteError
 
@@ -85,6 +86,7 @@ class Recorder:
                 "size of the batches so that none has a single sample.",
                 arguments=("batch_size",),
             )
+        tensor = whole(tensor)
         reduced = planned.keep(tensor, now.mask(planned.mask), now.batch)
         source, spec = reduced.tensor, planned.spec
         if source.shape[1:] != spec.shape or (reduced.sample is None and source.shape[0] != now.batch.rows):

@@ -148,6 +148,8 @@ class _Planner:
         self._others = {} if dry.other is None else {site.name: site.shape for site in dry.other}
 
     def plan(self, site: Site) -> PlannedSite:
+        if site.part:
+            raise _in_parts(site)
         if not site.shape:
             raise SiteError(f"{site.name} ({site.type}) is a scalar for the whole batch, so it has no samples to keep.")
         reduction = self._reductions[site.name]
@@ -328,6 +330,15 @@ class _Planner:
                 "(mask=False).",
                 stacklevel=5,
             )
+
+
+def _in_parts(site: Site) -> SiteError:
+    return SiteError(
+        f"{site.name} ({site.type}) is another tensor in each of the processes that run the model together, here of "
+        f"shape {site.shape}, so each has a part of the activation. Have the model keep it as a DTensor, which is "
+        "gathered: parallelize_module with use_local_output=False; or select other sites (sites=, exclude=).",
+        arguments=("sites", "exclude"),
+    )
 
 
 def _as_given(nodes: NodeAxis, batch_dim: int) -> NodeAxis:

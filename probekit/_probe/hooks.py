@@ -53,6 +53,9 @@ class Probe:
             for `take`. Here the name always carries its call. The tensor is the model's own: copy it before the
             callable returns, since an in-place operation may overwrite it.
 
+    Of a model that several processes run together, it gives what this process has: a DTensor, or a plain tensor that
+    may be a part of the activation.
+
     Raises:
         SiteError: a selector matches no module of the model.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from probekit._probe.selectors import (
     rules,
     selected_modules,
 )
+from probekit._probe.sharded import parts, whole
 from probekit._probe.site_name import SiteName
 from probekit._probe.tensor_kinds import has_gradient, unusual
 from probekit._table import ShownAsTable, Table
@@ -56,6 +57,7 @@ class Site:
     dtype: torch.dtype
     parameters: int
     unusual: Tensor | None = field(repr=False, compare=False)  # the activation, where zeros can't stand for its kind
+    part: bool = False  # of the activation, of which other processes have the rest
 
     @property
     def bytes_per_sample(self) -> int:
@@ -150,6 +152,9 @@ def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selecto
         with axes:
             run(model, inputs, device_of(model))
             found = probe.take_by_site()
+    axes_of = {site: axes.of(tensor) for site, tensor in found.items()}
+    found = {site: whole(tensor) for site, tensor in found.items()}
+    in_parts = parts(model, modules, found)
     picked, excluded = RuleIndex(asked), RuleIndex(left_out)
     calls: dict[str, set[int | None]] = defaultdict(set)
     for site in found:
@@ -160,7 +165,8 @@ def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selecto
         for form in (site,) if site.side or site.op else (site, site._replace(side="grad")):
             wanted = picked.picks(form, modules) and not excluded.leaves_out(form, modules)
             if wanted and (form.side != "grad" or has_gradient(tensor)):
-                rows.append(_site(form, module, tensor, axes.of(tensor), len(calls[site.module])))
+                row = _site(form, module, tensor, axes_of[site], len(calls[site.module]))
+                rows.append(replace(row, part=site in in_parts))
     # Outputs that can have no gradient aren't selected by a rule for gradients.
     for_gradients = RuleIndex([] if left_out else (rule for rule in asked if asks_for(rule, "grad")))
     for rule in for_gradients.unmatched([row.parts for row in rows], modules):

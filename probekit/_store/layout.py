@@ -20,6 +20,7 @@ __all__ = [
     "CLASS_NAME",
     "CLASS_NAMES",
     "FORMAT",
+    "FRAGMENTS",
     "INPUTS",
     "MARKERS",
     "MASK",
@@ -62,6 +63,7 @@ SAMPLE, ROW = "sample", "row"
 SAMPLES = ""  # among the row dimensions, by the side of the sites that have one of their own
 CHUNK_BYTES, CHUNK_BYTES_PER_ROW = 4 * 2**20, 1024  # of a chunk, or of each of its rows where that makes more
 MARKERS = ".done"  # the folder where each of several processes marks the chunk rows that it has written
+FRAGMENTS = f"{MARKERS}/fragments"  # rows of token chunks that are in the chunk rows of several processes
 CLASS_NAME = "class_name"
 CLASS_NAMES = 1024  # in a chunk of class names
 ROOT_VARIABLES = ("label", "sample_id", CLASS_NAME, INPUTS)  # no site's group may be called like one

@@ -7,4 +7,5 @@
 - ``commit_thread``: the thread that writes chunk rows and commits them, and the error of a disk that is full.
 - ``commits``: how written rows are committed: a growing prefix; ``site_commits``: sites added to a complete store;
   ``rank_commits``: chunk rows of several processes.
+- ``unwritten``: what stands for the writer in a process that only runs the model along.
 """

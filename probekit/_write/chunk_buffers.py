@@ -79,6 +79,7 @@ class RowDimension:
     Attributes:
         first: the first row of the chunks in ``filling[0]``.
         filled: rows that are in them.
+        others: how many of these another process writes, which aren't in them.
         length: rows of the batches that ended.
     """
 
@@ -95,11 +96,17 @@ class RowDimension:
         self.rows_per_chunk = rows_per_chunk
         self.first = length - length % rows_per_chunk
         self.filled = length % rows_per_chunk
+        self.others = 0
         self.length = length
         self.filling: list[RowBuffer] = []
         self.free: queue.SimpleQueue[RowBuffer] = queue.SimpleQueue()
         for _ in range(buffers):
             self.free.put(RowBuffer(codecs, transfer, in_files))
+
+    def begin_at(self, row: int) -> None:
+        """Have this `row` come next, of a chunk row whose rows before it another process writes."""
+        self.first, self.filled = row - row % self.rows_per_chunk, row % self.rows_per_chunk
+        self.length, self.others = row, self.filled
 
     def targets(self, path: str, buffer: RowBuffer, rows: slice) -> Sequence[tuple[Target, Index]]:
         """Where the values of an array for a buffer's `rows` go, each with the index of its nodes, ``()`` for all.

@@ -22,12 +22,16 @@ __all__ = ["ChunkRow", "CommitThread"]
 
 @dataclass(frozen=True)
 class ChunkRow:
-    """A chunk row to be written, once `wait` returns, and where its buffer goes then."""
+    """A chunk row to be written, once `wait` returns, and where its buffer goes then.
+
+    `filled` counts its rows, the first `others` of which another process writes.
+    """
 
     dimension: RowDimension
     buffer: RowBuffer
     first: int
     filled: int
+    others: int
     wait: Wait
     free: queue.SimpleQueue[RowBuffer]
 
@@ -96,9 +100,9 @@ class CommitThread:
         if isinstance(self.failure, KeyboardInterrupt):
             raise self.failure
         if self.failure is not None:
+            why = getattr(self.failure, "strerror", None) or str(self.failure).rstrip(".")
             raise StoreError(
-                f"Writing {self._backend.url} failed: {getattr(self.failure, 'strerror', None) or self.failure}. "
-                f"{self._commits.kept}",
+                f"Writing {self._backend.url} failed: {why}. {self._commits.kept}",
                 arguments=("resume",),
             ) from self.failure
 
@@ -124,13 +128,14 @@ class CommitThread:
     def _write(self, row: ChunkRow) -> None:
         row.wait()
         number, files = row.first // row.dimension.rows_per_chunk, []
+        rows = range(row.first + row.others, row.first + row.filled)
         checksums = row.buffer.finish(row.filled)
         for path, chunks in row.buffer.chunks.items():
             codec, of_array = row.dimension.codecs[path], b""
             for across, chunk in enumerate(chunks):
                 chunk[row.filled :] = "" if codec.dtype == object else 0  # what an earlier row left isn't written
                 contents = codec.encode(chunk)
-                files.append((codec.spec.key(number, across), contents))
+                files.append((self._commits.key(codec.spec, number, across, rows), contents))
                 of_array += checksum_of(contents)
             checksums[path] = of_array
         if self._backend.parallel == 1:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from probekit._store.backend import Backend
-from probekit._store.codec import checksum_of
-from probekit._store.layout import CLASS_NAME, MARKERS, RECORD, SAMPLES, Json, Layout
+from probekit._store.codec import checksum_of, vouched
+from probekit._store.layout import CLASS_NAME, MARKERS, RECORD, SAMPLES, ArraySpec, Json, Layout
 from probekit._store.record import Checksums, CommitRecord, class_name_chunks, dump
 
 __all__ = ["Commit", "Commits", "PrefixCommits", "RecordFile", "Start", "first_samples"]
@@ -67,6 +67,12 @@ class Commits(Protocol):
     def begin(self) -> None:
         """Before the first chunk is written."""
 
+    def token_rows(self, chunk_row: int) -> Mapping[str, range]:
+        """Where the tokens of a chunk row's samples go, by row dimension; none where they follow those before."""
+
+    def key(self, spec: ArraySpec, number: int, across: int, rows: range) -> str:
+        """Where a chunk is written, by its number along rows and nodes, that has these `rows` of the array."""
+
     def wrote(self, chunk_row: int, checksums: Checksums) -> None:
         """When a chunk row of some arrays has been written, whose chunks have these checksums."""
 
@@ -99,6 +105,10 @@ class RecordFile:
         for path, new in checksums.items():
             known, at = self._checksums.get(path, b""), chunk_row * len(new)
             self._checksums[path] = known[:at].ljust(at, b"\0") + new + known[at + len(new) :]
+
+    def vouches(self, path: str, chunk_row: int, across: int) -> bool:
+        """Whether the checksum of the last chunk of a chunk row is known."""
+        return vouched(self._checksums.get(path, b""), (chunk_row + 1) * across - 1) is not None
 
     def write_names(self, names: tuple[str, ...]) -> None:
         """Write the names of the classes, where there are new ones."""
@@ -156,8 +166,15 @@ class PrefixCommits:
         return first_samples(self.committed[SAMPLES])
 
     def begin(self) -> None:
+        self._backend.delete(MARKERS)  # of several processes, whose chunk rows are written anew
         if self._append:  # chunks that the record vouches for are written again, with more rows
             self._file.publish(self.committed)
+
+    def token_rows(self, chunk_row: int) -> Mapping[str, range]:
+        return {}
+
+    def key(self, spec: ArraySpec, number: int, across: int, rows: range) -> str:
+        return spec.key(number, across)
 
     def wrote(self, chunk_row: int, checksums: Checksums) -> None:
         self._file.wrote(chunk_row, checksums)
@@ -169,8 +186,6 @@ class PrefixCommits:
 
     def finish(self, *, complete: bool) -> None:
         self._file.close(self._file.at(self.committed, complete=complete))
-        if complete:
-            self._backend.delete(MARKERS)
 
     def give_up(self) -> None:
         """Nothing: chunks beyond the record are written again."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from probekit._store.backend import Backend
-from probekit._store.layout import RECORD
+from probekit._store.layout import RECORD, ArraySpec
 from probekit._store.leftovers import remove_node
 from probekit._store.record import Checksums, CommitRecord, dump
 from probekit._write.commits import Commit, RecordFile, Start
@@ -34,6 +35,12 @@ class SiteCommits:
         for path, node in self._start.nodes.items():
             self._backend.make_room([path if node["node_type"] == "group" else f"{path}/c"])
             self._backend.write(f"{path}/{RECORD}", [dump(node)])
+
+    def token_rows(self, chunk_row: int) -> Mapping[str, range]:
+        return {}
+
+    def key(self, spec: ArraySpec, number: int, across: int, rows: range) -> str:
+        return spec.key(number, across)
 
     def wrote(self, chunk_row: int, checksums: Checksums) -> None:
         self._file.wrote(chunk_row, checksums)

@@ -142,6 +142,8 @@ class Writer:
         if not rows.filled:
             # Where several processes write, the next batch may belong to another chunk row.
             rows.first = max(rows.first, at - at % rows.rows_per_chunk)
+            for dim, tokens in self.commits.token_rows(rows.first // rows.rows_per_chunk).items():
+                self._dimensions[dim].begin_at(tokens.start)
         skip = rows.first + rows.filled - at
         count = samples - skip
         if count > rows.rows_per_chunk:
@@ -263,8 +265,10 @@ class Writer:
         full = rows.filled == rows.rows_per_chunk
         if full:
             buffer = rows.filling.pop(0)
-            self._thread.put(ChunkRow(rows, buffer, rows.first, rows.filled, self._transfer.fence(), rows.free))
-            rows.first, rows.filled = rows.first + rows.rows_per_chunk, 0
+            self._thread.put(
+                ChunkRow(rows, buffer, rows.first, rows.filled, rows.others, self._transfer.fence(), rows.free)
+            )
+            rows.first, rows.filled, rows.others = rows.first + rows.rows_per_chunk, 0, 0
         return full
 
     def _commit_at(self, lengths: dict[str, int]) -> None:
@@ -277,7 +281,8 @@ class Writer:
                 for path, chunks in rows.filling[0].chunks.items():
                     for ours, theirs in zip(snapshot.chunks[path], chunks, strict=True):
                         ours[: rows.filled] = theirs[: rows.filled]
-                self._thread.put(ChunkRow(rows, snapshot, rows.first, lengths[dim] - rows.first, no_wait, free))
+                count = lengths[dim] - rows.first
+                self._thread.put(ChunkRow(rows, snapshot, rows.first, count, rows.others, no_wait, free))
         self._thread.put(Commit(lengths, self._class_names))
 
     def _hand_over_rest(self) -> None:
@@ -285,7 +290,7 @@ class Writer:
         rows = self._dimensions[SAMPLES]
         if self._thread.failure is None and rows.length > rows.first and rows.length != self.committed:
             buffer, count = rows.filling.pop(0), rows.length - rows.first
-            self._thread.put(ChunkRow(rows, buffer, rows.first, count, self._transfer.fence(), rows.free))
+            self._thread.put(ChunkRow(rows, buffer, rows.first, count, 0, self._transfer.fence(), rows.free))
             self._commit_at({dim: each.length for dim, each in self._dimensions.items()})
 
     def _read_back(self, rows: RowDimension) -> None:

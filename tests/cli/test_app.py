@@ -22,7 +22,10 @@ import probekit as pk
         (["capture", "nets.py:make_model", "digits", "b.zarr", "-s", "layer*"], "No site matches 'layer*'"),
         (["capture", "nets.py:make_model", "digits", "acts.zarr"], "exists already"),
         (["capture", "nets.py:make_model", "digits", "nets.py/b.zarr"], "can't be created"),
-        (["capture", "nets.py:make_model", "digits", "b.zarr", "--memory", "1KiB", "--batch-size", "256"], "memory is 1 KiB"),
+        (
+            ["capture", "nets.py:make_model", "digits", "b.zarr", "--memory", "1KiB", "--batch-size", "256"],
+            "memory is 1 KiB",
+        ),
         (["info", "nope.zarr"], "There is no store at nope.zarr"),
         (["info", "nets.py"], "isn't a store"),
         (["measure", "nets.py", "-m", "std"], "isn't a store"),

@@ -98,16 +98,13 @@ def test_the_conjugate_of_a_value_is_kept_as_it_is(tmp_path):
     assert np.array_equal(tree["(root)"]["activation"], model(x).detach().resolve_conj())
 
 
-def test_a_sharded_tensor_is_refused_or_made_whole_by_a_callable(tmp_path):
+def test_a_sharded_tensor_is_gathered(tmp_path):
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
         model = As(lambda y: distribute_tensor(y.detach(), mesh))
-        options = {"sites": "(root)", "labels": False, "batch_size": 20}
-        with pytest.raises(SiteError, match=r"a DTensor, of which each process.*lambda t: t.full_tensor\(\)"):
-            pk.capture(model, X.flatten(1), tmp_path / "a", **options)
-        whole = pk.capture(model, X.flatten(1), tmp_path / "b", reduce=lambda t: t.full_tensor(), **options)
-        np.testing.assert_allclose(whole["(root)"]["activation"], model.linear(X.flatten(1)).detach(), atol=1e-6)
+        tree = pk.capture(model, X.flatten(1), tmp_path / "a", sites="(root)", labels=False, batch_size=20)
+        np.testing.assert_allclose(tree["(root)"]["activation"], model.linear(X.flatten(1)).detach(), atol=1e-6)
     finally:
         torch.distributed.destroy_process_group()

@@ -1,11 +1,10 @@
 """One store written by several processes, as torchrun starts them: the same bits for any number of them."""
 
+import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset
 
 import probekit as pk
+from probekit._write.commits import RecordFile
 from probekit.errors import DataError, StoreError
 from tests import processes
 from tests.models import mlp, samples
-from tests.stores import chunks, contents
+from tests.stores import chunks, contents, opened
 
 ROOT = Path(__file__).parents[2]
 NEVER = "9-0-never"  # no process has the rank 9
@@ -73,22 +73,7 @@ def torchrun(tmp_path: Path, count: int, out: Path, dies: str = NEVER) -> subpro
 
 
 def forked(count: int, out: Path, dies: str = NEVER) -> set[int]:
-    """The exit statuses of so many processes, of which all are killed when one fails, as torchrun does."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = {processes.start(captured, out, dies, RANK=str(rank), **group) for rank in range(count)}
-    ended = set()
-    while running:
-        wait([process.sentinel for process in running])
-        done = {process for process in running if process.exitcode is not None}
-        if any(process.exitcode for process in done):
-            for process in running - done:
-                process.kill()
-        running -= done
-        ended |= done
-    return {process.exitcode for process in ended}
+    return processes.group(count, captured, out, dies)
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +162,72 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     pk.capture(nn.Linear(6, 3), loader(chunk_rows=10), tmp_path / "a")
     with pytest.raises(DataError, match="append= takes data in order"):
         pk.capture(nn.Linear(6, 3), loader(chunk_rows=10), tmp_path / "a", append="samples")
+
+
+class Failing(Dataset[Any]):
+    """Sixty samples, of which one can't be read."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == self.stop:
+            raise ZeroDivisionError
+        return torch.full((6,), 1.0 + index), index % 3
+
+
+def in_chunk_rows(out: Path, data: Dataset[Any], *, batch_size: int = 5, **group: int) -> None:
+    sampler = pk.ChunkSampler(data, chunk_rows=10, **{"rank": 0, "world": 1, **group})
+    pk.capture(mlp(30), DataLoader(data, batch_size, sampler=sampler), out, resume=True)
+
+
+def test_one_process_writes_anew_what_several_have_marked(tmp_path: Path) -> None:
+    in_chunk_rows(tmp_path / "whole", Failing())
+    out = tmp_path / "a"
+    with pytest.raises(ZeroDivisionError):
+        in_chunk_rows(out, Failing(15))
+    record = (out / "zarr.json").read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        in_chunk_rows(out, Failing(45))
+    (out / "zarr.json").write_bytes(record)  # as if others had marked the chunk rows that this record doesn't count
+    with pytest.raises(ZeroDivisionError):
+        pk.capture(mlp(30), DataLoader(Failing(15), 5), out, resume=True)
+    in_chunk_rows(out, Failing())
+    assert pk.verify(out)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_capture_that_was_killed_when_all_was_published_vouches_for_the_last_chunks(
+    tmp_path: Path, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = TensorDataset(X, Y)
+    options = {**OPTIONS, "resume": True}
+
+    def capture() -> None:
+        sampler = pk.ChunkSampler(data, chunk_rows=10, rank=0, world=1)
+        pk.capture(mlp(30), DataLoader(data, 5, sampler=sampler), tmp_path / "a", **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordFile, "close", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            capture()
+    assert opened(tmp_path / "a").sizes["sample"] == 95
+    capture()
+    found = contents(tmp_path / "a")
+    checksums = [json.loads(each["zarr.json"])["consolidated_metadata"]["chunk_crc32c"] for each in (found, alone)]
+    assert checksums[0] == checksums[1]
+
+
+def test_a_batch_sampler_around_a_chunk_sampler_gives_the_same_rows(tmp_path: Path) -> None:
+    batches = BatchSampler(pk.ChunkSampler(60, chunk_rows=10, rank=0, world=1), 5, drop_last=False)
+    tree = pk.capture(mlp(30), DataLoader(Failing(), batch_sampler=batches), tmp_path / "a", sites="2")
+    np.testing.assert_array_equal(tree["2"]["sample_id"], np.arange(60))
+
+
+def test_a_process_whose_only_batch_is_short_takes_part(tmp_path: Path) -> None:
+    data = TensorDataset(X[:3], Y[:3])
+    in_chunk_rows(tmp_path / "a", data)
+    assert pk.open(tmp_path / "a").sizes["sample"] == 3
