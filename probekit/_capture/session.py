@@ -232,7 +232,7 @@ class Session:
         seen = None if compared is None else Columns(self.backend, compared, self._unknown)
         end = offset
         sites = self.plan.site_plan
-        recorder, forward = Recorder(sites, _into(writer)), self._forward
+        recorder, forward = self._recorder(writer), self._forward
         with running(self.model, self.options.run.mode), probing(self.model, sites.names, recorder) as probe:
             for number, batch in enumerate(stream):
                 if offset:
@@ -260,6 +260,9 @@ class Session:
                 )
             seen.warn()
         recorder.warn_of_lost_values()
+
+    def _recorder(self, writer: Writer) -> Recorder:
+        return Recorder(self.plan.site_plan, _into(writer), stop_early=self.options.run.stop_early)
 
     @property
     def _unknown(self) -> tuple[str, ...]:

@@ -30,13 +30,14 @@ class DryRun:
 
     `other` shows which axis follows the batch: for one sample less or, where the model doesn't take that, for twice as
     many. It is None where the model takes neither. `writes_inputs` says whether the model's forward changes its inputs,
-    `state` names the buffers and attributes that every pass changes.
+    `changed` names the buffers and attributes that a pass changes, `state` those of them that the next one depends on.
     """
 
     example: Batch
     sites: SiteTable
     other: SiteTable | None
     writes_inputs: bool
+    changed: tuple[str, ...]
     state: tuple[str, ...]
 
 
@@ -59,7 +60,7 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions)
         _check_predictions(model, few, how)
     # An axis may be as long as the batch by chance, such as the time steps of a recurrent layer.
     other = dry.tried(_with_rows(few, few.rows - 1)) or dry.tried(_with_rows(few, 2 * few.rows))
-    return DryRun(few, found, other, dry.writes_inputs, dry.state)
+    return DryRun(few, found, other, dry.writes_inputs, dry.changed, dry.state)
 
 
 class _Dry:
@@ -69,6 +70,7 @@ class _Dry:
         module_names(model)  # raises for what has no modules that run
         self._model, self._first, self._sites, self._how = model, first, sites, how
         self.writes_inputs = False
+        self.changed: tuple[str, ...] = ()
         self.state: tuple[str, ...] = ()
 
     def tried(self, batch: Batch | None) -> SiteTable | None:
@@ -84,9 +86,10 @@ class _Dry:
             with begun(model, how, 0):
                 found = find_sites(model, inputs, self._sites.sites, self._sites.exclude)
             self.writes_inputs |= written(inputs, batch.inputs)
-            changed = before.changed()
+            changed = tuple(before.changed())
+            self.changed = tuple(dict.fromkeys((*self.changed, *changed)))
             if changed and not self.state and self._depends_on_state(batch, before):
-                self.state = tuple(changed)
+                self.state = changed
         return found
 
     def _depends_on_state(self, batch: Batch, before: ModelState) -> bool:

@@ -75,13 +75,14 @@ class PlannedSite:
 class SitePlan:
     """The sites that are recorded of a model, in the order in which it ran them.
 
-    `writes_inputs` says whether the model's forward changes its inputs; `state` names the buffers and attributes that
-    every pass changes.
+    `writes_inputs` says whether the model's forward changes its inputs; `changed` names the buffers and attributes that
+    every pass changes, `state` those of them that the next pass depends on.
     """
 
     model: str
     sites: tuple[PlannedSite, ...]
     writes_inputs: bool
+    changed: tuple[str, ...]
     state: tuple[str, ...]
 
     @property
@@ -107,7 +108,7 @@ def plan_sites(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptio
     planner = _Planner(model, dry, sites, first.rows)
     planned = tuple(map(planner.plan, dry.sites))
     planner.warn_of_padding(planned)
-    return SitePlan(dry.sites.model, planned, dry.writes_inputs, dry.state)
+    return SitePlan(dry.sites.model, planned, dry.writes_inputs, dry.changed, dry.state)
 
 
 def require_model_order(batches: Batches, plan: SitePlan, how: RunOptions) -> None:

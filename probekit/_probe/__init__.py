@@ -8,6 +8,7 @@
 - ``gradients``: what a module gives, made to carry gradients; the gradients that a backward pass may bring.
 - ``kept_pass``: what a probe has of one forward pass.
 - ``tensor_kinds``: tensors that don't hold the values of a batch in order.
+- ``early_stop``: a forward pass that is left once it has given all that is wanted of it.
 - ``compilation``: compiled models run eagerly for a while.
 - ``hooks``: `probekit.Probe`.
 - ``offloaded``: weights that accelerate loads into a module when it runs.

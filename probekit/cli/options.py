@@ -112,6 +112,9 @@ class CaptureGroup:
     predictions: Annotated[
         bool, typer.Option("--predictions", help="Keep the class that the model predicts for each sample.")
     ] = False
+    stop_early: Annotated[
+        bool, typer.Option("--stop-early", help="Leave each forward pass once the selected sites have been seen.")
+    ] = False
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 256
     memory: Annotated[str, typer.Option(help="Maximum write-buffer memory.")] = "256MiB"
 
