@@ -3,6 +3,7 @@
 - ``capture``: `probekit.capture` and `probekit.plan`.
 - ``plan``: sites, rows, bytes, chunks and row buffers, before anything is written.
 - ``session``: one capture as it runs, into a new or an existing store.
+- ``generation``: `probekit.generate`.
 - ``comparison``: whether the data have the columns of the samples that the store holds.
 - ``fingerprint``: whether a capture has the settings of the one that it resumes; `probekit.weights_digest`.
 - ``process_group``: the processes that capture into one store together.

@@ -232,7 +232,8 @@ class Session:
         seen = None if compared is None else Columns(self.backend, compared, self._unknown)
         end = offset
         sites = self.plan.site_plan
-        recorder, forward = self._recorder(writer), self._forward
+        recorder = self._recorder(_into(writer))
+        forward = self._passes(recorder)
         with running(self.model, self.options.run.mode), probing(self.model, sites.names, recorder) as probe:
             for number, batch in enumerate(stream):
                 if offset:
@@ -248,10 +249,10 @@ class Session:
                 recorder.begin(batch, number)
                 writer.begin(batch.rows, at=batch.start)
                 output = forward.run(batch, probe)
-                predicted = {name: predictions(output, batch.rows) for name in self._unknown}
+                found = self._found(output, batch)
                 recorder.end()
                 given = {INPUTS: np.full(batch.rows, inputs)}
-                writer.end(columns | predicted | given, self.batches.class_names or ())
+                writer.end(columns | found | given, self.batches.class_names or ())
         if seen is not None:
             if end < seen.rows:
                 raise DataError(
@@ -261,13 +262,21 @@ class Session:
             seen.warn()
         recorder.warn_of_lost_values()
 
-    def _recorder(self, writer: Writer) -> Recorder:
-        return Recorder(self.plan.site_plan, _into(writer), stop_early=self.options.run.stop_early)
+    def _recorder(self, sink: Sink) -> Recorder:
+        return Recorder(self.plan.site_plan, sink, stop_early=self.options.run.stop_early)
+
+    def _passes(self, recorder: Recorder) -> ForwardPass:
+        """How the model runs on each batch, for what it does to be recorded."""
+        return self._forward
 
     @property
-    def _unknown(self) -> tuple[str, ...]:
+    def _unknown(self) -> dict[str, np.dtype[Any]]:
         """The columns that are known only when the model has run."""
-        return (PREDICTION,) if self.options.run.predictions else ()
+        return {PREDICTION: np.dtype(np.int64)} if self.options.run.predictions else {}
+
+    def _found(self, output: Any, batch: Batch) -> dict[str, Array]:
+        """These columns of a batch, from what the model's run on it gave."""
+        return {name: predictions(output, batch.rows) for name in self._unknown}
 
     @property
     def _forward(self) -> ForwardPass:
@@ -277,7 +286,7 @@ class Session:
     @property
     def _dtypes(self) -> dict[str, np.dtype[Any]]:
         known = {name: values.dtype for name, values in _columns(self.first).items()}
-        return known | dict.fromkeys(self._unknown, np.dtype(np.int64))
+        return known | self._unknown
 
     def _attrs(self, start: int) -> Json:
         """How the store is made: what `probekit info` shows, and what a later capture into it has to agree with.

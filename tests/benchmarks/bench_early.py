@@ -28,7 +28,7 @@ def measure(options: argparse.Namespace) -> list[Table]:
     torch.manual_seed(0)
     model = Decoder().eval()
     model.head = nn.Identity()
-    samples, rounds = (8, 1) if options.quick else (96, 3)
+    samples, rounds = (8, 1) if options.quick else (144, 3)
     x, y = torch.randint(0, VOCABULARY, (samples, POSITIONS)), torch.zeros(samples, dtype=torch.int64)
     work = Work(model, x, y, 8, (SITE,))
     with TemporaryDirectory() as folder:
