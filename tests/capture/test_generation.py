@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 import probekit as pk
 from probekit._forward.generated import Generated, token_columns
 from probekit.errors import DataError, ModelError, ProbekitError, SiteError, StoreError
+from tests.processes import run
 from tests.stores import contents, opened
 
 transformers = pytest.importorskip("transformers")
@@ -229,3 +232,26 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         pk.generate(given.pop("model"), given.pop("prompts"), tmp_path / "a", **given)
     assert not (tmp_path / "a").exists()
+
+
+def killed(out: str) -> None:
+    """Begins to answer prompts one by one, and is killed before the eleventh."""
+
+    def progress(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        yield from itertools.islice(items, 10)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pk.generate(gpt2(), MANY, out, progress=progress, **ONE_BY_ONE)
+
+
+MANY = [[1 + n, 2, 3][: 1 + n % 3] for n in range(20)]
+ONE_BY_ONE = {"max_new_tokens": 3, "sites": "transformer.h.1", "batch_size": 1, "do_sample": True}
+
+
+def test_a_killed_process_is_continued_to_the_same_store(tmp_path: Any) -> None:
+    assert run(killed, str(tmp_path / "a")).status == -signal.SIGKILL
+    assert opened(tmp_path / "a").sizes["sample"] == 8
+    resumed = pk.generate(gpt2(), MANY, tmp_path / "a", resume=True, **ONE_BY_ONE)
+    whole = pk.generate(gpt2(), MANY, tmp_path / "whole", **ONE_BY_ONE)
+    for site in ("/", "transformer.h.1"):
+        xr.testing.assert_equal(resumed[site].to_dataset(), whole[site].to_dataset())
