@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from probekit import callbacks, cluster, errors, load, metrics, plot, progress, report, testing
     from probekit._capture.capture import capture, plan
     from probekit._capture.fingerprint import weights_digest
+    from probekit._capture.generation import generate
     from probekit._data.sampler import ChunkSampler
     from probekit._measure.live import measure_live
     from probekit._measure.measure import measure
@@ -38,6 +39,7 @@ __all__ = [
     "capture",
     "cluster",
     "errors",
+    "generate",
     "info",
     "load",
     "measure",
@@ -65,6 +67,7 @@ _WHERE = {
     "Watch": "probekit._measure.watch:Watch",
     "as_dataset": "probekit._store.torch_dataset:as_dataset",
     "capture": "probekit._capture.capture:capture",
+    "generate": "probekit._capture.generation:generate",
     "info": "probekit._store.store:info",
     "measure": "probekit._measure.measure:measure",
     "measure_live": "probekit._measure.live:measure_live",

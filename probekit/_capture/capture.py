@@ -57,6 +57,7 @@ def capture(
     ignore_label: int | str | Collection[int | str] | None = None,
     rows: Rows | None = None,
     predictions: bool | Literal["auto"] = False,
+    stop_early: bool = False,
     memory: str | int = "256MiB",
     resume: bool = False,
     append: Literal["samples", "sites"] | None = None,
@@ -117,6 +118,9 @@ def capture(
             largest, as the column ``prediction``. The logits are what the model returns, or its ``.logits`` or
             ``["logits"]``. With ``"auto"``, where the samples have labels and there are as many logits as
             classes. `probekit.info` tells the accuracy.
+        stop_early: leave each forward pass as soon as the selected sites have given their activations, which are
+            bit-identical. What the model would do after that isn't run: there are no predictions and no gradients, and
+            what runs only there isn't checked.
         memory: the maximum memory of the row buffers that wait to be written, such as ``"256MiB"`` or bytes.
         resume: continue the store at `out`, if there is one, from its last committed sample. The data must come in the
             same order; batches that are committed already are read and compared, but not run.
@@ -128,7 +132,7 @@ def capture(
     Raises:
         SiteError: no such site, or one whose axis 0 isn't the batch.
         DataError: inputs and labels don't fit together.
-        ModelError: the model fails on a batch, or gives no logits to predict by.
+        ModelError: the model fails on a batch, gives no logits to predict by, or can't be left early.
         StoreError: `out` exists, or was captured with different settings, which the error names; another process
             writes it; the disk is full or refuses; one batch doesn't fit in `memory`.
 
@@ -151,7 +155,7 @@ def capture(
     backend = backend_of(out, durable=durable)
     options = CaptureOptions(
         SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask, dtype),
-        RunOptions(mode, loss, predictions, reset),
+        RunOptions(mode, loss, predictions, reset, stop_early),
         StorageOptions.of(compression, memory),
     )
     if_exists = IfExists(resume, append, overwrite)
@@ -200,6 +204,7 @@ def plan(
     ignore_label: int | str | Collection[int | str] | None = None,
     rows: Rows | None = None,
     predictions: bool | Literal["auto"] = False,
+    stop_early: bool = False,
     out: str | Path = "acts.zarr",
     memory: str | int = "256MiB",
 ) -> CapturePlan:
@@ -212,7 +217,7 @@ def plan(
         model, data, sites, exclude, reduce, batch_dim, node_dim, mask, dtype, compression: as for `capture`.
         mode, reset, batch_size, workers, labels, columns, ids, keep_labels, class_names: as for `capture`.
         ignore_label, rows: as for `capture`.
-        predictions, memory: as for `capture`.
+        predictions, stop_early, memory: as for `capture`.
 
     Raises:
         SiteError, DataError, ModelError, StoreError: as `capture`, but not for a disk that is too small.
@@ -230,7 +235,7 @@ def plan(
         )
     options = CaptureOptions(
         SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask, dtype),
-        RunOptions(mode, predictions=predictions, reset=reset),
+        RunOptions(mode, predictions=predictions, reset=reset, stop_early=stop_early),
         StorageOptions.of(compression, memory),
     )
     batches_of = partial(

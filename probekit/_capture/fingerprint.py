@@ -30,6 +30,7 @@ _AGREE = {
     "predictions": "predictions",
     "loss": "loss",
     "batch_size": "batch_size",
+    "generation": "the settings of generate",
     "inputs": "the inputs of the first batch (their digest)",
     "expected_rows": "the number of samples",
 }

@@ -28,7 +28,11 @@ def call_of(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
     parts = []
     for name, parameter in inspect.signature(function).parameters.items():
         value = given[name]
-        if parameter.default is inspect.Parameter.empty:
+        if parameter.kind == parameter.VAR_KEYWORD:
+            parts += [f"{key}={_written(item)}" for key, item in value.items()]
+        elif parameter.kind == parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            parts.append(f"{name}={_written(value)}")
+        elif parameter.default is parameter.empty:
             parts.append(_written(value))
         elif name != "progress" and not _is_default(value, parameter.default):
             parts.append(f"{name}={_written(value)}")

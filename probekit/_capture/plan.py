@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from probekit._data.batches import Batch, Batches
+from probekit._forward.early_stop import check_early_stop
 from probekit._forward.options import RunOptions, SiteOptions
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
 from probekit._sizes import format_size, format_time, parse_size
@@ -188,6 +189,7 @@ def plan_capture(
     names = None if batches.names_grow else batches.class_names
     planned = plan_sites(model, first, options.sites, options.run, None if names is None else len(names))
     require_model_order(batches, planned, options.run)
+    check_early_stop(model, first, planned, options.run)
     sites = replace(planned, sites=tuple(_compressed(site, options.storage.compression) for site in planned.sites))
     chunk_rows, tokens_per_chunk = _rows_per_chunk(sites.sites, first.rows, batches.rows, options.storage.memory)
     plan = CapturePlan(sites, batches.rows, first.rows, chunk_rows, tokens_per_chunk, free)

@@ -35,6 +35,7 @@ from probekit._store.store import (
     create,
     lay_out,
 )
+from probekit._tokens import Tokens
 from probekit._version import __version__
 from probekit._write.commits import PrefixCommits, Start
 from probekit._write.rank_commits import RankCommits, TokenRows, fragment_folders
@@ -213,7 +214,8 @@ class Session:
         seen = None if compared is None else Columns(self.backend, compared, self._unknown)
         end = offset
         sites = self.plan.site_plan
-        recorder, forward = Recorder(sites, _into(writer, counts)), self._forward
+        recorder = self._recorder(_into(writer, counts))
+        forward = self._passes(recorder)
         with running(self.model, self.options.run.mode), probing(self.model, sites.names, recorder) as probe:
             for number, batch in enumerate(stream):
                 if offset:
@@ -231,10 +233,10 @@ class Session:
                 recorder.begin(batch, number)
                 writer.begin(batch.rows, at=batch.start)
                 output = forward.run(batch, probe)
-                predicted = {name: predictions(output, batch.rows) for name in self._unknown}
+                found = self._found(output, batch)
                 recorder.end()
                 given = {INPUTS: np.full(batch.rows, inputs)}
-                writer.end(columns | predicted | given, self.batches.class_names or (), batch.tokens)
+                writer.end(columns | found | given, self.batches.class_names or (), self._tokens(output, batch))
         if seen is not None:
             if end < seen.rows:
                 raise DataError(
@@ -252,10 +254,25 @@ class Session:
             for _ in range(passes):
                 forward.run(self.first, probe)
 
+    def _recorder(self, sink: Sink) -> Recorder:
+        return Recorder(self.plan.site_plan, sink, stop_early=self.options.run.stop_early)
+
+    def _passes(self, recorder: Recorder) -> ForwardPass:
+        """How the model runs on each batch, for what it does to be recorded."""
+        return self._forward
+
     @property
-    def _unknown(self) -> tuple[str, ...]:
+    def _unknown(self) -> dict[str, np.dtype[Any]]:
         """The columns that are known only when the model has run."""
-        return (PREDICTION,) if self.plan.site_plan.predictions else ()
+        return {PREDICTION: np.dtype(np.int64)} if self.plan.site_plan.predictions else {}
+
+    def _found(self, output: Any, batch: Batch) -> dict[str, Array]:
+        """These columns of a batch, from what the model's run on it gave."""
+        return {name: predictions(output, batch.rows) for name in self._unknown}
+
+    def _tokens(self, output: Any, batch: Batch) -> Tokens | None:
+        """What is known of the tokens of a batch."""
+        return batch.tokens
 
     @property
     def _forward(self) -> ForwardPass:
@@ -265,7 +282,7 @@ class Session:
     @property
     def _dtypes(self) -> dict[str, np.dtype[Any]]:
         known = {name: values.dtype for name, values in _columns(self.first).items()}
-        return known | dict.fromkeys(self._unknown, np.dtype(np.int64))
+        return known | self._unknown
 
     def _attrs(self, start: int) -> Json:
         """How the store is made: what `probekit info` shows, and what a later capture into it has to agree with.

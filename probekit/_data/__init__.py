@@ -6,5 +6,6 @@
 - ``classes``: the codes and the names of labels.
 - ``inputs``: what the model gets of a batch, and how many samples that is.
 - ``batches``: the stream itself.
+- ``prompts``: prompts of a language model, padded on the left.
 - ``sampler``: `probekit.ChunkSampler`, for several processes.
 """

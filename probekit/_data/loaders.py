@@ -24,6 +24,7 @@ from torch.utils.data import (
     default_convert,
 )
 
+from probekit._data.prompts import Prompts
 from probekit._data.sampler import ChunkSampler
 from probekit.errors import DataError, check_kind
 
@@ -109,7 +110,7 @@ def _is_vector(item: Any) -> bool:
 
 def rows_of(data: Iterable[Any]) -> int | None:
     """The number of samples in a stream, None where it can't say."""
-    if isinstance(data, Slices):
+    if isinstance(data, Slices | Prompts):
         return data.rows
     # With a batch sampler of one's own, batch_size is None: which samples it draws, only it knows.
     if isinstance(data, DataLoader) and data.batch_size is not None and not data.drop_last:

@@ -7,6 +7,9 @@
 - ``site_plan``: what is recorded of each site, planned from the dry run.
 - ``storable``: whether a store can keep what a site gives.
 - ``forward_pass``: one pass over a batch, and a backward pass for gradients.
+- ``early_stop``: whether a pass may be left once all sites have been seen.
 - ``recorder``: each activation reduced, cast and handed on at the moment it is made.
+- ``generation_pass``: the many passes of a generation, as one activation a site.
+- ``generated``: the tokens of a generation, and which of them have activations.
 - ``outputs``: a model's logits and predictions.
 """

@@ -37,13 +37,14 @@ class DryRun:
 
     `other` shows which axis follows the batch: for one sample less or, where the model doesn't take that, for twice as
     many. It is None where the model takes neither. `writes_inputs` says whether the model's forward changes its inputs,
-    `state` names the buffers and attributes that every pass changes.
+    `changed` names the buffers and attributes that a pass changes, `state` those of them that the next one depends on.
     """
 
     example: Batch
     sites: SiteTable
     other: SiteTable | None
     writes_inputs: bool
+    changed: tuple[str, ...]
     state: tuple[str, ...]
     predictions: bool
     seconds: float
@@ -70,7 +71,7 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions,
     predictions = _keeps_predictions(model, few, how, classes)
     # An axis may be as long as the batch by chance, such as the time steps of a recurrent layer.
     other = dry.tried(_with_rows(few, few.rows - 1)) or dry.tried(_with_rows(few, 2 * few.rows))
-    return DryRun(few, found, other, dry.writes_inputs, dry.state, predictions, dry.seconds)
+    return DryRun(few, found, other, dry.writes_inputs, dry.changed, dry.state, predictions, dry.seconds)
 
 
 class _Dry:
@@ -80,6 +81,7 @@ class _Dry:
         module_names(model)  # raises for what has no modules that run
         self._model, self._first, self._sites, self._how = model, first, sites, how
         self.writes_inputs = False
+        self.changed: tuple[str, ...] = ()
         self.state: tuple[str, ...] = ()
         self.seconds = math.inf
 
@@ -98,9 +100,10 @@ class _Dry:
                 found = find_sites(model, inputs, self._sites.sites, self._sites.exclude)
                 self.seconds = min(self.seconds, (time.perf_counter() - start) / max(1, batch.rows))
             self.writes_inputs |= written(inputs, batch.inputs)
-            changed = before.changed()
+            changed = tuple(before.changed())
+            self.changed = tuple(dict.fromkeys((*self.changed, *changed)))
             if changed and not self.state and self._depends_on_state(batch, before):
-                self.state = tuple(changed)
+                self.state = changed
         return found
 
     def _depends_on_state(self, batch: Batch, before: ModelState) -> bool:
@@ -128,7 +131,7 @@ class _Dry:
 
 def _keeps_predictions(model: nn.Module, example: Batch, how: RunOptions, classes: int | None) -> bool:
     """Whether predictions are kept: as asked, or where there are labels and as many logits as classes."""
-    if not how.predictions:
+    if not how.predictions or how.stop_early:  # which refuses what is asked for
         return False
     if how.predictions == "auto" and (classes is None or LABEL not in example.columns or PREDICTION in example.columns):
         return False

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from probekit._data.batches import Batch
 from probekit._forward.options import RunOptions
 from probekit._forward.outputs import logits_of
+from probekit._probe.early_stop import AllRecorded
 from probekit._probe.hooks import Probe
 from probekit._probe.model_run import copied, device_of, run, seeded
 from probekit._probe.sharded import whole
@@ -42,7 +43,7 @@ class ForwardPass:
     writes_inputs: bool  # the model gets copies
 
     def run(self, batch: Batch, probe: Probe) -> Any:
-        """The model's output, once the probe has seen everything.
+        """The model's output, once the probe has seen everything; None where its record has left the pass.
 
         Raises:
             ModelError: the model fails on the batch.
@@ -52,7 +53,10 @@ class ForwardPass:
         # What a pass draws doesn't depend on where a capture was stopped.
         with begun(self.model, self.options, batch.start):
             if not self.gradients:
-                return run(self.model, inputs, self._device)
+                try:
+                    return run(self.model, inputs, self._device)
+                except AllRecorded:
+                    return None
             with torch.inference_mode(False), torch.enable_grad():
                 output = run(self.model, inputs, self._device)
                 probe.backward(self._loss(output, batch))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector
-from probekit.errors import ModelError, StoreError, check_choice
+from probekit.errors import ModelError, StoreError, check_choice, check_kind
 
 __all__ = ["DTYPES", "Loss", "MaskChoice", "Reset", "RunOptions", "SiteOptions"]
 
@@ -54,13 +54,21 @@ class RunOptions:
     """How the model runs; `probekit.capture` documents every field.
 
     Raises:
-        ModelError: there is no such `mode`.
+        ModelError: there is no such `mode`, or `predictions` and `stop_early` exclude each other.
     """
 
     mode: str
     loss: Loss | None = None
     predictions: bool | Literal["auto"] = False
     reset: Reset | None = None
+    stop_early: bool = False
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES, ModelError)
+        check_kind("stop_early", self.stop_early, bool, "True or False", ModelError)
+        if self.stop_early and self.predictions is True:
+            raise ModelError(
+                "predictions=True needs the model's logits, and with stop_early=True the forward pass ends before "
+                "there are any. Give one of them.",
+                arguments=("predictions", "stop_early"),
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from probekit._data.batches import Batch
 from probekit._forward.masks import MaskSource
 from probekit._forward.site_plan import PlannedSite, SitePlan
 from probekit._forward.token_rows import are_tokens
+from probekit._probe.early_stop import AllRecorded
 from probekit._probe.reductions import Mask, Reduced
 from probekit._probe.sharded import whole
 from probekit._probe.site_name import SiteName
@@ -32,6 +34,7 @@ class _Now:
     batch: Batch
     missing: dict[SiteName, PlannedSite]
     masks: dict[object, Mask] = field(default_factory=dict)  # each made when a site needs it
+    thread: int = field(default_factory=get_ident)  # that runs the model
 
     def mask(self, source: MaskSource | None) -> Mask | None:
         if source is None:
@@ -44,15 +47,17 @@ class _Now:
 class Recorder:
     """Hands each activation, at the moment it is made, to `sink`, with the name of its site.
 
-    The `record` of a probe. Call `begin` before a batch's forward pass and `end` after it.
+    The `record` of a probe. Call `begin` before a batch's forward pass and `end` after it. With `stop_early` it leaves
+    the pass once every site has given its activation.
 
     Raises:
+        AllRecorded: to leave the pass.
         SiteError: a site ran at one batch and not at another, more or less often, or changed its shape.
     """
 
-    def __init__(self, plan: SitePlan, sink: Sink) -> None:
+    def __init__(self, plan: SitePlan, sink: Sink, *, stop_early: bool = False) -> None:
         self._model = plan.model
-        self._sink = sink
+        self._sink, self._stop_early = sink, stop_early
         self._planned = {each.site._replace(call=each.site.call or 0): each for each in plan.sites}
         self._overflows: dict[str, Tensor] = {}
         self._underflows: dict[str, Tensor] = {}
@@ -70,6 +75,10 @@ class Recorder:
             self._record(site, tensor)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # else they would look like the model's own
             raise SiteError(f"{site} of {self._model}, of shape {tuple(tensor.shape)}: {error}") from error
+        # In another thread it would end that alone, and leave the pass without what it waits for.
+        now = self._now
+        if self._stop_early and now is not None and not now.missing and get_ident() == now.thread:
+            raise AllRecorded
 
     def _record(self, site: SiteName, tensor: Tensor) -> None:
         now = self._now

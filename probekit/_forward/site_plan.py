@@ -76,14 +76,15 @@ class PlannedSite:
 class SitePlan:
     """The sites that are recorded of a model, in the order in which it ran them.
 
-    `writes_inputs` says whether the model's forward changes its inputs; `state` names the buffers and attributes that
-    every pass changes. `predictions` says whether what the model predicts is kept. `seconds` is what a pass takes for a
-    sample, at most: with a few samples, none is shared.
+    `writes_inputs` says whether the model's forward changes its inputs; `changed` names the buffers and attributes that
+    every pass changes, `state` those of them that the next pass depends on. `predictions` says whether what the model
+    predicts is kept. `seconds` is what a pass takes for a sample, at most: with a few samples, none is shared.
     """
 
     model: str
     sites: tuple[PlannedSite, ...]
     writes_inputs: bool
+    changed: tuple[str, ...]
     state: tuple[str, ...]
     predictions: bool
     seconds: float
@@ -115,7 +116,7 @@ def plan_sites(
     planner = _Planner(model, dry, sites, first.rows)
     planned = tuple(map(planner.plan, dry.sites))
     planner.warn_of_padding(planned)
-    return SitePlan(dry.sites.model, planned, dry.writes_inputs, dry.state, dry.predictions, dry.seconds)
+    return SitePlan(dry.sites.model, planned, dry.writes_inputs, dry.changed, dry.state, dry.predictions, dry.seconds)
 
 
 def require_model_order(batches: Batches, plan: SitePlan, how: RunOptions) -> None:

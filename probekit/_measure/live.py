@@ -15,6 +15,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from probekit._data.batches import BATCH_SIZE, Batch, Batches, Rows, peek
+from probekit._forward.early_stop import check_early_stop
 from probekit._forward.forward_pass import ForwardPass
 from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteOptions
 from probekit._forward.recorder import Recorder
@@ -67,6 +68,7 @@ def measure_live(
     class_names: Sequence[str] | None = None,
     ignore_label: int | str | Collection[int | str] | None = None,
     rows: Rows | None = None,
+    stop_early: bool = False,
     progress: Progress = silent,
 ) -> xr.DataTree:
     """The metrics of every site while `model` runs over `data`, on its device: as `probekit.measure`, without a store.
@@ -81,6 +83,7 @@ def measure_live(
     Args:
         model, data, sites, exclude, reduce, batch_dim, node_dim, mask, mode, loss, reset: as for `probekit.capture`.
         batch_size, workers, labels, keep_labels, class_names, ignore_label, rows: as for `probekit.capture`.
+        stop_early: as for `probekit.capture`.
         metrics, nan, positions: as for `probekit.measure`.
         by: None takes all samples for one group. To group by something else than the label, say with `labels` where
             that is.
@@ -126,13 +129,14 @@ def measure_live(
     )
     with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
         first, stream = peek(batches)
-    how = RunOptions(mode, loss, reset=reset)
+    how = RunOptions(mode, loss, reset=reset, stop_early=stop_early)
     plan = plan_sites(model, first, SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask), how)
     labelled = by is not None and first.labels is not None
     require_model_order(batches, plan, how)
+    check_early_stop(model, first, plan, how)
     meters = _Meters(chosen, plan, positions, nan, labelled)
     memory = meters.memory(device_of(model) or torch.device("cpu"), batches.count)
-    recorder = Recorder(plan, meters.add)
+    recorder = Recorder(plan, meters.add, stop_early=stop_early)
     forward = ForwardPass(model, how, plan.gradients, plan.writes_inputs)
     with running(model, mode), probing(model, plan.names, recorder) as probe:
         for number, batch in enumerate(progress(stream, "measure", batches.count)):

@@ -9,6 +9,7 @@
 - ``kept_pass``: what a probe has of one forward pass.
 - ``tensor_kinds``: tensors that don't hold the values of a batch in order.
 - ``sharded``: models that several processes run together; DTensors gathered, and parts that look like whole tensors.
+- ``early_stop``: a forward pass that is left once it has given all that is wanted of it.
 - ``compilation``: compiled models run eagerly for a while.
 - ``hooks``: `probekit.Probe`.
 - ``offloaded``: weights that accelerate loads into a module when it runs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import chain
@@ -99,18 +99,20 @@ def written(copy: Any, inputs: Any) -> bool:
     return any(not same(*pair) for pair in pairs)
 
 
-def run(model: nn.Module, inputs: Any, device: torch.device | None) -> Any:
+def run(model: nn.Module, inputs: Any, device: torch.device | None, function: Callable[..., Any] | None = None) -> Any:
     """The model's output for one batch: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
 
-    Tensors are taken to `device`, the model's, which itself is never moved.
+    Tensors are taken to `device`, the model's, which itself is never moved. `function` is called in place of the model,
+    such as a method of it.
     """
+    call = model if function is None else function
     inputs = inputs if device is None else _on(device, inputs)
     try:
         if isinstance(inputs, Mapping):
-            return model(**inputs)
+            return call(**inputs)
         # A named tuple, such as a PackedSequence, is one argument.
         several = isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields")
-        return model(*inputs) if several else model(inputs)
+        return call(*inputs) if several else call(inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         fact = f"{type(model).__name__} failed on a batch of {mapped(_described, inputs)}: {error}"
         raise ModelError(f"{fact}{_advice(model, inputs, error)}") from error

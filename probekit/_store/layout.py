@@ -30,7 +30,7 @@ __all__ = [
     "ROW",
     "SAMPLE",
     "SAMPLES",
-    "TEXT",
+    "TEXTS",
     "TOKEN_COLUMNS",
     "ArraySpec",
     "Index",
@@ -56,8 +56,9 @@ TOKEN_COLUMNS = {
     "token": np.dtype(np.str_),
     "char_start": np.dtype(np.int64),
     "char_end": np.dtype(np.int64),
+    "generated": np.dtype(bool),
 }
-TEXT = "text"  # a column of the samples that isn't repeated for each of their tokens
+TEXTS = ("text", "prompt", "answer")  # columns of the samples that aren't repeated for each of their tokens
 INPUTS = "inputs_crc32c"  # of the inputs of the batch that each sample came in
 SAMPLE, ROW = "sample", "row"
 SAMPLES = ""  # among the row dimensions, by the side of the sites that have one of their own
@@ -162,7 +163,7 @@ class Layout:
         tokens_per_chunk: tokens in a chunk, of the sites whose rows are tokens.
         new_columns: whether the samples' columns are arrays of this layout; else they are there already.
         checksums: whether each sample has the checksum of its batch's inputs; stores of earlier versions have none.
-        text_once: whether a column of texts isn't repeated for each token, as earlier versions did.
+        text_once: whether columns of texts aren't repeated for each token, as earlier versions did.
     """
 
     sites: tuple[SiteSpec, ...]
@@ -177,7 +178,7 @@ class Layout:
         """The same without what a store of an earlier version, which has these `nodes`, lacks."""
         sites = [self._as_in(site, nodes) if self.groups[site.name] in nodes else site for site in self.sites]
         tokens = [self.groups[site.name] for site in sites if site.tokens]
-        once = not any(f"{group}/{TEXT}" in nodes for group in tokens)
+        once = not any(f"{group}/{text}" in nodes for group in tokens for text in TEXTS)
         return replace(self, sites=tuple(sites), checksums=INPUTS in nodes, text_once=once)
 
     def _as_in(self, site: SiteSpec, nodes: Collection[str]) -> SiteSpec:
@@ -242,7 +243,7 @@ class Layout:
     @cached_property
     def repeated(self) -> dict[str, np.dtype[Any]]:
         """The samples' columns that each token has too."""
-        return {name: dtype for name, dtype in self.columns.items() if name != TEXT or not self.text_once}
+        return {name: dtype for name, dtype in self.columns.items() if name not in TEXTS or not self.text_once}
 
     def _column(self, path: str, dtype: np.dtype[Any], dim: str, rows: int) -> ArraySpec:
         return ArraySpec(path, (dim,), (), dtype, (rows,))

@@ -21,7 +21,7 @@ from probekit._store.layout import (
     POSITION,
     ROW,
     SAMPLE,
-    TEXT,
+    TEXTS,
     TOKEN_COLUMNS,
     ArraySpec,
     Json,
@@ -190,10 +190,10 @@ def _check_site(
     _require(arrays[path].dims[0] == dim, f"the dims of {path!r} are {arrays[path].dims}, with columns {own}")
     _require(bool(own) or length == rows, f"{path!r} has {length} rows of {rows}")
     columns = {name for name, spec in arrays.items() if spec.dims == (SAMPLE,) and "/" not in name and name != INPUTS}
-    expected = {*columns, POSITION} - {TEXT}
+    expected = {*columns, POSITION}.difference(TEXTS)
     if MASK in names:
         _check_mask(group, rows, arrays, nodes)
-    more = {*TOKEN_COLUMNS, *({TEXT} & columns)}
+    more = {*TOKEN_COLUMNS, *columns.intersection(TEXTS)}
     _require(not own or expected <= set(own) <= expected | more, f"{group!r} has {own}")
     for name in own:
         of_rows = arrays[f"{group}/{name}"].dims == (ROW,) and nodes[f"{group}/{name}"]["shape"] == [length]

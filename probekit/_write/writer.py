@@ -212,7 +212,7 @@ class Writer:
         """Fill the columns of the rows that the batch gave at the token site whose activation lies at `path`."""
         group, rows = path.rpartition("/")[0], self._dimensions[columns_of(path)]
         for samples, positions in self._tokens[path]:
-            known = {} if tokens is None else tokens.at(samples, positions)
+            known = {} if tokens is None or not self._known[path] else tokens.at(samples, positions)
             repeated = {name: columns[name][samples] for name in self._start.layout.repeated}
             values = repeated | {POSITION: positions} | {name: known[name] for name in self._known[path]}
             for buffer, span, source in self._next(rows, len(samples)):

@@ -189,6 +189,9 @@ class CaptureGroup:
             "there are as many logits as classes."
         ),
     ] = None
+    stop_early: Annotated[
+        bool, typer.Option("--stop-early", help="Leave each forward pass once the selected sites have been seen.")
+    ] = False
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Samples per batch; by default 256, or fewer where these don't fit.")
     ] = None
