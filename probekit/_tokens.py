@@ -36,6 +36,7 @@ class Tokens:
 
 
 class TokenDict(dict[str, Any]):
-    """A batch of inputs by keyword, with the `tokens` of its samples."""
+    """A batch of inputs by keyword, with the `tokens` of its samples, and further `columns` of a value a sample."""
 
     tokens: Tokens
+    columns: Mapping[str, Any]

@@ -21,7 +21,7 @@ from probekit._data.inputs import as_tensors, check_differ, choose_rows, count_r
 from probekit._data.loaders import Slices, batch_size_of, chunks_of, count_of, cut, order_fault, rows_of, stream
 from probekit._data.own_columns import own_columns
 from probekit._data.tokens import tokens_of
-from probekit._tokens import Tokens
+from probekit._tokens import TokenDict, Tokens
 from probekit.errors import DataError, check_kind
 
 __all__ = ["BATCH_SIZE", "Batch", "Batches", "Rows", "peek"]
@@ -290,7 +290,7 @@ class Batches:
 
     def _take(self, item: Item) -> dict[str, Any]:
         """The values that the item itself holds, by column, taken out of it."""
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = dict(item.whole.columns) if isinstance(item.whole, TokenDict) else {}
         for name, source in self._sources.items():
             key = item.key(source)
             if key is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from numbers import Number
 from typing import Any, TypeAlias
 
@@ -39,7 +40,8 @@ class Groups:
     def of(cls, columns: SampleColumns, rows: int, by: str | None) -> Groups:
         """The `rows` of a site grouped by one of their columns.
 
-        The groups of `label` are all its classes, those without samples too; of another column, the values it has.
+        The groups of `label` are all its classes, those without samples too; of another column, the values it has; of
+        ``target:5``, five ranges of the numbers in the column `target`, each with as many samples as the others.
         There is a single group for `by` None, and by label where there are none. Where there is a `prediction` and a
         `label`, `correct` tells whether they agree.
 
@@ -48,6 +50,9 @@ class Groups:
         """
         if by is None or (by == "label" and not columns.has(by)):
             return cls(None, np.zeros(rows, np.int64), Labels(None, ("",)))
+        column, colon, bins = by.rpartition(":")
+        if colon and not columns.has(by):
+            return cls._of_ranges(columns, column, bins, by)
         values, names = _column(columns, by, "by"), columns.class_names
         if by == "label" and names is not None and _are_codes(values):
             return cls._of_classes(values.astype(np.int64), names)
@@ -56,6 +61,35 @@ class Groups:
         _check_groups(everywhere, by)
         labels = np.unique(everywhere)
         return cls(by, np.searchsorted(labels, values).astype(np.int64), Labels(labels, tuple(map(str, labels))))
+
+    @classmethod
+    def _of_ranges(cls, columns: SampleColumns, name: str, bins: str, by: str) -> Groups:
+        """The numbers of a column in ranges between their quantiles; each begins at its lower end."""
+        values = _column(columns, name, "by")
+        of_samples = next((each.values for each in columns.of_all_samples(name)), values)
+        if not bins.isdecimal() or int(bins) < 2 or of_samples.dtype.kind not in "iuf":
+            raise DataError(
+                f"by is {by!r}, and {name!r} holds {of_samples.dtype}. Ranges of a column of numbers are asked for as "
+                "'target:5', for five.",
+                arguments=("by",),
+            )
+        if not np.isfinite(of_samples).all():
+            raise DataError(
+                f"{int((~np.isfinite(of_samples)).sum())} samples have no finite {name!r}, so they belong to no range. "
+                "Leave them out with where=.",
+                arguments=("by", "where"),
+            )
+        edges = np.quantile(of_samples, np.linspace(0, 1, int(bins) + 1))
+        in_ranges = np.bincount(np.searchsorted(edges[1:-1], of_samples, side="right"), minlength=int(bins))
+        if len(np.unique(edges)) < len(edges) or not in_ranges.all():
+            raise DataError(
+                f"Too many samples share a value of {name!r} to cut it into {bins} ranges of as many samples each: it "
+                f"has {len(np.unique(of_samples))} different values. Ask for fewer ranges.",
+                arguments=("by",),
+            )
+        labels = tuple(f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges))
+        codes = np.searchsorted(edges[1:-1], values, side="right").astype(np.int64)
+        return cls(by, codes, Labels(np.array(labels), labels))
 
     @classmethod
     def _of_classes(cls, codes: Codes, names: tuple[str, ...]) -> Groups:
@@ -87,7 +121,8 @@ def _are_codes(values: Array) -> bool:
 def _check_groups(values: Array, by: str) -> None:
     if values.dtype.kind not in "iubO":
         raise DataError(
-            f"Samples can't be grouped by {by!r}: its values are {values.dtype}, not codes or names.",
+            f"Samples can't be grouped by {by!r}: its values are {values.dtype}, not codes or names. Ranges of numbers "
+            f"are asked for as '{by}:5', for five.",
             arguments=("by",),
         )
     if _kind(values) is None:

@@ -67,7 +67,8 @@ def measure(
             ``pk.metrics.Std(ddof=1)``, functions under ``@pk.metric``; one or several.
         sites: a glob, a regex or a list of them; by default all sites.
         by: the column that groups the samples, a site's own where it has one; ``"correct"`` where there is a
-            ``prediction`` beside the label. For None, and by default where there are no labels, all samples are one
+            ``prediction`` beside the label; ``"target:5"`` for five ranges of the numbers in the column ``target``,
+            each with as many samples. For None, and by default where there are no labels, all samples are one
             group, and the results have no dim `label`.
         where: which samples are measured: a mapping of columns to a value or several, ``{"label": [3, 5]}``, or a mask
             of bools, one a sample.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -23,9 +22,12 @@ __all__ = ["app"]
 class Root(TyperGroup):
     """The one place where an error becomes a paragraph and an exit code."""
 
+    def make_context(self, info_name: Any, args: list[str], *rest: Any, **more: Any) -> Any:
+        COMMAND.set(shlex.join(["probekit", *args]))
+        return super().make_context(info_name, args, *rest, **more)
+
     def invoke(self, ctx: Any) -> Any:
         output.plain_warnings()
-        COMMAND.set(shlex.join(["probekit", *sys.argv[1:]]))
         plugins.warn_of_namesake()
         try:
             return super().invoke(ctx)

@@ -45,7 +45,7 @@ def open_clip_transform(name: str) -> ImageTransform | None:
     side = open_clip.get_model_config(plain)["vision_cfg"]["image_size"]
     known = {key: config[key] for key in ("mean", "std", "interpolation", "resize_mode") if config.get(key)}
     steps = {"size": side, **known}
-    function = open_clip.image_transform_v2(open_clip.transform.PreprocessCfg(**steps), is_train=False)
+    function = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**steps), is_train=False)
     words = f"{' '.join(repr(function).split())} of the weights {tag}"
     return ImageTransform(function, words, {"transform": "open_clip.image_transform_v2", **steps}, rgb=True)
 

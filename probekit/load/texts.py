@@ -25,6 +25,7 @@ __all__ = ["ENDINGS", "TextDataset", "TextTable", "read_texts"]
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 TEXT_COLUMNS = ("text", "sentence")
 LABEL_COLUMNS = ("label", "labels")
+_TARGET = "target"  # what a column of labels is called where these are real values
 NO_LABEL = -1  # what Hugging Face's data sets say for a sample without a label
 
 
@@ -63,7 +64,11 @@ class TextDataset(Dataset[dict[str, Any]]):
         self._tokenizer = tokenizer
         self.label_column = _label_column(table, label_column)
         labels = None if self.label_column is None else _labels(table, self.label_column)
-        others = {name: values for name, values in table.columns.items() if labels is None or name != self.label_column}
+        others = {
+            _TARGET if name in LABEL_COLUMNS else name: values
+            for name, values in table.columns.items()
+            if labels is None or name != self.label_column
+        }
         rows = None if limit is None else limit.rows(len(table.texts), None if labels is None else labels[0])
         taken = np.arange(len(table.texts)) if rows is None else rows
         self.texts = [table.texts[row] for row in taken]
@@ -86,9 +91,9 @@ class TextDataset(Dataset[dict[str, Any]]):
     def collate(self, samples: Sequence[dict[str, Any]]) -> TokenDict:
         """A batch of samples, padded on the right to the longest."""
         batch = self._tokenizer.collate(samples)
-        for name in ("label", "truncated"):
-            if name in samples[0]:
-                batch[name] = torch.tensor([each[name] for each in samples])
+        if self.targets is not None:
+            batch["label"] = torch.tensor([each["label"] for each in samples])
+        batch.columns = {"truncated": torch.tensor([each["truncated"] for each in samples])}
         return batch
 
 
