@@ -23,6 +23,7 @@ from . import claims, figures, report, tables
 from .data import Split, split_of
 from .settings import resolve
 from .study import Study, settings_of, study
+from .threads import few_threads
 from .training.jobs import Jobs, on_cluster
 
 __all__ = ["run"]
@@ -84,7 +85,8 @@ def run(
 
     Writes results, activations, metrics, figures, tables, claims and report.html under OUT/relu-vs-sigmoid/DATASET.
     A run that is started again resumes from what is finished, and within a training from its last checkpoint. Start
-    the workers of a `scheduler` with one thread each, and one GPU each if there are GPUs.
+    the workers of a `scheduler` with one thread each, and one GPU each if there are GPUs. A CPU computes with one
+    thread where no network is wider than 256 nodes, unless OMP_NUM_THREADS says otherwise.
     """
     if checkpoint_every < 1:
         raise DataError(f"checkpoint_every is {checkpoint_every}; it takes whole numbers from 1.")
@@ -112,7 +114,7 @@ def run(
     split = split_of(settings, data_dir, device)
     folder = out / "relu-vs-sigmoid" / settings.dataset
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with _locked(folder), few_threads(settings, device):
         settings.write(folder / "config.json")
         jobs = Jobs(settings, split, folder, checkpoint_every, progress)
         done = study(jobs, settings.shapes if scheduler is None else on_cluster(scheduler, jobs, data_dir, device))
