@@ -34,7 +34,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], str, list[Any]]] = {
     "batch_size": (
         lambda v: pk.measure_live(MODEL, X, "mean", batch_size=v),
         "batch_size",
-        [None, 2.5, "8", True],
+        [2.5, "8", True, [4]],
     ),
     "capture dtype": (lambda v: pk.capture(MODEL, X, "never", dtype=v), "dtype", [["float16"], torch.float16, {}]),
     "capture columns": (lambda v: pk.capture(MODEL, X, "never", columns=v), "columns", [["a"], 3, "a"]),

@@ -23,6 +23,10 @@ from probekit.errors import SiteError
 
 __all__ = ["Recorder", "Sink"]
 
+PADDED = (
+    " If batches are padded to the longest of their own samples, keep something of one size (reduce=): tokens, mean, …"
+)
+
 Sink: TypeAlias = Callable[[str, Reduced], None]
 
 
@@ -102,7 +106,8 @@ class Recorder:
             raise SiteError(
                 f"{spec.name} of {self._model} gave shape {tuple(source.shape)} at batch {now.number}, of "
                 f"{now.batch.rows} samples; in the first batch each {'token' if spec.tokens else 'sample'} had shape "
-                f"{spec.shape}."
+                f"{spec.shape}.{PADDED if planned.mask is not None else ''}",
+                arguments=("reduce",) if planned.mask is not None else (),
             )
         if spec.token_columns and not are_tokens(reduced, now.batch.tokens):
             raise SiteError(

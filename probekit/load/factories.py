@@ -19,8 +19,8 @@ __all__ = ["few", "is_factory", "made"]
 
 def is_factory(name: str) -> bool:
     """Whether a name is one of the user's code."""
-    source = name.rpartition(":")[0]
-    return source.endswith(".py") or (bool(source) and all(part.isidentifier() for part in source.split(".")))
+    source, _, factory = name.rpartition(":")
+    return source.endswith(".py") or (factory.isidentifier() and all(map(str.isidentifier, source.split("."))))
 
 
 def made(name: str, kinds: type | tuple[type, ...], error: type[ProbekitError]) -> Any:

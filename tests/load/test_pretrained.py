@@ -155,7 +155,7 @@ def test_adapters_of_peft_change_what_a_model_gives(tmp_path: Path) -> None:
     base = transformers.GPT2Model(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20))
     base.save_pretrained(tmp_path / "base")
     config = peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
-    with_adapter = peft.get_peft_model(base, config)
+    with_adapter = peft.get_peft_model(base, config).eval()
     with_adapter.save_pretrained(tmp_path / "adapter")
     model = load.model(f"hf:{tmp_path / 'base'}+adapter:{tmp_path / 'adapter'}")
     ids = torch.tensor([[1, 2, 3]])
