@@ -143,7 +143,7 @@ class CapturePlan(ShownAsTable):
         return (
             site.name,
             ", ".join(activation.dims),
-            f"axis {site.batch_dim}",
+            "axis 0, unfolded" if site.folded else f"axis {site.batch_dim}",
             site.shown_nodes,
             None if site.mask is None else site.mask.name,
             "×".join(map(str, site.spec.shape)) or "scalar",

@@ -5,6 +5,7 @@
 - ``masks``: which of the inputs tells real tokens from padding.
 - ``owners``: sites whose rows aren't samples: to which sample each row belongs.
 - ``site_plan``: what is recorded of each site, planned from the dry run.
+- ``parts_of_tokens``: sites that have rows neither for samples nor for tokens.
 - ``storable``: whether a store can keep what a site gives.
 - ``forward_pass``: one pass over a batch, and a backward pass for gradients.
 - ``early_stop``: whether a pass may be left once all sites have been seen.

@@ -21,7 +21,7 @@ from probekit._probe.model_run import copied, device_of, every_module_runs, run,
 from probekit._probe.model_state import ModelState, same
 from probekit._probe.selectors import module_names
 from probekit._probe.sharded import is_part, runs_in_parts
-from probekit._probe.site_table import SiteTable, find_sites
+from probekit._probe.site_table import SiteTable, find_sites, with_folds
 from probekit.errors import DataError, ModelError
 
 __all__ = ["DryRun", "dry_run"]
@@ -71,6 +71,8 @@ def dry_run(model: nn.Module, first: Batch, sites: SiteOptions, how: RunOptions,
     predictions = _keeps_predictions(model, few, how, classes)
     # An axis may be as long as the batch by chance, such as the time steps of a recurrent layer.
     other = dry.tried(_with_rows(few, few.rows - 1)) or dry.tried(_with_rows(few, 2 * few.rows))
+    if few.owners is None:
+        found = with_folds(model, few.inputs, few.rows, found, lambda: begun(model, how, 0))
     return DryRun(few, found, other, dry.writes_inputs, dry.changed, dry.state, predictions, dry.seconds)
 
 

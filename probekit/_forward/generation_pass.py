@@ -56,6 +56,7 @@ class StepRecorder(Recorder):
         if planned is None:
             raise self._unexpected(site, self._number)
         rows, tokens = self._steps[-1].shape
+        tensor = planned.unfolded(tensor, rows, (tokens,))
         axis = 3 - planned.nodes.axis
         if tensor.dim() != 3 or (tensor.shape[0], tensor.shape[axis]) != (rows, tokens):
             raise SiteError(
@@ -76,7 +77,8 @@ class StepRecorder(Recorder):
         for site, steps in self._gathered.items():
             axis = 3 - self._planned[site].nodes.axis
             # Where stopping is decided late, on a GPU, the model has run past the end.
-            super().__call__(site, torch.cat(steps, axis).narrow(axis, 0, length))
+            whole = torch.cat(steps, axis).narrow(axis, 0, length)
+            super().__call__(site, whole.flatten(0, 1) if self._planned[site].folded else whole)
         self._gathered.clear()
 
     def _check_steps(self, expected: Tensor) -> None:

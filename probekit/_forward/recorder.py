@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import get_ident
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ from probekit._forward.masks import MaskSource
 from probekit._forward.site_plan import PlannedSite, SitePlan
 from probekit._forward.token_rows import are_tokens
 from probekit._probe.early_stop import AllRecorded
+from probekit._probe.folding import position_counts
 from probekit._probe.reductions import Mask, Reduced
 from probekit._probe.sharded import whole
 from probekit._probe.site_name import SiteName
@@ -39,6 +41,10 @@ class _Now:
     missing: dict[SiteName, PlannedSite]
     masks: dict[object, Mask] = field(default_factory=dict)  # each made when a site needs it
     thread: int = field(default_factory=get_ident)  # that runs the model
+
+    @cached_property
+    def positions(self) -> set[int]:
+        return position_counts(self.batch.inputs, self.batch.rows)
 
     def mask(self, source: MaskSource | None) -> Mask | None:
         if source is None:
@@ -91,6 +97,7 @@ class Recorder:
         planned = now.missing.pop(site, None)
         if planned is None:
             raise self._unexpected(site, now.number)
+        tensor = self._unfolded(planned, tensor, now)
         if tensor.dim() != planned.ndim:
             raise SiteError(
                 f"{planned.name} of {self._model} gave shape {tuple(tensor.shape)} at batch {now.number}, of "
@@ -118,6 +125,12 @@ class Recorder:
         if planned.dtype != source.dtype:
             reduced = reduced._replace(tensor=self._cast(spec.name, source, planned.dtype))
         self._sink(spec.name, reduced)
+
+    def _unfolded(self, planned: PlannedSite, tensor: Tensor, now: _Now) -> Tensor:
+        try:
+            return planned.unfolded(tensor, now.batch.rows, now.positions)
+        except SiteError as error:
+            raise SiteError(f"{planned.name} of {self._model} at batch {now.number}: {error}") from error
 
     def _unexpected(self, site: SiteName, number: int) -> SiteError:
         known = self._planned.get(site)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from probekit._forward.dry_run import DryRun, dry_run
 from probekit._forward.masks import MaskSource, choose_mask, given_mask, named_inputs
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
 from probekit._forward.owners import OwnerSource, rows_of_samples
+from probekit._forward.parts_of_tokens import check_rows_known
 from probekit._forward.storable import check_storable, dtype_on_disk
 from probekit._forward.token_rows import known_tokens
+from probekit._probe.folding import position_counts, unfold
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced, is_mask
 from probekit._probe.reductions import Reducer, plan_reduction
@@ -35,7 +37,8 @@ class PlannedSite:
     """What is kept of one site: its `spec` on disk, the axes of the batch and the nodes, the mask of its tokens, whose
     samples its rows are, the reduction, the dtype it is cast to.
 
-    `rows_per_sample` is 1, or the example's number of tokens a sample.
+    `rows_per_sample` is 1, or the example's number of tokens a sample. Where it is `folded`, the model gives it with
+    sample × position as axis 0; all axes are those of (sample, position, node).
     """
 
     spec: SiteSpec
@@ -47,6 +50,7 @@ class PlannedSite:
     reducer: Reducer | None
     dtype: torch.dtype
     rows_per_sample: float
+    folded: bool = False
 
     @property
     def bytes_per_sample(self) -> int:
@@ -65,6 +69,14 @@ class PlannedSite:
     def ndim(self) -> int:
         """The number of axes of the activation."""
         return len(self.spec.attrs["original_shape"])
+
+    def unfolded(self, tensor: Tensor, rows: int, positions: Collection[int]) -> Tensor:
+        """An activation, (sample, position, node) where it is folded; a sample has one of these numbers of positions.
+
+        Raises:
+            SiteError: it isn't as long.
+        """
+        return unfold(tensor, rows, positions) if self.folded else tensor
 
     def keep(self, tensor: Tensor, mask: Mask | None, batch: Batch) -> Reduced:
         """What is kept of an activation of a batch, which is axis 0 of the result."""
@@ -155,6 +167,7 @@ class _Planner:
             raise SiteError(f"{site.name} ({site.type}) is a scalar for the whole batch, so it has no samples to keep.")
         reduction = self._reductions[site.name]
         reducer = None if reduction is None else plan_reduction(reduction, site=site.name)
+        given, site = site, self._unfolded(site, reducer)
         owners = self._owner_source(site)
         batch_dim = self._batch_dims[site.name] or 0 if owners is not None else self._batch_dim(site, reducer)
         nodes = self._nodes(site, batch_dim)
@@ -176,6 +189,9 @@ class _Planner:
             "mask": "none" if mask is None else mask.name,
             "reduce": "none" if reducer is None else reducer.describe(),
         }
+        folded = site is not given
+        if folded:
+            attrs["unfolded"] = "sample × position"
         tokens, real = reduced.sample is not None, reduced.real is not None
         on_disk = dtype_on_disk(site, cast)
         known = known_tokens(reduced, self._dry.example.tokens)
@@ -183,7 +199,12 @@ class _Planner:
             site.name, reduced.dims, tuple(result.shape[1:]), on_disk, attrs, tokens, masked=real, token_columns=known
         )
         rows = len(result) / self._dry.example.rows
-        return PlannedSite(spec, site.parts, batch_dim, nodes, mask, owners, reducer, cast, rows)
+        return PlannedSite(spec, site.parts, batch_dim, nodes, mask, owners, reducer, cast, rows, folded)
+
+    def _unfolded(self, site: Site, reducer: Reducer | None) -> Site:
+        """The site with the position as axis 1 where axis 0 is sample × position, unless the user says what it is."""
+        as_given = self._batch_dims[site.name] is not None or (reducer is not None and reducer.makes_batch)
+        return site if as_given else site.unfolded()
 
     def _owner_source(self, site: Site) -> OwnerSource | None:
         """Where the samples are said to which the site's rows belong; None where its rows are samples."""
@@ -212,13 +233,16 @@ class _Planner:
         if reducer is not None and reducer.makes_batch:
             return axis
         if shape[axis] != rows:
+            if given is None and axis == 0:
+                check_rows_known(site, rows, position_counts(self._dry.example.inputs, rows), self._modules)
             raise SiteError(
                 f"Axis {axis} of {site.name} ({site.type}) is not the batch: its shape is {shape} for {rows} samples. "
                 f"Say which axis is: batch_dim={{{site.name!r}: 1}}; or pass a callable that makes it axis 0 in "
                 "reduce=; or select other sites (sites=).",
                 arguments=("batch_dim", "reduce", "sites"),
             )
-        self._check_follows(site, axis, sure=given is not None or self._dry.example.owners is not None)
+        sure = given is not None or site.folded is not None or self._dry.example.owners is not None
+        self._check_follows(site, axis, sure=sure)
         return axis
 
     def _usual_batch_dim(self, site: Site) -> int:
@@ -264,6 +288,8 @@ class _Planner:
     def _nodes(self, site: Site, batch_dim: int) -> NodeAxis:
         """The node axis of the activation when the batch is axis 0."""
         given, ndim, found = self._node_dims[site.name], len(site.shape), site.nodes
+        if given is not None and site.folded is not None and given > 0:
+            given += 1  # it is said of the activation as the model gives it
         if given is not None:
             if not -ndim <= given < ndim or given % ndim == batch_dim:
                 raise SiteError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from probekit._nested import tensors
+from probekit._probe.folding import folded_sites
 from probekit._probe.hooks import Probe
 from probekit._probe.model_run import copied, device_of, every_module_runs, run, running
 from probekit._probe.module_hook import HookStack, attach
@@ -31,7 +34,7 @@ from probekit._probe.tensor_kinds import has_gradient, unusual
 from probekit._table import ShownAsTable, Table
 from probekit.errors import ModelError, SiteError
 
-__all__ = ["Site", "SiteTable", "find_sites", "sites"]
+__all__ = ["Site", "SiteTable", "find_sites", "sites", "with_folds"]
 
 
 _COLUMNS = ("site", "kind", "type", "calls", "shape", "nodes", "dtype", "parameters", "bytes/sample")
@@ -43,7 +46,8 @@ class Site:
 
     `kind` is output, input, gradient or operation. `shape` is the whole activation's, axis 0 the batch where the site
     can be captured; `nodes` says which of its axes counts the nodes, and how that is known. `calls` is how often its
-    module ran in the pass; `parameters` counts those of the module itself and below it.
+    module ran in the pass; `parameters` counts those of the module itself and below it. `folded` is the number of
+    positions of a sample where axis 0 is sample × position, and else None.
     """
 
     name: str
@@ -58,14 +62,32 @@ class Site:
     parameters: int
     unusual: Tensor | None = field(repr=False, compare=False)  # the activation, where zeros can't stand for its kind
     part: bool = False  # of the activation, of which other processes have the rest
+    folded: int | None = None
 
     @property
     def bytes_per_sample(self) -> int:
         """Bytes of one sample's activation, in the dtype that the model gives."""
-        count = 1
+        count = self.folded or 1
         for length in self.shape[1:]:
             count *= length
         return count * self.dtype.itemsize
+
+    @property
+    def shown_shape(self) -> str:
+        """Such as ``8×16``, or ``(2·4)×16`` where axis 0 is sample × position."""
+        first, *rest = self.shape or ("scalar",)
+        if self.folded is not None:
+            first = f"({self.shape[0] // self.folded}·{self.folded})"
+        return "×".join(map(str, (first, *rest)))
+
+    def unfolded(self) -> Site:
+        """The same with the position as axis 1, where axis 0 is sample × position."""
+        if self.folded is None:
+            return self
+        rest = self.shape[1:] or (1,)
+        known_by = "unfolded" if self.nodes.known_by == "shape" else self.nodes.known_by
+        nodes = NodeAxis(max(1, self.nodes.axis) + 1, known_by)
+        return replace(self, shape=(self.shape[0] // self.folded, self.folded, *rest), nodes=nodes)
 
 
 class SiteTable(ShownAsTable, Sequence[Site]):
@@ -97,7 +119,7 @@ def _row(site: Site) -> tuple[object, ...]:
         site.kind,
         site.type,
         site.calls,
-        "×".join(map(str, site.shape)) or "scalar",
+        site.shown_shape,
         site.nodes.shown(len(site.shape)),
         str(site.dtype).removeprefix("torch."),
         site.parameters,
@@ -109,7 +131,8 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
     """Every site of `model` that `select` picks, with its kind, type, calls, shape, dtype and bytes a sample.
 
     Runs the model once on `example` in eval mode without gradients, and leaves it as it was: training flags, buffers,
-    attributes, the state of the random generators, and hooks.
+    attributes, the state of the random generators, and hooks. Where an axis 0 is as long as sample × position, further
+    passes find out whether it is that, which the shape shows: ``(2·4)×16``.
 
     Args:
         model: any torch module; not moved.
@@ -131,7 +154,9 @@ def sites(model: nn.Module, example: Any, *, select: Selector = "**", exclude: S
     """
     module_names(model)  # raises for what has no modules that run
     with running(model), every_module_runs():
-        return find_sites(model, copied(example), select, exclude)
+        found = find_sites(model, copied(example), select, exclude)
+    rows = {len(tensor) for tensor in tensors(example) if tensor.dim()}
+    return with_folds(model, example, rows.pop(), found) if len(rows) == 1 else found
 
 
 def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selector | None) -> SiteTable:
@@ -172,6 +197,18 @@ def find_sites(model: nn.Module, inputs: Any, select: Selector, exclude: Selecto
     for rule in for_gradients.unmatched([row.parts for row in rows], modules):
         raise no_match(rule, {row.name: None for row in rows}, f"the gradients of {type(model).__name__}")
     return SiteTable(type(model).__name__, rows)
+
+
+def with_folds(
+    model: nn.Module,
+    inputs: Any,
+    rows: int,
+    table: SiteTable,
+    begin: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> SiteTable:
+    """The sites for so many rows of `inputs`, with `folded` where axis 0 is sample × position; see `folded_sites`."""
+    folded = folded_sites(model, inputs, rows, {site.parts: site.shape for site in table}, begin)
+    return SiteTable(table.model, [replace(site, folded=folded.get(site.parts)) for site in table])
 
 
 def _forward(rule: Rule) -> Rule:
