@@ -38,9 +38,9 @@ def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_refused(tmp_path):
 
 @pytest.mark.parametrize("reduce", [None, "mean", "last"])
 def test_axis_0_that_is_not_the_batch_is_refused_by_name(tmp_path, reduce):
-    net = nn.Sequential(nn.Flatten(0, 1))
+    net = nn.Sequential(nn.Flatten(0, 1))  # of sample × channel; sample × position would be unfolded
     with pytest.raises(SiteError, match=r"Axis 0 of 0 \(Flatten\) is not the batch"):
-        pk.capture(net, torch.randn(2, 4, 6), tmp_path / "a.zarr", reduce=reduce)
+        pk.capture(net, torch.randn(2, 4, 6, 6), tmp_path / "a.zarr", reduce=reduce)
     assert not (tmp_path / "a.zarr").exists()
 
 
