@@ -263,3 +263,35 @@ def test_a_killed_process_is_continued_to_the_same_store(tmp_path: Any) -> None:
     whole = pk.generate(gpt2(), MANY, tmp_path / "whole", **ONE_BY_ONE)
     for site in ("/", "transformer.h.1"):
         xr.testing.assert_equal(resumed[site].to_dataset(), whole[site].to_dataset())
+
+
+class PastTheEnd(transformers.GPT2LMHeadModel):
+    """Runs once more than it needs to, as on a GPU, where stopping is decided late."""
+
+    def generate(self, **given: Any) -> Tensor:
+        made = super().generate(**given)
+        self(input_ids=made[:, -1:])
+        return made
+
+
+class Twice(transformers.GPT2LMHeadModel):
+    """Runs over the prompts twice."""
+
+    def generate(self, **given: Any) -> Tensor:
+        self(input_ids=given["input_ids"])
+        return super().generate(**given)
+
+
+def test_a_pass_past_the_end_gives_no_row(tmp_path: Any) -> None:
+    options = {"max_new_tokens": 3, "sites": "transformer.h.1"}
+    for name, model in {"plain": gpt2(), "past": PastTheEnd(gpt2().config)}.items():
+        model.load_state_dict(gpt2().state_dict())
+        pk.generate(model, PROMPTS, tmp_path / name, **options)
+    past, plain = (pk.open(tmp_path / name)["transformer.h.1"].to_dataset() for name in ("past", "plain"))
+    xr.testing.assert_equal(past, plain)
+
+
+def test_passes_over_other_tokens_are_refused(tmp_path: Any) -> None:
+    with pytest.raises(ModelError, match=r"Twice\.generate ran the model on other tokens"):
+        pk.generate(Twice(gpt2().config), PROMPTS, tmp_path / "a", max_new_tokens=3, sites="transformer.h.1")
+    assert not (tmp_path / "a").exists()
