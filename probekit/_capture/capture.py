@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from probekit._capture.job import CaptureJob, IfExists
-from probekit._capture.origin import call_of, origin
 from probekit._capture.plan import BatchTooLarge, CaptureOptions, CapturePlan, StorageOptions, plan_capture
 from probekit._data.batches import BATCH_SIZE, Batches, Rows, peek
 from probekit._data.loaders import is_hugging_face
@@ -22,6 +21,7 @@ from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteO
 from probekit._probe.offloaded import offloaded_weights
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector, module_names
+from probekit._provenance import call_of, origin
 from probekit._store.backend import backend_of
 from probekit._store.store import open_store
 from probekit._write.transfer import transfer_for

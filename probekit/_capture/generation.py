@@ -17,7 +17,6 @@ import xarray as xr
 from torch import nn
 
 from probekit._capture.job import CaptureJob, IfExists
-from probekit._capture.origin import call_of, origin
 from probekit._capture.plan import CaptureOptions, CapturePlan, StorageOptions
 from probekit._capture.session import Session
 from probekit._data.batches import Batch, Batches
@@ -34,6 +33,7 @@ from probekit._probe.pooling import Reduced
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector, module_names
 from probekit._probe.site_name import ROOT
+from probekit._provenance import call_of, origin
 from probekit._store.backend import backend_of
 from probekit._store.layout import Json
 from probekit._store.store import open_store

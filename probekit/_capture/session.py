@@ -47,7 +47,7 @@ from probekit.errors import DataError, ModelError, StoreError
 
 __all__ = ["Session"]
 
-_KEPT = ("created", "command", "capture", "probekit_format")  # attributes that a store keeps from its beginning
+_KEPT = ("created", "capture", "probekit_format")  # attributes that a store keeps from its beginning
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class Session:
         layout, attrs = self._laid_out(record), self._attrs(record.start)
         nodes = nodes_of(layout, attrs.get("expected_rows", 0))
         check_same(self.backend.url, record, attrs, nodes)
+        attrs["command"] = record.attributes.get("command", attrs.get("command"))
         if record.complete:
             return None
         names = class_names(self.backend, record)

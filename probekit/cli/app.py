@@ -19,16 +19,22 @@ from probekit.errors import ProbekitError
 __all__ = ["app"]
 
 
+_COMMAND = "probekit.command"  # among what click keeps of a call
+
+
 class Root(TyperGroup):
     """The one place where an error becomes a paragraph and an exit code."""
 
     def make_context(self, info_name: Any, args: list[str], *rest: Any, **more: Any) -> Any:
-        COMMAND.set(shlex.join(["probekit", *args]))
-        return super().make_context(info_name, args, *rest, **more)
+        given = shlex.join(["probekit", *args])  # before it is parsed
+        context = super().make_context(info_name, args, *rest, **more)
+        context.meta[_COMMAND] = given
+        return context
 
     def invoke(self, ctx: Any) -> Any:
         output.plain_warnings()
         plugins.warn_of_namesake()
+        before = COMMAND.set(ctx.meta[_COMMAND])
         try:
             return super().invoke(ctx)
         except ProbekitError as error:
@@ -41,6 +47,8 @@ class Root(TyperGroup):
                 "Stopped. What was finished is kept: a store opens with the samples it committed. The same capture "
                 "with --resume resumes from there, and so does a recipe that is run again."
             )
+        finally:
+            COMMAND.reset(before)
 
 
 def fail(text: str) -> NoReturn:

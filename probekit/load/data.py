@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from probekit._files import local_path
-from probekit._provenance import remember
+from probekit._provenance import call_of, remember
 from probekit.errors import DataError, check_kind
 from probekit.load.arrays import ArrayDataset, Split, arrays, check_split, data_folder, from_npz, read_npz
 from probekit.load.factories import is_factory, made
@@ -76,8 +76,10 @@ def dataset(
         >>> len(digits), digits[0][0].shape, digits.classes[:3]
         (100, torch.Size([1, 8, 8]), ['0', '1', '2'])
     """
+    call = call_of(dataset, locals())
     check_kind("name", name, str, "the name of a data set")
     check_split(name, split, has_test=True)
+    _check_options(name, preprocess, text_column, label_column, max_length)
     chosen = Limit(limit, limit_order, seed)
     facts: dict[str, Any] | None = None  # nothing is known of what the user's own code gives
     if name.startswith(FOLDER):
@@ -90,7 +92,7 @@ def dataset(
     elif name.startswith(TORCHVISION):
         transform = transform_of(preprocess, default_transform())
         found = TorchvisionRows(name, split, data_folder(data_dir), transform, chosen)
-        facts = transform.facts
+        facts = {"data_split": split, **transform.facts}
     elif name.endswith(ENDINGS):
         check_split(name, split, has_test=False)
         table = read_texts(local_path(name, "name"), name, text_column)
@@ -99,9 +101,19 @@ def dataset(
         found = _of_factory(name, limit, preprocess)
     else:
         found, facts = _of_arrays(name, split, preprocess, data_dir, chosen)
-    own = {} if facts is None else {"data_split": split, "data_limit": chosen.words, **facts}
-    remember(found, {"data": name, **own})
+    own = {} if facts is None else {"data_limit": chosen.words, **facts}
+    remember(found, call, {"data": name, **own})
     return found
+
+
+def _check_options(
+    name: str, preprocess: Any, text_column: str | None, label_column: str | None, max_length: int | None
+) -> None:
+    """Raise DataError for what is said of texts where the data hold none, and would be ignored."""
+    given = {"text_column": text_column, "label_column": label_column, "max_length": max_length}
+    ignored = [key for key, value in given.items() if value is not None]
+    if ignored and not name.endswith(ENDINGS) and not name.startswith(PREFIX):
+        raise DataError(f"{name!r} holds no texts in columns, so {ignored[0]} says nothing of it.", arguments=ignored)
 
 
 def _of_hugging_face(
@@ -113,11 +125,12 @@ def _of_hugging_face(
     max_length: int | None,
     limit: Limit,
 ) -> tuple[Any, dict[str, Any]]:
-    data = hf_data(name, split)
+    data, split = hf_data(name, split)
     if image_column(data) is None or text_column is not None:
-        return _texts(text_table(data, name, text_column), preprocess, label_column, max_length, limit)
+        found, facts = _texts(text_table(data, name, text_column), preprocess, label_column, max_length, limit)
+        return found, {"data_split": split, **facts}
     transform = transform_of(preprocess, default_transform())
-    return ImageRows(data, name, transform, label_column, limit), transform.facts
+    return ImageRows(data, name, transform, label_column, limit), {"data_split": split, **transform.facts}
 
 
 def _texts(
@@ -125,7 +138,7 @@ def _texts(
 ) -> tuple[TextDataset, dict[str, Any]]:
     tokenizer = texts_of(preprocess).limited(max_length)
     found = TextDataset(table, tokenizer, label_column, limit)
-    labels = found.label_column if found.targets is not None else "none"
+    labels = found.label_column if found.targets is not None else "no labels"
     return found, {**tokenizer.facts, "text_column": table.text_column, "label_column": labels}
 
 
@@ -153,6 +166,8 @@ def _of_arrays(
         content = read_npz(path)
         if holds_keywords(content):
             check_split(name, split, has_test=False)
+            if preprocess is not None and not isinstance(preprocess, Preprocess):
+                raise DataError(f"{name!r} holds the model's inputs by name, to which no transform can be applied.")
             return KeywordDataset(name, content, limit), {}
         data = from_npz(content, path, name)
     else:
@@ -160,7 +175,8 @@ def _of_arrays(
     images = preprocess is not None and (data.white > 1 or not isinstance(preprocess, Preprocess))
     transform = transform_of(preprocess, default_transform()) if images else None
     facts = {"preprocessing": _scaling(data.white)} if transform is None else transform.facts
-    return ArrayDataset(data, split, limit, transform), facts
+    has_splits = {} if data.x_test is None else {"data_split": split}
+    return ArrayDataset(data, split, limit, transform), {**has_splits, **facts}
 
 
 def _scaling(white: float) -> str:

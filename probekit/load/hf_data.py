@@ -24,8 +24,8 @@ __all__ = ["PREFIX", "ImageRows", "hf_data", "image_column", "text_table"]
 PREFIX = "hfdata:"
 
 
-def hf_data(name: str, split: str) -> Any:
-    """The data set of a name such as ``hfdata:imdb:test``; `split` is asked for where the name says none.
+def hf_data(name: str, split: str) -> tuple[Any, str]:
+    """The data set of a name such as ``hfdata:imdb:test``, and its split: `split` where the name says none.
 
     Raises DataError if it isn't there, has no such split, or can't be read.
     """
@@ -43,14 +43,14 @@ def hf_data(name: str, split: str) -> Any:
     if not isinstance(found, Mapping):
         if colon:
             raise DataError(f"{PREFIX + source!r} has no splits, so it has no {named!r}. Leave ':{named}' out.")
-        return found
+        return found, "all"
     if wanted not in found:
         raise DataError(
             f"{PREFIX + source!r} has no split {wanted!r}; it has {', '.join(map(repr, found))}. Name one: "
             f"'{PREFIX}{source}:{next(iter(found))}'.{near(wanted, list(found))}",
             arguments=("split",),
         )
-    return found[wanted]
+    return found[wanted], wanted
 
 
 def _read(datasets: Any, folder: Path, source: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit._files import local_path
-from probekit._provenance import remember
+from probekit._provenance import call_of, remember
 from probekit.errors import ModelError, check_kind
 from probekit.load.factories import few, is_factory, made
 from probekit.load.hugging_face import hugging_face
@@ -62,6 +62,7 @@ def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module
     >>> type(model("torchvision:resnet18")).__name__
     'ResNet'
     """
+    call = call_of(model, locals())
     check_kind("name", name, str, FORMS, ModelError)
     library, _, named = name.partition(":")
     with _seeded(seed):
@@ -75,7 +76,7 @@ def model(name: str, *, weights: Path | None = None, seed: int = 0) -> nn.Module
     if weights is not None:
         _load_weights(net, local_path(weights, "weights", ModelError), name)
         whose = f"the file {weights}"
-    remember(net, {"model_name": name, "weights_from": whose})
+    remember(net, call, {"model_name": name, "weights_from": whose})
     return net
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from probekit._provenance import remember
 from probekit.errors import DataError, ModelError, check_kind
 from probekit.load.hugging_face import processor_of
 from probekit.load.models import FORMS
@@ -76,9 +77,14 @@ def preprocess(name: str) -> Preprocess | None:
     check_kind("name", name, str, FORMS, ModelError)
     library, _, named = name.partition(":")
     if library == "hf":
-        return None if named.endswith("@random") else Preprocess(name)
+        return None if named.endswith("@random") else _remembered(Preprocess(name))
     images = _TRANSFORMS[library](named) if library in _TRANSFORMS else None
-    return None if images is None else Preprocess(name, images)
+    return None if images is None else _remembered(Preprocess(name, images))
+
+
+def _remembered(made: Preprocess) -> Preprocess:
+    remember(made, f"probekit.load.preprocess({made.name!r})", {})
+    return made
 
 
 def transform_of(given: Any, default: ImageTransform) -> ImageTransform:

@@ -133,7 +133,7 @@ def table_of(frame: pd.DataFrame, name: str, text_column: str | None) -> TextTab
 
 
 def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
-    # As strings, so that "NA", "1e5" and "007" stay what they are; columns of numbers become numbers afterwards.
+    # As strings, so that "NA" and "007" stay what they are; columns of numbers become numbers afterwards.
     return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8")
 
 
@@ -143,7 +143,9 @@ def _read_tsv(path: Path) -> pd.DataFrame:
 
 def _read_jsonl(path: Path) -> pd.DataFrame:
     rows: dict[int, Any] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8").split("\n")
+    ):  # a string may hold other ends of lines
         if not line.strip():
             continue
         row = json.loads(line)
@@ -248,7 +250,7 @@ def _plain(values: Any) -> np.ndarray[Any, Any]:
     texts = all(isinstance(value, str) for value in values)
     if texts:
         numbers = pd.to_numeric(values, errors="coerce")
-        # "007" and "1e5" are names of something, unless all are written as Python writes numbers.
+        # "007" is the name of something.
         if numbers.notna().all() and all(_is_number(value) for value in values):
             return np.asarray(numbers)
         return np.array(values.tolist(), dtype=str)

@@ -147,6 +147,50 @@ def test_other_files_hold_the_same(folder: Path, reviews: Path, tmp_path: Path, 
     assert one[4] == other[4]
 
 
+def test_a_string_of_json_may_hold_other_ends_of_lines(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "odd.jsonl"
+    file.write_text(json.dumps({"text": "a\u2028cat\x85dog"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert load.dataset(str(file), preprocess=load.preprocess(f"hf:{folder}")).texts == ["a\u2028cat\x85dog"]
+
+
+def test_a_store_has_the_call_that_makes_it_again(folder: Path, reviews: Path, tmp_path: Path) -> None:
+    def captured(**more: Any) -> Any:
+        model = load.model(f"hf:{folder}", seed=3)
+        data = load.dataset(str(reviews), preprocess=load.preprocess(f"hf:{folder}"), limit=4, seed=2)
+        return pk.capture(model, data, tmp_path / "a.zarr", sites="embeddings", reduce="mean", **more)
+
+    first = captured().load()
+    command, again = pk.info(tmp_path / "a.zarr").attrs["command"], {}
+    exec(command.replace("a.zarr", "b.zarr"), {"probekit": pk})
+    again = pk.open(tmp_path / "b.zarr")
+    for name in ("sample_id", "text"):
+        assert again[name].values.tolist() == first[name].values.tolist()
+    np.testing.assert_array_equal(again["embeddings"]["activation"], first["embeddings"]["activation"])
+    captured(append="samples")
+    attrs = pk.info(tmp_path / "a.zarr").attrs
+    assert attrs["command"].startswith(f"{command}; from sample 4 on: probekit.capture(")
+    assert attrs["data"] == f"{reviews}; from sample 4 on: {reviews}"
+
+
+def test_worker_processes_give_the_same(folder: Path, reviews: Path, tmp_path: Path) -> None:
+    model, data = load.model(f"hf:{folder}"), load.dataset(str(reviews), preprocess=load.preprocess(f"hf:{folder}"))
+    options = {"sites": "encoder.layer.0", "reduce": "tokens", "batch_size": 2}
+    one, other = (pk.capture(model, data, tmp_path / f"{n}.zarr", workers=n, **options) for n in (0, 2))
+    xr.testing.assert_identical(
+        one["encoder.layer.0"].to_dataset().load(), other["encoder.layer.0"].to_dataset().load()
+    )
+    with pytest.raises(DataError, match="has its own, num_workers"):
+        pk.capture(model, iter([]), tmp_path / "c.zarr", workers=2)
+
+
+def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'digits' holds no texts in columns, so max_length says nothing"):
+        load.dataset("digits", max_length=3)
+    np.savez(tmp_path / "ids.npz", input_ids=np.ones((2, 3), int))
+    with pytest.raises(DataError, match="to which no transform can be applied"):
+        load.dataset(str(tmp_path / "ids.npz"), preprocess=load.image_transform(resize=8))
+
+
 def test_lines_are_samples(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("a cat\n\nthe dog\n")
     with pytest.warns(UserWarning, match="1 lines of .* are empty"):
