@@ -17,7 +17,7 @@ from probekit.errors import RESULTS, DataError, SiteError, check_kind
 from probekit.plot.lookup import class_names, read
 from probekit.plot.style import INK, label_classes, new_figure, palette, short_site, tidy
 
-__all__ = ["distribution_grid", "distributions"]
+__all__ = ["distribution_grid", "distributions", "drawn_cells"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -127,15 +127,10 @@ def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _
     values = read(tree, site, "histogram_atom", ("node", "atom")).values[node].astype(float)
     on_atoms = read(tree, site, "histogram_atoms", ("label", "node", "atom")).values[:, node].astype(float)
     edges = read(tree, site, "histogram_edges", ("node", "edge")).values[node].astype(float)
-    edges = edges[~np.isnan(edges)]
-    counts = histogram.values[:, node, : max(len(edges) - 1, 0)].astype(float)
     if np.isinf(edges).any() or np.isinf(values).any():
         raise DataError(f"Node {node} of site {site!r} has infinite values; its distribution can't be drawn.")
-    values, on_atoms = values[~np.isnan(values)], on_atoms[:, ~np.isnan(values)]
-    if len(edges) and edges[0] == edges[-1]:  # bins without width are one value
-        values, on_atoms = np.append(values, edges[0]), np.column_stack([on_atoms, counts.sum(1)])
-        edges, counts = edges[:0], counts[:, :0]
-    edges, counts = _join_narrow(edges, counts, resolution)
+    counts = histogram.values[:, node].astype(float)
+    edges, counts, values, on_atoms = drawn_cells(edges, counts, values, on_atoms, resolution)
     total = counts.sum(1) + on_atoms.sum(1)
     per_class = np.where(total > 0, total, np.nan)[:, None]
     return _Distribution(
@@ -148,6 +143,23 @@ def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _
         shares=on_atoms / per_class,
         overall=on_atoms.sum(0) / total.sum(),
     )
+
+
+def drawn_cells(
+    edges: Floats, counts: Floats, atoms: Floats, on_atoms: Floats, resolution: int
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """The same four of one node as they are drawn: without missing ones, and neighbouring bins joined.
+
+    `edges` (edge) have `counts` (label, bin) between them, and the `atoms` (atom) have `on_atoms` (label, atom).
+    """
+    edges = edges[~np.isnan(edges)]
+    counts = counts[:, : max(len(edges) - 1, 0)]
+    atoms, on_atoms = atoms[~np.isnan(atoms)], on_atoms[:, ~np.isnan(atoms)]
+    if len(edges) and edges[0] == edges[-1]:  # bins without width are one value
+        atoms, on_atoms = np.append(atoms, edges[0]), np.column_stack([on_atoms, counts.sum(1)])
+        edges, counts = edges[:0], counts[:, :0]
+    edges, counts = _join_narrow(edges, counts, resolution)
+    return edges, counts, atoms, on_atoms
 
 
 def _join_narrow(edges: Floats, counts: Floats, resolution: int) -> tuple[Floats, Floats]:

@@ -1,19 +1,26 @@
-"""One self-contained HTML page from text, figures and tables: images inlined, no script, no address to fetch."""
+"""One self-contained HTML page from text, figures and tables: images inlined, no address to fetch.
+
+Only a page with an explorer has scripts. Its policy names them by their hashes, so that a browser runs no others.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import pandas as pd
+import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from markupsafe import Markup
 from PIL.PngImagePlugin import PngImageFile
 
 from probekit._files import local_path, whole_file
@@ -36,6 +43,7 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_TEMPLATES.policies["json.dumps_kwargs"] = {}  # in the order given: a chart's parts refer to those before them
 
 
 @dataclass(frozen=True)
@@ -126,11 +134,45 @@ class Page:
             "table", number=self._next("table"), caption=caption, cells=cells_of(data, formats, badges or {})
         )
 
+    def explorer(self, measured: xr.DataTree) -> Self:
+        """A part in which a reader chooses site, node and classes, and sees their results; a page has one at most.
+
+        It shows the classes' distributions at the node (if the metric `histogram` was measured), every variable over
+        all nodes of the site, by class and by pair of classes, and a table of all nodes, which sorts and filters. Where
+        the results don't fit into 8 MB, each site has as many of its most selective nodes as do, and a text says so.
+
+        Args:
+            measured: what `probekit.measure` or `probekit.measure_live` gave; of results at several steps, it shows the
+                last.
+
+        Raises:
+            DataError: no site has numbers for its nodes, or the page has an explorer already.
+        """
+        from probekit.report.explorer import explorer_of  # which imports Bokeh
+
+        if self._next("explorer") > 1:
+            raise DataError("The page has an explorer already: it holds one. Write another page for other results.")
+        found = explorer_of(measured)
+        if found.shown < found.total:
+            self.text(
+                f"The explorer holds {found.shown:,} of {found.total:,} nodes, so that the page stays small: at each "
+                "site those that stand out most. With fewer sites there is room for more of their nodes."
+            )
+        return self._add("explorer", data=found.data)
+
     def html(self) -> str:
         """The whole page as a string."""
         headings = [fields for kind, fields in self._blocks if kind == "heading"]
         template = _TEMPLATES.get_template("page.html")
-        return template.render(title=self.title, lede=self.lede, headings=headings, blocks=self._blocks)
+        scripts = _scripts() if self._next("explorer") > 1 else []
+        return template.render(
+            title=self.title,
+            lede=self.lede,
+            headings=headings,
+            blocks=self._blocks,
+            scripts=scripts,
+            allowed=f"; script-src {' '.join(map(_hash, scripts))}" if scripts else "",
+        )
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the page and return its path; if that fails, the page that was there before stays as it was.
@@ -154,6 +196,21 @@ class Page:
     def _next(self, kind: str) -> int:
         """The number of the next block of a kind."""
         return 1 + sum(each == kind for each, _ in self._blocks)
+
+
+def _scripts() -> list[Markup]:
+    """The scripts of a page with an explorer: the charting library, then ours."""
+    from bokeh.resources import Resources
+
+    library = Resources(mode="inline", components=["bokeh"]).js_raw[0]
+    own = files("probekit.report").joinpath("templates/explorer.js").read_text("utf-8")
+    # A browser drops carriage returns before it compares the hash.
+    return [Markup(text.replace("\r\n", "\n")) for text in (library, own)]
+
+
+def _hash(script: str) -> str:
+    """By which a policy names a script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _picture(picture: Picture) -> tuple[str, bytes]:
