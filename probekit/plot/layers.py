@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import RESULTS, DataError, check_kind
+from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import measured, read
 from probekit.plot.style import RULE, label_sites, new_axes, palette, plain, tidy, words
 
@@ -24,7 +25,7 @@ def profile(
     *,
     sites: Sequence[str] | None = None,
     ax: Axes | None = None,
-) -> Axes:
+) -> Drawing:
     """A quantity over the sites in order: its mean over the nodes, and a band over the middle half of them.
 
     `trees` is one result, or several as ``{name: tree}``, each in its own colour. A `variable` with dims, such as
@@ -35,7 +36,7 @@ def profile(
 
     >>> import xarray as xr
     >>> tree = xr.DataTree.from_dict({name: xr.Dataset({"sparsity_site": 0.5}) for name in ("relu1", "relu2")})
-    >>> [line.get_ydata().tolist() for line in profile(tree, "sparsity_site").lines]
+    >>> [line.get_ydata().tolist() for line in profile(tree, "sparsity_site").axes[0].lines]
     [[0.5, 0.5]]
     """
     check_kind("trees", trees, (xr.DataTree, Mapping), f"{RESULTS}, or several by name, {{name: tree}}")
@@ -62,7 +63,7 @@ def profile(
         ax.legend(
             handles.values(), handles, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5)
         )
-    return ax
+    return Drawing.of(ax)
 
 
 def _mean(data: xr.DataArray) -> float:

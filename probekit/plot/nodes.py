@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from probekit.errors import DataError, check_kind
+from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import class_names, common_classes, measured, read
 from probekit.plot.style import (
     RULE,
@@ -44,7 +44,7 @@ def medians(
     variable: str = "median",
     ax: Axes | None = None,
     legend: bool = True,
-) -> Axes:
+) -> Drawing:
     """A dot for the median of every class at every node; nodes are numbered from 1 over the sites in order.
 
     The nodes of a site lie between two vertical rules, under its name. Dots for medians of exactly 0 (a ReLU's atom)
@@ -56,7 +56,7 @@ def medians(
 
     >>> import numpy as np, xarray as xr
     >>> layer = xr.Dataset({"median": (("label", "node"), np.eye(3))}, {"label": range(3)})
-    >>> medians(xr.DataTree.from_dict({"relu1": layer})).get_xlabel()
+    >>> medians(xr.DataTree.from_dict({"relu1": layer})).axes[0].get_xlabel()
     'node (1–3)'
     """
     blocks = {site: read(tree, site, variable, ("label", "node")) for site in measured(tree, sites, variable)}
@@ -76,7 +76,7 @@ def medians(
     ax.set(xlabel=f"node (1–{values.shape[1]})", ylabel=words(variable))
     if legend:
         class_legend([ax], classes)
-    return ax
+    return Drawing.of(ax)
 
 
 def medians_grid(
@@ -85,7 +85,7 @@ def medians_grid(
     sites: Sequence[str] | None = None,
     variable: str = "median",
     columns: int = 2,
-) -> Figure:
+) -> Drawing:
     """`medians` of several results, such as untrained and trained: a panel for each under its name, and one legend.
 
     Each panel has its own vertical range.
@@ -111,10 +111,10 @@ def medians_grid(
         ax.set_title(plain(name), fontsize="medium", fontweight="bold")
     firsts = {name: read(tree, measured(tree, sites, variable)[0], variable) for name, tree in trees.items()}
     class_legend(panels, common_classes({repr(name): class_names(data) for name, data in firsts.items()}))
-    return figure
+    return Drawing.of(*panels)
 
 
-def heatmap(tree: xr.DataTree, site: str, variable: str = "mean", *, ax: Axes | None = None) -> Axes:
+def heatmap(tree: xr.DataTree, site: str, variable: str = "mean", *, ax: Axes | None = None) -> Drawing:
     """One site as an image, a row for each class and a column for each node, nodes ordered by preferred class.
 
     A node's preferred class is the one with its largest value; within a class, nodes with larger values come first.
@@ -123,7 +123,7 @@ def heatmap(tree: xr.DataTree, site: str, variable: str = "mean", *, ax: Axes | 
 
     >>> import numpy as np, xarray as xr
     >>> layer = xr.Dataset({"mean": (("label", "node"), np.eye(3))}, {"label": range(3)})
-    >>> heatmap(xr.DataTree.from_dict({"relu1": layer}), "relu1").get_title()
+    >>> heatmap(xr.DataTree.from_dict({"relu1": layer}), "relu1").axes[0].get_title()
     'relu1'
     """
     data = read(tree, site, variable, ("label", "node"))
@@ -138,7 +138,7 @@ def heatmap(tree: xr.DataTree, site: str, variable: str = "mean", *, ax: Axes | 
     bar = ax.figure.colorbar(image, ax=ax, pad=0.01, label=words(variable))
     bar.outline.set_visible(False)
     bar.ax.tick_params(color=RULE, labelsize="small")
-    return ax
+    return Drawing.of(ax)
 
 
 def _with_rows(values: Floats, rows: int) -> Floats:
