@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -51,14 +51,17 @@ def _variables(tree: xr.DataTree) -> list[xr.DataArray]:
     return list(first.values())
 
 
-def headline_value(measured: Mapping[str, xr.DataArray] | xr.Dataset, headline: Headline) -> xr.DataArray:
+def headline_value(
+    measured: Mapping[str, xr.DataArray] | xr.Dataset, headline: Headline, keep: Collection[str] = ("step",)
+) -> xr.DataArray:
     """The headline of one site as one number, with the dim `step` if the site was measured at several steps.
 
-    NaN don't count; it is NaN where nothing else is left. The nodes come first, then the mean over the classes.
+    NaN don't count; it is NaN where nothing else is left. The nodes come first, then the mean over the classes; the
+    dims to `keep` stay.
     """
     values = measured[headline.variable].astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinities of both signs have no mean
         if headline.over_nodes is not None and "node" in values.dims:
             least = {"min_count": 1} if headline.over_nodes == "sum" else {}  # no nodes have no sum
             values = getattr(values, headline.over_nodes)("node", skipna=True, **least)
-        return values.mean([dim for dim in values.dims if dim != "step"], skipna=True)
+        return values.mean([dim for dim in values.dims if dim not in keep], skipna=True)

@@ -9,8 +9,30 @@ from __future__ import annotations
 
 from probekit.plot.densities import distribution_grid, distributions
 from probekit.plot.drawing import Drawing
+from probekit.plot.heatmaps import by_class, heatmap, heatmap_grid
 from probekit.plot.layers import profile
-from probekit.plot.nodes import heatmap, medians, medians_grid
+from probekit.plot.matrices import confusion, matrix, pairs
+from probekit.plot.nodes import medians, medians_grid
+from probekit.plot.progressions import by_position, by_step
+from probekit.plot.samples import images, sentences
 from probekit.plot.style import palette
 
-__all__ = ["Drawing", "distribution_grid", "distributions", "heatmap", "medians", "medians_grid", "palette", "profile"]
+__all__ = [
+    "Drawing",
+    "by_class",
+    "by_position",
+    "by_step",
+    "confusion",
+    "distribution_grid",
+    "distributions",
+    "heatmap",
+    "heatmap_grid",
+    "images",
+    "matrix",
+    "medians",
+    "medians_grid",
+    "pairs",
+    "palette",
+    "profile",
+    "sentences",
+]
