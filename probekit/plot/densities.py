@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from probekit.errors import RESULTS, DataError, SiteError, check_kind
+from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import class_names, read
 from probekit.plot.style import INK, label_classes, new_figure, palette, short_site, tidy
 
@@ -57,7 +57,7 @@ class _Distribution:
         )
 
 
-def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolution: int = 40) -> Figure:
+def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolution: int = 40) -> Drawing:
     """The activation distribution of every class at chosen `nodes` of one site, with a panel for each node.
 
     Every class has a row. Its outline is a density, count / (n_c · width), from the bins of the metric `histogram`;
@@ -87,7 +87,7 @@ def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolut
     return distribution_grid(tree, {site: nodes}, resolution=resolution)
 
 
-def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, resolution: int = 40) -> Figure:
+def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, resolution: int = 40) -> Drawing:
     """`distributions` at several sites: `rows` gives for each site the nodes of its row of panels.
 
     A shallow, a middle and a deep layer of a four-layer network, as in figures 3 and 4 of Pretorius et al. (2019):
@@ -106,16 +106,18 @@ def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, r
         raise SiteError("There are no nodes to draw: give each site at least one, as {site: [node, ...]}.")
     height = 0.6 + float(np.clip(0.19 * len(next(panel for row in grid for panel in row).classes), 0.8, 3.2))
     figure = new_figure(0.6 + 2.8 * columns, 0.3 + height * len(grid))
+    drawn = []
     for row, panels in enumerate(grid):
         for column, panel in enumerate(panels):
             ax = figure.add_subplot(len(grid), columns, row * columns + column + 1)
             _draw_panel(ax, panel)
+            drawn.append(ax)
             ax.set_xlabel("activation" if row == len(grid) - 1 else "")
             if column:
                 ax.tick_params(labelleft=False)
             else:
                 ax.set_ylabel("class")
-    return figure
+    return Drawing.of(*drawn)
 
 
 def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _Distribution:

@@ -1,4 +1,4 @@
-"""A quantity at every node: class medians over all layers, and one layer as an image."""
+"""A quantity of every class at every node of all sites: a dot for each, or for many nodes an image of the dots."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from probekit.errors import DataError, check_kind
+from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import class_names, common_classes, measured, read
 from probekit.plot.style import (
     RULE,
-    class_legend,
-    label_classes,
+    colour_key,
     label_sites,
     new_axes,
     new_figure,
     palette,
     plain,
-    short_site,
     tidy,
     words,
 )
 
-__all__ = ["heatmap", "medians", "medians_grid"]
+__all__ = ["medians", "medians_grid"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -44,7 +42,7 @@ def medians(
     variable: str = "median",
     ax: Axes | None = None,
     legend: bool = True,
-) -> Axes:
+) -> Drawing:
     """A dot for the median of every class at every node; nodes are numbered from 1 over the sites in order.
 
     The nodes of a site lie between two vertical rules, under its name. Dots for medians of exactly 0 (a ReLU's atom)
@@ -56,7 +54,7 @@ def medians(
 
     >>> import numpy as np, xarray as xr
     >>> layer = xr.Dataset({"median": (("label", "node"), np.eye(3))}, {"label": range(3)})
-    >>> medians(xr.DataTree.from_dict({"relu1": layer})).get_xlabel()
+    >>> medians(xr.DataTree.from_dict({"relu1": layer})).axes[0].get_xlabel()
     'node (1–3)'
     """
     blocks = {site: read(tree, site, variable, ("label", "node")) for site in measured(tree, sites, variable)}
@@ -75,8 +73,8 @@ def medians(
     _mark_sites(ax, {site: block.sizes["node"] for site, block in blocks.items()})
     ax.set(xlabel=f"node (1–{values.shape[1]})", ylabel=words(variable))
     if legend:
-        class_legend([ax], classes)
-    return ax
+        colour_key([ax], classes)
+    return Drawing.of(ax)
 
 
 def medians_grid(
@@ -85,7 +83,7 @@ def medians_grid(
     sites: Sequence[str] | None = None,
     variable: str = "median",
     columns: int = 2,
-) -> Figure:
+) -> Drawing:
     """`medians` of several results, such as untrained and trained: a panel for each under its name, and one legend.
 
     Each panel has its own vertical range.
@@ -110,49 +108,14 @@ def medians_grid(
         medians(tree, sites=sites, variable=variable, ax=ax, legend=False)
         ax.set_title(plain(name), fontsize="medium", fontweight="bold")
     firsts = {name: read(tree, measured(tree, sites, variable)[0], variable) for name, tree in trees.items()}
-    class_legend(panels, common_classes({repr(name): class_names(data) for name, data in firsts.items()}))
-    return figure
-
-
-def heatmap(tree: xr.DataTree, site: str, variable: str = "mean", *, ax: Axes | None = None) -> Axes:
-    """One site as an image, a row for each class and a column for each node, nodes ordered by preferred class.
-
-    A node's preferred class is the one with its largest value; within a class, nodes with larger values come first.
-    Nodes with the same value for all classes (a dead ReLU) prefer none and come last. `variable` has the dims (label,
-    node).
-
-    >>> import numpy as np, xarray as xr
-    >>> layer = xr.Dataset({"mean": (("label", "node"), np.eye(3))}, {"label": range(3)})
-    >>> heatmap(xr.DataTree.from_dict({"relu1": layer}), "relu1").get_title()
-    'relu1'
-    """
-    data = read(tree, site, variable, ("label", "node"))
-    order = _by_preference(data.values)
-    ax = new_axes(ax, 9.0, 3.2)
-    image = ax.imshow(data.values[:, order], aspect="auto", interpolation="nearest", cmap="viridis")
-    label_classes(ax, class_names(data))
-    ax.set(xlabel="nodes, by preferred class", ylabel="class")
-    ax.set_title(short_site(site), fontsize="medium")
-    ax.tick_params(color=RULE, labelsize="small")
-    ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(image, ax=ax, pad=0.01, label=words(variable))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(color=RULE, labelsize="small")
-    return ax
+    colour_key(panels, common_classes({repr(name): class_names(data) for name, data in firsts.items()}))
+    return Drawing.of(*panels)
 
 
 def _with_rows(values: Floats, rows: int) -> Floats:
     """The values (class, node) with classes that a site doesn't have as missing ones."""
     missing = np.full((rows - len(values), values.shape[1]), np.nan)
     return np.concatenate([values, missing]) if len(missing) else values
-
-
-def _by_preference(values: Floats) -> npt.NDArray[np.intp]:
-    """The order that groups nodes by the class of their largest value, the largest first, flat nodes last."""
-    filled = np.where(np.isnan(values), -np.inf, values)
-    peak = filled.max(0)
-    flat = ~(peak > np.where(np.isnan(values), np.inf, values).min(0))
-    return np.lexsort((-peak, np.where(flat, len(values), filled.argmax(0))))
 
 
 def _draw_dots(ax: Axes, values: Floats) -> None:

@@ -26,11 +26,12 @@ from PIL.PngImagePlugin import PngImageFile
 from probekit._files import local_path, whole_file
 from probekit._table import shown
 from probekit.errors import DataError, ProbekitError, check_kind
+from probekit.plot import Drawing
 from probekit.report.tables import Tabular, cells_of
 
 __all__ = ["Outcome", "Page", "Picture"]
 
-Picture: TypeAlias = str | os.PathLike[str] | Figure | Axes
+Picture: TypeAlias = str | os.PathLike[str] | Drawing | Figure | Axes
 
 _MEDIA = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 _DPI = 160  # of figures drawn here
@@ -215,14 +216,14 @@ def _hash(script: str) -> str:
 
 def _picture(picture: Picture) -> tuple[str, bytes]:
     """Media type and bytes of a picture."""
-    if isinstance(picture, Figure | Axes):
+    if isinstance(picture, Drawing | Figure | Axes):
         file = io.BytesIO()
         picture.figure.canvas.figure.savefig(file, format="png", dpi=_DPI, facecolor="white")
         return _MEDIA[".png"], file.getvalue()
-    check_kind("picture", picture, (str, os.PathLike), "the path of a picture, a Figure or Axes")
+    check_kind("picture", picture, (str, os.PathLike), "the path of a picture, a Drawing, a Figure or Axes")
     path = local_path(picture, "picture")
     if path.suffix.lower() not in _MEDIA:
-        raise DataError(f"{path} isn't a picture that a page can hold: give a {', '.join(_MEDIA)} file or a Figure.")
+        raise DataError(f"{path} isn't a picture that a page can hold: give a {', '.join(_MEDIA)} file or a figure.")
     try:
         return _MEDIA[path.suffix.lower()], path.read_bytes()
     except OSError as error:
