@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from bokeh.core.properties import field
+from bokeh.core.property.vectorization import Field
 from bokeh.embed import json_item
-from bokeh.models import ColumnDataSource, FixedTicker, LinearColorMapper, Range1d, Span
+from bokeh.models import ColumnDataSource, FixedTicker, LinearColorMapper, Range1d
+from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 
 __all__ = ["charts"]
@@ -54,16 +57,17 @@ def _figure(name: str) -> figure:
         name=name,
         height=_HEIGHT,
         sizing_mode="stretch_width",
-        x_range=Range1d(0, 1),
-        y_range=Range1d(0, 1),
-        tools="",
+        x_range=Range1d(start=0, end=1),
+        y_range=Range1d(start=0, end=1),
         toolbar_location=None,
         background_fill_color=None,
         border_fill_color=None,
         outline_line_color=None,
         min_border=0,
+        min_border_top=8,
         min_border_right=12,
     )
+    plot.tools = []
     plot.axis.minor_tick_line_color = None
     for axis in plot.axis:
         axis.update(**_FONT)
@@ -74,7 +78,7 @@ def _source(name: str, *columns: str) -> ColumnDataSource:
     return ColumnDataSource({column: [] for column in columns}, name=name)
 
 
-def _by_class(classes: int) -> dict[str, Any]:
+def _by_class(classes: int) -> Field:
     """The colour of the class whose number is in column c; the script sets the palette, light or dark."""
     mapper = LinearColorMapper(palette=["#888888"] * classes, low=-0.5, high=classes - 0.5, name="colours")
-    return {"field": "c", "transform": mapper}
+    return field("c", mapper)

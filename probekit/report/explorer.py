@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from probekit._table import shown
 from probekit.errors import RESULTS, DataError, check_kind
 from probekit.plot.densities import drawn_cells
-from probekit.plot.lookup import class_names
+from probekit.plot.lookup import class_names, headline_of, neutral_of
 from probekit.report.charts import charts
 from probekit.report.colours import class_colours
-from probekit.report.packing import Packed, packed, packed_pairs
+from probekit.report.packing import packed, packed_pairs
 
 __all__ = ["MOST_BYTES", "Explorer", "explorer_of"]
 
@@ -27,7 +28,6 @@ _CELLS = ("histogram", "histogram_edges", "histogram_atoms", "histogram_atom")
 _RESOLUTION = 40  # cells of a node's range, at most
 _MOST_PARTS = 9  # of a variable with one more dim, such as quantile
 _FILL = (np.nan, 0.0, np.nan, np.nan)  # of edges, heights, values and shares
-_FIRST = ("selectivity", "auroc_rest", "overlap", "dprime_mean", "median", "mean")  # the first choice of a reader
 
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -43,35 +43,65 @@ class Explorer:
 
 
 @dataclass(frozen=True)
+class _Variable:
+    """A measured variable: its `values`, the value that is `neutral`, and what a `large` one says ("" if unknown)."""
+
+    values: xr.DataArray
+    neutral: float | None
+    large: str
+
+    @property
+    def kind(self) -> str | None:
+        """Whether it is one of nodes, of classes or of pairs of classes; None for others."""
+        return next((kind for dims, kind in _KINDS.items() if set(self.values.dims) == set(dims)), None)
+
+    def rank_key(self) -> Floats:
+        """How early each node comes, larger first: the distance from what is neutral, or the value; NaN last."""
+        values = self.values.transpose(..., "node").values.astype(float)
+        key = values if self.neutral is None else np.abs(values - self.neutral)
+        filled: Floats = np.where(np.isnan(key), -np.inf, key).reshape(-1, key.shape[-1]).max(0)
+        return filled
+
+    def packed(self, name: str) -> dict[str, Any]:
+        dims = next(dims for dims, kind in _KINDS.items() if kind == self.kind)
+        values = self.values.transpose(*dims).values
+        made = packed_pairs(values) if self.kind == "pairs" else packed(values)
+        return {"name": name, "kind": self.kind, "neutral": self.neutral, "large": self.large, "values": made}
+
+
+@dataclass(frozen=True)
 class _Site:
     """A site as it is shown: `variables` and `cells` of the `nodes` that are shown, of `total`."""
 
     name: str
     classes: Sequence[str]
-    variables: Mapping[str, xr.DataArray]
+    variables: Mapping[str, _Variable]
     cells: xr.Dataset | None
     nodes: npt.NDArray[np.intp]
     total: int
 
     @property
     def first(self) -> str:
-        """The variable that is shown first."""
-        ranked = [name for name, each in self.variables.items() if _kind(each) != "pairs"]
-        return next((name for name in _FIRST if name in ranked), ranked[0])
+        """The variable that is shown first: the first headline that says how nodes tell classes apart, if any."""
+        ranked = {name: each for name, each in self.variables.items() if each.kind != "pairs"}
+        told = [name for name, each in ranked.items() if each.large]
+        return next((name for name in told if ranked[name].neutral is not None), [*told, *ranked][0])
 
     @property
     def size(self) -> int:
         """Values that would be packed."""
         cells = [] if self.cells is None else list(self.cells.data_vars.values())
-        return sum(each.size for each in [*self.variables.values(), *cells])
+        return sum(each.size for each in [*(each.values for each in self.variables.values()), *cells])
 
     def best(self, share: float) -> _Site:
         """The site with a share of its nodes, at least one: those with the first rank by its first variable."""
-        order = np.argsort(-_rank_key(self.variables[self.first]), kind="stable")
+        order = np.argsort(-self.variables[self.first].rank_key(), kind="stable")
         kept = np.sort(order[: max(1, int(share * len(order)))])
         return replace(
             self,
-            variables={name: each.isel(node=kept) for name, each in self.variables.items()},
+            variables={
+                name: replace(each, values=each.values.isel(node=kept)) for name, each in self.variables.items()
+            },
             cells=None if self.cells is None else self.cells.isel(node=kept),
             nodes=self.nodes[kept],
         )
@@ -87,7 +117,7 @@ def explorer_of(tree: xr.DataTree, most_bytes: int = MOST_BYTES) -> Explorer:
         DataError: no site has numbers for its nodes.
     """
     check_kind("tree", tree, xr.DataTree, RESULTS)
-    sites = [site for key, group in tree.children.items() if (site := _site(key, group)) is not None]
+    sites = [site for key, group in tree.children.items() if (site := _site(tree, key, group)) is not None]
     if not sites:
         raise DataError("There is nothing to explore: the results have no site with numbers for its nodes.")
     share, found = min(1.0, most_bytes / (0.2 * sum(site.size for site in sites) + 1)), []
@@ -110,24 +140,30 @@ def explorer_of(tree: xr.DataTree, most_bytes: int = MOST_BYTES) -> Explorer:
     return Explorer(data, sum(len(site.nodes) for site in kept), sum(site.total for site in kept))
 
 
-def _site(key: str, group: xr.DataTree) -> _Site | None:
+def _site(tree: xr.DataTree, key: str, group: xr.DataTree) -> _Site | None:
+    """A site with what can be shown of it; None where its nodes have no numbers."""
     site = group.to_dataset()
     if "step" in site.dims:
         site = site.isel(step=-1)
-    variables = {name: each for name, each in _parts(site) if _kind(each) is not None}
-    if not any(_kind(each) in ("node", "class") for each in variables.values()):
+    found = {name: _variable(tree, name, each) for name, each in _parts(site)}
+    variables = {name: each for name, each in found.items() if each.kind is not None}
+    if all(each.kind == "pairs" for each in variables.values()):
         return None
     total = site.sizes["node"]
-    names = class_names(site) if "label" in site.dims else ["all samples"]
-    has_cells = set(_CELLS) <= set(map(str, site.data_vars))
     return _Site(
-        str(group.attrs.get("site", key)),
-        names,
-        variables,
-        site[list(_CELLS)] if has_cells else None,
-        np.arange(total),
-        total,
+        name=str(group.attrs.get("site", key)),
+        classes=class_names(site) if "label" in site.dims else ["all samples"],
+        variables=variables,
+        cells=site[list(_CELLS)] if set(_CELLS) <= set(map(str, site.data_vars)) else None,
+        nodes=np.arange(total),
+        total=total,
     )
+
+
+def _variable(tree: xr.DataTree, name: str, values: xr.DataArray) -> _Variable:
+    headline = headline_of(tree, name)
+    neutral = None if values.dtype == bool else neutral_of(tree, name)
+    return _Variable(values, neutral, headline.large if headline else "")
 
 
 def _parts(site: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
@@ -140,25 +176,7 @@ def _parts(site: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
             yield str(name), variable
         elif more[0] in variable.coords and len(more) == 1 and variable.sizes[more[0]] <= _MOST_PARTS:
             for at, value in enumerate(variable[more[0]].values.tolist()):
-                yield f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}", variable.isel({more[0]: at})
-
-
-def _kind(variable: xr.DataArray) -> str | None:
-    """Whether a variable is one of nodes, of classes or of pairs of classes; None for others."""
-    return next((kind for dims, kind in _KINDS.items() if set(variable.dims) == set(dims)), None)
-
-
-def _neutral(variable: xr.DataArray) -> float | None:
-    """The value that says nothing, by the metric's headline."""
-    return None
-
-
-def _rank_key(variable: xr.DataArray) -> npt.NDArray[np.float64]:
-    """How early each node comes, larger first: the distance from what is neutral, or the value; NaN last."""
-    values, neutral = variable.transpose(..., "node").values.astype(float), _neutral(variable)
-    key = values if neutral is None else np.abs(values - neutral)
-    filled: npt.NDArray[np.float64] = np.where(np.isnan(key), -np.inf, key).reshape(-1, key.shape[-1]).max(0)
-    return filled
+                yield f"{name} {shown(value)}", variable.isel({more[0]: at})
 
 
 def _packed_site(site: _Site) -> dict[str, Any]:
@@ -168,35 +186,21 @@ def _packed_site(site: _Site) -> dict[str, Any]:
         "shown": len(site.nodes),
         "nodes": None if len(site.nodes) == site.total else site.nodes.tolist(),
         "first": site.first,
-        "variables": [_packed_variable(name, each) for name, each in site.variables.items()],
+        "variables": [each.packed(name) for name, each in site.variables.items()],
         "cells": None if site.cells is None else _packed_cells(site.cells),
     }
 
 
-def _packed_variable(name: str, variable: xr.DataArray) -> dict[str, Any]:
-    kind = _kind(variable)
-    dims = next(dims for dims, each in _KINDS.items() if each == kind)
-    values = variable.transpose(*dims).values
-    return {
-        "name": name,
-        "kind": kind,
-        "neutral": _neutral(variable),
-        "values": packed_pairs(values) if kind == "pairs" else packed(values),
-    }
-
-
-def _packed_cells(site: xr.Dataset) -> dict[str, Any]:
+def _packed_cells(cells: xr.Dataset) -> dict[str, Any]:
     """The distributions of nodes: heights (class, node, bin) of 255ths of the node's highest density, over edges
     (node, bin + 1); shares (class, node, atom) of each class's samples at the values atoms (node, atom)."""
-    histogram = site["histogram"] if "label" in site["histogram"].dims else site["histogram"].expand_dims("label")
-    on_atoms = site["histogram_atoms"]
-    on_atoms = on_atoms if "label" in on_atoms.dims else on_atoms.expand_dims("label")
-    counts = histogram.transpose("node", "label", "bin").values.astype(float)
-    at_atoms = on_atoms.transpose("node", "label", "atom").values.astype(float)
-    edges = site["histogram_edges"].transpose("node", "edge").values.astype(float)
-    atoms = site["histogram_atom"].transpose("node", "atom").values.astype(float)
-    drawn = [_drawn(*each) for each in zip(edges, counts, atoms, at_atoms, strict=True)]
-    edges, heights, values, shares = (_stacked(each, fill) for each, fill in zip(zip(*drawn), _FILL, strict=True))
+    if "label" not in cells.dims:
+        cells = cells.assign({name: cells[name].expand_dims("label") for name in ("histogram", "histogram_atoms")})
+    dims = [("node", "edge"), ("node", "label", "bin"), ("node", "atom"), ("node", "label", "atom")]
+    names = ("histogram_edges", "histogram", "histogram_atom", "histogram_atoms")
+    arrays = [cells[name].transpose(*each).values.astype(float) for name, each in zip(names, dims, strict=True)]
+    drawn = zip(*(_drawn(*node) for node in zip(*arrays, strict=True)), strict=True)
+    edges, heights, values, shares = (_stacked(each, fill) for each, fill in zip(drawn, _FILL, strict=True))
     return {
         "bins": heights.shape[-1],
         "atoms": values.shape[-1],
@@ -215,7 +219,8 @@ def _drawn(edges: Floats, counts: Floats, atoms: Floats, on_atoms: Floats) -> tu
     edges, counts, atoms, on_atoms = drawn_cells(edges, counts, atoms, on_atoms, _RESOLUTION)
     per_class = np.where(total > 0, total, np.nan)[:, None]
     density = np.nan_to_num(counts / per_class / np.diff(edges)) if len(edges) else counts
-    return edges, np.round(255 * density / (density.max(initial=0) or 1)), atoms, on_atoms / per_class
+    heights = np.round(255 * density / (density.max(initial=0) or 1)).astype(np.float64)
+    return edges, heights, atoms, on_atoms / per_class
 
 
 def _stacked(arrays: Sequence[Floats], fill: float) -> Floats:

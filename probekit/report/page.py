@@ -18,9 +18,9 @@ from typing import Any, Self, TypeAlias
 import pandas as pd
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from markupsafe import Markup
 from PIL.PngImagePlugin import PngImageFile
 
 from probekit._files import local_path, whole_file

@@ -25,6 +25,7 @@
       for (let i = 0; i < count; i++) whole[4 * i + byte] = plain[byte * count + i];
     return new Float32Array(whole.buffer);
   }
+  const flag = (each) => each.values.kind === "u1";  // of yes and no; last in tables
   const variable = (name) => state.site.variables.find((each) => each.name === name);
   const number = (position) => state.site.nodes ? state.site.nodes[position] : position;
   const position = (node) => state.site.nodes ? state.site.nodes.indexOf(node) : node;
@@ -124,9 +125,13 @@
     find("nodes", "dots").data = {x, y, c};
     find("nodes", "dots").change.emit();
     const glyph = find("nodes", "points").glyph;
-    glyph.size = {value: x.length > 20000 ? 2 : x.length > 2000 ? 3 : 6};
+    glyph.size = {value: x.length > 20000 ? 2 : x.length > 2000 ? 3 : x.length > 400 ? 6 : 9};
     element("variable-shown").textContent = state.variable;
-    element("nodes-shown").textContent = state.sorted ? "nodes in order, the most selective first" : "nodes by number";
+    element("nodes-shown").textContent = [
+      state.sorted ? "Nodes in order, those that stand out most first." : "Nodes by number.",
+      chosen.large ? `Large values: ${chosen.large}.` : "",
+      chosen.neutral === null ? "" : `${shown(chosen.neutral)} says nothing; nodes far from it stand out.`,
+    ].join(" ");
     drawMark();
   }
   function drawMark() {
@@ -192,7 +197,8 @@
     return make("th", {scope: "row", title: className(c), textContent: short(className(c))});
   }
   async function drawValues() {
-    const shownOnes = state.site.variables.filter((each) => each.kind === "class"), nodes = state.site.shown;
+    const shownOnes = state.site.variables.filter((each) => each.kind === "class")
+      .sort((a, b) => (b.name === state.variable) - (a.name === state.variable) || flag(a) - flag(b)), nodes = state.site.shown;
     const columns = await Promise.all(shownOnes.map((each) => unpack(each.values)));
     const head = make("tr", {}, make("th", {scope: "col", textContent: "class"}),
       ...shownOnes.map((each) => make("th", {scope: "col", className: "num", textContent: each.name})));
@@ -225,7 +231,8 @@
   // The table of all nodes: the value that ranks them, its class, and what else there is of a node.
   async function tabulate() {
     const chosen = variable(state.variable), values = await unpack(chosen.values);
-    const more = state.site.variables.filter((each) => each.kind === "node" && each.name !== chosen.name);
+    const more = state.site.variables.filter((each) => each.kind === "node" && each.name !== chosen.name)
+      .sort((a, b) => flag(a) - flag(b));
     const columns = await Promise.all(more.map((each) => unpack(each.values)));
     state.columns = [
       {name: "node", of: number, text: (node) => String(number(node))},
