@@ -91,7 +91,7 @@ def test_the_numbers_are_those_that_were_measured(visit: Visit, measured: xr.Dat
     visit.choose(7)
     head, *rows = visit.rows("values")
     medians = [float(row[head.index("median")]) for row in rows]
-    assert medians == pytest.approx([np.median(RELU[LABELS == c, 7]) for c in range(3)], rel=1e-3)
+    assert medians == pytest.approx([np.median(RELU[c == LABELS, 7]) for c in range(3)], rel=1e-3)
     visit.page.select_option("#explorer-pair", "auroc")
     visit.settled()
     pairs = np.array([row[1:] for row in visit.rows("pairs")[1:]], float)
@@ -106,7 +106,7 @@ def test_the_distributions_are_those_of_the_classes(visit: Visit) -> None:
     )
     outlines, stems = drawn["outlines"], drawn["stems"]
     for c, (xs, ys) in enumerate(zip(outlines["xs"], outlines["ys"], strict=True)):
-        values = RELU[LABELS == c, 7]
+        values = RELU[c == LABELS, 7]
         zero = stems["c"].index(c)
         share = (stems["y1"][zero] - stems["y0"][zero]) / 0.9
         assert stems["x"][zero] == 0
@@ -114,7 +114,7 @@ def test_the_distributions_are_those_of_the_classes(visit: Visit) -> None:
         edges, heights = _samples_at([xs[1], *xs[2:-1:2]], RELU[:, 7]), np.array(ys[1:-1:2]) - ys[0]
         counted = np.histogram(values[values > 0], edges)[0] / np.diff(edges) / len(values)
         highest = max(
-            (np.histogram(RELU[LABELS == each, 7], edges)[0] / np.diff(edges)).max() / 100 for each in range(3)
+            (np.histogram(RELU[each == LABELS, 7], edges)[0] / np.diff(edges)).max() / 100 for each in range(3)
         )
         np.testing.assert_allclose(heights / 1.4, counted / highest, atol=0.005)
 
