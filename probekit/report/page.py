@@ -9,7 +9,7 @@ import base64
 import hashlib
 import io
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,9 +25,9 @@ from PIL.PngImagePlugin import PngImageFile
 
 from probekit._files import local_path, whole_file
 from probekit._table import shown
-from probekit.errors import DataError, ProbekitError, check_kind
+from probekit.errors import DataError, ProbekitError, check_choice, check_kind
 from probekit.plot import Drawing
-from probekit.report.tables import Tabular, cells_of
+from probekit.report.tables import TONES, Tabular, cells_of
 
 __all__ = ["Outcome", "Page", "Picture"]
 
@@ -84,15 +84,35 @@ class Page:
         parts = [part.strip() for part in paragraph.split("\n\n")]
         return self._add("text", paragraphs=[part for part in parts if part])
 
+    def points(self, texts: Sequence[str], tone: str | None = None) -> Self:
+        """A list of short texts; a `tone`, "good", "bad" or "neutral", sets it off, as for warnings.
+
+        >>> "<li>Few samples.</li>" in Page("Digits").points(["Few samples."], "bad").html()
+        True
+        """
+        check_kind("texts", texts, (list, tuple), "a list of texts")
+        check_choice("tone", tone, (None, *TONES))
+        return self._add("points", texts=list(map(str, texts)), tone=tone)
+
+    def facts(self, values: Mapping[str, object]) -> Self:
+        """Names with what is known of each, one below the other.
+
+        >>> "<dd>digits</dd>" in Page("Digits").facts({"data": "digits"}).html()
+        True
+        """
+        check_kind("values", values, Mapping, "what is known by name, {name: value}")
+        return self._add("facts", values=[(str(name), shown(value)) for name, value in values.items()])
+
     def numbers(self, values: Mapping[str, object]) -> Self:
         """The few numbers that matter most, each large above its name."""
         check_kind("values", values, Mapping, "the numbers by name, {name: number}")
         return self._add("numbers", values=[(name, shown(value)) for name, value in values.items()])
 
-    def code(self, text: str) -> Self:
-        """Commands or code, with its line breaks."""
+    def code(self, text: str, *, folded: str = "") -> Self:
+        """Commands or code, with its line breaks; what is `folded` under a title is shown when a reader asks for it."""
         check_kind("text", text, str, "a text")
-        return self._add("code", text=text.strip("\n"))
+        check_kind("folded", folded, str, "a title, or nothing")
+        return self._add("code", text=text.strip("\n"), folded=folded)
 
     def figure(self, picture: Picture, caption: str, alt: str | None = None) -> Self:
         """A numbered figure: a PNG, JPEG or SVG file, or what `probekit.plot` returned, copied into the page now.
