@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 _TALLEST = 1.5  # rows: the height of a panel's highest density
 _TITLE_LENGTH = 38  # characters that fit above a panel
+_MOST_ROWS = 30  # classes: outlines of more lie over each other
 _CERTAIN = 0.85  # of a row: the height of the stem of an atom that holds all of a class
 
 
@@ -66,7 +67,8 @@ def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolut
 
     A value that many samples share exactly (an atom, such as a ReLU's 0) has no density: a stem at that value shows
     the share of the class's samples there. A stem that nearly reaches the next row stands for all samples of the class.
-    The share of all samples is written above the panel.
+    The share of all samples is written above the panel. Beyond 30 classes, the rows are an image, darker where the
+    density is higher, and a dot at an atom is the larger the larger the share.
 
     `nodes` count from 0, as in ``isel(node=...)``. Pretorius et al. (2019), figures 3 and 4. Raises SiteError for an
     unknown site or node, PluginError if `histogram` wasn't measured.
@@ -181,10 +183,15 @@ def _draw_panel(ax: Axes, panel: _Distribution) -> None:
     count = len(panel.classes)
     low, high = panel.limits
     scale = _TALLEST / np.nanmax(panel.density, initial=1 / (high - low))
-    for index, colour in enumerate(palette(count)):
-        _draw_class(ax, panel, index, count - 1 - index, scale, colour)
+    if count > _MOST_ROWS:
+        _draw_image(ax, panel)
+        top = count - 0.5
+    else:
+        for index, colour in enumerate(palette(count)):
+            _draw_class(ax, panel, index, count - 1 - index, scale, colour)
+        top = count - 1 + _TALLEST + 0.1
     tidy(ax)
-    ax.set(xlim=(low, high), ylim=(-0.25, count - 1 + _TALLEST + 0.1))
+    ax.set(xlim=(low, high), ylim=(-0.5 if count > _MOST_ROWS else -0.25, top))
     label_classes(ax, panel.classes, reverse=True)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -193,6 +200,19 @@ def _draw_panel(ax: Axes, panel: _Distribution) -> None:
     below = "\n" if len(name) + len(panel.atom_note) > _TITLE_LENGTH else ""  # makes room for the note under the name
     ax.set_title(name + below, fontsize="small", loc="left")
     ax.set_title(panel.atom_note, fontsize="x-small", loc="right", color=INK)
+
+
+def _draw_image(ax: Axes, panel: _Distribution) -> None:
+    """Draw the rows of many classes as an image, darker where the density is higher, with a dot for each atom."""
+    rows = np.arange(len(panel.classes))[::-1]
+    if panel.edges.size:
+        density = np.ma.masked_invalid(panel.density[::-1])
+        ax.pcolormesh(panel.edges, np.arange(len(rows) + 1) - 0.5, density, cmap="Blues", vmin=0, rasterized=True)
+    size = (
+        ax.get_window_extent().height * 72 / ax.figure.dpi / len(rows) / 2
+    ) ** 2  # of a dot that stands for all samples of a class
+    for atom, shares in zip(panel.atoms, panel.shares.T, strict=True):
+        ax.scatter(np.full(len(rows), atom), rows, s=size * np.nan_to_num(shares), color=INK, linewidths=0, zorder=3)
 
 
 def _draw_class(ax: Axes, panel: _Distribution, index: int, base: int, scale: float, colour: str) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from probekit.errors import check_choice
 from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import class_names, common_classes, measured, neutral_of, read, site_values
 from probekit.plot.scales import Scale, colour_bar, flattens, scale_of, show
 from probekit.plot.style import (
+    INK,
     label_classes,
     label_sites,
     new_axes,
@@ -66,7 +68,7 @@ def heatmap_grid(
     """`heatmap` of several sites, one above the other.
 
     `scale` says whether all have one scale (``"shared"``) or each its own (``"site"``). By default each has its own if
-    one scale would leave half of the sites less than an eighth of its range.
+    one scale would leave a site less than a sixth of its range.
 
     >>> import numpy as np, xarray as xr
     >>> layer = xr.Dataset({"mean": (("label", "node"), np.eye(3))}, {"label": range(3)})
@@ -119,7 +121,7 @@ def by_class(
     label_sites(ax.xaxis, names)
     label_classes(ax, classes)
     ax.set_ylabel("class")
-    colour_bar(image, [ax], f"{words(variable)}, from a site's lowest to its highest" if own else words(variable))
+    colour_bar(image, [ax], f"{words(variable)}, each site\nfrom lowest to highest" if own else words(variable))
     if own:
         _write_ranges(ax, values)
     return Drawing.of(ax)
@@ -168,8 +170,9 @@ def _draw(ax: Axes, site: str, data: xr.DataArray, scale: Scale, label: str) -> 
     _mark_classes(ax, [int(code) for code in preferred[order]], names)
     label_classes(ax, names)
     ax.set_ylabel("class")
-    ax.set_title(short_site(site), fontsize="medium")
+    ax.set_title(short_site(site), fontsize="medium", pad=6 if len(names) == 1 else 18)
     ax.set_xlim(-0.5, nodes - 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     colour_bar(image, [ax], label)
 
 
@@ -212,9 +215,8 @@ def _mark_classes(ax: Axes, preferred: Sequence[int], names: Sequence[str]) -> N
                 fontsize="x-small",
             )  # fmt: skip
         if first:
-            ax.axvline(first - 0.5, color="white", linewidth=0.8)
+            ax.axvline(first - 0.5, color=INK, linewidth=0.6)
     strip.set_axis_off()
-    ax.set_title("", pad=14)
 
 
 def _runs(codes: Sequence[int]) -> Iterator[tuple[int, int, int]]:

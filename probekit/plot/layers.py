@@ -24,6 +24,7 @@ Results: TypeAlias = xr.DataTree | Sequence[xr.DataTree]
 
 _RESULTS = f"{RESULTS}, a list of them (seeds), or several by name, {{name: tree}}"
 _HOW = {"median": "median", "max": "largest", "sum": "sum"}
+_MANY_SITES = 80  # whose markers would lie over each other
 _MARKERS = "osD^vP*X<>"
 
 
@@ -62,11 +63,13 @@ def profile(
         colour, marker = palette(len(named))[index], _MARKERS[index % len(_MARKERS)]
         at = [order.index(site) for site in found[name]]
         means, bands = _values(seeds, found[name], variable)
-        (handles[name],) = ax.plot(at, means, linewidth=1.6, markersize=4.5, color=colour, marker=marker)
+        size = 4.5 if len(order) <= _MANY_SITES else 0
+        (handles[name],) = ax.plot(at, means, linewidth=1.6, markersize=size, color=colour, marker=marker)
         if bands is not None:
-            ax.fill_between(at, *bands, color=colour, alpha=0.13, linewidth=0)
+            _draw_band(ax, at, bands, colour)
         if beside := _beside(seeds, found[name], variable):
-            ax.plot(at, _values(seeds, found[name], beside)[0], "--", color=colour, linewidth=1.2)
+            values = _values(seeds, found[name], beside)[0]
+            ax.plot(at, values, "--", color=colour, linewidth=1.2, marker="_" if len(at) == 1 else "", markersize=12)
             dashed[_reads(beside)] = Line2D([], [], linestyle="--", color=RULE, linewidth=1.2)
     if (neutral := neutral_of(first, variable)) is not None:
         line = ax.axhline(neutral, linestyle=":", color=RULE, linewidth=1.2, zorder=1.5)
@@ -106,6 +109,13 @@ def _values(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -
     if over_nodes(seeds[0], variable) not in ("mean", "median") or max(each.size for each in data) == 1:
         return lines[0], None
     return lines[0], np.transpose([_middle_half(each[~np.isnan(each)]) for each in data])
+
+
+def _draw_band(ax: Axes, at: Sequence[int], bands: Floats, colour: str) -> None:
+    if len(at) == 1:  # an area without width isn't seen
+        ax.vlines(at, *bands, color=colour, alpha=0.3, linewidth=5)
+    else:
+        ax.fill_between(at, *bands, color=colour, alpha=0.13, linewidth=0)
 
 
 def _middle_half(values: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from types import NoneType
 from typing import Any
@@ -109,7 +109,7 @@ def confusion(tree: xr.DataTree, *, ax: Axes | None = None) -> Drawing:
         lacking = "labels" if "label" not in root else "predictions"
         raise DataError(f"The store has no {lacking}. Capture labelled samples with predictions=True (--predictions).")
     actual, predicted = root["label"].values, root["prediction"].values
-    names = class_names(root) if "class_name" in root.coords else _codes(actual, predicted)
+    names = list(map(str, root["class_name"].values)) if "class_name" in root else _codes(actual, predicted)
     counts = np.zeros((len(names), len(names)))
     np.add.at(counts, (actual, predicted), 1)
     totals = counts.sum(1, keepdims=True)
@@ -158,5 +158,16 @@ def _write(ax: Axes, image: Any, values: Floats, *, percent: bool = False) -> No
     """Write the finite values into their cells, where there is room."""
     if len(values) > MOST_WRITTEN:
         return
-    texts = {at: f"{100 * value:.0f}" if percent else f"{value:.2g}" for at, value in np.ndenumerate(values)}
-    write_values(ax, image, {at: text for at, text in texts.items() if np.isfinite(values[at])})
+    text = _percent if percent else _fixed(values)
+    write_values(ax, image, {at: text(float(value)) for at, value in np.ndenumerate(values) if np.isfinite(value)})
+
+
+def _percent(share: float) -> str:
+    """A share in percent; nothing for none, which leaves the rest of a table in view."""
+    return "" if share == 0 else "<1" if share < 0.005 else f"{100 * share:.0f}"
+
+
+def _fixed(values: Floats) -> Callable[[float], str]:
+    """What writes values with the same digits, three for the largest."""
+    largest = np.max(np.abs(values), initial=0, where=np.isfinite(values))
+    return f"{{:{'.2f' if largest < 10 else '.1f' if largest < 100 else '.3g'}}}".format

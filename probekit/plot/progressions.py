@@ -44,7 +44,10 @@ def by_step(tree: xr.DataTree, variable: str, *, sites: Sequence[str] | None = N
     steps = tree.coords["step"].values
     ax = _draw(ax, steps, lines, tree, variable)
     if _is_logarithmic(steps):
-        ax.set_xscale("symlog", linthresh=float(steps[steps > 0].min()))
+        least = float(steps[steps > 0].min())
+        ax.set_xscale("symlog", linthresh=least)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.set_xlim(-0.15 * least if (steps == 0).any() else 0.8 * least, 1.25 * steps.max())
     ax.set_xlabel("step")
     return Drawing.of(ax)
 

@@ -22,7 +22,7 @@ Scale = tuple[Normalize, Colormap]
 
 MOST_WRITTEN = 12  # rows and columns of an image in whose cells there is room for numbers
 _MISSING = "#b5b5b5"
-_FEWEST_SHADES = 1 / 8  # of a shared scale: what spans less can't be told apart
+_FEWEST_SHADES = 1 / 6  # of a shared scale: in what spans less, values can hardly be told apart
 
 
 def scale_of(values: Floats, neutral: float | None) -> Scale:
@@ -44,11 +44,11 @@ def _map(name: str) -> Colormap:
 
 
 def flattens(parts: Sequence[Floats]) -> bool:
-    """Whether one scale for all `parts` would leave half of those that vary with few shades."""
+    """Whether one scale for all `parts` would leave one that varies with few shades."""
     spans = [np.ptp(part[np.isfinite(part)]) for part in parts if np.isfinite(part).any()]
     varying = [span for span in spans if span > 0]
     finite = np.concatenate([part[np.isfinite(part)] for part in parts])
-    return bool(varying) and bool(np.median(varying) < _FEWEST_SHADES * np.ptp(finite))
+    return bool(varying) and bool(min(varying) < _FEWEST_SHADES * np.ptp(finite))
 
 
 def show(ax: Axes, values: Floats, scale: Scale, **options: Any) -> AxesImage:
