@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from probekit._probe.hooks import Probe
     from probekit._probe.reductions import Projection
     from probekit._probe.site_table import sites
-    from probekit._results.tables import summary, to_dataframe
+    from probekit._results.summary import summary
+    from probekit._results.tables import to_dataframe
     from probekit._store.store import info
     from probekit._store.store import open_store as open
     from probekit._store.torch_dataset import as_dataset
@@ -75,7 +76,7 @@ _WHERE = {
     "open": "probekit._store.store:open_store",
     "plan": "probekit._capture.capture:plan",
     "sites": "probekit._probe.site_table:sites",
-    "summary": "probekit._results.tables:summary",
+    "summary": "probekit._results.summary:summary",
     "to_dataframe": "probekit._results.tables:to_dataframe",
     "verify": "probekit._store.verify:verify",
     "weights_digest": "probekit._capture.fingerprint:weights_digest",

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import probekit
-from probekit._table import Table
+from probekit._table import Table, rows_of
 from probekit.cli import output
 from probekit.cli.options import Json, Sites, StorePath
-from probekit.cli.values import where_of
+from probekit.cli.values import file_to_write, where_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from probekit._results.summary import Summary
 
 __all__ = ["info", "measure", "verify"]
 
@@ -94,9 +100,12 @@ def measure(
     scheduler: Annotated[str | None, typer.Option(help="The address of a dask cluster's scheduler.")] = None,
     memory: Annotated[str, typer.Option(help="Maximum memory for activations read from the store.")] = "1GiB",
     out: Annotated[Path | None, typer.Option(help="Write the results here, as a store.")] = None,
+    nodes: Annotated[bool, typer.Option("--nodes", help="Show the values of every node, not of whole sites.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the table that is shown here, in full.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure a store; print the mean of each variable over each site."""
+    """Measure a store; print the headline of each metric at each site, and how to read it."""
+    csv = file_to_write(csv, "--csv")
     tree = probekit.measure(
         path,
         metric,
@@ -110,9 +119,42 @@ def measure(
         out=out,
         progress=output.Bars(),
     )
-    means = probekit.summary(tree).reset_index()
-    output.table(Table.from_dataframe(f"{path}: means over each site", means), as_json=json)
-    if not json:
-        output.matrices(tree.to_dataset())
+    _show(tree, path, nodes, csv, json)
     if out is not None:
         output.paragraph(f"Written to {out}.")
+
+
+def _show(tree: xr.DataTree, path: str, nodes: bool, csv: Path | None, json: bool) -> None:
+    """What was measured, as a table of sites or of nodes: printed, and written as CSV where asked."""
+    from probekit._files import whole_file
+    from probekit._results.tables import node_values
+
+    summary = probekit.summary(tree)
+    values = node_values(tree) if nodes else summary.to_dataframe()
+    if csv is not None:
+        with whole_file(csv) as file:
+            values.to_csv(file, index=False)
+        output.paragraph(f"Written to {csv}.")
+    if json:
+        output.pairs("", _everything(tree, summary, values), as_json=True)
+    elif nodes:
+        output.table(Table.from_dataframe(f"{path}: the values of every node", values), as_json=False)
+    else:
+        output.fitting(f"{path}: {summary.title}", summary.table, summary.long_table)
+        output.matrices(tree.to_dataset())
+        output.sentences(summary.notes)
+
+
+def _everything(tree: xr.DataTree, summary: Summary, values: pd.DataFrame) -> dict[str, object]:
+    """What JSON has: the attributes, how to read each metric, the rows of the table, and what compares sites."""
+    compared = {
+        name: {"sites": variable["site"].values.tolist(), "values": variable.values.tolist()}
+        for name, variable in tree.data_vars.items()
+    }
+    return {
+        **{str(key): value for key, value in tree.attrs.items()},
+        "headlines": {metric: asdict(headline) for metric, headline in summary.headlines.items()},
+        "values": [dict(zip(values.columns, row, strict=True)) for row in rows_of(values)],
+        "compared": compared,
+        "notes": summary.notes,
+    }

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_of", "path_of", "sides_of", "where_of", "zeros_of"]
+__all__ = ["device_of", "file_to_write", "path_of", "sides_of", "where_of", "zeros_of"]
 
 
 def where_of(given: Sequence[str] | None, store: str) -> dict[str, list[object]] | None:
@@ -71,6 +71,13 @@ def path_of(text: str) -> Path:
     from probekit._files import local_path
 
     return local_path(text, "path")
+
+
+def file_to_write(path: Path | None, option: str) -> Path | None:
+    """The path of a file, once its folder is there: what takes long must not end with nothing written."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"There is no folder {str(path.parent)!r}.", param_hint=option)
+    return path
 
 
 def zeros_of(shape: str) -> torch.Tensor:
