@@ -128,7 +128,7 @@ def read(path: str | Path) -> xr.DataTree:
     try:
         # What xarray wrote has no consolidated metadata, of which it warns.
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-            return xr.open_datatree(str(path), **({} if str(path).endswith(".nc") else {"engine": "zarr"}))
+            return xr.open_datatree(str(path), engine=None if str(path).endswith(".nc") else "zarr")
     except (OSError, ValueError) as error:
         raise StoreError(f"The results at {path} can't be read: {error}") from error
 

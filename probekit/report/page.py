@@ -84,15 +84,27 @@ class Page:
         parts = [part.strip() for part in paragraph.split("\n\n")]
         return self._add("text", paragraphs=[part for part in parts if part])
 
-    def points(self, texts: Sequence[str], tone: str | None = None) -> Self:
+    def figures(self, pictures: Mapping[str, Picture]) -> Self:
+        """Numbered figures by their captions, side by side where there is room; see `figure`."""
+        check_kind("pictures", pictures, Mapping, "the pictures by their captions, {caption: picture}")
+        if not pictures:
+            return self
+        first = self._next_figure()
+        made = [_shown_figure(picture, caption, None) for caption, picture in pictures.items()]
+        return self._add("figures", figures=[{**each, "number": first + at} for at, each in enumerate(made)])
+
+    def points(self, texts: Sequence[str], tone: str | None = None, *, folded: str = "") -> Self:
         """A list of short texts; a `tone`, "good", "bad" or "neutral", sets it off, as for warnings.
+
+        What is `folded` under a title is shown when a reader asks for it.
 
         >>> "<li>Few samples.</li>" in Page("Digits").points(["Few samples."], "bad").html()
         True
         """
         check_kind("texts", texts, (list, tuple), "a list of texts")
         check_choice("tone", tone, (None, *TONES))
-        return self._add("points", texts=list(map(str, texts)), tone=tone)
+        check_kind("folded", folded, str, "a title, or nothing")
+        return self._add("points", texts=list(map(str, texts)), tone=tone, folded=folded)
 
     def facts(self, values: Mapping[str, object]) -> Self:
         """Names with what is known of each, one below the other.
@@ -120,15 +132,7 @@ class Page:
         `alt` says in words what the picture shows, for readers who don't see it; without it, they get the caption.
         Raises DataError for a file that isn't there or isn't a picture of these kinds.
         """
-        media, data = _picture(picture)
-        return self._add(
-            "figure",
-            number=self._next("figure"),
-            caption=caption,
-            alt=alt or caption,
-            source=f"data:{media};base64,{base64.b64encode(data).decode('ascii')}",
-            size=_png_size(picture, data) if media == _MEDIA[".png"] else None,
-        )
+        return self._add("figure", **_shown_figure(picture, caption, alt), number=self._next_figure())
 
     def table(
         self,
@@ -214,9 +218,24 @@ class Page:
         self._blocks.append((kind, fields))
         return self
 
+    def _next_figure(self) -> int:
+        """The number of the next figure, wherever those before it stand."""
+        return self._next("figure") + sum(len(fields["figures"]) for kind, fields in self._blocks if kind == "figures")
+
     def _next(self, kind: str) -> int:
         """The number of the next block of a kind."""
         return 1 + sum(each == kind for each, _ in self._blocks)
+
+
+def _shown_figure(picture: Picture, caption: str, alt: str | None) -> dict[str, Any]:
+    """What the page shows of a figure, but its number."""
+    media, data = _picture(picture)
+    return {
+        "caption": caption,
+        "alt": alt or caption,
+        "source": f"data:{media};base64,{base64.b64encode(data).decode('ascii')}",
+        "size": _png_size(picture, data) if media == _MEDIA[".png"] else None,
+    }
 
 
 def _scripts() -> list[Markup]:

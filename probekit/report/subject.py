@@ -14,6 +14,7 @@ import xarray as xr
 from probekit._measure.measure import measure
 from probekit._probe.selectors import Selector
 from probekit._results.files import holds_results, read
+from probekit._results.summary import sites_of
 from probekit._store.store import open_store
 from probekit.errors import DataError, check_kind
 from probekit.metrics import Metric
@@ -26,39 +27,131 @@ Source: TypeAlias = str | Path | xr.DataTree
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 
 _EXPECTED = "a store or results: the path of one, an open store, or the tree that measure gave"
-_STORE = "a store: its path, or an open one"
-_MORE = ("histogram", "top_samples")  # which the page needs beside the usual metrics
 
 
 @dataclass(frozen=True)
 class Subject:
-    """`measured` results, the `store` they are of if it is known, and how both were named: `source`."""
+    """`measured` results, the `store` they are of where it is known, and how the reader knows them: `named`."""
 
     measured: xr.DataTree
     store: xr.DataTree | None
-    source: str
+    named: str
 
     @classmethod
     def of(
-        cls, source: Source, store: str | Path | xr.DataTree | None, metrics: Metrics | None, sites: Selector | None,
+        cls,
+        source: Source,
+        store: Source | None,
+        metrics: Metrics | None,
+        sites: Selector | None,
         progress: Progress,
     ) -> Subject:
-        """The subject that is meant; a store is measured."""
+        """The results that are meant, or those of a store that is measured now.
+
+        Raises:
+            DataError: `metrics` for results, or a `store` for a store.
+        """
         check_kind("source", source, (str, Path, xr.DataTree), _EXPECTED)
-        named = "an open tree" if isinstance(source, xr.DataTree) else str(source)
-        opened = source if isinstance(source, xr.DataTree) else read(source) if holds_results(source) else None
-        if opened is not None and not _is_store(opened):
-            if metrics is not None:
-                raise DataError(
-                    f"{named} holds results, so metrics= has nothing to measure. Give the store for that, or leave it "
-                    "out.",
-                    arguments=("metrics",),
-                )
-            return cls(_chosen(opened.load(), sites), None if store is None else _open(store), named)
-        if store is not None:
-            raise DataError(
-                f"{named} is a store itself: store= is for the store that results are of.", arguments=("store",)
-            )
-        tree = open_store(source) if opened is None else opened
-        measured = measure(tree if opened is not None else source, metrics or _usual(tree), sites=sites, progress=progress)
-        return cls(measured, tree, named)
+        tree = _opened(source)
+        if not _is_store(tree):
+            _refuse(metrics, "metrics", f"{_name(source)} holds results: there is nothing to measure.")
+            kept = tree.isel(step=-1) if "step" in tree.sizes else tree
+            return cls(_chosen(kept.load(), sites), None if store is None else _opened_store(store), _name(source))
+        _refuse(store, "store", f"{_name(source)} is a store itself.")
+        measurable = source if isinstance(source, xr.DataTree) else str(source)
+        measured = measure(
+            measurable, usual_metrics(tree) if metrics is None else metrics, sites=sites, progress=progress
+        )
+        return cls(measured, tree, _name(source))
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What is known of model and data."""
+        found = dict(self.measured.attrs) | ({} if self.store is None else dict(self.store.attrs))
+        return {str(key): value for key, value in found.items()}
+
+    @cached_property
+    def sites(self) -> list[str]:
+        return [str(group.attrs.get("site", key)) for key, group in self.measured.children.items()]
+
+    @cached_property
+    def nodes(self) -> int:
+        """The nodes of all sites."""
+        return sum(group.to_dataset().sizes.get("node", 0) for group in self.measured.children.values())
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The names of the classes; none where the samples aren't in groups."""
+        most: list[str] = []
+        for group in self.measured.children.values():
+            names = class_names(group.to_dataset()) if "label" in group.to_dataset().dims else []
+            most = max(most, names, key=len)
+        return most
+
+    @cached_property
+    def class_samples(self) -> dict[str, int] | None:
+        """The samples of each class, where the store has labels; None where that isn't known."""
+        root = xr.Dataset() if self.store is None else self.store.to_dataset()
+        if "label" not in root.variables or self.attrs.get("by") != "label":
+            return None
+        counts = np.bincount(root["label"].values, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=False))
+
+    @cached_property
+    def samples(self) -> int | None:
+        return None if self.store is None else self.store.to_dataset().sizes.get("sample")
+
+    @cached_property
+    def accuracy(self) -> float | None:
+        """The share of samples whose label the model predicted, where the store has both."""
+        root = xr.Dataset() if self.store is None else self.store.to_dataset()
+        if not {"label", "prediction"} <= set(root.variables):
+            return None
+        return float((root["prediction"].values == root["label"].values).mean())
+
+
+def usual_metrics(tree: xr.DataTree) -> Metrics:
+    """What a report measures of a store."""
+    root = tree.to_dataset()
+    labelled = ["selectivity", "auroc", "overlap:null='permute'", "linear_probe"] if "label" in root.variables else []
+    tokens = any("row" in group.dims for group in tree.children.values())
+    return ["mean", "std", "sparsity", "dead", *labelled, "effective_rank", "histogram", "top_samples"] + (
+        [] if tokens else ["cka"]
+    )
+
+
+def _opened(source: Source) -> xr.DataTree:
+    if isinstance(source, xr.DataTree):
+        return source
+    return read(source) if holds_results(source) else open_store(source)
+
+
+def _opened_store(source: Source) -> xr.DataTree:
+    tree = _opened(source)
+    if not _is_store(tree):
+        raise DataError(f"{_name(source)} holds results; store= is the store that they are of.", arguments=("store",))
+    return tree
+
+
+def _is_store(tree: xr.DataTree) -> bool:
+    return any("activation" in group.data_vars for group in tree.children.values())
+
+
+def _name(source: Source) -> str:
+    return "an open tree" if isinstance(source, xr.DataTree) else str(source)
+
+
+def _refuse(value: object, argument: str, reason: str) -> None:
+    if value is not None:
+        raise DataError(f"{reason} Leave {argument}= out.", arguments=(argument,))
+
+
+def _chosen(tree: xr.DataTree, sites: Selector | None) -> xr.DataTree:
+    """The results of some sites alone."""
+    if sites is None:
+        return tree
+    found = sites_of(tree, sites)
+    root = tree.to_dataset()
+    if "site" in root.dims:
+        root = root.sel(site=list(found), site_b=list(found))
+    return xr.DataTree.from_dict({"/": root} | {key: tree.children[key].to_dataset() for key in found.values()})
