@@ -47,9 +47,6 @@ class Reading:
 class Summary(ShownAsTable):
     """The headlines of results: what `probekit.summary` gives.
 
-    It prints as a table with a row for each site, or with one for each site and metric where the terminal is too
-    narrow, and then says how to read each metric, and why values are missing.
-
     Attributes:
         readings: one for each site and metric; ``to_dataframe()`` has a row for each, and always the same columns.
         headlines: the `probekit.metrics.Headline` of each metric, by its name.
@@ -158,6 +155,10 @@ def summary(
     variable also has classes, their mean follows. NaN don't count, but are counted. A metric that compares sites has
     the mean over the other sites. Results at several steps are summed up at the last one.
 
+    It prints as a table with a row for each site, or with one for each metric and site where the terminal is too
+    narrow; `table` and `notes` are what it prints, and ``to_dataframe()`` has a row for each site and metric, always
+    with the same columns.
+
     Args:
         measured: what `probekit.measure` or `probekit.measure_live` gave, or such a store as xarray opens it.
         metrics: names of measured metrics; by default all that have a headline.
@@ -174,8 +175,8 @@ def summary(
         >>> m = pk.measure_live(model, torch.eye(2) - 0.5, ["mean", "sparsity"], sites="0")
         >>> pk.summary(m)
         1 site
-        site   n    mean   sparsity   missing
-           0   2    0.25        0.5         0
+        site  n mean sparsity  missing
+           0  2 0.25      0.5        0
         mean (mean over nodes). Large: nodes are strongly active.
         sparsity: sparsity_site. Large: nodes are off for most samples.
         >>> pk.summary(m).to_dataframe()["value"].tolist()
