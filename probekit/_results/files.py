@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +14,11 @@ from xarray.conventions import encode_cf_variable, encode_dataset_coordinates
 
 from probekit._store.backend import backend_of
 from probekit._store.codec import ChunkCodec, array_metadata
-from probekit._store.layout import MAX_RECORD_BYTES, RECORD, ArraySpec, Json, chunk_key
+from probekit._store.layout import RECORD, ArraySpec, Json, chunk_key
 from probekit._store.record import dump
 from probekit.errors import StoreError
 
-__all__ = ["as_store_errors", "files_of", "fill_value", "holds_results", "read", "require_absent", "write"]
+__all__ = ["as_store_errors", "files_of", "fill_value", "require_absent", "write"]
 
 ChunkShape: TypeAlias = Callable[[xr.Variable], tuple[int, ...] | None]
 
@@ -106,31 +104,6 @@ def _as_json(attrs: Mapping[Any, Any]) -> Json:
         str(key): value.tolist() if isinstance(value, np.ndarray | np.generic) else value
         for key, value in attrs.items()
     }
-
-
-def holds_results(path: str | Path) -> bool:
-    """Whether a path has results: what ``measure(out=)`` wrote, or a tree of results that xarray wrote."""
-    if str(path).endswith(".nc"):
-        return True
-    try:
-        root = json.loads(backend_of(path).read(RECORD, MAX_RECORD_BYTES))["attributes"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    return "by" in root and "probekit_version" in root and "probekit_format" not in root
-
-
-def read(path: str | Path) -> xr.DataTree:
-    """The results at a path, for which `holds_results` is true, read when they are indexed.
-
-    Raises:
-        StoreError: they can't be read.
-    """
-    try:
-        # What xarray wrote has no consolidated metadata, of which it warns.
-        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-            return xr.open_datatree(str(path), engine=None if str(path).endswith(".nc") else "zarr")
-    except (OSError, ValueError) as error:
-        raise StoreError(f"The results at {path} can't be read: {error}") from error
 
 
 def write(results: xr.DataTree, out: Path) -> None:

@@ -32,8 +32,8 @@ def _random_weights(subject: Subject) -> Iterator[str]:
     origin = str(subject.attrs.get("weights_from", ""))
     if origin.startswith("random"):
         yield (
-            "The model was never trained: its weights are random. What its nodes tell apart comes from the input and from "
-            "chance."
+            "The model was never trained: its weights are random. What its nodes tell apart comes from the input "
+            "and from chance."
         )
     elif origin.endswith("changed since they were loaded"):
         yield f"The model's weights aren't those that its name says: {origin}."

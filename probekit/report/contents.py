@@ -40,6 +40,7 @@ _BY_LAYER = {  # variables whose course over the sites is drawn, in this order, 
     "effective_rank": "over how many directions the samples spread",
 }
 _BY_CLASS = ("auroc_rest", "overlap_rest", "mean")
+_ABBREVIATED = ("auroc", "cka", "ks", "rsa")
 _MOST_CLASSES = 100  # of a confusion matrix
 
 
@@ -129,7 +130,10 @@ def _wide(summed: Summary) -> pd.DataFrame:
 
 
 def _words(variable: str) -> str:
-    return variable.replace("_", " ").capitalize()
+    """The name of a variable at the beginning of a sentence."""
+    text = variable.removesuffix("_site").replace("_", " ")
+    first = text.partition(" ")[0]
+    return text.replace(first, first.upper() if first in _ABBREVIATED else first.capitalize(), 1)
 
 
 def _add_classes(page: Page, subject: Subject) -> None:

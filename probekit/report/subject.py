@@ -13,9 +13,8 @@ import xarray as xr
 
 from probekit._measure.measure import measure
 from probekit._probe.selectors import Selector
-from probekit._results.files import holds_results, read
+from probekit._results.opening import is_store, open_any
 from probekit._results.summary import sites_of
-from probekit._store.store import open_store
 from probekit.errors import DataError, check_kind
 from probekit.metrics import Metric
 from probekit.plot.lookup import class_names
@@ -53,7 +52,7 @@ class Subject:
         """
         check_kind("source", source, (str, Path, xr.DataTree), _EXPECTED)
         tree = _opened(source)
-        if not _is_store(tree):
+        if not is_store(tree):
             _refuse(metrics, "metrics", f"{_name(source)} holds results: there is nothing to measure.")
             kept = tree.isel(step=-1) if "step" in tree.sizes else tree
             return cls(_chosen(kept.load(), sites), None if store is None else _opened_store(store), _name(source))
@@ -121,20 +120,14 @@ def usual_metrics(tree: xr.DataTree) -> Metrics:
 
 
 def _opened(source: Source) -> xr.DataTree:
-    if isinstance(source, xr.DataTree):
-        return source
-    return read(source) if holds_results(source) else open_store(source)
+    return source if isinstance(source, xr.DataTree) else open_any(source)
 
 
 def _opened_store(source: Source) -> xr.DataTree:
     tree = _opened(source)
-    if not _is_store(tree):
+    if not is_store(tree):
         raise DataError(f"{_name(source)} holds results; store= is the store that they are of.", arguments=("store",))
     return tree
-
-
-def _is_store(tree: xr.DataTree) -> bool:
-    return any("activation" in group.data_vars for group in tree.children.values())
 
 
 def _name(source: Source) -> str:
