@@ -18,7 +18,7 @@ from probekit._table import shown
 from probekit.errors import DataError, check_kind
 from probekit.errors import plain as printable
 from probekit.plot.drawing import Drawing
-from probekit.plot.style import INK, RULE, new_figure, plain, short
+from probekit.plot.style import INK, RULE, new_figure, plain, short_site
 
 __all__ = ["Marked", "Picture", "images", "sentences"]
 
@@ -68,7 +68,7 @@ def images(rows: Mapping[str, Sequence[Picture]], *, captions: Mapping[str, Sequ
             if captions is not None:
                 ax.set_xlabel(plain(shown(below[name][column])), fontsize="x-small", labelpad=2)
             if column == 0:
-                ax.set_ylabel(short(name), rotation=0, ha="right", va="center", fontsize="small", labelpad=6)
+                ax.set_ylabel(short_site(name), rotation=0, ha="right", va="center", fontsize="small", labelpad=6)
             panels.append(ax)
     return Drawing.of(*panels)
 
