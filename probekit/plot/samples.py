@@ -20,7 +20,7 @@ from probekit.errors import plain as printable
 from probekit.plot.drawing import Drawing
 from probekit.plot.style import INK, RULE, new_figure, plain, short_site
 
-__all__ = ["Marked", "Picture", "images", "sentences"]
+__all__ = ["Marked", "Picture", "images", "pixels_of", "sentences"]
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.ArrayLike
 Marked: TypeAlias = tuple[str, int, int, float]
@@ -61,7 +61,7 @@ def images(rows: Mapping[str, Sequence[Picture]], *, captions: Mapping[str, Sequ
     for row, (name, pictures) in enumerate(rows.items()):
         for column, picture in enumerate(pictures):
             ax = figure.add_subplot(len(rows), columns, row * columns + column + 1)
-            pixels = _pixels(picture, f"Picture {column} of {name!r}")
+            pixels = pixels_of(picture, f"Picture {column} of {name!r}")
             ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_color(RULE)
@@ -119,7 +119,7 @@ def _captions(
     return captions
 
 
-def _pixels(picture: Picture, which: str) -> npt.NDArray[Any]:
+def pixels_of(picture: Picture, which: str) -> npt.NDArray[Any]:
     """A picture as numbers from 0 to 1, (height, width) grey or (height, width, 3 or 4)."""
     if isinstance(picture, str | os.PathLike | Image.Image):
         return _of_file(picture, which)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from platform import python_version
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from probekit import plot, plugins
 from probekit._results.summary import Summary, summary
 from probekit._version import __version__
 from probekit.errors import ProbekitError
+from probekit.report.best_nodes import add_best_nodes
 from probekit.report.cautions import cautions
 from probekit.report.page import Page
 from probekit.report.subject import Subject
@@ -44,8 +46,8 @@ _ABBREVIATED = ("auroc", "cka", "ks", "rsa")
 _MOST_CLASSES = 100  # of a confusion matrix
 
 
-def page_of(subject: Subject, title: str | None, command: str) -> Page:
-    """The whole report; `command` makes it again."""
+def page_of(subject: Subject, title: str | None, command: str, data: Any) -> Page:
+    """The whole report; `command` makes it again, and `data` are the inputs that were captured, if they are given."""
     summed = summary(subject.measured)
     page = Page(title or _title(subject), _lede(subject)).numbers(_tiles(subject, summed))
     if found := cautions(subject, summed):
@@ -53,6 +55,7 @@ def page_of(subject: Subject, title: str | None, command: str) -> Page:
     _add_origin(page, subject, command)
     _add_layers(page, subject, summed)
     _add_classes(page, subject)
+    add_best_nodes(page, subject, data)
     page.heading("Explore every node")
     page.explorer(subject.measured)
     _add_appendix(page, subject, summed)

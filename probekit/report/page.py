@@ -24,9 +24,11 @@ from matplotlib.figure import Figure
 from PIL.PngImagePlugin import PngImageFile
 
 from probekit._files import local_path, whole_file
+from probekit._measure.top_samples import TopSample
 from probekit._table import shown
 from probekit.errors import DataError, ProbekitError, check_choice, check_kind
 from probekit.plot import Drawing
+from probekit.report.samples import shown_samples
 from probekit.report.tables import TONES, Tabular, cells_of
 
 __all__ = ["Outcome", "Page", "Picture"]
@@ -92,6 +94,20 @@ class Page:
         first = self._next_figure()
         made = [_shown_figure(picture, caption, None) for caption, picture in pictures.items()]
         return self._add("figures", figures=[{**each, "number": first + at} for at, each in enumerate(made)])
+
+    def node(self, title: str, text: str, picture: Picture | None, samples: Sequence[TopSample]) -> Self:
+        """A node under its title, with a text: a picture such as its distributions, and the samples that it answers to.
+
+        `samples` are those of ``pk.top(…).samples(…)``. Images become thumbnails in the page, and in texts the token is
+        marked. A sample of which neither is known is named.
+        """
+        return self._add(
+            "node",
+            title=title,
+            text=text,
+            picture=None if picture is None else _shown_figure(picture, title, None),
+            samples=shown_samples(samples),
+        )
 
     def points(self, texts: Sequence[str], tone: str | None = None, *, folded: str = "") -> Self:
         """A list of short texts; a `tone`, "good", "bad" or "neutral", sets it off, as for warnings.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from probekit._files import local_path
 from probekit._probe.selectors import Selector
@@ -25,6 +26,7 @@ def write(
     metrics: Metrics | None = None,
     sites: Selector | None = None,
     title: str | None = None,
+    data: Any = None,
     progress: Progress = silent,
 ) -> Path:
     """A page about a store or about results: one file that needs no network, which a browser shows. Returns its path.
@@ -40,6 +42,8 @@ def write(
         metrics: what to measure of a store, as for `probekit.measure`; by default what fits the store.
         sites: a glob, a regex or a list of them; by default all sites.
         title: by default the model and the data.
+        data: the data set that was captured, indexed like the store's samples, for pictures of samples that the store
+            has no path of. Without transforms they look best.
         progress: wraps the iterable of finished tasks of the measurement.
 
     Raises:
@@ -60,4 +64,4 @@ def write(
     check_kind("title", title, (str, type(None)), "the title of the page, or None")
     check_kind("progress", progress, Callable, "a callable that wraps an iterable")
     subject = Subject.of(source, store, metrics, sites, progress)
-    return page_of(subject, title, COMMAND.get() or call_of(write, given)).write(target)
+    return page_of(subject, title, COMMAND.get() or call_of(write, given), data).write(target)
