@@ -112,11 +112,10 @@ class Subject:
 def usual_metrics(tree: xr.DataTree) -> Metrics:
     """What a report measures of a store."""
     root = tree.to_dataset()
-    labelled = ["selectivity", "auroc", "overlap:null='permute'", "linear_probe"] if "label" in root.variables else []
+    labelled = ["auroc", "overlap:null='permute'", "linear_probe", "selectivity"] if "label" in root.variables else []
     tokens = any("row" in group.dims for group in tree.children.values())
-    return ["mean", "std", "sparsity", "dead", *labelled, "effective_rank", "histogram", "top_samples"] + (
-        [] if tokens else ["cka"]
-    )
+    of_sites = ["effective_rank", *([] if tokens else ["cka"])]
+    return [*labelled, "mean", "std", "sparsity", "dead", *of_sites, "histogram"]
 
 
 def _opened(source: Source) -> xr.DataTree:
