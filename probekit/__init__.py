@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from probekit._data.sampler import ChunkSampler
     from probekit._measure.live import measure_live
     from probekit._measure.measure import measure
+    from probekit._measure.top import top
     from probekit._measure.watch import Watch
     from probekit._probe.hooks import Probe
     from probekit._probe.reductions import Projection
@@ -56,6 +57,7 @@ __all__ = [
     "summary",
     "testing",
     "to_dataframe",
+    "top",
     "verify",
     "weights_digest",
 ]
@@ -78,6 +80,7 @@ _WHERE = {
     "sites": "probekit._probe.site_table:sites",
     "summary": "probekit._results.summary:summary",
     "to_dataframe": "probekit._results.tables:to_dataframe",
+    "top": "probekit._measure.top:top",
     "verify": "probekit._store.verify:verify",
     "weights_digest": "probekit._capture.fingerprint:weights_digest",
 }

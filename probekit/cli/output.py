@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from probekit._table import MISSING, Table, is_missing
+from probekit._table import MISSING, Table, is_missing, rows_of
 from probekit.errors import plain
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 T = TypeVar("T")
@@ -78,6 +79,11 @@ def _drawn(content: Table) -> rich.table.Table:
 def _is_number(text: str) -> bool:
     """Whether a text reads as a number, as the names of many classes do, or stands for a missing one."""
     return text == MISSING or text.replace(".", "").replace(",", "").replace("-", "").replace("e+", "").isdigit()
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """An object for each row of a frame, for JSON."""
+    return [_record(list(map(str, frame.columns)), row) for row in rows_of(frame)]
 
 
 def pairs(title: str, values: Mapping[str, object], *, as_json: bool) -> None:

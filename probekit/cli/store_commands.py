@@ -1,4 +1,4 @@
-"""The commands that read a store: info, verify and measure."""
+"""The commands that read a store: info, verify, measure and top."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import probekit
-from probekit._table import Table, rows_of
+from probekit._table import Table
 from probekit.cli import output
 from probekit.cli.options import Json, Sites, StorePath
-from probekit.cli.values import file_to_write, where_of
+from probekit.cli.values import classes_of, file_to_write, where_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
     from probekit._results.summary import Summary
-
-if TYPE_CHECKING:
     from probekit._store.store import SiteInfo
 
-__all__ = ["info", "measure", "verify"]
+__all__ = ["info", "measure", "top", "verify"]
 
 SHOWN_CLASSES = 20
 
@@ -135,6 +133,36 @@ def measure(
         output.paragraph(f"Written to {out}.")
 
 
+def top(
+    path: StorePath,
+    by: Annotated[str, typer.Option(help="A metric with a value for each class and node, or for each node.")] = "auroc",
+    per_class: Annotated[int, typer.Option(min=1, help="Nodes of each class.")] = 3,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A class, by its code or name; may be repeated.")
+    ] = None,
+    sites: Sites = None,
+    smallest: Annotated[
+        bool | None, typer.Option(help="Which values are the best; by default those that say most.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Also show so many samples to which each node answers most.")] = 0,
+    memory: Annotated[str, typer.Option(help="Maximum memory for activations read from the store.")] = "1GiB",
+    json: Json = False,
+) -> None:
+    """Show the nodes of a store that tell each class best, and the samples to which they answer most."""
+    chosen = classes_of(classes, path)
+    measured = probekit.measure(path, by, sites=sites, memory=memory, progress=output.Bars())
+    found = probekit.top(measured, by.partition(":")[0], per_class=per_class, classes=chosen, smallest=smallest)
+    answers = found.samples(path, samples) if samples else None
+    if json:
+        tables = {"nodes": found} | ({} if answers is None else {"samples": answers})
+        rows = {name: output.records(each.to_dataframe()) for name, each in tables.items()}
+        output.pairs("", {"variable": found.variable, "smallest": found.smallest} | rows, as_json=True)
+        return
+    output.table(found.table, as_json=False)
+    if answers is not None:
+        output.table(answers.table, as_json=False)
+
+
 def _show(tree: xr.DataTree, path: str, nodes: bool, csv: Path | None, json: bool) -> None:
     """What was measured, as a table of sites or of nodes: printed, and written as CSV where asked."""
     from probekit._files import whole_file
@@ -165,7 +193,7 @@ def _everything(tree: xr.DataTree, summary: Summary, values: pd.DataFrame) -> di
     return {
         **{str(key): value for key, value in tree.attrs.items()},
         "headlines": {metric: asdict(headline) for metric, headline in summary.headlines.items()},
-        "values": [dict(zip(values.columns, row, strict=True)) for row in rows_of(values)],
+        "values": output.records(values),
         "compared": compared,
         "notes": summary.notes,
     }

@@ -132,11 +132,12 @@ def test_a_chosen_value_is_of_its_columns_type(call, tmp_path, monkeypatch):
         "session=eight": "session holds integers; 'eight' is none",
         "session=8.5": "session holds integers; '8.5' is none",
         "held_out=maybe": "held_out holds true and false; 'maybe' is none",
-        "label=cat": "label holds integers, and its classes are 'ant', 'bee'; 'cat' is none",
     }.items():
         code, _, err = call("measure", "a.zarr", "-m", "mean", "--where", where)
         assert code == 2
         assert message in " ".join(err.replace("│", " ").split())
+    code, _, err = call("measure", "a.zarr", "-m", "mean", "--where", "label=cat")
+    assert (code, "where asks for the class 'cat'; there are 'ant', 'bee'" in err) == (1, True)
     pk.capture(nn.Identity(), (x, torch.arange(12) % 2), "b.zarr", class_names=["15075141", "0"])
     for where, code in {"label=15075141": 0, "label=0": 0, "label=1": 1}.items():
         _, out, _ = call("measure", "b.zarr", "-m", "mean", "--by", "none", "--json", "--where", where)
@@ -186,3 +187,27 @@ def test_a_matrix_that_is_too_wide_is_printed_in_parts(monkeypatch, capsys):
     for name, *row in rows:
         found[name] += map(float, row)
     assert np.array_equal(list(found.values()), values)
+
+
+def test_top_shows_nodes_and_their_samples(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = torch.eye(3).repeat(20, 1) * torch.arange(60)[:, None]
+    model = nn.Sequential(nn.Identity())
+    pk.capture(model, (x, torch.arange(60) % 3), "a.zarr", sites="0", class_names=["ant", "bee", "1"])
+    code, out, _ = call(
+        "top", "a.zarr", "--class", "bee", "--class", "0", "--per-class", "1", "--samples", "2", "--json"
+    )
+    found = json.loads(out)
+    assert (code, found["variable"], found["smallest"]) == (0, "auroc_rest", False)
+    assert [(row["class_name"], row["node"]) for row in found["nodes"]] == [("bee", 1), ("ant", 0)]
+    assert [(row["node"], row["sample"], row["value"]) for row in found["samples"]] == [
+        (1, 58, 58),
+        (1, 55, 55),
+        (0, 57, 57),
+        (0, 54, 54),
+    ]
+    code, out, _ = call("top", "a.zarr", "--by", "overlap:min_count=5", "--class", "1", "--samples", "1")
+    assert (code, "smallest overlap_rest" in out, "The samples with the largest values" in out) == (0, True, True)
+    code, _, err = call("top", "a.zarr", "--class", "cat")
+    assert (code, "class 'cat'; there are 'ant', 'bee', '1'" in err) == (1, True)
+    assert call("top", "a.zarr", "--by", "linear_probe")[0] == 1
