@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ import xarray as xr
 
 from probekit._files import local_path
 from probekit._measure.accumulator import finalized, side_by_side, sites_results
+from probekit._measure.default_metrics import default_metrics
 from probekit._measure.executors import Executor, executor_for
 from probekit._measure.grouping import Groups, Observations, Where, selected
 from probekit._measure.metric_set import MetricSet, resolved
@@ -32,7 +34,7 @@ from probekit.errors import DataError, StoreError, check_choice, check_kind
 from probekit.metrics import Metric, State, Variables
 from probekit.progress import Progress, silent
 
-__all__ = ["NAN", "measure"]
+__all__ = ["NAN", "fitting_metrics", "measure"]
 
 NAN = ("raise", "omit")
 # Attributes of a store that its results keep: what it holds the activations of, and the command that made it.
@@ -44,7 +46,7 @@ _CARRIED = (
 
 def measure(
     store: str | Path | xr.DataTree | xr.Dataset | xr.DataArray,
-    metrics: str | Metric | Sequence[str | Metric],
+    metrics: str | Metric | Sequence[str | Metric] | None = None,
     *,
     sites: Selector | None = None,
     by: str | None = "label",
@@ -68,7 +70,8 @@ def measure(
             with the dims (sample, …) and its samples' columns as coordinates.
         metrics: names (``probekit metrics`` lists them), with parameters if need be (``"std:ddof=1"``,
             ``"quantile:0.25,0.75"``: Python literals, those without a key for the first parameter), instances such as
-            ``pk.metrics.Std(ddof=1)``, functions under ``@pk.metric``; one or several.
+            ``pk.metrics.Std(ddof=1)``, functions under ``@pk.metric``; one or several. By default those that fit the
+            store; the attributes ``default_metrics`` and ``left_out`` of the results say why each was measured or not.
         sites: a glob, a regex or a list of them; by default all sites.
         by: the column that groups the samples, a site's own where it has one; ``"correct"`` where there is a
             ``prediction`` beside the label; ``"target:5"`` for five ranges of the numbers in the column ``target``,
@@ -104,7 +107,7 @@ def measure(
         >>> m["relu"]["median"].sel(label=0).values
         array([0.5, 3. ])
     """
-    chosen = resolved(metrics)
+    given = None if metrics is None else resolved(metrics)
     check_choice("nan", nan, NAN)
     check_choice("positions", positions, POSITIONS)
     check_kind("by", by, (str, NoneType), "the name of one column, or None")
@@ -113,16 +116,18 @@ def measure(
     target = None if out is None else local_path(out, "out", StoreError)
     with ExitStack() as stack:
         tree, identity = _opened(store)
+        named = "the tree" if identity is None else str(store)
+        sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
+        root = tree.to_dataset(inherit=False)
+        rows, grouped = _rows(sources, root, by, where)
+        reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root)
+        chosen = given or resolved(list(reasons))
         cache = None
         if target is not None:
             options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions}
             # Nobody can tell whether a tree in memory is the one that it was.
             key = None if identity is None else key_of(chosen, **identity, **options)
             cache = stack.enter_context(TaskCache(target, key))
-        named = "the tree" if identity is None else str(store)
-        sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
-        root = tree.to_dataset(inherit=False)
-        rows, grouped = _rows(sources, root, by, where)
         work = _work(MetricSet(chosen), sources, rows, root, nan)
         workers = stack.enter_context(executor_for(scheduler))
         plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
@@ -130,9 +135,28 @@ def measure(
         results = _results(work, [(task, done[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
+        if given is None:
+            results.attrs |= {"default_metrics": json.dumps(reasons), "left_out": json.dumps(left_out)}
         if target is not None:
             write(results, target)
     return results
+
+
+def fitting_metrics(
+    tree: xr.DataTree, sites: Selector | None = None, positions: str = "mean"
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The metrics that `measure` takes by default for an open store and those that it leaves out, with the reasons."""
+    sources = {source.key: source for source in find_sources(tree, sites, "the store", positions)}
+    root = tree.to_dataset(inherit=False)
+    return _fitting(sources, _rows(sources, root, "label", None)[0], root)
+
+
+def _fitting(
+    sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The metrics that fit the store and those that were left out, with the reasons."""
+    every = list(sources.values())
+    return default_metrics(every, rows, next(_differences(every, root), None) is None)
 
 
 def _opened(store: str | Path | xr.DataTree | xr.Dataset | xr.DataArray) -> tuple[xr.DataTree, dict[str, str] | None]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -95,7 +96,10 @@ def verify(
 
 def measure(
     path: StorePath,
-    metric: Annotated[list[str], typer.Option("--metric", "-m", help="A metric; may be repeated.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", "-m", help="A metric; may be repeated. By default those that fit the store."),
+    ] = None,
     sites: Sites = None,
     by: Annotated[str, typer.Option(help="The samples' column to group by, or none.")] = "label",
     where: Annotated[
@@ -128,9 +132,19 @@ def measure(
         out=out,
         progress=output.Bars(),
     )
+    for line in _reasons(tree):
+        output.paragraph(line)
     _show(tree, path, nodes, csv, json)
     if out is not None:
         output.paragraph(f"Written to {out}.")
+
+
+def _reasons(tree: xr.DataTree) -> Iterator[str]:
+    """Why metrics were measured and others left out, where none were named."""
+    for attribute, text in (("default_metrics", "Measured by default"), ("left_out", "Left out")):
+        reasons = loads(tree.attrs.get(attribute, "{}"))
+        if reasons:
+            yield f"{text}: {'; '.join(f'{name} ({reason})' for name, reason in reasons.items())}."
 
 
 def top(

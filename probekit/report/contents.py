@@ -162,6 +162,9 @@ def _add_classes(page: Page, subject: Subject) -> None:
 def _add_appendix(page: Page, subject: Subject, summed: Summary) -> None:
     page.heading("Appendix").heading("What the metrics mean", level=3)
     page.table(list(_meanings(subject, summed)), "Every metric on this page.")
+    left_out = json.loads(str(subject.attrs.get("left_out", "{}")))
+    if left_out:
+        page.text("Not measured:").points([f"{name}: {reason}." for name, reason in left_out.items()])
     page.heading("Versions and numbers", level=3)
     page.facts({"probekit": __version__, "Python": python_version(), **{name: version(name) for name in _LIBRARIES}})
     facts = {key: value for key, value in subject.attrs.items() if isinstance(value, str | int | float)}

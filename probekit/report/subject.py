@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import xarray as xr
 
-from probekit._measure.measure import measure
+from probekit._measure.measure import fitting_metrics, measure
 from probekit._probe.selectors import Selector
 from probekit._results.opening import is_store, open_any
 from probekit._results.summary import sites_of
@@ -58,11 +59,7 @@ class Subject:
             kept = tree.isel(step=-1) if "step" in tree.sizes else tree
             return cls(_chosen(kept.load(), sites), None if store is None else _opened_store(store), _name(source))
         _refuse(store, "store", f"{_name(source)} is a store itself.")
-        measurable = source if isinstance(source, xr.DataTree) else str(source)
-        measured = measure(
-            measurable, usual_metrics(tree) if metrics is None else metrics, sites=sites, progress=progress
-        )
-        return cls(measured, tree, _name(source))
+        return cls(_measured(source, tree, metrics, sites, progress), tree, _name(source))
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -116,13 +113,17 @@ class Subject:
         return float((root["prediction"].values == root["label"].values).mean())
 
 
-def usual_metrics(tree: xr.DataTree) -> Metrics:
-    """What a report measures of a store."""
-    root = tree.to_dataset()
-    labelled = ["auroc", "overlap:null='permute'", "linear_probe", "selectivity"] if "label" in root.variables else []
-    tokens = any("row" in group.dims for group in tree.children.values())
-    of_sites = ["effective_rank", *([] if tokens else ["cka"])]
-    return [*labelled, "mean", "std", "sparsity", "dead", *of_sites, "histogram"]
+def _measured(
+    source: Source, tree: xr.DataTree, metrics: Metrics | None, sites: Selector | None, progress: Progress
+) -> xr.DataTree:
+    """The results of a store; by default of what fits it, and of distributions."""
+    measurable = source if isinstance(source, xr.DataTree) else str(source)
+    if metrics is not None:
+        return measure(measurable, metrics, sites=sites, progress=progress)
+    reasons, left_out = fitting_metrics(tree, sites)
+    found = measure(measurable, [*reasons, "histogram"], sites=sites, progress=progress)
+    found.attrs["left_out"] = json.dumps(left_out)
+    return found
 
 
 def _opened(source: Source) -> xr.DataTree:
