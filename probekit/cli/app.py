@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import probekit
 from probekit import plugins
 from probekit._provenance import COMMAND
-from probekit.cli import figure_commands, model_commands, output, plugin_commands, report_commands, store_commands
+from probekit.cli import figure_commands, model_commands, new, output, plugin_commands, report_commands, store_commands
 from probekit.cli.hints import option_hint
 from probekit.cli.recipes import RecipeGroup
 from probekit.errors import ProbekitError
@@ -73,6 +73,10 @@ app.command("plot")(figure_commands.plot)
 app.command("report")(report_commands.report)
 app.command("metrics")(plugin_commands.metrics)
 app.command("recipes")(plugin_commands.recipes)
+_new = typer.Typer(no_args_is_help=True)
+_new.command("metric")(new.metric)
+_new.command("recipe")(new.recipe)
+app.add_typer(_new, name="new", help="Begin a package with a metric or a recipe of your own.")
 app.add_typer(
     typer.Typer(cls=RecipeGroup, no_args_is_help=True),
     name="run",

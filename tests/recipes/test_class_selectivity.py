@@ -61,7 +61,7 @@ def test_the_default_runs_and_runs_again(tmp_path: Path) -> None:
     accuracy = pk.info(folder / "acts.zarr").accuracy
     assert accuracy is not None
     assert accuracy > 0.9
-    table = first.tables["By layer"].set_index("site")
+    table = first.tables["By layer"].set_index("site").astype(float)
     assert table.loc["6", "linear_probe"] > 0.9
     assert (table["overlap"] < table["overlap_null"]).all()
     store = pk.open(folder / "acts.zarr")
