@@ -122,7 +122,7 @@ def measure(
         sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
         root = tree.to_dataset(inherit=False)
         rows, grouped = _rows(sources, root, by, where)
-        reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root)
+        reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root, target)
         chosen = given or resolved(list(reasons))
         targets = targets_of(chosen, sources, rows, root, target)
         cache = None
@@ -148,11 +148,11 @@ def measure(
 
 
 def _fitting(
-    sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset
+    sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset, target: str | None
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The metrics that fit the store and those that were left out, with the reasons."""
     every = list(sources.values())
-    return default_metrics(every, rows, next(_differences(every, root), None) is None)
+    return default_metrics(every, rows, next(_differences(every, root), None) is None, target)
 
 
 def _opened(store: str | Path | xr.DataTree | xr.Dataset | xr.DataArray) -> tuple[xr.DataTree, dict[str, str] | None]:
