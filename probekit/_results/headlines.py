@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict
 
 import numpy as np
@@ -11,7 +11,7 @@ import xarray as xr
 
 from probekit.metrics import Headline, Metric
 
-__all__ = ["ATTRIBUTE", "attributes", "headline_value", "headlines_of"]
+__all__ = ["ATTRIBUTE", "attributes", "headline_value", "headlines_of", "over"]
 
 ATTRIBUTE = "headline"  # of the variable that the headline is about: JSON of the other fields
 _DERIVED_DIMS = {"label", "node", "step"}  # those of a variable of which a mean makes sense, whatever it is
@@ -43,25 +43,30 @@ def headlines_of(tree: xr.DataTree) -> dict[str, Headline]:
 
 
 def _variables(tree: xr.DataTree) -> list[xr.DataArray]:
-    """Each measured variable once, in the order of the tree."""
+    """Each measured variable once, in the order of the tree; those that compare sites come last."""
     first: dict[str, xr.DataArray] = {}
-    for group in tree.subtree:
+    for group in (*tree.children.values(), tree):
         for name, variable in group.data_vars.items():
             first.setdefault(str(name), variable)
     return list(first.values())
 
 
-def headline_value(
-    measured: Mapping[str, xr.DataArray] | xr.Dataset, headline: Headline, keep: Collection[str] = ("step",)
-) -> xr.DataArray:
-    """The headline of one site as one number, with the dim `step` if the site was measured at several steps.
+def headline_value(variable: xr.DataArray, headline: Headline, keep: Collection[str] = ("step",)) -> xr.DataArray:
+    """A variable of one site as one number, with the dim `step` if the site was measured at several steps.
 
-    NaN don't count; it is NaN where nothing else is left. The nodes come first, then the mean over the classes; the
-    dims to `keep` stay.
+    The nodes come first, as the headline says, and then the mean over the classes; the dims to `keep` stay. NaN don't
+    count; the number is NaN where nothing else is left.
     """
-    values = measured[headline.variable].astype(np.float64)
+    values = variable.astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinities of both signs have no mean
         if headline.over_nodes is not None and "node" in values.dims:
             least = {"min_count": 1} if headline.over_nodes == "sum" else {}  # no nodes have no sum
             values = getattr(values, headline.over_nodes)("node", skipna=True, **least)
         return values.mean([dim for dim in values.dims if dim not in keep], skipna=True)
+
+
+def over(variable: xr.DataArray, headline: Headline) -> str:
+    """How `headline_value` gets one number, in words, such as ``max over nodes, mean over classes``."""
+    said = {"node": f"{headline.over_nodes} over nodes"} | {"label": "mean over classes", "site_b": "mean over sites"}
+    dims = sorted((str(dim) for dim in variable.dims if dim != "step"), key=lambda dim: dim != "node")
+    return ", ".join(said.get(dim, f"mean over {dim}") for dim in dims)

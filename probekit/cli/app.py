@@ -69,6 +69,7 @@ app.command("info")(store_commands.info)
 app.command("verify")(store_commands.verify)
 app.command("measure")(store_commands.measure)
 app.command("plot")(figure_commands.plot)
+app.command("top")(store_commands.top)
 app.command("metrics")(plugin_commands.metrics)
 app.command("recipes")(plugin_commands.recipes)
 app.add_typer(

@@ -42,7 +42,11 @@ class AUROC(Parameters):
     pairs: bool | None = None
     name: ClassVar[str] = "auroc"
     headline: ClassVar[Headline] = Headline(
-        "auroc_rest", "max", "for every class, some node is higher for its samples than for others", neutral=0.5
+        "auroc_rest",
+        "max",
+        "for every class, some node is higher for its samples than for others",
+        neutral=0.5,
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
     )
 
     def __post_init__(self) -> None:

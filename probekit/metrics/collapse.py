@@ -66,7 +66,10 @@ class NeuralCollapse(Parameters):
 
     name: ClassVar[str] = "neural_collapse"
     headline: ClassVar[Headline] = Headline(
-        "neural_collapse_nc1", None, "samples spread widely around the mean of their class: no collapse"
+        "neural_collapse_nc1",
+        None,
+        "samples spread widely around the mean of their class: no collapse",
+        missing="it needs two classes, a site whose nodes aren't constant, and finite values",
     )
     # Version 1 counted directions that were rounding errors of float32, version 2 distances that were.
     version: ClassVar[int] = 3

@@ -46,7 +46,9 @@ class Min(_Extreme):
     """
 
     name: ClassVar[str] = "min"
-    headline: ClassVar[Headline] = Headline("min", "median", "values stay far above 0")
+    headline: ClassVar[Headline] = Headline(
+        "min", "median", "values stay far above 0", missing="a class without samples has none"
+    )
     sign: ClassVar[int] = 1
 
 
@@ -59,5 +61,7 @@ class Max(_Extreme):
     """
 
     name: ClassVar[str] = "max"
-    headline: ClassVar[Headline] = Headline("max", "median", "some samples drive nodes strongly")
+    headline: ClassVar[Headline] = Headline(
+        "max", "median", "some samples drive nodes strongly", missing="a class without samples has none"
+    )
     sign: ClassVar[int] = -1

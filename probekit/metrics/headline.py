@@ -23,6 +23,7 @@ class Headline:
         neutral: the value that says nothing, such as 0, ½ or 1; None where there is no such value.
         beside: the name of a variable that belongs beside this one, such as a chance level or a null; None for none.
             It may be one that the metric gives for some parameters only.
+        missing: why values may be NaN and what to do then, as a clause; empty where they never are.
 
     >>> from probekit.metrics import LinearProbe
     >>> LinearProbe.headline.beside
@@ -34,3 +35,4 @@ class Headline:
     large: str
     neutral: float | None = None
     beside: str | None = None
+    missing: str = ""

@@ -42,7 +42,11 @@ class MutualInformation(Parameters):
     min_count: int = 10
     name: ClassVar[str] = "mutual_information"
     headline: ClassVar[Headline] = Headline(
-        "mutual_information", "mean", "single nodes tell much about the class, in bits", neutral=0.0
+        "mutual_information",
+        "mean",
+        "single nodes tell much about the class, in bits",
+        neutral=0.0,
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
     )
 
     def __post_init__(self) -> None:
@@ -82,7 +86,12 @@ class Entropy(Parameters):
     bins: int = 32
     min_count: int = 10
     name: ClassVar[str] = "entropy"
-    headline: ClassVar[Headline] = Headline("entropy", "mean", "the values of a class spread over the whole range")
+    headline: ClassVar[Headline] = Headline(
+        "entropy",
+        "mean",
+        "the values of a class spread over the whole range",
+        missing="a class of fewer than min_count samples (10 unless told otherwise) has none",
+    )
 
     def __post_init__(self) -> None:
         _check(self, self.bins, self.min_count)

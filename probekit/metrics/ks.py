@@ -48,7 +48,11 @@ class KS(Parameters):
     pairs: bool | None = None
     name: ClassVar[str] = "ks"
     headline: ClassVar[Headline] = Headline(
-        "ks_mean", "mean", "classes have different distributions at single nodes", neutral=0.0
+        "ks_mean",
+        "mean",
+        "classes have different distributions at single nodes",
+        neutral=0.0,
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
     )
 
     def __post_init__(self) -> None:

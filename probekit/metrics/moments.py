@@ -51,7 +51,9 @@ class Mean(Parameters):
     """
 
     name: ClassVar[str] = "mean"
-    headline: ClassVar[Headline] = Headline("mean", "mean", "nodes are strongly active")
+    headline: ClassVar[Headline] = Headline(
+        "mean", "mean", "nodes are strongly active", missing="a class without samples has none"
+    )
 
     def init(self, spec: Spec) -> State:
         sums = torch.zeros(spec.classes, spec.nodes, dtype=torch.float64, device=spec.device)
@@ -80,7 +82,12 @@ class Var(ClassMoments):
 
     ddof: int = 0
     name: ClassVar[str] = "var"
-    headline: ClassVar[Headline] = Headline("var", "median", "values vary much within a class")
+    headline: ClassVar[Headline] = Headline(
+        "var",
+        "median",
+        "values vary much within a class",
+        missing="a class without samples has none, nor has an infinite value",
+    )
 
     def __post_init__(self) -> None:
         _require_ddof("Var", self.ddof)
@@ -100,7 +107,12 @@ class Std(ClassMoments):
 
     ddof: int = 0
     name: ClassVar[str] = "std"
-    headline: ClassVar[Headline] = Headline("std", "median", "values vary much within a class")
+    headline: ClassVar[Headline] = Headline(
+        "std",
+        "median",
+        "values vary much within a class",
+        missing="a class without samples has none, nor has an infinite value",
+    )
 
     def __post_init__(self) -> None:
         _require_ddof("Std", self.ddof)

@@ -39,7 +39,9 @@ class _Middle(FunctionMetric):
     """A function whose value for a class depends only on the one or two samples in the middle."""
 
     cuts: ClassVar[int] = 0
-    headline: ClassVar[Headline] = Headline("median", "mean", "nodes are strongly active for the typical sample")
+    headline: ClassVar[Headline] = Headline(
+        "median", "mean", "nodes are strongly active for the typical sample", missing="a class without samples has none"
+    )
 
     def ranks(self, number: int) -> Sequence[int]:
         return range((number - 1) // 2, number // 2 + 1)
@@ -79,7 +81,12 @@ class Quantile(Parameters):
 
     q: float | Sequence[float] = (0.25, 0.5, 0.75)
     name: ClassVar[str] = "quantile"
-    headline: ClassVar[Headline] = Headline("quantile", "mean", "the values at the quantiles, all together, are large")
+    headline: ClassVar[Headline] = Headline(
+        "quantile",
+        "mean",
+        "the values at the quantiles, all together, are large",
+        missing="a class without samples has none",
+    )
     cuts: ClassVar[int] = 0
 
     def __post_init__(self) -> None:

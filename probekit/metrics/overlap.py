@@ -50,7 +50,12 @@ class Overlap(Parameters):
     pairs: bool | None = None
     name: ClassVar[str] = "overlap"
     headline: ClassVar[Headline] = Headline(
-        "overlap", "mean", "classes look alike at single nodes", neutral=1.0, beside="overlap_null"
+        "overlap",
+        "mean",
+        "classes look alike at single nodes",
+        neutral=1.0,
+        beside="overlap_null",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
     )
 
     def __post_init__(self) -> None:

@@ -69,7 +69,11 @@ class LinearProbe(Parameters):
     seed: int = 0
     name: ClassVar[str] = "linear_probe"
     headline: ClassVar[Headline] = Headline(
-        "linear_probe", None, "a linear classifier finds the class of new samples", beside="linear_probe_chance"
+        "linear_probe",
+        None,
+        "a linear classifier finds the class of new samples",
+        beside="linear_probe_chance",
+        missing="it needs two classes among the training samples, held-out samples, and finite values",
     )
 
     def __post_init__(self) -> None:

@@ -34,7 +34,9 @@ class Saturation(Parameters):
     delta: float = 0.05
     bounds: tuple[float, float] | None = None
     name: ClassVar[str] = "saturation"
-    headline: ClassVar[Headline] = Headline("saturation_site", None, "nodes are often near a bound of the activation")
+    headline: ClassVar[Headline] = Headline(
+        "saturation_site", None, "nodes are often near a bound of the activation", missing="there are no samples"
+    )
 
     def __post_init__(self) -> None:
         if not self.delta >= 0 or (self.bounds is not None and not self.bounds[0] < self.bounds[1]):

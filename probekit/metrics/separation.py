@@ -42,7 +42,11 @@ class DPrime(ClassMoments):
     pairs: bool | None = None
     name: ClassVar[str] = "dprime"
     headline: ClassVar[Headline] = Headline(
-        "dprime_mean", "median", "class means are many standard deviations apart at single nodes", neutral=0.0
+        "dprime_mean",
+        "median",
+        "class means are many standard deviations apart at single nodes",
+        neutral=0.0,
+        missing="it needs two classes with samples, and finite values",
     )
 
     def memory(self, spec: Spec, samples: int) -> int:
@@ -80,7 +84,11 @@ class Fisher(ClassMoments):
 
     name: ClassVar[str] = "fisher"
     headline: ClassVar[Headline] = Headline(
-        "fisher", "median", "the class explains much of a node's variance", neutral=0.0
+        "fisher",
+        "median",
+        "the class explains much of a node's variance",
+        neutral=0.0,
+        missing="it needs two classes with samples, and finite values",
     )
 
     def finalize(self, state: State) -> Variables:
@@ -111,7 +119,11 @@ class Separability(ClassMoments):
 
     name: ClassVar[str] = "separability"
     headline: ClassVar[Headline] = Headline(
-        "separability", None, "class means are far apart beside the spread within classes", neutral=0.0
+        "separability",
+        None,
+        "class means are far apart beside the spread within classes",
+        neutral=0.0,
+        missing="it needs two classes with samples, and finite values",
     )
     version: ClassVar[int] = 2  # in version 1 rounding decided between equally near means
 

@@ -52,7 +52,11 @@ class Silhouette(Parameters):
     seed: int = 0
     name: ClassVar[str] = "silhouette"
     headline: ClassVar[Headline] = Headline(
-        "silhouette_site", None, "samples are nearer to their own class than to any other", neutral=0.0
+        "silhouette_site",
+        None,
+        "samples are nearer to their own class than to any other",
+        neutral=0.0,
+        missing="it needs two classes, one of them of two samples, and finite values",
     )
 
     def __post_init__(self) -> None:

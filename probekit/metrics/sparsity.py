@@ -25,7 +25,9 @@ class Sparsity(InactiveCounts):
     """
 
     name: ClassVar[str] = "sparsity"
-    headline: ClassVar[Headline] = Headline("sparsity_site", None, "nodes are off for most samples")
+    headline: ClassVar[Headline] = Headline(
+        "sparsity_site", None, "nodes are off for most samples", missing="there are no samples"
+    )
 
     def finalize(self, state: State) -> Variables:
         return shares("sparsity", state["inactive"], state["count"])
@@ -42,7 +44,9 @@ class Dead(InactiveCounts):
     """
 
     name: ClassVar[str] = "dead"
-    headline: ClassVar[Headline] = Headline("dead_share", None, "many nodes are off for every sample")
+    headline: ClassVar[Headline] = Headline(
+        "dead_share", None, "many nodes are off for every sample", missing="there are no samples"
+    )
 
     def finalize(self, state: State) -> Variables:
         return _number("dead", state["inactive"].sum(0) == state["count"].sum(), state)
@@ -59,7 +63,9 @@ class AlwaysOn(InactiveCounts):
     """
 
     name: ClassVar[str] = "always_on"
-    headline: ClassVar[Headline] = Headline("always_on_share", None, "many nodes are on for every sample")
+    headline: ClassVar[Headline] = Headline(
+        "always_on_share", None, "many nodes are on for every sample", missing="there are no samples"
+    )
 
     def finalize(self, state: State) -> Variables:
         return _number("always_on", state["inactive"].sum(0) == 0, state)

@@ -73,7 +73,9 @@ class EffectiveRank(Covariance):
     """
 
     name: ClassVar[str] = "effective_rank"
-    headline: ClassVar[Headline] = Headline("effective_rank", None, "the samples spread over many directions")
+    headline: ClassVar[Headline] = Headline(
+        "effective_rank", None, "the samples spread over many directions", missing="it needs finite values"
+    )
 
     def finalize(self, state: State) -> Variables:
         return {"effective_rank": ((), _of_spread(state, _effective_rank))}
@@ -105,7 +107,9 @@ class ParticipationRatio(Covariance):
     """
 
     name: ClassVar[str] = "participation_ratio"
-    headline: ClassVar[Headline] = Headline("participation_ratio", None, "the variance spreads over many directions")
+    headline: ClassVar[Headline] = Headline(
+        "participation_ratio", None, "the variance spreads over many directions", missing="it needs finite values"
+    )
 
     def finalize(self, state: State) -> Variables:
         return {"participation_ratio": ((), _of_spread(state, _participation_ratio))}

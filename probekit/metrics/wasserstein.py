@@ -49,7 +49,11 @@ class Wasserstein(Parameters):
     pairs: bool | None = None
     name: ClassVar[str] = "wasserstein"
     headline: ClassVar[Headline] = Headline(
-        "wasserstein_mean", "median", "classes are far apart at single nodes, in units of the activation", neutral=0.0
+        "wasserstein_mean",
+        "median",
+        "classes are far apart at single nodes, in units of the activation",
+        neutral=0.0,
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
     )
 
     def __post_init__(self) -> None:

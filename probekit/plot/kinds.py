@@ -26,8 +26,6 @@ _AT_NODES = ("mean", "auroc_rest", "overlap_rest", "median", "sparsity")
 _OF_CLASSES = ("mean", "sparsity", "auroc_rest", "overlap_rest", "silhouette")
 _OF_PAIRS = ("overlap_pairs", "auroc", "dprime", "ks", "wasserstein")
 
-OVERLAP = "overlap:null='permute'"
-
 
 @dataclass(frozen=True)
 class Source:
@@ -59,7 +57,7 @@ class Kind:
         shows: what it shows, in a few words.
         needs: what has to be there, for an error where it isn't.
         draw: the figures of a source, by what tells them apart; none where it lacks what they need.
-        metrics: what is measured of a store for it.
+        metrics: what is measured of a store for it, as far as it fits the store.
     """
 
     name: str
@@ -168,7 +166,7 @@ _EACH = (
         "each metric's headline over the sites, beside its chance or null",
         "metrics measured at sites, of one step",
         _profiles,
-        ("sparsity", OVERLAP, "auroc", "linear_probe", "effective_rank"),
+        ("sparsity", "overlap", "auroc", "selectivity", "linear_probe", "effective_rank"),
     ),
     Kind("medians", "the median of each class at every node", "the metric median", _medians, ("median",)),
     Kind(
@@ -176,7 +174,7 @@ _EACH = (
         "the distribution of each class at three nodes of up to four sites",
         "the metric histogram",
         _distributions,
-        ("histogram", OVERLAP),
+        ("histogram", "overlap"),
     ),
     Kind(
         "heatmap",
@@ -198,7 +196,7 @@ _EACH = (
         "how alike classes are at up to four sites",
         f"one of the variables {', '.join(_OF_PAIRS)} by pair of classes",
         _pairs,
-        (OVERLAP,),
+        ("overlap",),
     ),
     Kind("confusion", "which class the model takes for which", "a store with labels and predictions", _confusion),
     Kind("by-step", "each metric's headline over the steps of a training", "results of probekit.Watch", _by_step),

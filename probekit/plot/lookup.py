@@ -124,7 +124,7 @@ def site_values(tree: xr.DataTree, site: str, variable: str, keep: Sequence[str]
     found = read(tree, site, variable)
     own = [str(dim) for dim in found.dims if dim not in keep and dim != "step"]
     headline = headline_of(tree, variable) or Headline(variable, "mean", "")
-    return headline_value({variable: read(tree, site, variable, (*keep, *own))}, headline, keep)
+    return headline_value(read(tree, site, variable, (*keep, *own)), headline, keep)
 
 
 def class_names(data: xr.DataArray | xr.Dataset) -> list[str]:

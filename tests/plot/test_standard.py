@@ -100,6 +100,7 @@ def test_large_tables_are_not_made_without_being_asked_for(tmp_path: Path) -> No
         "profile-sparsity_site",
         "profile-overlap",
         "profile-auroc_rest",
+        "profile-selectivity",
     ]
 
 

@@ -52,17 +52,17 @@ def test_a_watch_keeps_headlines_and_gives_one_number_a_step(tmp_path: Path) -> 
     for step in (1, 2):
         watch(step)
     steps = xr.open_datatree(tmp_path / "w", engine="zarr")
-    value = headline_value(steps["1"].to_dataset(), headlines_of(steps)["dprime"])
+    value = headline_value(steps["1"]["dprime_mean"], headlines_of(steps)["dprime"])
     np.testing.assert_allclose(value, np.median(steps["1"]["dprime_mean"].values, axis=1))
 
 
 def test_nodes_come_first_and_classes_weigh_the_same() -> None:
     values = np.array([[0.2, np.nan, 0.9], [0.4, 0.5, 0.6], [np.nan] * 3])
-    measured = xr.Dataset({"v": (("label", "node"), values)})
+    measured = xr.DataArray(values, dims=("label", "node"))
     read = {over: headline_value(measured, Headline("v", over, "")).item() for over in ("mean", "median", "max", "sum")}
     assert read == pytest.approx({"mean": (0.55 + 0.5) / 2, "median": (0.55 + 0.5) / 2, "max": 0.75, "sum": 1.3})
     assert np.isnan(headline_value(measured.isel(label=[2]), Headline("v", "sum", "")))
-    assert headline_value(xr.Dataset({"v": ((), 7)}), Headline("v", None, "")).item() == 7
+    assert headline_value(xr.DataArray(7), Headline("v", None, "")).item() == 7
 
 
 @dataclass(frozen=True)

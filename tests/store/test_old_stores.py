@@ -138,7 +138,7 @@ def test_results_are_those_that_are_measured_now(old: Path) -> None:
         now[site].attrs = {key: now[site].attrs[key] for key in before[site].attrs}  # which say more of later stores
         later = without_headlines(now)[site].to_dataset()
         xr.testing.assert_identical(before[site].to_dataset(), later)
-    assert pk.summary(before).equals(pk.summary(now))
+    assert pk.summary(before).headlines.keys() <= pk.summary(now).headlines.keys()
     with pytest.raises(StoreError, match="exists already"):
         pk.measure(old / "finished", made.METRICS, out=old / "measured")
 
