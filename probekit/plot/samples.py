@@ -103,8 +103,9 @@ def sentences(rows: Mapping[str, Sequence[Marked]]) -> Drawing:
 def samples(found: TopSamples) -> Drawing:
     """The samples to which nodes answer most, a row or a panel for each node.
 
-    `found` is what ``probekit.top(m).samples(store)`` gave. Where the samples have texts, they are drawn as `sentences`, with the token marked at sites of tokens; otherwise as
-    `images`, of the data set that was given to ``samples(store, data=…)`` or of the files that the store names.
+    `found` is what ``probekit.top(m).samples(store)`` gave. Where the samples have texts, they are drawn as
+    `sentences`, with the token marked at sites of tokens; otherwise as `images`, of the data set that was given to
+    ``samples(store, data=…)`` or of the files that the store names.
 
     Raises DataError where they have neither.
 
