@@ -151,13 +151,11 @@ def measure(
     return results
 
 
-def fitting_metrics(
-    tree: xr.DataTree, sites: Selector | None = None, positions: str = "mean"
-) -> tuple[dict[str, str], dict[str, str]]:
-    """The metrics that `measure` takes by default for an open store and those that it leaves out, with the reasons."""
-    sources = {source.key: source for source in find_sources(tree, sites, "the store", positions)}
+def fitting_metrics(tree: xr.DataTree, sites: Selector | None = None) -> tuple[dict[str, str], dict[str, str]]:
+    """The metrics that `measure` takes by default for an open store, and those that it leaves out, with the reasons."""
+    sources = {source.key: source for source in find_sources(tree, sites, "the store", "mean")}
     root = tree.to_dataset(inherit=False)
-    return _fitting(sources, _rows(sources, root, "label", None)[0], root)
+    return _fitting(sources, _rows(sources, root, "label", None)[0], root, None)
 
 
 def _fitting(
