@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,19 +12,18 @@ from torch import Tensor, nn
 
 from probekit._data.batches import Batch, Batches
 from probekit._forward.dry_run import DryRun, dry_run
-from probekit._forward.masks import CUSTOM, MaskSource, choose_mask, given_mask, named_inputs
+from probekit._forward.masks import MaskSource, choose_mask, given_mask
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
 from probekit._forward.owners import OwnerSource, rows_of_samples
+from probekit._forward.padding import runs_by_length, warn_of_padding
 from probekit._forward.parts_of_tokens import check_rows_known
 from probekit._forward.storable import check_storable, dtype_on_disk
 from probekit._forward.token_rows import known_tokens
-from probekit._nested import tensors
 from probekit._probe.folding import position_counts, unfold
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced, is_mask
 from probekit._probe.reductions import Reducer, plan_reduction
 from probekit._probe.selectors import Modules, SiteIndex, is_about, module_names, no_match
-from probekit._probe.sharded import runs_in_parts
 from probekit._probe.site_name import SiteName
 from probekit._probe.site_table import Site, SiteTable
 from probekit._store.layout import SiteSpec
@@ -131,9 +129,11 @@ def plan_sites(
     dry = dry_run(model, first, sites, how, classes)
     planner = _Planner(model, dry, sites, first.rows)
     planned = tuple(map(planner.plan, dry.sites))
-    planner.warn_of_padding(planned)
+    warn_of_padding(model, dry.example.inputs, planner.pooled(planned))
     found = (dry.sites.model, planned, dry.writes_inputs, dry.changed, dry.state, dry.predictions, dry.seconds)
-    return SitePlan(*found, by_length=_by_length(model, dry, planned, how))
+    plan = SitePlan(*found, by_length=False)
+    by_length = not plan.gradients and runs_by_length(model, dry, (site.spec.shape for site in planned), how)
+    return replace(plan, by_length=by_length)
 
 
 def require_model_order(batches: Batches, plan: SitePlan, how: RunOptions) -> None:
@@ -146,16 +146,6 @@ def require_model_order(batches: Batches, plan: SitePlan, how: RunOptions) -> No
             f"({names} …). Give class_names=, the names in the order of the logits.",
             arguments=("class_names", "predictions" if plan.predictions else "loss"),
         )
-
-
-def _by_length(model: nn.Module, dry: DryRun, sites: Sequence[PlannedSite], how: RunOptions) -> bool:
-    """Whether what is kept of a text is the same, whichever texts run with it, and however far they are padded."""
-    example = dry.example
-    if not example.padded or example.tokens is None or how.mode != "eval" or dry.state or runs_in_parts(model):
-        return False
-    # Of a site that keeps positions, an axis is as long as the padded texts.
-    lengths = {tensor.shape[1] for tensor in tensors(example.inputs)}
-    return all(site.site.side != "grad" and lengths.isdisjoint(site.spec.shape) for site in sites)
 
 
 class _Planner:
@@ -355,25 +345,15 @@ class _Planner:
         of_rows = None if owners is None else owners.of(example)
         return _kept(given, reducer, batch_dim, nodes.axis, real, example.rows, of_rows)
 
-    def warn_of_padding(self, planned: Sequence[PlannedSite]) -> None:
-        """Warn of reductions over positions that may be padding, since no mask says which are real."""
-        inputs = named_inputs(self._model, self._dry.example.inputs)
-        lengths = {tensor.shape[1] for tensor in inputs.values() if tensor.dim() in (2, 3)}
-        shortened = any(name.endswith(CUSTOM) for name in inputs)  # a model of sound makes fewer positions of these
-        blind = []
+    def pooled(self, planned: Sequence[PlannedSite]) -> dict[str, tuple[int, int]]:
+        """The (batch, position) of the sites that are pooled over positions which no mask tells from padding."""
+        found = {}
         for one, site in zip(planned, self._dry.sites, strict=True):
             positions = _positions(site, one.batch_dim, one.nodes)
-            unsaid = self._masks[site.name] is None and one.mask is None
             pools = one.reducer is not None and one.reducer.pools
-            if unsaid and pools and positions is not None and (shortened or positions[1] in lengths):
-                blind.append(site.name)
-        if blind:
-            warnings.warn(
-                f"No mask says which positions of {', '.join(blind[:3])}{' …' if blind[3:] else ''} are real, so "
-                "reduce= counts padding too. Say where the mask is (mask='attention_mask', or a callable "
-                "that makes it of the inputs, where the site has fewer positions), or that there is none (mask=False).",
-                stacklevel=5,
-            )
+            if pools and positions is not None and one.mask is None and self._masks[site.name] is None:
+                found[site.name] = positions
+        return found
 
 
 def _in_parts(site: Site) -> SiteError:
