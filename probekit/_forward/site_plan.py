@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probekit._data.batches import Batch, Batches
 from probekit._forward.dry_run import DryRun, dry_run
-from probekit._forward.masks import MaskSource, choose_mask, given_mask, named_inputs
+from probekit._forward.masks import CUSTOM, MaskSource, choose_mask, given_mask, named_inputs
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
 from probekit._forward.owners import OwnerSource, rows_of_samples
 from probekit._forward.parts_of_tokens import check_rows_known
@@ -357,19 +357,21 @@ class _Planner:
 
     def warn_of_padding(self, planned: Sequence[PlannedSite]) -> None:
         """Warn of reductions over positions that may be padding, since no mask says which are real."""
-        inputs = named_inputs(self._model, self._dry.example.inputs).values()
-        lengths = {tensor.shape[1] for tensor in inputs if tensor.dim() in (2, 3)}
+        inputs = named_inputs(self._model, self._dry.example.inputs)
+        lengths = {tensor.shape[1] for tensor in inputs.values() if tensor.dim() in (2, 3)}
+        shortened = any(name.endswith(CUSTOM) for name in inputs)  # a model of sound makes fewer positions of these
         blind = []
         for one, site in zip(planned, self._dry.sites, strict=True):
             positions = _positions(site, one.batch_dim, one.nodes)
             unsaid = self._masks[site.name] is None and one.mask is None
-            if unsaid and one.reducer is not None and one.reducer.pools and positions and positions[1] in lengths:
+            pools = one.reducer is not None and one.reducer.pools
+            if unsaid and pools and positions is not None and (shortened or positions[1] in lengths):
                 blind.append(site.name)
         if blind:
             warnings.warn(
                 f"No mask says which positions of {', '.join(blind[:3])}{' …' if blind[3:] else ''} are real, so "
-                "reduce= counts padding too. Say where the mask is (mask='attention_mask'), or that there is none "
-                "(mask=False).",
+                "reduce= counts padding too. Say where the mask is (mask='attention_mask', or a callable "
+                "that makes it of the inputs, where the site has fewer positions), or that there is none (mask=False).",
                 stacklevel=5,
             )
 

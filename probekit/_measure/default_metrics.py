@@ -22,11 +22,11 @@ _MANY = 1000  # samples of a class, from which few samples no longer lower the o
 
 
 def default_metrics(
-    sources: Sequence[Source], rows: Mapping[str, Observations], comparable: bool
+    sources: Sequence[Source], rows: Mapping[str, Observations], comparable: bool, target: str | None
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The metrics that fit, each with the reason, and those that were left out, each with the reason.
 
-    `comparable` says whether all sites have the same observations.
+    `comparable` says whether all sites have the same observations; `target` is the column of numbers that is given.
     """
     chosen = {"mean": "where the values lie", "std": "how far they spread"}
     left_out: dict[str, str] = {}
@@ -34,6 +34,7 @@ def default_metrics(
         *_of_bounds(sources),
         *_of_classes(sources, rows),
         *_of_whole_sites(sources, comparable),
+        *_of_target(sources, target),
     ):
         (left_out if fault else chosen)[name] = fault or reason
     return chosen, left_out
@@ -72,6 +73,12 @@ def _of_whole_sites(sources: Sequence[Source], comparable: bool) -> Iterator[Ver
         many = f"there are {len(sources)} sites, more than {_MOST_SITES}" if len(sources) > _MOST_SITES else ""
         apart = "" if comparable else "the sites have different observations"
         yield "cka", "how alike the sites are", apart or many or _too_wide(sources)
+
+
+def _of_target(sources: Sequence[Source], target: str | None) -> Iterator[Verdict]:
+    if target is not None:
+        yield "correlation", f"how single nodes follow {target!r}", ""
+        yield "ridge_probe", f"how well whole sites tell {target!r}", _too_wide(sources)
 
 
 def _too_wide(sources: Sequence[Source]) -> str:

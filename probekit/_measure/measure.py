@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from probekit._measure.grouping import Groups, Observations, Where, selected
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.planner import Plan, plan_of
 from probekit._measure.site_source import POSITIONS, Source, as_tree, find_sources
+from probekit._measure.targets import targets_of
 from probekit._measure.task_cache import TaskCache, key_of
 from probekit._measure.tasks import Task, TaskResult, Work, at_site
 from probekit._probe.selectors import Selector
@@ -51,6 +53,7 @@ def measure(
     sites: Selector | None = None,
     by: str | None = "label",
     where: Where | None = None,
+    target: str | None = None,
     nan: Literal["raise", "omit"] = "raise",
     positions: Literal["mean", "max", "each"] = "mean",
     memory: str | int = "1GiB",
@@ -79,6 +82,8 @@ def measure(
             group, and the results have no dim `label`.
         where: which samples are measured: a mapping of columns to a value or several, ``{"label": [3, 5]}``, or a mask
             of bools, one a sample.
+        target: the column of numbers, such as an age, that metrics of a continuous quantity need (``correlation``,
+            ``ridge_probe``).
         nan: how to treat samples with a NaN at a site: ``"raise"`` an error, or ``"omit"`` these samples at that site,
             whose attribute `omitted` then counts them.
         positions: how to treat the positions of feature maps: take their ``"mean"`` or ``"max"``, or take ``"each"`` as
@@ -111,24 +116,26 @@ def measure(
     check_choice("nan", nan, NAN)
     check_choice("positions", positions, POSITIONS)
     check_kind("by", by, (str, NoneType), "the name of one column, or None")
+    check_kind("target", target, (str, NoneType), "the name of one column, or None")
     check_kind("scheduler", scheduler, (str, NoneType), "the address of a dask cluster's scheduler, or None")
     check_kind("progress", progress, Callable, "a callable that wraps an iterable")
-    target = None if out is None else local_path(out, "out", StoreError)
+    store_at = None if out is None else local_path(out, "out", StoreError)
     with ExitStack() as stack:
         tree, identity = _opened(store)
         named = "the tree" if identity is None else str(store)
         sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
         root = tree.to_dataset(inherit=False)
         rows, grouped = _rows(sources, root, by, where)
-        reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root)
+        reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root, target)
         chosen = given or resolved(list(reasons))
+        targets = targets_of(chosen, sources, rows, root, target)
         cache = None
-        if target is not None:
-            options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions}
+        if store_at is not None:
+            options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions, "target": target}
             # Nobody can tell whether a tree in memory is the one that it was.
             key = None if identity is None else key_of(chosen, **identity, **options)
-            cache = stack.enter_context(TaskCache(target, key))
-        work = _work(MetricSet(chosen), sources, rows, root, nan)
+            cache = stack.enter_context(TaskCache(store_at, key))
+        work = replace(_work(MetricSet(chosen), sources, rows, root, nan), targets=targets)
         workers = stack.enter_context(executor_for(scheduler))
         plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
         done = dict(progress(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
@@ -138,7 +145,9 @@ def measure(
         if given is None:
             results.attrs |= {"default_metrics": json.dumps(reasons), "left_out": json.dumps(left_out)}
         if target is not None:
-            write(results, target)
+            results.attrs["target"] = target
+        if store_at is not None:
+            write(results, store_at)
     return results
 
 
@@ -153,11 +162,11 @@ def fitting_metrics(tree: xr.DataTree, sites: Selector | None, named: str) -> tu
 
 
 def _fitting(
-    sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset
+    sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset, target: str | None
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The metrics that fit the store and those that were left out, with the reasons."""
     every = list(sources.values())
-    return default_metrics(every, rows, next(_differences(every, root), None) is None)
+    return default_metrics(every, rows, next(_differences(every, root), None) is None, target)
 
 
 def _opened(store: str | Path | xr.DataTree | xr.Dataset | xr.DataArray) -> tuple[xr.DataTree, dict[str, str] | None]:

@@ -266,7 +266,8 @@ def _site_info(used: int, group: xr.DataTree) -> SiteInfo:
 def _kept(attrs: Mapping[Any, Any]) -> dict[str, str]:
     kept = {name: str(attrs[name]) for name in ("reduce", "mask") if name in attrs}
     if kept.get("reduce", "none") != "none":
-        kept["reduce"] = ", ".join(json.loads(kept["reduce"]))
+        steps = json.loads(kept["reduce"])
+        kept["reduce"] = ", ".join(step if isinstance(step, str) else json.dumps(step) for step in steps)
     if "node_dim" in attrs:
         kept["node_dim"] = f"{attrs['node_dim']}, known by {attrs['node_dim_from']}"
     return kept

@@ -136,6 +136,9 @@ def measure(
         list[str] | None,
         typer.Option(help="COLUMN=VALUE: measure these samples only; a label by its code or name; may be repeated."),
     ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The samples' column of numbers that correlation and ridge_probe need.")
+    ] = None,
     nan: Annotated[Literal["raise", "omit"], typer.Option(help="What to do with samples that hold a NaN.")] = "raise",
     positions: Annotated[
         Literal["mean", "max", "each"], typer.Option(help="What to do with the positions of feature maps.")
@@ -155,6 +158,7 @@ def measure(
         sites=sites,
         by=None if by == "none" else by,
         where=where_of(where, path),
+        target=target,
         nan=nan,
         positions=positions,
         scheduler=scheduler,

@@ -81,6 +81,12 @@ def test_tokens_have_no_probe_and_no_comparison() -> None:
     assert left_out["cka"] == "the sites have different observations"
 
 
+def test_a_target_is_measured() -> None:
+    tree = tree_of({"a": "ReLU"})
+    tree.dataset = tree.to_dataset().assign_coords(age=("sample", np.arange(60.0)))
+    assert {"correlation", "ridge_probe"} <= chosen(tree, target="age")[0]
+
+
 def test_named_metrics_are_no_default() -> None:
     assert "default_metrics" not in pk.measure(tree_of({"a": "ReLU"}), "mean").attrs
     with pytest.raises(pk.errors.PluginError, match="No metric was given"):
