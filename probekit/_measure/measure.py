@@ -158,7 +158,7 @@ def fitting_metrics(tree: xr.DataTree, sites: Selector | None, named: str) -> tu
     """
     sources = {source.key: source for source in find_sources(tree, sites, named, "mean")}
     root = tree.to_dataset(inherit=False)
-    return _fitting(sources, _rows(sources, root, "label", None)[0], root)
+    return _fitting(sources, _rows(sources, root, "label", None)[0], root, None)
 
 
 def _fitting(
