@@ -32,14 +32,24 @@ RELU = _activations()
 
 
 @pytest.fixture(scope="module")
-def measured() -> xr.DataTree:
+def store() -> xr.DataTree:
     names = {"class_name": ("label", np.array(CLASSES, dtype=object))}
     root = xr.Dataset(names, {"label": ("sample", LABELS), "sample_id": ("sample", np.arange(SAMPLES))})
     sites = {"relu1": RELU, f"<i>{HOSTILE.replace('/', '')}": RELU[:, ::-1] - 1}
-    tree = xr.DataTree.from_dict(
+    return xr.DataTree.from_dict(
         {"/": root} | {name: xr.Dataset({"activation": (("sample", "node"), x)}) for name, x in sites.items()}
     )
-    return pk.measure(tree, ["median", "sparsity", "selectivity", "auroc", "overlap", "histogram"])
+
+
+@pytest.fixture(scope="module")
+def measured(store: xr.DataTree) -> xr.DataTree:
+    return pk.measure(store, ["median", "sparsity", "selectivity", "auroc", "overlap", "histogram"])
+
+
+@pytest.fixture(scope="module")
+def report(measured: xr.DataTree, store: xr.DataTree, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = (np.random.default_rng(0).random((SAMPLES, 3, 12, 12)).astype(np.float32), LABELS)
+    return pk.report.write(measured, tmp_path_factory.mktemp("report") / "report.html", store=store, data=data)
 
 
 @pytest.fixture(scope="module")
@@ -254,11 +264,20 @@ def test_a_narrow_window_holds_it_in_either_scheme(browser: Any, page: Path, sch
         assert narrow.complaints == []
 
 
+def test_a_whole_report_is_as_narrow_and_asks_for_nothing(browser: Any, report: Path) -> None:
+    with visited(browser, report, width=400) as found:
+        assert len(found.page.query_selector_all(".samples img")) == 3 * 8
+        assert found.page.evaluate("document.documentElement.scrollWidth") == 400
+        assert found.requests[0] == report.as_uri()
+        assert all(each.startswith("data:") for each in found.requests[1:])
+        assert found.complaints == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(browser: Any, page: Path, scheme: str) -> None:
+def test_axe_finds_no_serious_fault(browser: Any, report: Path, scheme: str) -> None:
     if "AXE_CORE" not in os.environ:
         pytest.skip("AXE_CORE names no axe.min.js of the npm package axe-core; CI's does.")
-    with visited(browser, page, scheme=scheme, bypass_csp=True) as found:
+    with visited(browser, report, scheme=scheme, bypass_csp=True) as found:
         found.page.add_script_tag(content=Path(os.environ["AXE_CORE"]).read_text("utf-8"))
         faults = found.page.evaluate("async () => (await axe.run()).violations")
         serious = [fault for fault in faults if fault["impact"] in ("serious", "critical")]
