@@ -30,9 +30,13 @@ SHOWN_CLASSES = 20
 
 
 def info(path: StorePath, json: Json = False) -> None:
-    """Show what a store holds and how it was captured."""
+    """Show what a store holds and how it was captured; of results, what was measured and of what."""
+    from probekit._results.opening import holds_results, open_any
     from probekit._sizes import format_size
 
+    if holds_results(path):
+        _show_results(path, open_any(path), json)
+        return
     found = probekit.info(path)
     if json:
         output.pairs("", asdict(found), as_json=True)
@@ -57,6 +61,32 @@ def _by_site(sites: Sequence[SiteInfo], option: str) -> str:
     """What was kept of each site; where the sites differ, how many it holds for."""
     counts = Counter(site.kept[option] for site in sites if option in site.kept)
     return "; ".join(f"{value} ({count} sites)" if len(counts) > 1 else value for value, count in counts.items())
+
+
+def _show_results(path: str, tree: xr.DataTree, json: bool) -> None:
+    """The variables of each site, and what is known of the store that they are of."""
+    groups = {
+        str(group.attrs.get("site", key)): group.to_dataset(inherit=False) for key, group in tree.children.items()
+    }
+    rows = [
+        (
+            site,
+            group.attrs.get("type"),
+            group.sizes.get("node"),
+            group.sizes.get("label"),
+            list(map(str, group.data_vars)),
+        )
+        for site, group in groups.items()
+    ]
+    columns = ("site", "type", "nodes", "classes", "variables")
+    attrs = {str(key): value for key, value in tree.attrs.items()}
+    if json:
+        sites = [dict(zip(columns, row, strict=True)) for row in rows]
+        output.pairs("", {"path": path, "sites": sites, "attrs": attrs}, as_json=True)
+        return
+    compared = f"; between sites: {', '.join(map(str, tree.data_vars))}" if tree.data_vars else ""
+    output.table(Table(f"{path}: results of {len(rows)} sites{compared}", columns, rows), as_json=False)
+    output.pairs("What was measured", attrs, as_json=False)
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -87,7 +87,8 @@ class _Site:
         One that most nodes lack isn't, such as the selectivity of nodes that go below 0.
         """
         ranked = {name: each for name, each in self.variables.items() if each.kind != "pairs"}
-        known = [name for name, each in ranked.items() if np.isfinite(each.rank_key()).mean() > 0.5]
+        numbers = {name: each for name, each in ranked.items() if each.values.dtype != bool}
+        known = [name for name, each in numbers.items() if np.isfinite(each.rank_key()).mean() > 0.5]
         told = [name for name in known if ranked[name].large]
         return next((name for name in told if ranked[name].neutral is not None), [*told, *known, *ranked][0])
 
