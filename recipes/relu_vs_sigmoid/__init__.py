@@ -21,7 +21,7 @@ from probekit.report import Outcome
 
 from . import claims, figures, report, tables
 from .data import Split, split_of
-from .settings import resolve
+from .settings import rates, resolve
 from .study import Study, settings_of, study
 from .threads import few_threads
 from .training.jobs import Jobs, on_cluster
@@ -50,7 +50,7 @@ def run(
     depths: Annotated[tuple[int, ...] | None, "Numbers of hidden layers."] = None,
     widths: Annotated[tuple[int, ...] | None, "Numbers of nodes in a hidden layer."] = None,
     seeds: Annotated[int | None, "Networks of each kind, with different initial weights and sample orders."] = None,
-    epochs: Annotated[int | None, "Epochs; the weights with the best validation accuracy are kept."] = None,
+    epochs: Annotated[int | None, "Epochs of a network, at most if there is patience."] = None,
     patience: Annotated[
         int | None, "A network stops when its validation accuracy hasn't improved for so many epochs; 0 runs all."
     ] = None,
@@ -58,9 +58,16 @@ def run(
         bool | None, "Count patience only from the first epoch whose training accuracy is at least --fit."
     ] = None,
     fit: Annotated[float | None, "The training accuracy at which a network fits its data, 0.99 by default."] = None,
+    weights_of: Annotated[
+        str | None,
+        "The trained weights that are measured: those of the best validation accuracy (best, the default) or of the "
+        "last epoch (last). A training keeps both: the run with the other trains nothing.",
+    ] = None,
     batch_size: Annotated[int | None, "Samples in a batch."] = None,
     learning_rate: Annotated[
-        float | None, "The rate of all networks; without it, a search or the rates that suit digits."
+        tuple[str, ...] | None,
+        "The rate of all networks, or of each kind, as relu=1e-3,relu-bn=3e-3,sigmoid=…; without it, a search or the "
+        "rates that suit digits.",
     ] = None,
     search_epochs: Annotated[
         int | None, "Epochs of each network in the learning-rate search; 0 uses the rates that suit digits."
@@ -102,7 +109,8 @@ def run(
         "fit_first": fit_first,
         "fit": fit,
         "batch_size": batch_size,
-        "learning_rate": learning_rate,
+        "weights_of": weights_of,
+        "learning_rate": None if learning_rate is None else rates(learning_rate),
         "search_epochs": search_epochs,
         "precision": precision,
     }

@@ -158,8 +158,14 @@ def command(study: Study) -> str:
     usual = {**COMMON, **PROFILES[study.settings.profile]}
     given = {"dataset": settings["source"], "profile": settings["profile"]}
     given |= {name: settings[name] for name in usual if settings[name] != usual[name]}
-    options = [
-        f"--{name.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in given.items()
-    ]
+    options = [_option(name.replace("_", "-"), value) for name, value in given.items()]
     return f"probekit run relu-vs-sigmoid {' '.join(options)}"
+
+
+def _option(name: str, value: object) -> str:
+    """An option as the command line takes it."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, dict):
+        value = tuple(f"{kind}={number}" for kind, number in value.items())
+    return f"--{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"

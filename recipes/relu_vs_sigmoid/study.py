@@ -66,8 +66,8 @@ del OF_SHOWN["overlap"]  # Overlap(null="permute") gives it, too
 class Study:
     """Everything that figures, tables and claims are made of.
 
-    `results` has a row for each network, `curves` one for each network and epoch, and `searched` one for each network
-    of the learning-rate search, if there was one. `measured` has the metrics of each probed network by its name and
+    `results` has a row for each network, with the accuracies of the weights that are measured; `curves` has one for
+    each network and epoch, and `searched` one for each network of the learning-rate search, if there was one. `measured` has the metrics of each probed network by its name and
     state; `gradients` has the gradient norms in one of the deepest networks of each kind.
     """
 
@@ -144,7 +144,7 @@ def study(jobs: Jobs, shapes: Iterable[Sequence[Config]]) -> Study:
     for network in jobs.progress(probed, "capture and measure", len(probed)):
         name = network.member.name
         for state in STATES:
-            model = getattr(network, state)
+            model = _network(network, state, settings)
             found[name, state] = _measured(model, f"{name}-{state}", jobs.split, folder, name in shown)
     gradients = {which: tree for shape in done.values() for which, tree in shape.gradients.items()}
     return Study(settings, tables["results"], tables["curves"], tables.get("learning_rates"), found, gradients)
@@ -181,11 +181,12 @@ def _results(settings: Settings, networks: Sequence[Trained]) -> pd.DataFrame:
             "seed": network.member.seed,
             "learning_rate": network.member.learning_rate,
             "epochs": len(network.curves.epoch),
-            "best_epoch": network.best_epoch,
+            "best_epoch": network.best.epoch,
             "fitted_epoch": _fitted_epoch(network, settings.fit),
-            "train_accuracy": network.train_accuracy,
-            "validation_accuracy": network.validation_accuracy,
-            "test_accuracy": network.test_accuracy,
+            "weights_epoch": network.trained(settings.weights_of).epoch,
+            "train_accuracy": network.trained(settings.weights_of).train_accuracy,
+            "validation_accuracy": network.trained(settings.weights_of).validation_accuracy,
+            "test_accuracy": network.trained(settings.weights_of).test_accuracy,
             "seconds": round(network.seconds, 2),
         }
         for network in networks
@@ -205,6 +206,11 @@ def _curves(networks: Sequence[Trained]) -> pd.DataFrame:
         for network in networks
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def _network(network: Trained, state: str, settings: Settings) -> nn.Module:
+    """The network as it is measured in a state."""
+    return network.untrained if state == "untrained" else network.trained(settings.weights_of).network
 
 
 def _best(results: pd.DataFrame, config: Config) -> str:
@@ -239,7 +245,7 @@ def _gradients(networks: Sequence[Trained], jobs: Jobs) -> dict[tuple[Config, st
     """The gradient norms in the network of seed 0 of each of the deepest kinds, before and after training."""
     return {
         (network.member.config, state): _gradient_norms(
-            getattr(network, state), f"{network.member.name}-{state}", jobs.split, jobs.folder
+            _network(network, state, jobs.settings), f"{network.member.name}-{state}", jobs.split, jobs.folder
         )
         for network in networks
         if network.member.seed == 0 and network.member.config in jobs.settings.deepest

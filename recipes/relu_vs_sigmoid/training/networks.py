@@ -22,6 +22,7 @@ __all__ = [
     "Config",
     "Curves",
     "Member",
+    "Snapshot",
     "Trained",
     "build",
     "calibrate_batch_norm",
@@ -88,6 +89,11 @@ class Config:
         return f"{self.depth}x{self.width}{'-bn' if self.batch_norm else ''}"
 
     @property
+    def kind(self) -> str:
+        """The activation, and whether there is batch norm: `relu-bn`."""
+        return f"{self.activation}{'-bn' if self.batch_norm else ''}"
+
+    @property
     def name(self) -> str:
         """The activation and the shape: `relu-4x200-bn`."""
         return f"{self.activation}-{self.shape}"
@@ -117,23 +123,35 @@ class Curves(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """A network as it was after an epoch (from 1), in eval mode, and its accuracies."""
+
+    network: nn.Sequential
+    epoch: int
+    train_accuracy: float
+    validation_accuracy: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
 class Trained:
     """A network before and after training, in eval mode, and the course of its training.
 
-    `untrained` has batch norm calibrated on the training samples. `trained` has the weights of `best_epoch` (from 1),
-    the last of the epochs with the highest validation accuracy; the accuracies are measured with these weights.
-    `seconds` is the network's share of the wall time: each epoch is shared among the networks still training.
+    `untrained` has batch norm calibrated on the training samples. `best` is the network after the last of the epochs
+    with the highest validation accuracy, and `last` after its last epoch. `seconds` is the network's share of the wall
+    time: each epoch is shared among the networks still training.
     """
 
     member: Member
     untrained: nn.Sequential
-    trained: nn.Sequential
+    best: Snapshot
+    last: Snapshot
     curves: Curves
-    best_epoch: int
-    train_accuracy: float
-    validation_accuracy: float
-    test_accuracy: float
     seconds: float
+
+    def trained(self, weights_of: str) -> Snapshot:
+        """The trained network with the weights of its ``best`` or its ``last`` epoch."""
+        return {"best": self.best, "last": self.last}[weights_of]
 
 
 def default_learning_rate(config: Config) -> float:

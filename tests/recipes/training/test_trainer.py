@@ -82,8 +82,8 @@ def test_a_member_is_what_it_would_be_alone(together: list[Trained], index: int)
     result = together[index]
     network, best_epoch, curves = train_alone(result.member, blobs(), epochs=6)
     assert result.member == members(result.member.config.batch_norm)[index]
-    assert result.best_epoch == best_epoch
-    found = result.trained.state_dict()
+    assert result.best.epoch == best_epoch
+    found = result.best.network.state_dict()
     for name, value in network.state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: name + text)
     np.testing.assert_allclose(np.stack(result.curves[1:], 1), curves, rtol=1e-8)
@@ -95,7 +95,7 @@ def test_a_member_is_what_it_would_be_alone_in_single_precision(batch_norm: bool
     split = blobs(torch.float32)
     for result in train(members(batch_norm), split, epochs=2, batch_size=BATCH):
         network, _, _ = train_alone(result.member, split, epochs=2)
-        found = result.trained.state_dict()
+        found = result.best.network.state_dict()
         for name, value in network.state_dict().items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
 
@@ -103,11 +103,13 @@ def test_a_member_is_what_it_would_be_alone_in_single_precision(batch_norm: bool
 def test_accuracies_are_those_of_the_network_handed_out(together: list[Trained]) -> None:
     split = blobs()
     for result in together:
-        assert not result.trained.training
-        assert result.train_accuracy == pytest.approx(accuracy(result.trained, split.train), abs=1e-12)
-        assert result.validation_accuracy == pytest.approx(accuracy(result.trained, split.validation), abs=1e-12)
-        assert result.test_accuracy == pytest.approx(accuracy(result.trained, split.test), abs=1e-12)
-        assert result.validation_accuracy == result.curves.validation_accuracy.max()
+        assert not result.best.network.training
+        assert result.best.train_accuracy == pytest.approx(accuracy(result.best.network, split.train), abs=1e-12)
+        assert result.best.validation_accuracy == pytest.approx(
+            accuracy(result.best.network, split.validation), abs=1e-12
+        )
+        assert result.best.test_accuracy == pytest.approx(accuracy(result.best.network, split.test), abs=1e-12)
+        assert result.best.validation_accuracy == result.curves.validation_accuracy.max()
         assert result.seconds > 0
 
 
@@ -125,7 +127,7 @@ def test_among_equally_good_epochs_the_last_is_restored() -> None:
     still = [Member(Config("relu", 1, 4, False), 0, 1e-12)]
     (result,) = train(still, blobs(), epochs=3, batch_size=BATCH)
     assert len(set(result.curves.validation_accuracy)) == 1
-    assert result.best_epoch == 3
+    assert result.best.epoch == 3
 
 
 def test_the_learning_rate_decays_each_epoch() -> None:
@@ -133,8 +135,8 @@ def test_the_learning_rate_decays_each_epoch() -> None:
     member = members(False)[0]
     (one,) = train([member], blobs(), epochs=1, batch_size=BATCH, decay=0.0)
     (three,) = train([member], blobs(), epochs=3, batch_size=BATCH, decay=0.0)
-    assert torch.equal(one.trained.head.get_parameter("weight"), three.trained.head.get_parameter("weight"))
-    assert not torch.equal(one.trained.head.get_parameter("weight"), one.untrained.head.get_parameter("weight"))
+    assert torch.equal(one.best.network.head.get_parameter("weight"), three.best.network.head.get_parameter("weight"))
+    assert not torch.equal(one.best.network.head.get_parameter("weight"), one.untrained.head.get_parameter("weight"))
 
 
 def test_the_global_generator_is_left_alone() -> None:
@@ -145,7 +147,7 @@ def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(1)
     again = train(members(True), blobs(), epochs=1, batch_size=BATCH)
     for one, other in zip(first, again, strict=True):
-        assert torch.equal(one.trained(blobs().test.x), other.trained(blobs().test.x))
+        assert torch.equal(one.best.network(blobs().test.x), other.best.network(blobs().test.x))
 
 
 def test_sample_order_is_a_permutation_of_its_own_by_seed_and_epoch() -> None:
@@ -169,8 +171,8 @@ def test_default_learning_rates_fit_digits(batch_norm: bool) -> None:
     configs = [Config(name, 2, 64, batch_norm) for name in ("relu", "sigmoid")]
     chosen = [Member(config, 0, default_learning_rate(config)) for config in configs]
     for result in train(chosen, digits(), epochs=12, batch_size=32):
-        assert result.train_accuracy > 0.98
-        assert result.test_accuracy > 0.93
+        assert result.best.train_accuracy > 0.98
+        assert result.best.test_accuracy > 0.93
 
 
 def test_progress_steps_once_an_epoch() -> None:
@@ -214,11 +216,13 @@ def test_bfloat16_trains_weights_that_stay_exact() -> None:
         for precision in ("float32", "bfloat16")
     )
     for one, other in zip(exact, rounded, strict=True):
-        weight, theirs = (each.trained.head.get_parameter("weight") for each in (one, other))
+        weight, theirs = (each.best.network.head.get_parameter("weight") for each in (one, other))
         assert theirs.dtype == torch.float32
         assert not torch.equal(theirs, theirs.bfloat16().float())
         assert not torch.equal(weight, theirs)
-        assert other.validation_accuracy == pytest.approx(accuracy(other.trained, split.validation), abs=1e-12)
+        assert other.best.validation_accuracy == pytest.approx(
+            accuracy(other.best.network, split.validation), abs=1e-12
+        )
         np.testing.assert_allclose(one.curves.train_loss, other.curves.train_loss, rtol=0.1)
 
 
