@@ -66,9 +66,10 @@ del OF_SHOWN["overlap"]  # Overlap(null="permute") gives it, too
 class Study:
     """Everything that figures, tables and claims are made of.
 
-    `results` has a row for each network, with the accuracies of the weights that are measured; `curves` has one for
-    each network and epoch, and `searched` one for each network of the learning-rate search, if there was one. `measured` has the metrics of each probed network by its name and
-    state; `gradients` has the gradient norms in one of the deepest networks of each kind.
+    `results` has a row for each network, with the accuracies of the weights that are measured. `curves` has one for
+    each network and epoch, and `searched` one for each network of the learning-rate search, if there was one.
+    `measured` has the metrics of each probed network by its name and state; `gradients` has the gradient norms in one
+    of the deepest networks of each kind.
     """
 
     settings: Settings

@@ -83,7 +83,7 @@ def test_everything_that_is_promised_is_written(done):
     results = pd.read_csv(folder / "results.csv")
     assert list(results.columns) == [
         "dataset", "activation", "depth", "width", "batch_norm", "seed", "learning_rate", "epochs", "best_epoch",
-        "fitted_epoch", "train_accuracy", "validation_accuracy", "test_accuracy", "seconds",
+        "fitted_epoch", "weights_epoch", "train_accuracy", "validation_accuracy", "test_accuracy", "seconds",
     ]  # fmt: skip
     assert len(results) == 2 * 2 * 2 * 2
     assert len(pd.read_csv(folder / "curves.csv")) == len(results) * SMALL["epochs"]
@@ -119,7 +119,7 @@ def test_stores_hold_what_the_saved_networks_do(done):
         name = f"{config.name}-s{network['member']['seed']}-trained.zarr"
         if (folder / "acts" / name).exists():
             plain = networks.build(config, 64, 10, seed=0)
-            plain.load_state_dict(network["trained"])
+            plain.load_state_dict(network["best"]["weights"])
             with torch.no_grad():
                 act1 = plain.eval()[:3](split.train.x)
             stored = pk.open(folder / "acts" / name)["act1"]["activation"]

@@ -70,8 +70,8 @@ def train(
     Each member trains with Adam on the mean cross-entropy, in batches of `batch_size` in an order of its own (the last
     batch may be smaller); after each epoch its learning rate is multiplied by `decay`. A member whose validation
     accuracy hasn't improved for `patience` epochs is done; with a patience of 0 all epochs run. Patience counts from
-    the first epoch whose training accuracy is at least `fit`. Each result has the weights of the best validation accuracy
-    (the last of equals) and those of the last epoch. Each epoch is one step of `progress`.
+    the first epoch whose training accuracy is at least `fit`. Each result has the weights of the best validation
+    accuracy (the last of equals) and those of the last epoch. Each epoch is one step of `progress`.
 
     With a `checkpoint`, a training that was stopped at any moment resumes from the last one; on the same number of
     threads the results are bit-identical to those without the stop. With the `precision` ``tf32`` (of CUDA devices) or

@@ -105,6 +105,9 @@ def test_patience_ends_a_member_as_it_would_alone() -> None:
         accuracy = course.curves.validation_accuracy
         waits = [epoch - int(np.argmax(accuracy[: epoch + 1])) for epoch in range(30)]
         assert len(each.curves.epoch) == (waits.index(5) + 1 if 5 in waits else 30)
+        assert each.last.epoch == len(each.curves.epoch)
+        for name, value in alone.last.network.state_dict().items():
+            torch.testing.assert_close(each.last.network.state_dict()[name], value, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(each.curves.validation_accuracy, accuracy[: len(each.curves.epoch)])
 
 

@@ -44,7 +44,7 @@ def accuracy(network: nn.Module, samples: Samples) -> float:
 
 
 def train_alone(member: Member, split: Split, epochs: int) -> tuple[nn.Sequential, int, list[tuple[float, ...]]]:
-    """The training with torch's own modules: the restored network, its epoch, and the curves."""
+    """The training with torch's own modules: the network of the best epoch, its epoch, and the curves."""
     network = build(member.config, split.features, split.classes, member.seed).to(split.train.x.dtype)
     optimiser = torch.optim.Adam(network.parameters(), lr=member.learning_rate)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.99)
@@ -63,6 +63,19 @@ def train_alone(member: Member, split: Split, epochs: int) -> tuple[nn.Sequentia
             best, best_epoch = {name: value.clone() for name, value in network.state_dict().items()}, epoch + 1
     network.load_state_dict(best)
     return network, best_epoch, curves
+
+
+def train_to_the_end(member: Member, split: Split, epochs: int) -> nn.Sequential:
+    """The network after its last epoch, by torch's own modules."""
+    network = build(member.config, split.features, split.classes, member.seed).to(split.train.x.dtype)
+    optimiser = torch.optim.Adam(network.parameters(), lr=member.learning_rate)
+    for epoch in range(epochs):
+        optimiser.param_groups[0]["lr"] = member.learning_rate * 0.99**epoch
+        for rows in sample_order(member.seed, epoch, len(split.train)).split(BATCH):
+            optimiser.zero_grad()
+            F.cross_entropy(network(split.train.x[rows]), split.train.y[rows]).backward()
+            optimiser.step()
+    return network.eval()
 
 
 def members(batch_norm: bool, depth: int = 3, width: int = 20) -> list[Member]:
@@ -88,6 +101,19 @@ def test_a_member_is_what_it_would_be_alone(together: list[Trained], index: int)
         torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: name + text)
     np.testing.assert_allclose(np.stack(result.curves[1:], 1), curves, rtol=1e-8)
     np.testing.assert_array_equal(result.curves.epoch, np.arange(1, 7))
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_the_last_epochs_weights_are_kept_beside_the_best(together: list[Trained], index: int) -> None:
+    result, split = together[index], blobs()
+    alone = train_to_the_end(result.member, split, epochs=6)
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(result.last.network.state_dict()[name], value, rtol=1e-7, atol=1e-9)
+    assert result.last.epoch == 6
+    assert result.last.train_accuracy == pytest.approx(accuracy(result.last.network, split.train), abs=1e-12)
+    assert result.last.train_accuracy == result.curves.train_accuracy[-1]
+    assert result.last.test_accuracy == pytest.approx(accuracy(result.last.network, split.test), abs=1e-12)
+    assert result.trained("last") is result.last
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
