@@ -7,20 +7,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from probekit.errors import DataError, StoreError
+from probekit.errors import DataError
 from probekit.progress import Progress, silent
 from probekit.report import Outcome
 
 from . import claims, figures, report, tables
 from .data import Split, split_of
+from .locking import locked
 from .settings import rates, resolve
 from .study import Study, settings_of, study
 from .threads import few_threads
@@ -122,7 +121,7 @@ def run(
     split = split_of(settings, data_dir, device)
     folder = out / "relu-vs-sigmoid" / settings.dataset
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), few_threads(settings, device):
+    with locked(folder), few_threads(settings, device):
         settings.write(folder / "config.json")
         jobs = Jobs(settings, split, folder, checkpoint_every, progress)
         done = study(jobs, settings.shapes if scheduler is None else on_cluster(scheduler, jobs, data_dir, device))
@@ -161,21 +160,3 @@ def _merged(folders: Sequence[Path], out: Path) -> Outcome:
     claims.write(found, folder / "claims.json")
     page = report.merged_page(studies, drawn, sparsity, decided, found)
     return Outcome(report=page.write(folder / "report.html"), tables={TABLE_1: tables.printed(sparsity)})
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder of a run; the system unlocks it when the process dies.
-
-    Raises:
-        StoreError: another process has locked it.
-    """
-    try:
-        lock = FileLock(folder / ".lock", timeout=0).acquire()
-    except Timeout as error:
-        raise StoreError(
-            f"Another process is working on this run, in {folder}. Wait for it or stop it; a run that is started again "
-            "resumes from what is finished. To run two at once, give each its own --out."
-        ) from error
-    with lock:
-        yield

@@ -19,10 +19,10 @@ from probekit.progress import Progress, silent
 from ..data import Samples, Split, split_of
 from ..settings import Settings
 from .checkpoint import SNAPSHOTS, Checkpoint, load_networks, read, save_networks, write
-from .networks import Config, Member, Trained, default_learning_rate
+from .networks import Builder, Config, Member, Trained, build_member, default_learning_rate
 from .trainer import train
 
-__all__ = ["Jobs", "chosen_rates", "on_cluster", "search", "trained"]
+__all__ = ["Jobs", "chosen_rates", "inactive", "on_cluster", "search", "trained"]
 
 DECADES = (1e-5, 1e-4, 1e-3, 1e-2)  # the learning rates with which a search begins
 _ROWS = 4096  # samples whose activations are in memory at a time
@@ -37,6 +37,7 @@ class Jobs:
     folder: Path
     checkpoint_every: int
     progress: Progress
+    build: Builder = build_member
 
     def key(self, members: Sequence[Member], epochs: int, patience: int) -> dict[str, Any]:
         """All that the numbers of a training depend on."""
@@ -76,6 +77,7 @@ class Jobs:
             fit=self.settings.fit_before,
             precision=self.settings.precision,
             checkpoint=self.checkpoint(name, self.key(members, epochs, patience)),
+            build=self.build,
             progress=self.progress,
         )
 
@@ -197,12 +199,12 @@ def _row(network: Trained, stage: str, jobs: Jobs) -> dict[str, Any]:
         "train_accuracy": network.best.train_accuracy,
         "validation_accuracy": network.best.validation_accuracy,
         "seconds": round(network.seconds, 2),
-        "inactive": _inactive(network.best.network, jobs.split.train) if relu else [],
+        "inactive": inactive(network.best.network, jobs.split.train) if relu else [],
     }
 
 
 @torch.no_grad()
-def _inactive(network: nn.Module, samples: Samples) -> list[float]:
+def inactive(network: nn.Module, samples: Samples) -> list[float]:
     """The share of samples for which a node is 0 or below, averaged over the nodes of each hidden layer."""
     totals: dict[str, float] = {}
     with pk.Probe(network, "act*") as probe:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from probekit.errors import DataError, ModelError
 from probekit.progress import Progress, silent
 
 from ..data import Samples, Split
 from .checkpoint import Checkpoint
-from .networks import Curves, Member, Snapshot, Trained, build, calibrate_batch_norm
+from .networks import Builder, Curves, Member, Snapshot, Trained, build_member, calibrate_batch_norm
 from .stack import StackedAdam, StackedNetwork
 
 __all__ = ["STACK_BYTES", "by_shape", "check", "sample_order", "train"]
@@ -63,6 +63,7 @@ def train(
     precision: str = "float32",
     checkpoint: Checkpoint | None = None,
     stack_bytes: int = STACK_BYTES,
+    build: Builder = build_member,
     progress: Progress = silent,
 ) -> list[Trained]:
     """Train networks of one shape together, on the device of the split; the results are in the members' order.
@@ -77,7 +78,7 @@ def train(
     threads the results are bit-identical to those without the stop. With the `precision` ``tf32`` (of CUDA devices) or
     ``bfloat16`` the steps multiply matrices in it, while weights, Adam and measured values keep the samples' dtype;
     with ``float32`` everything does. On a CPU, members whose weights, gradients and moments fit in `stack_bytes` are
-    computed at once.
+    computed at once. `build` makes the members' untrained networks.
 
     Raises:
         ModelError: the members differ in shape.
@@ -98,7 +99,7 @@ def train(
     ranks = sorted(range(len(members)), key=lambda i: (members[i].config.activation, members[i].learning_rate))
     ordered = [members[i] for i in ranks]
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    trainings = [_Training(ordered, rows, split, epochs, dtype) for rows in _stacks(ordered, split, stack_bytes)]
+    trainings = [_Training(ordered, rows, split, epochs, dtype, build) for rows in _stacks(ordered, split, stack_bytes)]
     saved = checkpoint.load(split.train.x.device) if checkpoint else None
     first = 0
     if saved is not None:
@@ -177,11 +178,17 @@ class _Training:
     """
 
     def __init__(
-        self, members: Sequence[Member], rows: range, split: Split, epochs: int, dtype: torch.dtype | None
+        self,
+        members: Sequence[Member],
+        rows: range,
+        split: Split,
+        epochs: int,
+        dtype: torch.dtype | None,
+        build: Builder,
     ) -> None:
-        members = [members[index] for index in rows]
+        members, x = [members[index] for index in rows], split.train.x
         self.rows, self._members, self._split, self._dtype = rows, members, split, dtype
-        self._networks = [self._build(member) for member in members]
+        self._networks = [build(each, split.features, split.classes).to(x.device, x.dtype) for each in members]
         self._stack_up(list(range(len(members))))
         device, count = split.train.x.device, len(members)
         self.known = {
@@ -193,10 +200,6 @@ class _Training:
             "seconds": torch.zeros(count, dtype=torch.float64, device=device),
             "curves": torch.zeros(count, 3, epochs, dtype=torch.float64, device=device),
         }
-
-    def _build(self, member: Member) -> nn.Sequential:
-        x = self._split.train.x
-        return build(member.config, self._split.features, self._split.classes, member.seed).to(x.device, x.dtype)
 
     def _stack_up(self, active: list[int]) -> None:
         """Stack these members anew, untrained."""
