@@ -20,6 +20,7 @@ from probekit.report import Outcome
 from . import claims, figures, report, tables
 from .data import Split, split_of
 from .locking import locked
+from .records import Records
 from .settings import rates, resolve
 from .study import Study, settings_of, study
 from .threads import few_threads
@@ -44,6 +45,10 @@ def run(
     merge: Annotated[
         tuple[Path, ...] | None,
         "Folders of finished runs on different data sets, OUT/relu-vs-sigmoid/DATASET, to merge; nothing is trained.",
+    ] = None,
+    decide: Annotated[
+        tuple[Path, ...] | None,
+        "Folders of runs whose claims are decided anew from the tables in them; nothing is trained.",
     ] = None,
     activations: Annotated[tuple[str, ...] | None, "relu and sigmoid, and optionally tanh, gelu and silu."] = None,
     depths: Annotated[tuple[int, ...] | None, "Numbers of hidden layers."] = None,
@@ -113,10 +118,10 @@ def run(
         "search_epochs": search_epochs,
         "precision": precision,
     }
-    if merge is not None:
-        if config is not None or any(value is not None for value in given.values()):
-            raise DataError("A merge takes its settings from the runs: give --merge with --out alone.")
-        return _merged(merge, out / "relu-vs-sigmoid")
+    if merge is not None or decide is not None:
+        if config is not None or any(value is not None for value in given.values()) or (merge and decide):
+            raise DataError("--merge and --decide take all from the runs: give one of them, and --merge with --out.")
+        return _merged(merge, out / "relu-vs-sigmoid") if merge else _decided(decide or ())
     settings = resolve(given, config)
     split = split_of(settings, data_dir, device)
     folder = out / "relu-vs-sigmoid" / settings.dataset
@@ -133,7 +138,10 @@ def _outcome(done: Study, split: Split, folder: Path) -> Outcome:
     drawn = figures.draw(figures.figures_of(done), [done], folder / "figures")
     made = tables.tables_of(done)
     made.write(folder / "tables")
-    found = claims.claims(done)
+    records = done.records
+    assert records.layers is not None  # a study measures its nodes
+    records.layers.to_csv(folder / "layers.csv", index=False)
+    found = claims.claims(records)
     claims.write(found, folder / "claims.json")
     page = report.run_page(done, split, drawn, made, found)
     accuracy = made.accuracy.map(lambda cell: f"{cell:.2f}" if isinstance(cell, float) else cell)
@@ -141,6 +149,15 @@ def _outcome(done: Study, split: Split, folder: Path) -> Outcome:
         report=page.write(folder / "report.html"),
         tables={TABLE_1: tables.printed(made.sparsity), "Accuracy, %": accuracy},
     )
+
+
+def _decided(folders: Sequence[Path]) -> Outcome:
+    """Write the claims of runs anew, from the tables in their folders."""
+    found = {folder: claims.claims(Records.read(folder)) for folder in folders}
+    for folder, decided in found.items():
+        claims.write(decided, folder / "claims.json")
+    told = {str(folder): tables.claims_table(decided).drop(columns="criterion") for folder, decided in found.items()}
+    return Outcome(report=folders[-1] / "claims.json", tables=told)
 
 
 def _merged(folders: Sequence[Path], out: Path) -> Outcome:
@@ -155,7 +172,7 @@ def _merged(folders: Sequence[Path], out: Path) -> Outcome:
     sparsity = tables.sparsity_table(*studies)
     sparsity.to_csv(folder / "tables" / "table1.csv", index=False)
     pd.concat([each.results for each in studies], ignore_index=True).to_csv(folder / "results.csv", index=False)
-    decided = {name: claims.claims(each) for name, each in zip(names, studies, strict=True)}
+    decided = {name: claims.claims(each.records) for name, each in zip(names, studies, strict=True)}
     found = claims.together(decided)
     claims.write(found, folder / "claims.json")
     page = report.merged_page(studies, drawn, sparsity, decided, found)

@@ -19,15 +19,14 @@ import probekit as pk
 from probekit.errors import DataError
 
 from .data import Split
+from .records import STATES, Records, layers_of
 from .settings import Settings, resolve
 from .training.jobs import Jobs, trained
 from .training.networks import Config, Member, Trained
 from .training.trainer import check
 
-__all__ = ["NETWORK", "STATES", "Study", "settings_of", "study"]
+__all__ = ["Study", "settings_of", "study"]
 
-NETWORK = ("activation", "depth", "width", "batch_norm", "seed")  # the columns that tell networks apart
-STATES = ("untrained", "trained")
 SATURATED = 0.05  # a sigmoid this near to 0 or 1 counts as saturated
 GRADIENT_SAMPLES = 2000
 
@@ -97,6 +96,11 @@ class Study:
                 for state in STATES
             },
         )
+
+    @property
+    def records(self) -> Records:
+        """The numbers by which the claims are decided."""
+        return Records(self.settings, self.results, self.curves, layers_of(self.settings, self.measured))
 
     @property
     def shown(self) -> dict[Config, str]:
