@@ -2,7 +2,7 @@
 
 `run` is the recipe. `settings`: profiles and options. `data`: the samples. `training`: networks and their training.
 `study`: networks trained and measured, and their numbers. From the study, `figures`, `tables` and `claims` (decided by
-`evidence`), and from these the `report`.
+`evidence`), and from these the `report`. `zoo`: its networks as files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from probekit.errors import DataError
 from probekit.progress import Progress, silent
 from probekit.report import Outcome
 
-from . import claims, figures, report, tables
+from . import claims, figures, report, tables, zoo
 from .data import Split, split_of
 from .locking import locked
 from .records import Records
@@ -84,6 +84,9 @@ def run(
     checkpoint_every: Annotated[int, "Epochs between checkpoints; a stopped run resumes from the last."] = 5,
     data_dir: Annotated[Path | None, "The folder with mnist and cifar10."] = None,
     out: Annotated[Path, "The folder in which to write relu-vs-sigmoid/<dataset>/."] = Path("runs"),
+    export: Annotated[
+        Path | None, "A folder in which to write the trained networks as safetensors, each with its settings as JSON."
+    ] = None,
     device: Annotated[str, "The torch device to train on."] = "cpu",
     scheduler: Annotated[
         str | None,
@@ -118,6 +121,8 @@ def run(
         "search_epochs": search_epochs,
         "precision": precision,
     }
+    if export is not None:
+        zoo.safetensors()  # before any training
     if merge is not None or decide is not None:
         if config is not None or any(value is not None for value in given.values()) or (merge and decide):
             raise DataError("--merge and --decide take all from the runs: give one of them, and --merge with --out.")
@@ -130,6 +135,8 @@ def run(
         settings.write(folder / "config.json")
         jobs = Jobs(settings, split, folder, checkpoint_every, progress)
         done = study(jobs, settings.shapes if scheduler is None else on_cluster(scheduler, jobs, data_dir, device))
+        if export is not None:
+            zoo.export(jobs, export)
         return _outcome(done, split, folder)
 
 

@@ -67,12 +67,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class Split:
-    """The samples to train on, to choose weights by, and to report on; `class_names` are in the order of the codes."""
+    """The samples to train on, to choose weights by, and to report on; `class_names` are in the order of the codes.
+
+    `scaling` has the mean and the deviation by which samples were scaled, shaped to broadcast against a batch of them;
+    None if they were not.
+    """
 
     train: Samples
     validation: Samples
     test: Samples
     class_names: tuple[str, ...]
+    scaling: tuple[Array, Array] | None = None
 
     @property
     def features(self) -> int:
@@ -101,7 +106,7 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         """The same split on `device`, where training then runs."""
         train, validation, test = (samples.to(device) for samples in self.subsets)
-        return Split(train, validation, test, self.class_names)
+        return Split(train, validation, test, self.class_names, self.scaling)
 
 
 def split_arrays(
@@ -155,7 +160,8 @@ def split_arrays(
     if x_test.shape[1:] != x.shape[1:]:
         raise DataError(f"A test sample has shape {x_test.shape[1:]} and a training sample {x.shape[1:]}.")
     train_rows, validation_rows = _hold_out(rest, y, validation_size, seed, "validation")
-    mean, deviation = channel_scaling(x[train_rows]) if scaled else (np.float32(0), np.float32(1))
+    scaling = channel_scaling(x[train_rows]) if scaled else None
+    mean, deviation = scaling or (np.float32(0), np.float32(1))
 
     def samples(source: Array, codes: Array, rows: Array) -> Samples:
         values = (source[rows].astype(np.float32) - mean) / deviation
@@ -163,7 +169,7 @@ def split_arrays(
         return Samples(flat, torch.from_numpy(codes[rows].astype(np.int64)), torch.from_numpy(rows))
 
     train, validation = samples(x, y, train_rows), samples(x, y, validation_rows)
-    return Split(train, validation, samples(x_test, y_test, test_rows), class_names)
+    return Split(train, validation, samples(x_test, y_test, test_rows), class_names, scaling)
 
 
 def _check(x: Array, y: Array, class_names: tuple[str, ...], subset: str) -> None:

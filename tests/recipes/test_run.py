@@ -11,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 from filelock import FileLock
+from sklearn.datasets import load_digits
 
 import probekit as pk
 from probekit.errors import DataError, StoreError
@@ -38,7 +39,7 @@ KINDS = ("relu-3x16", "relu-3x16-bn", "sigmoid-3x16", "sigmoid-3x16-bn")
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    return recipe.run(**SMALL, out=out), out / "relu-vs-sigmoid" / "digits"
+    return recipe.run(**SMALL, out=out, export=out / "zoo"), out / "relu-vs-sigmoid" / "digits"
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +187,7 @@ def test_claims_are_decided_anew_from_the_tables_alone(done, tmp_path):
 
 def test_the_other_weights_are_measured_without_training(blobs, tmp_path):
     best = work(jobs(blobs, tmp_path, epochs=6, seeds=2))
+    layers = best.records.layers  # the second study overwrites the measurements of the first
 
     def no_training(items, description, total=None):
         assert description == "capture and measure"
@@ -198,7 +200,7 @@ def test_the_other_weights_are_measured_without_training(blobs, tmp_path):
     np.testing.assert_allclose(last.results.train_accuracy, curves.train_accuracy)
     moved = best.results.weights_epoch < 6
     assert moved.any()
-    one, other = (found.records.layers.query("state == 'trained'").inactive for found in (best, last))
+    one, other = (table.query("state == 'trained'").inactive for table in (layers, last.records.layers))
     assert not np.allclose(one, other)
 
 
@@ -253,6 +255,43 @@ def test_a_run_that_was_stopped_keeps_its_finished_networks(blobs, tmp_path):
     trained.clear()
     work(jobs(blobs, tmp_path, progress, depths=(1, 3)))
     assert trained == ["3x16", "3x16-bn", "capture and measure"]
+
+
+def test_exported_networks_give_the_same_outputs(done):
+    _, folder = done
+    zoo = importlib.import_module(f"{RECIPE}.zoo")
+    exported = sorted((folder.parents[1] / "zoo").glob("*.safetensors"))
+    assert len(exported) == 2 * 2 * 2 * 2
+    results = pd.read_csv(folder / "results.csv")
+    digits = load_digits()
+    for path in exported:
+        told = json.loads(path.with_suffix(".json").read_text())
+        network = zoo.load(path)
+        shape = f"{told['depth']}x{told['width']}{'-bn' if told['batch_norm'] else ''}"
+        saved = torch.load(folder / "networks" / f"{shape}.pt", weights_only=True)["networks"]
+        (weights,) = (
+            each["best"]["weights"]
+            for each in saved
+            if (each["member"]["config"]["activation"], each["member"]["seed"]) == (told["activation"], told["seed"])
+        )
+        plain = networks.build(networks.Config(told["activation"], told["depth"], 16, told["batch_norm"]), 64, 10, 5)
+        plain.load_state_dict(weights)
+        (mean,), (deviation,) = told["scaling"]["mean"], told["scaling"]["deviation"]
+        x = torch.from_numpy(((digits.images.reshape(-1, 64) - mean) / deviation).astype("float32"))
+        with torch.no_grad():
+            assert torch.equal(network(x), plain.eval()(x))
+        keys = {name: told[name] for name in ("activation", "depth", "batch_norm", "seed")}
+        row = results[(results[list(keys)] == pd.Series(keys)).all(axis=1)].iloc[0]
+        assert row.test_accuracy == pytest.approx(told["test_accuracy"])
+        right = network(x[tested()]).argmax(1).numpy() == digits.target[tested()]
+        assert right.mean() == pytest.approx(told["test_accuracy"])
+    with pytest.raises(DataError, match=r"is no exported network: it takes NAME.safetensors and NAME.json"):
+        zoo.load(folder / "none.safetensors")
+
+
+def tested():
+    """The rows of the digits that a run tests on."""
+    return data.split_of(settings.resolve({}), None, "cpu").test.index.numpy()
 
 
 def test_two_processes_are_not_at_one_run(tmp_path):
