@@ -78,11 +78,14 @@ class Settings:
         if self.fit_first and not self.patience:
             raise DataError("fit_first says when patience begins to count, and patience is 0; give a patience.")
         if self.weights_of not in WEIGHTS:
-            raise DataError(f"weights_of is {self.weights_of!r}; it is {' or '.join(WEIGHTS)}, the epoch's.")
+            raise DataError(f"weights_of is {self.weights_of!r}; it is best (validation accuracy) or last (epoch).")
         if missing := [name for name in PAPERS if name not in self.activations]:
             raise DataError(f"The study compares {' and '.join(PAPERS)}: add {', '.join(missing)} to the activations.")
         for name in self.activations:
             Config(name, 1, 1, False)  # raises if it isn't known
+        given = self.learning_rate.values() if isinstance(self.learning_rate, dict) else [self.learning_rate]
+        if wrong := [rate for rate in given if rate is not None and not rate > 0]:
+            raise DataError(f"learning_rate has {wrong[0]}; a rate is above 0.")
         if isinstance(self.learning_rate, dict):
             _check_kinds(self.learning_rate, [config.kind for config in self.probed])
 

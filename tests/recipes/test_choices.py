@@ -136,6 +136,14 @@ def test_the_nearest_setting_has_a_rate_for_each_kind_and_is_judged_by_its_worst
     assert chosen.setting.drop_duplicates().tolist() == [1, 2]
 
 
+def test_each_number_is_reached_as_near_as_any_network_comes() -> None:
+    found = screening.reached(rows()).set_index(["batch_norm", "layer"])
+    assert found.loc[(False, "layer2"), "paper"] == 79.33
+    np.testing.assert_allclose(found.distance.loc[False], 1)
+    np.testing.assert_allclose(found.distance.loc[True], 3)
+    np.testing.assert_allclose(found.highest - found.lowest, [27, 27, 27, 27, 26, 26, 26, 26])
+
+
 def test_a_figure_varies_one_choice_at_a_time() -> None:
     numbers = figure.by_choice(rows())
     assert set(numbers.choice) == {"learning_rate", "scaling", "samples"}

@@ -23,7 +23,7 @@ from ..tables import PAPER
 from ..threads import few_threads
 from ..training.jobs import Jobs
 from . import figure
-from .screening import COMMON, LAYERS, first, full, nearest, screen
+from .screening import COMMON, LAYERS, first, full, nearest, reached, screen
 from .variants import INITIALISATIONS, SCALINGS, Choices, builder, raw_split
 
 __all__ = ["run"]
@@ -131,6 +131,11 @@ def _outcome(rows: pd.DataFrame, ranked: pd.DataFrame, finished: pd.DataFrame | 
             f"others are as in the recipe, where they were screened. {rows.epochs.max()} epochs, one seed. Black: the "
             "paper's Table 1.",
         )
+    within = reached(rows)
+    within.to_csv(folder / "reached.csv", index=False)
+    page.heading("Each number by itself").table(
+        within, "The percent inactive that networks have, over all combinations of choices.", formats=".1f"
+    )
     page.heading("The nearest settings").text(NEAREST)
     shown = ranked[ranked.setting <= 10]
     page.table(shown, "The ten nearest settings of the screening, a row for each kind of network.", formats=".2f")

@@ -16,7 +16,7 @@ from ..training.jobs import Jobs, inactive
 from ..training.networks import Config, Trained
 from .variants import Choices, Variant
 
-__all__ = ["COMMON", "LAYERS", "SAMPLES", "distances", "first", "full", "nearest", "screen"]
+__all__ = ["COMMON", "LAYERS", "SAMPLES", "distances", "first", "full", "nearest", "reached", "screen"]
 
 SAMPLES = ("train", "test")  # those over which inactive ones are counted
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -118,6 +118,19 @@ def nearest(rows: pd.DataFrame) -> pd.DataFrame:
     scores = scores.sort_values(["worst", "average"], ignore_index=True)
     scores.insert(0, "setting", scores.index + 1)
     return scores.merge(best, on=list(COMMON)).sort_values(["setting", *KIND], ignore_index=True)
+
+
+def reached(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each number of Table 1: the lowest, the highest and the nearest percent that any network has."""
+    found = []
+    for (dataset, norm), group in rows.groupby(list(KIND)):
+        for layer, paper in zip(LAYERS, PAPER[str(dataset)][bool(norm), "trained"], strict=True):
+            values = group[layer]
+            nearest = float(values.iloc[int(abs(values - paper).argmin())])
+            number = {"dataset": dataset, "batch_norm": norm, "layer": layer, "paper": paper}
+            spread = {"lowest": values.min(), "highest": values.max(), "nearest": nearest}
+            found.append({**number, **spread, "distance": abs(nearest - paper)})
+    return pd.DataFrame(found)
 
 
 def first(ranked: pd.DataFrame, count: int) -> pd.DataFrame:
