@@ -36,7 +36,7 @@ class Tokens:
 
 
 class TokenDict(dict[str, Any]):
-    """A batch of inputs by keyword, with the `tokens` of its samples, and further `columns` of a value a sample."""
+    """A batch of texts by keyword, padded on the right, with their `tokens` and further `columns` of a value a text."""
 
     tokens: Tokens
     columns: Mapping[str, Any]

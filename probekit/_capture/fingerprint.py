@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any
@@ -11,6 +12,7 @@ import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from probekit._capture.tensor_bytes import bytes_of
 from probekit._nested import tensors
@@ -21,6 +23,8 @@ from probekit._store.record import CommitRecord
 from probekit.errors import ModelError, StoreError, check_kind
 
 __all__ = ["check_same", "inputs_checksum", "weights_digest"]
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in memory, another one each time
 
 # The attributes of the root that have to agree where both are known, and what they are called in an error.
 _AGREE = {
@@ -76,6 +80,8 @@ def _described(name: str, value: Any) -> Iterator[str]:
         yield from _described(name, value.unbind())
     elif isinstance(value, Tensor):
         value = whole(value)
+        if is_traceable_wrapper_subclass(value):  # which may say how it is used, beside the numbers in it
+            yield f"{name} {type(value).__name__} {_ADDRESS.sub('', repr(value.__tensor_flatten__()[1]))}"
         crc = google_crc32c.value(bytes_of(value))  # blake2b of the bytes takes fifteen times as long, 1 s a GB
         yield f"{name} {value.dtype} {tuple(value.shape)} {crc:08x}"
     elif isinstance(value, torch.ScriptObject):  # weights that are packed for an operation

@@ -22,8 +22,9 @@ from probekit._data.sampler import ChunkSampler
 from probekit._forward.forward_pass import ForwardPass
 from probekit._forward.outputs import PREDICTION, predictions
 from probekit._forward.recorder import Recorder, Sink
+from probekit._forward.sample_order import SampleOrder
 from probekit._probe.hooks import probing
-from probekit._probe.model_run import running
+from probekit._probe.model_run import device_of, running
 from probekit._probe.pooling import Reduced
 from probekit._probe.selectors import rules
 from probekit._store.backend import Backend
@@ -215,7 +216,8 @@ class Session:
         seen = None if compared is None else Columns(self.backend, compared, self._unknown)
         end = offset
         sites = self.plan.site_plan
-        recorder = self._recorder(_into(writer, counts))
+        order = SampleOrder(_into(writer, counts), by_length=sites.by_length)
+        recorder = self._recorder(order.add)
         forward = self._passes(recorder)
         with running(self.model, self.options.run.mode), probing(self.model, sites.names, recorder) as probe:
             for number, batch in enumerate(stream):
@@ -231,13 +233,15 @@ class Session:
                     continue
                 if counts is not None:
                     counts.begin(batch)
-                recorder.begin(batch, number)
                 writer.begin(batch.rows, at=batch.start)
-                output = forward.run(batch, probe)
-                found = self._found(output, batch)
-                recorder.end()
-                given = {INPUTS: np.full(batch.rows, inputs)}
-                writer.end(columns | found | given, self.batches.class_names or (), self._tokens(output, batch))
+                found, output = [], None
+                for each in order.passes(batch):
+                    recorder.begin(each, number)
+                    output = forward.run(each, probe)
+                    found.append(self._found(output, each))
+                    recorder.end()
+                columns |= order.columns(found) | {INPUTS: np.full(batch.rows, inputs)}
+                writer.end(columns, self.batches.class_names or (), self._tokens(output, batch))
         if seen is not None:
             if end < seen.rows:
                 raise DataError(
@@ -307,6 +311,10 @@ class Session:
         }
         if self.batches.rows is not None:
             attrs["expected_rows"] = start + self.batches.rows
+        if (device_of(self.model) or torch.device("cpu")).type == "cpu":
+            attrs["threads"] = torch.get_num_threads()
+        if self.plan.site_plan.by_length:
+            attrs["passes"] = "texts of like length together"
         if self._forward.gradients:
             attrs["loss"] = self._forward.loss_name
         return attrs

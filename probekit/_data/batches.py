@@ -39,7 +39,8 @@ class Batch:
     ``sample_id`` where they carry ids, and the columns asked for (int64, float64, bool or str). `start` is the number
     of its first sample in the data. `tokens` has what is known of the samples' real tokens. `owners` says to which
     sample each row of a site belongs, as `rows` of the `Batches` does, by selector or for all sites; it is empty where
-    that says only how many samples there are.
+    that says only how many samples there are. `padded` batches hold texts, (sample, position), padded on the right to
+    the longest of them.
     """
 
     inputs: Any
@@ -48,6 +49,7 @@ class Batch:
     start: int = 0
     owners: Any = None
     tokens: Tokens | None = None
+    padded: bool = False
 
     @property
     def labels(self) -> Array | None:
@@ -269,7 +271,8 @@ class Batches:
         inputs = as_tensors(item.rest(), item.index)
         rows, owners = (count_rows(inputs, item), None) if self._rows_of is None else given_rows(self._rows_of(inputs))
         columns = self._columns(found, start, rows, item.index)
-        return Batch(inputs, rows, columns, start, owners, tokens_of(inputs, item.whole))
+        padded = isinstance(item.whole, TokenDict)
+        return Batch(inputs, rows, columns, start, owners, tokens_of(inputs, item.whole), padded)
 
     def _columns(self, found: dict[str, Any], start: int, rows: int, index: int | None) -> dict[str, Array]:
         """The columns of so many samples, from `start` on: what was `found` with them, and their part of what is given.

@@ -13,9 +13,9 @@ from probekit._forward.options import MaskChoice
 from probekit._nested import leaves
 from probekit.errors import DataError, SiteError, near
 
-__all__ = ["MaskSource", "choose_mask", "given_mask", "named_inputs"]
+__all__ = ["CUSTOM", "MaskSource", "choose_mask", "given_mask", "named_inputs"]
 
-_CUSTOM = "attention_mask"  # what transformers call a mask that is 1 for real tokens, alone or after a prefix
+CUSTOM = "attention_mask"  # what transformers call a mask that is 1 for real tokens, alone or after a prefix
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def choose_mask(model: nn.Module, inputs: Any, positions: tuple[int, int], site:
         SiteError: the inputs have several that fit, or only some whose meaning isn't known.
     """
     fitting = [name for name, tensor in named_inputs(model, inputs).items() if tuple(tensor.shape) == positions]
-    masks = [name for name in fitting if name.rpartition("[")[2].endswith(_CUSTOM)]
+    masks = [name for name in fitting if name.rpartition("[")[2].endswith(CUSTOM)]
     unknown = [name for name in fitting if "mask" in name.lower() and name not in masks]
     if len(masks) > 1 or (unknown and not masks):
         found = ", ".join(map(repr, masks or unknown))

@@ -13,17 +13,19 @@ from torch import Tensor, nn
 
 from probekit._data.batches import Batch, Batches
 from probekit._forward.dry_run import DryRun, dry_run
-from probekit._forward.masks import MaskSource, choose_mask, given_mask, named_inputs
+from probekit._forward.masks import CUSTOM, MaskSource, choose_mask, given_mask, named_inputs
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
 from probekit._forward.owners import OwnerSource, rows_of_samples
 from probekit._forward.parts_of_tokens import check_rows_known
 from probekit._forward.storable import check_storable, dtype_on_disk
 from probekit._forward.token_rows import known_tokens
+from probekit._nested import tensors
 from probekit._probe.folding import position_counts, unfold
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced, is_mask
 from probekit._probe.reductions import Reducer, plan_reduction
 from probekit._probe.selectors import Modules, SiteIndex, is_about, module_names, no_match
+from probekit._probe.sharded import runs_in_parts
 from probekit._probe.site_name import SiteName
 from probekit._probe.site_table import Site, SiteTable
 from probekit._store.layout import SiteSpec
@@ -91,6 +93,7 @@ class SitePlan:
     `writes_inputs` says whether the model's forward changes its inputs; `changed` names the buffers and attributes that
     every pass changes, `state` those of them that the next pass depends on. `predictions` says whether what the model
     predicts is kept. `seconds` is what a pass takes for a sample, at most: with a few samples, none is shared.
+    `by_length` says whether texts of like length may run together, in several passes a batch.
     """
 
     model: str
@@ -100,6 +103,7 @@ class SitePlan:
     state: tuple[str, ...]
     predictions: bool
     seconds: float
+    by_length: bool
 
     @property
     def names(self) -> list[str]:
@@ -128,7 +132,8 @@ def plan_sites(
     planner = _Planner(model, dry, sites, first.rows)
     planned = tuple(map(planner.plan, dry.sites))
     planner.warn_of_padding(planned)
-    return SitePlan(dry.sites.model, planned, dry.writes_inputs, dry.changed, dry.state, dry.predictions, dry.seconds)
+    found = (dry.sites.model, planned, dry.writes_inputs, dry.changed, dry.state, dry.predictions, dry.seconds)
+    return SitePlan(*found, by_length=_by_length(model, dry, planned, how))
 
 
 def require_model_order(batches: Batches, plan: SitePlan, how: RunOptions) -> None:
@@ -141,6 +146,16 @@ def require_model_order(batches: Batches, plan: SitePlan, how: RunOptions) -> No
             f"({names} …). Give class_names=, the names in the order of the logits.",
             arguments=("class_names", "predictions" if plan.predictions else "loss"),
         )
+
+
+def _by_length(model: nn.Module, dry: DryRun, sites: Sequence[PlannedSite], how: RunOptions) -> bool:
+    """Whether what is kept of a text is the same, whichever texts run with it, and however far they are padded."""
+    example = dry.example
+    if not example.padded or example.tokens is None or how.mode != "eval" or dry.state or runs_in_parts(model):
+        return False
+    # Of a site that keeps positions, an axis is as long as the padded texts.
+    lengths = {tensor.shape[1] for tensor in tensors(example.inputs)}
+    return all(site.site.side != "grad" and lengths.isdisjoint(site.spec.shape) for site in sites)
 
 
 class _Planner:
@@ -342,19 +357,21 @@ class _Planner:
 
     def warn_of_padding(self, planned: Sequence[PlannedSite]) -> None:
         """Warn of reductions over positions that may be padding, since no mask says which are real."""
-        inputs = named_inputs(self._model, self._dry.example.inputs).values()
-        lengths = {tensor.shape[1] for tensor in inputs if tensor.dim() in (2, 3)}
+        inputs = named_inputs(self._model, self._dry.example.inputs)
+        lengths = {tensor.shape[1] for tensor in inputs.values() if tensor.dim() in (2, 3)}
+        shortened = any(name.endswith(CUSTOM) for name in inputs)  # a model of sound makes fewer positions of these
         blind = []
         for one, site in zip(planned, self._dry.sites, strict=True):
             positions = _positions(site, one.batch_dim, one.nodes)
             unsaid = self._masks[site.name] is None and one.mask is None
-            if unsaid and one.reducer is not None and one.reducer.pools and positions and positions[1] in lengths:
+            pools = one.reducer is not None and one.reducer.pools
+            if unsaid and pools and positions is not None and (shortened or positions[1] in lengths):
                 blind.append(site.name)
         if blind:
             warnings.warn(
                 f"No mask says which positions of {', '.join(blind[:3])}{' …' if blind[3:] else ''} are real, so "
-                "reduce= counts padding too. Say where the mask is (mask='attention_mask'), or that there is none "
-                "(mask=False).",
+                "reduce= counts padding too. Say where the mask is (mask='attention_mask', or a callable "
+                "that makes it of the inputs, where the site has fewer positions), or that there is none (mask=False).",
                 stacklevel=5,
             )
 

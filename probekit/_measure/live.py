@@ -19,6 +19,7 @@ from probekit._forward.early_stop import check_early_stop
 from probekit._forward.forward_pass import ForwardPass
 from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteOptions
 from probekit._forward.recorder import Recorder
+from probekit._forward.sample_order import SampleOrder
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
 from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, sites_results
 from probekit._measure.live_memory import LiveMemory
@@ -136,15 +137,17 @@ def measure_live(
     check_early_stop(model, first, plan, how)
     meters = _Meters(chosen, plan, positions, nan, labelled)
     memory = meters.memory(device_of(model) or torch.device("cpu"), batches.count)
-    recorder = Recorder(plan, meters.add, stop_early=stop_early)
+    order = SampleOrder(meters.add, by_length=plan.by_length)
+    recorder = Recorder(plan, order.add, stop_early=stop_early)
     forward = ForwardPass(model, how, plan.gradients, plan.writes_inputs)
     with running(model, mode), probing(model, plan.names, recorder) as probe:
         for number, batch in enumerate(progress(stream, "measure", batches.count)):
             meters.begin(batch)
             memory.check(meters.classes, batch.rows)
-            recorder.begin(batch, number)
-            forward.run(batch, probe)
-            recorder.end()
+            for each in order.passes(batch):
+                recorder.begin(each, number)
+                forward.run(each, probe)
+                recorder.end()
             meters.end()
     results = meters.results(batches.class_names or ())
     results.attrs = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -53,7 +55,11 @@ _FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, Recursio
 
 @dataclass(frozen=True)
 class SiteInfo:
-    """One site of a store: `dims`, `shape` and `chunk` shape of its activation, and its bytes on disk."""
+    """One site of a store: `dims`, `shape` and `chunk` shape of its activation, and its bytes on disk.
+
+    `kept` says what is kept of the model's activation, by option: `reduce`, `mask`, and `node_dim` with what it is
+    known by. An option that a store of an earlier version doesn't say is left out.
+    """
 
     name: str
     type: str
@@ -62,6 +68,7 @@ class SiteInfo:
     dtype: str
     chunk: tuple[int, ...]
     bytes: int
+    kept: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -252,7 +259,18 @@ def _site_info(used: int, group: xr.DataTree) -> SiteInfo:
         dtype=str(activation.dtype),
         chunk=tuple(activation.encoding["chunks"]),
         bytes=used,
+        kept=_kept(group.attrs),
     )
+
+
+def _kept(attrs: Mapping[Any, Any]) -> dict[str, str]:
+    kept = {name: str(attrs[name]) for name in ("reduce", "mask") if name in attrs}
+    if kept.get("reduce", "none") != "none":
+        steps = json.loads(kept["reduce"])
+        kept["reduce"] = ", ".join(step if isinstance(step, str) else json.dumps(step) for step in steps)
+    if "node_dim" in attrs:
+        kept["node_dim"] = f"{attrs['node_dim']}, known by {attrs['node_dim_from']}"
+    return kept
 
 
 def check_layout(layout: Layout) -> None:

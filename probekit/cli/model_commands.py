@@ -10,8 +10,9 @@ import typer
 import probekit
 from probekit.cli import output
 from probekit.cli.options import CaptureGroup, DataGroup, Json, ModelGroup, SiteGroup, with_groups
+from probekit.cli.threads import use_free_cores
 from probekit.cli.values import device_of, zeros_of
-from probekit.errors import ModelError
+from probekit.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,6 +63,8 @@ def capture(
 ) -> None:
     """Stream a model's activations on data into a new store."""
     net, samples, bars = model.load().to(device_of(device)), data.load(model), output.Bars()
+    if device == "cpu":
+        use_free_cores(_threads_of(out) if resume else None)
     probekit.capture(
         net,
         samples,
@@ -83,8 +86,17 @@ def capture(
 def plan(sites: SiteGroup, how: CaptureGroup, model: ModelGroup, data: DataGroup, json: Json = False) -> None:
     """Show what a capture would write, how much memory it would use, and how much disk it would need."""
     net, samples = model.load(), data.load(model)
+    use_free_cores()
     made = probekit.plan(net, samples, sites=sites.select, exclude=sites.exclude, **how.arguments())
     output.table(made.table, as_json=json)
+
+
+def _threads_of(store: str) -> int | None:
+    """The threads that a capture into this store began with; None where there is no store, or it doesn't say."""
+    try:
+        return probekit.info(store).attrs.get("threads")
+    except StoreError:
+        return None
 
 
 def _accuracy(store: str) -> str:

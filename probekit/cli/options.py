@@ -119,6 +119,10 @@ class DataGroup:
         """What is done to samples: what the options say, else what belongs to the model's weights."""
         from probekit import load
 
+        of_images = {"--transform": self.transform, "--resize": self.resize, "--normalize": self.normalize}
+        given = [option for option, value in of_images.items() if value is not None]
+        if self.tokenizer is not None and given:
+            raise typer.BadParameter(f"It is for texts, and {given[0]} for images. Give one.", param_hint="--tokenizer")
         if self.transform is not None:
             if self.resize is not None or self.normalize is not None:
                 raise typer.BadParameter("It takes the place of --resize and --normalize.", param_hint="--transform")

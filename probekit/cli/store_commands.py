@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +15,9 @@ from probekit._table import Table
 from probekit.cli import output
 from probekit.cli.options import Json, Sites, StorePath
 from probekit.cli.values import where_of
+
+if TYPE_CHECKING:
+    from probekit._store.store import SiteInfo
 
 __all__ = ["info", "measure", "verify"]
 
@@ -40,7 +44,14 @@ def info(path: StorePath, json: Json = False) -> None:
         output.table(classes, as_json=False)
     known = {} if found.accuracy is None else {"accuracy": f"{found.accuracy:.2%}"}
     told = {key: value for key, value in found.attrs.items() if key != "preprocessing_steps"}  # in words there, too
-    output.pairs("How it was captured", known | told, as_json=False)
+    kept = {name: _by_site(found.sites, name) for name in ("reduce", "mask", "node_dim")}
+    output.pairs("How it was captured", known | {k: v for k, v in kept.items() if v} | told, as_json=False)
+
+
+def _by_site(sites: Sequence[SiteInfo], option: str) -> str:
+    """What was kept of each site; where the sites differ, how many it holds for."""
+    counts = Counter(site.kept[option] for site in sites if option in site.kept)
+    return "; ".join(f"{value} ({count} sites)" if len(counts) > 1 else value for value, count in counts.items())
 
 
 def _times(shape: Sequence[int]) -> str:

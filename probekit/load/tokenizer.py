@@ -37,12 +37,12 @@ class Tokenizer:
         self.max_length = max_length or known
         cut = "never cut" if self.max_length is None else f"cut at {self.max_length} tokens"
         kind = type(tokenizer).__name__
-        self.words = f"{kind} of {name}; {cut}, padded on the right to the longest of a batch"
+        self.words = f"{kind} of {name}; {cut}, padded on the right"
         self.steps = {
             "tokenizer": kind,
             "from": name,
             "max_length": self.max_length,
-            "padding": "right, to the longest",
+            "padding": "right",
         }
 
     def limited(self, max_length: int | None) -> Tokenizer:

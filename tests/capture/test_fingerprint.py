@@ -84,29 +84,36 @@ class Halves(torch.Tensor):
     """A wrapper around two tensors, as torchao's quantised weights are."""
 
     @staticmethod
-    def __new__(cls, low, high):
+    def __new__(cls, low, high, activations=None):
         return torch.Tensor._make_wrapper_subclass(cls, (2, *low.shape), dtype=low.dtype)
 
-    def __init__(self, low, high):
-        self.low, self.high = low, high
+    def __init__(self, low, high, activations=None):
+        self.low, self.high, self.activations = low, high, activations
 
     def __tensor_flatten__(self):
-        return ["low", "high"], None
+        return ["low", "high"], {"activations": self.activations}
 
     @classmethod
     def __tensor_unflatten__(cls, inner, context, size, stride):
-        return cls(inner["low"], inner["high"])
+        return cls(inner["low"], inner["high"], **context)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.detach.default:
-            return cls(args[0].low, args[0].high)
+            return cls(args[0].low, args[0].high, args[0].activations)
         raise NotImplementedError(str(func))
 
 
 def test_a_wrapper_of_tensors_is_told_apart_by_what_is_in_it():
     digests = [pk.weights_digest(Holds(Halves(torch.ones(2), torch.full((2,), value)))) for value in (1.0, 1.0, 2.0)]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_wrapper_of_tensors_is_told_apart_by_how_it_is_used():
+    ways = [None, "int8", object(), object()]  # objects are shown with their addresses
+    digests = [pk.weights_digest(Holds(Halves(torch.ones(2), torch.ones(2), way))) for way in ways]
+    assert len(set(digests)) == 3
+    assert digests[2] == digests[3]
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own quantisation says that it moves to torchao

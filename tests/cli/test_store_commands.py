@@ -23,6 +23,26 @@ def test_info_shows_sizes_shapes_classes_and_how_it_was_made(call, model):
         assert [name, str(count)] in rows
 
 
+def test_info_says_what_is_kept_of_the_sites(call, tmp_path):
+    tokens = {"input_ids": torch.tensor([[1, 2], [3, 0]]), "attention_mask": torch.tensor([[1, 1], [1, 0]])}
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(4, 3), nn.Linear(3, 2)
+
+        def forward(self, input_ids, attention_mask):
+            return self.head(self.embed(input_ids)[:, 0])
+
+    pk.capture(Model(), tokens, tmp_path / "a.zarr", sites=["embed", "head"], reduce={"embed": "mean"})
+    _, out, _ = call("info", tmp_path / "a.zarr")
+    shown = [" ".join(line.replace("│", " ").split()) for line in out.splitlines()]
+    assert "reduce mean (1 sites); none (1 sites)" in shown
+    assert "mask attention_mask (1 sites); none (1 sites)" in shown
+    assert "node_dim 2, known by embedding (1 sites); 1, known by linear (1 sites)" in shown
+    assert pk.info(tmp_path / "a.zarr").sites[0].kept["node_dim"] == "2, known by embedding"
+
+
 def test_many_classes_are_summed_up(call, tmp_path):
     pk.capture(nn.Identity(), (torch.zeros(100, 2), torch.arange(100) % 25), tmp_path / "a.zarr")
     _, out, _ = call("info", tmp_path / "a.zarr")

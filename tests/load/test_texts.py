@@ -191,6 +191,15 @@ def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
         load.dataset(str(tmp_path / "ids.npz"), preprocess=load.image_transform(resize=8))
 
 
+@pytest.mark.parametrize("option", [("--resize", 8), ("--normalize", "mnist"), ("--transform", "a.py:make")])
+def test_a_tokenizer_and_a_transform_of_images_exclude_each_other(
+    folder: Path, reviews: Path, call: Any, option: Any
+) -> None:
+    code, _, err = call("capture", f"hf:{folder}", str(reviews), "a.zarr", "--tokenizer", f"hf:{folder}", *option)
+    assert code == 2
+    assert f"It is for texts, and {option[0]} for images" in " ".join(err.replace("│", " ").split())
+
+
 def test_lines_are_samples(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("a cat\n\nthe dog\n")
     with pytest.warns(UserWarning, match="1 lines of .* are empty"):

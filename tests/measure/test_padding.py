@@ -203,3 +203,28 @@ def test_masks_of_other_kinds_do_not_matter_where_they_are_not_used(tmp_path: Pa
 def test_a_mask_that_is_not_there_is_told(mask: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         pk.plan(Tokens(), as_dict(RIGHT), sites="mix", mask=mask)
+
+
+def test_a_site_with_fewer_positions_than_the_mask_warns(tmp_path: Path) -> None:
+    class Sound(nn.Module):
+        """Two samples of a waveform make one position."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(2, 3)
+
+        def forward(self, input_values: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.mix(input_values.unflatten(1, (-1, 2)))
+
+    torch.manual_seed(0)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]])
+    model, data = Sound(), {"input_values": torch.randn(4, 4), "attention_mask": mask}
+    with pytest.warns(UserWarning, match=r"No mask says which positions of mix are real, .*or a callable"):
+        pk.capture(model, data, tmp_path / "a", sites="mix", reduce="mean", labels=False)
+    tree = pk.capture(
+        model, data, tmp_path / "b", sites="mix", reduce="mean", labels=False,
+        mask=lambda inputs: inputs["attention_mask"][:, ::2],
+    )  # fmt: skip
+    frames = model(**data).detach()
+    expected = torch.stack([frames[0].mean(0), frames[1, 0], frames[2].mean(0), frames[3, 0]])
+    np.testing.assert_allclose(tree["mix"]["activation"], expected, atol=1e-6)
