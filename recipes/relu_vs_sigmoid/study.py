@@ -188,13 +188,14 @@ def _results(settings: Settings, networks: Sequence[Trained]) -> pd.DataFrame:
             "epochs": len(network.curves.epoch),
             "best_epoch": network.best.epoch,
             "fitted_epoch": _fitted_epoch(network, settings.fit),
-            "weights_epoch": network.trained(settings.weights_of).epoch,
-            "train_accuracy": network.trained(settings.weights_of).train_accuracy,
-            "validation_accuracy": network.trained(settings.weights_of).validation_accuracy,
-            "test_accuracy": network.trained(settings.weights_of).test_accuracy,
+            "weights_epoch": measured.epoch,
+            "train_accuracy": measured.train_accuracy,
+            "validation_accuracy": measured.validation_accuracy,
+            "test_accuracy": measured.test_accuracy,
             "seconds": round(network.seconds, 2),
         }
         for network in networks
+        for measured in (network.trained(settings.weights_of),)
     ]
     return pd.DataFrame(rows)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 import probekit as pk
 
 from ..tables import PAPER
-from .screening import COMMON, LAYERS
+from .screening import LAYERS
 
 __all__ = ["CHOICES", "by_choice", "draw"]
 
@@ -30,7 +30,6 @@ USUAL = {
     "weights_of": "best",
     "samples": "train",
 }
-assert set(USUAL) == {*COMMON, "learning_rate"}
 
 
 def by_choice(rows: pd.DataFrame) -> pd.DataFrame:
