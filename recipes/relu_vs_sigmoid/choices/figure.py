@@ -78,6 +78,7 @@ def _draw_panel(ax: Axes, panel: pd.DataFrame, paper: tuple[float, ...]) -> None
         ax.plot(line.layer, line.inactive, "o-", color=colour, label=f"{_written(value)} ({accuracy:.1f} %)")
     ax.plot(range(1, len(paper) + 1), paper, "s--", color="black", label="the paper")
     ax.set_xticks(range(1, len(paper) + 1))
+    ax.margins(y=0.25)  # room for the legend
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize="x-small")
