@@ -201,6 +201,26 @@ def test_the_recipe_screens_ranks_and_trains_the_nearest_in_full(folder: Path, t
     pd.testing.assert_frame_equal(pd.read_csv(out / "full.csv"), finished)
 
 
+def test_screenings_are_ranked_together(folder: Path, tmp_path: Path) -> None:
+    table = rows()
+    parts = {"no": table[~table.batch_norm], "yes": table[table.batch_norm & (table.scaling == "channel")]}
+    for name, part in parts.items():
+        (tmp_path / name).mkdir()
+        part.assign(epochs=3).to_csv(tmp_path / name / "screening.csv", index=False)
+    folders = (tmp_path / "no", tmp_path / "yes")
+    outcome = recipe.run(merge=folders, out=tmp_path)
+    ranked = pd.read_csv(tmp_path / "relu-vs-sigmoid-settings" / "nearest.csv")
+    assert set(ranked.scaling) == {"channel"}  # the other has no networks with batch norm
+    assert ranked.worst.iloc[0] == pytest.approx(3)
+    assert outcome.report.exists()
+    with pytest.raises(DataError, match="There is no finished run, with a screening"):
+        recipe.run(merge=(tmp_path / "none",), out=tmp_path)
+    with pytest.raises(DataError, match="give --merge without epochs"):
+        recipe.run(merge=folders, epochs=5, out=tmp_path)
+    with pytest.raises(DataError, match=r"would replace that in .*give another --out"):
+        recipe.run(merge=(tmp_path / "relu-vs-sigmoid-settings",), out=tmp_path)
+
+
 def test_inactive_samples_are_counted_by_hand(folder: Path, tmp_path: Path) -> None:
     given = {**SMALL, "best": 0, "learning_rates": (1e-3,), "scalings": ("0-to-1",), "batch_norm": "no"}
     recipe.run(**given, data_dir=folder, out=tmp_path)

@@ -1,13 +1,13 @@
 """Which unreported choices explain the paper's Table 1: the recipe `relu-vs-sigmoid-settings`.
 
 `run` is the recipe. `variants`: the choices, and networks that differ in them. `screening`: their training, and how far
-each ends from Table 1. `figure`: which choice moves which layer.
+each ends from Table 1. `figure`: which choice moves which layer. `report`: all that a screening writes.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,31 +15,18 @@ import pandas as pd
 
 from probekit.errors import DataError, near
 from probekit.progress import Progress, silent
-from probekit.report import Outcome, Page
+from probekit.report import Outcome
 
 from ..locking import locked
 from ..settings import Settings, resolve
 from ..tables import PAPER
 from ..threads import few_threads
 from ..training.jobs import Jobs
-from . import figure
-from .screening import COMMON, LAYERS, first, full, nearest, reached, screen
+from . import report
+from .screening import first, full, nearest, screen
 from .variants import INITIALISATIONS, SCALINGS, Choices, builder, raw_split
 
 __all__ = ["run"]
-
-LEDE = (
-    "Table 1 of Pretorius, Barnard and Davel (2019) has sixteen numbers of trained ReLU networks: the percent of "
-    "samples for which the nodes of a layer are inactive. The paper doesn't say how pixels were scaled, how large "
-    "batches were, at which learning rate networks trained, how weights were drawn, which epoch's weights were "
-    "measured, and over which samples. Here ReLU networks of 4 layers of 200 nodes are trained with every combination "
-    "of the given choices, and each is compared with the table."
-)
-NEAREST = (
-    "A setting is what all networks share: scaling, initialisation, batch size, the epoch of the weights and the "
-    "samples counted. Each kind of network has the learning rate with which it comes nearest, since the paper searched "
-    "it for each. Worst is the largest distance of any layer of any kind to the table, average their mean."
-)
 
 
 def run(
@@ -54,6 +41,10 @@ def run(
     best: Annotated[int, "So many of the nearest settings are trained in full; 0 ends after the screening."] = 5,
     seeds: Annotated[int, "Seeds of the full training."] = 3,
     full_epochs: Annotated[int, "Epochs of the full training."] = 300,
+    merge: Annotated[
+        tuple[Path, ...] | None,
+        "Folders of finished runs, OUT/relu-vs-sigmoid-settings, to rank together; nothing is trained.",
+    ] = None,
     checkpoint_every: Annotated[int, "Epochs between checkpoints; a stopped run resumes from the last."] = 5,
     data_dir: Annotated[Path | None, "The folder with mnist and cifar10."] = None,
     out: Annotated[Path, "The folder in which to write relu-vs-sigmoid-settings/."] = Path("runs"),
@@ -66,17 +57,32 @@ def run(
     and the test samples. The nearest settings are trained again with several seeds in full. Writes screening.csv,
     nearest.csv, full.csv, the figure and report.html under OUT/relu-vs-sigmoid-settings.
     """
+    given = {
+        "datasets": datasets,
+        "batch_norm": batch_norm,
+        "scalings": scalings,
+        "learning_rates": learning_rates,
+        "batch_sizes": batch_sizes,
+        "initialisations": initialisations,
+        "epochs": epochs,
+        "best": best,
+        "seeds": seeds,
+        "full_epochs": full_epochs,
+    }
+    folder = out / "relu-vs-sigmoid-settings"
+    if merge is not None:
+        usual = run.__kwdefaults__ or {}
+        if changed := [name for name, value in given.items() if value != usual[name]]:
+            raise DataError(f"A merge takes its networks from the runs: give --merge without {', '.join(changed)}.")
+        return _merged(merge, folder)
     choices = Choices(scalings, learning_rates, batch_sizes, initialisations)
     norms = _norms(batch_norm)
     _check(datasets, epochs=epochs, seeds=seeds, full_epochs=full_epochs, checkpoint_every=checkpoint_every)
     if best < 0:
         raise DataError(f"best is {best}; it takes whole numbers from 0.")
-    folder = out / "relu-vs-sigmoid-settings"
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: resolve({"source": name, "profile": "section3"}) for name in datasets}
     with locked(folder), few_threads(settings[datasets[0]], device):
-        given = {"datasets": datasets, "norms": norms, **asdict(choices), "epochs": epochs}
-        given |= {"best": best, "seeds": seeds, "full_epochs": full_epochs}
         (folder / "config.json").write_text(json.dumps(given, indent=2) + "\n")
         jobs = [_jobs(each, folder, checkpoint_every, data_dir, device, progress) for each in settings.values()]
         rows = pd.concat([screen(each, choices, norms, epochs) for each in jobs], ignore_index=True)
@@ -85,7 +91,19 @@ def run(
         if best:
             chosen = first(ranked, best)
             finished = pd.concat([full(each, chosen, seeds, full_epochs) for each in jobs], ignore_index=True)
-        return _outcome(rows, ranked, finished, folder)
+        return report.write(rows, ranked, finished, folder)
+
+
+def _merged(folders: Sequence[Path], folder: Path) -> Outcome:
+    """Rank the screenings of finished runs together, in `folder`."""
+    missing = [str(each) for each in folders if not (each / "screening.csv").exists()]
+    if missing:
+        raise DataError(f"There is no finished run, with a screening.csv, in {', '.join(missing)}.")
+    if folder.resolve() in [each.resolve() for each in folders]:
+        raise DataError(f"The merged screening would replace that in {str(folder)!r}; give another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = pd.concat([pd.read_csv(each / "screening.csv") for each in folders], ignore_index=True)
+    return report.write(rows, nearest(rows), None, folder)
 
 
 def _norms(batch_norm: str) -> list[bool]:
@@ -109,62 +127,3 @@ def _check(datasets: tuple[str, ...], **counts: int) -> None:
 def _jobs(settings: Settings, folder: Path, every: int, data_dir: Path | None, device: str, progress: Progress) -> Jobs:
     split, scaled = raw_split(settings, data_dir, device)
     return Jobs(settings, split, folder / settings.dataset, every, progress, builder(scaled))
-
-
-def _outcome(rows: pd.DataFrame, ranked: pd.DataFrame, finished: pd.DataFrame | None, folder: Path) -> Outcome:
-    """Write the tables, the figure and the report."""
-    rows.to_csv(folder / "screening.csv", index=False)
-    ranked.to_csv(folder / "nearest.csv", index=False)
-    page = Page("Which choices explain Table 1", LEDE).numbers(
-        {
-            "networks trained": len(rows) // 4,
-            "the nearest setting, points": f"{ranked.worst.min():.1f}",
-        }
-    )
-    numbers = figure.by_choice(rows)
-    if len(numbers):
-        numbers.to_csv(folder / "by_choice.csv", index=False)
-        figure.draw(numbers).savefig(folder / "by_choice.png", dpi=150)
-        page.heading("Which choice moves which layer").figure(
-            folder / "by_choice.png",
-            "Percent of inactive samples by layer, in brackets the test accuracy. Each panel varies one choice; the "
-            f"others are as in the recipe, where they were screened. {rows.epochs.max()} epochs, one seed. Black: the "
-            "paper's Table 1.",
-        )
-    within = reached(rows)
-    within.to_csv(folder / "reached.csv", index=False)
-    page.heading("Each number by itself").table(
-        within, "The percent inactive that networks have, over all combinations of choices.", formats=".1f"
-    )
-    page.heading("The nearest settings").text(NEAREST)
-    shown = ranked[ranked.setting <= 10]
-    page.table(shown, "The ten nearest settings of the screening, a row for each kind of network.", formats=".2f")
-    tables = {"The nearest settings of the screening": _short(ranked)}
-    if finished is not None:
-        finished.to_csv(folder / "full.csv", index=False)
-        means = against_table(finished)
-        means.to_csv(folder / "full_by_layer.csv", index=False)
-        page.heading("The nearest settings, trained in full").table(
-            means, f"Mean over {finished.seed.nunique()} seeds, and the paper's number.", formats=".2f"
-        )
-        tables["The nearest settings, trained in full"] = _short(nearest(finished.drop(columns="setting")))
-    return Outcome(report=page.write(folder / "report.html"), tables=tables)
-
-
-def against_table(finished: pd.DataFrame) -> pd.DataFrame:
-    """A row for each setting, kind of network and layer: the mean percent inactive over seeds, and the paper's."""
-    keys = ["setting", *COMMON, "dataset", "batch_norm", "learning_rate"]
-    long = finished.melt([*keys, "seed", "test_accuracy"], list(LAYERS), "layer", "inactive")
-    grouped = long.groupby([*keys, "layer"], as_index=False)
-    table = grouped.agg(
-        inactive=("inactive", "mean"), standard_error=("inactive", "sem"), test_accuracy=("test_accuracy", "mean")
-    )
-    numbers = zip(table.dataset, table.batch_norm, table.layer, strict=True)
-    table["paper"] = [PAPER[name][norm, "trained"][LAYERS.index(layer)] for name, norm, layer in numbers]
-    return table.assign(difference=table.inactive - table.paper)
-
-
-def _short(ranked: pd.DataFrame) -> pd.DataFrame:
-    """A row for each of the five nearest settings."""
-    columns = ["setting", *COMMON, "worst", "average"]
-    return ranked[columns].drop_duplicates().head(5).round(2)

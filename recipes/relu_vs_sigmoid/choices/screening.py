@@ -109,12 +109,17 @@ def nearest(rows: pd.DataFrame) -> pd.DataFrame:
     """Settings that all networks share, the nearest to Table 1 first: a row for each setting and kind of network.
 
     Each kind has the learning rate with which it comes nearest. `setting` counts the settings from 1, by `worst`: the
-    largest distance of any layer of any kind, in points. `average` is the mean distance over them all.
+    largest distance of any layer of any kind, in points. `average` is the mean distance over them all. Settings that
+    weren't trained for every kind of network in `rows` are left out.
     """
     groups = rows.groupby([*COMMON, *KIND, "learning_rate"], as_index=False)
     means = distances(groups[[*LAYERS, "test_accuracy"]].mean())
     best = means.loc[means.groupby([*COMMON, *KIND])["largest"].idxmin()]
-    scores = best.groupby(list(COMMON)).agg(worst=("largest", "max"), average=("mean", "mean")).reset_index()
+    scores = best.groupby(list(COMMON), as_index=False).agg(
+        worst=("largest", "max"), average=("mean", "mean"), kinds=("mean", "size")
+    )
+    kinds = len(rows[list(KIND)].drop_duplicates())
+    scores = scores[scores.pop("kinds") == kinds]
     scores = scores.sort_values(["worst", "average"], ignore_index=True)
     scores.insert(0, "setting", scores.index + 1)
     return scores.merge(best, on=list(COMMON)).sort_values(["setting", *KIND], ignore_index=True)
