@@ -124,7 +124,8 @@ def run(
     if export is not None:
         zoo.safetensors()  # before any training
     if merge is not None or decide is not None:
-        if config is not None or any(value is not None for value in given.values()) or (merge and decide):
+        others = (config, export, *given.values())
+        if bool(merge) == bool(decide) or any(value is not None for value in others):
             raise DataError("--merge and --decide take all from the runs: give one of them, and --merge with --out.")
         return _merged(merge, out / "relu-vs-sigmoid") if merge else _decided(decide or ())
     settings = resolve(given, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..settings import WEIGHTS
 from ..tables import PAPER
-from ..training.checkpoint import read, write
+from ..training.checkpoint import ACCURACIES, read, write
 from ..training.jobs import Jobs, inactive
 from ..training.networks import Config, Trained
 from .variants import Choices, Variant
@@ -92,17 +92,17 @@ def _rows(network: Trained, jobs: Jobs) -> Iterator[dict[str, Any]]:
                 "seed": member.seed,
                 "epochs": len(network.curves.epoch),
                 "weights_epoch": snapshot.epoch,
-                **{name: 100 * value for name, value in asdict(snapshot).items() if name.endswith("_accuracy")},
+                **{name: 100 * getattr(snapshot, name) for name in ACCURACIES},
                 **dict(zip(LAYERS, shares.tolist(), strict=True)),
             }
 
 
 def distances(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the `largest` and the `mean` distance of each row's layers from the paper's Table 1, in points."""
+    """The table with the largest and the mean distance of each row's layers from the paper's Table 1, in points."""
     kinds = zip(table.dataset, table.batch_norm, strict=True)
     paper = np.array([PAPER[dataset][norm, "trained"] for dataset, norm in kinds])
     apart = abs(table[list(LAYERS)].to_numpy() - paper)
-    return table.assign(largest=apart.max(1), mean=apart.mean(1))
+    return table.assign(largest_distance=apart.max(1), mean_distance=apart.mean(1))
 
 
 def nearest(rows: pd.DataFrame) -> pd.DataFrame:
@@ -114,9 +114,9 @@ def nearest(rows: pd.DataFrame) -> pd.DataFrame:
     """
     groups = rows.groupby([*COMMON, *KIND, "learning_rate"], as_index=False)
     means = distances(groups[[*LAYERS, "test_accuracy"]].mean())
-    best = means.loc[means.groupby([*COMMON, *KIND])["largest"].idxmin()]
+    best = means.loc[means.groupby([*COMMON, *KIND]).largest_distance.idxmin()]
     scores = best.groupby(list(COMMON), as_index=False).agg(
-        worst=("largest", "max"), average=("mean", "mean"), kinds=("mean", "size")
+        worst=("largest_distance", "max"), average=("mean_distance", "mean"), kinds=("mean_distance", "size")
     )
     kinds = len(rows[list(KIND)].drop_duplicates())
     scores = scores[scores.pop("kinds") == kinds]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data import Split
 from .networks import Curves, Member, Snapshot, Trained, build
 
-__all__ = ["SNAPSHOTS", "Checkpoint", "load_networks", "read", "save_networks", "write"]
+__all__ = ["ACCURACIES", "SNAPSHOTS", "Checkpoint", "load_networks", "read", "save_networks", "write"]
 
 SNAPSHOTS = ("best", "last")
 ACCURACIES = ("train_accuracy", "validation_accuracy", "test_accuracy")
