@@ -19,7 +19,7 @@ from probekit.errors import DataError
 
 from .settings import Settings
 
-__all__ = ["Samples", "Split", "split_arrays", "split_of"]
+__all__ = ["Samples", "Split", "channel_scaling", "split_arrays", "split_of", "validation_size"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -29,18 +29,21 @@ def split_of(settings: Settings, data_dir: Path | None, device: str) -> Split:
     arrays = load.arrays(settings.source, data_dir)
     if arrays.y_train is None:
         raise DataError(f"{settings.source!r} has no labels of classes, which the study compares.")
-    # The paper's 5,000 validation samples where they are few among many, as in MNIST and CIFAR10.
-    validation = 5000 if len(arrays.y_train) >= 20_000 else 0.15
     split = split_arrays(
         arrays.x_train,
         arrays.y_train,
         arrays.class_names,
         x_test=arrays.x_test,
         y_test=arrays.y_test,
-        validation_size=validation,
+        validation_size=validation_size(len(arrays.y_train)),
         seed=settings.split_seed,
     )
     return split.to(device)
+
+
+def validation_size(samples: int) -> int | float:
+    """The paper's 5,000 validation samples where they are few among many, as in MNIST and CIFAR10; else a share."""
+    return 5000 if samples >= 20_000 else 0.15
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class Split:
-    """The samples to train on, to choose weights by, and to report on; `class_names` are in the order of the codes."""
+    """The samples to train on, to choose weights by, and to report on; `class_names` are in the order of the codes.
+
+    `scaling` has the mean and the deviation by which samples were scaled, shaped to broadcast against a batch of them;
+    None if they were not.
+    """
 
     train: Samples
     validation: Samples
     test: Samples
     class_names: tuple[str, ...]
+    scaling: tuple[Array, Array] | None = None
 
     @property
     def features(self) -> int:
@@ -98,7 +106,7 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         """The same split on `device`, where training then runs."""
         train, validation, test = (samples.to(device) for samples in self.subsets)
-        return Split(train, validation, test, self.class_names)
+        return Split(train, validation, test, self.class_names, self.scaling)
 
 
 def split_arrays(
@@ -111,6 +119,7 @@ def split_arrays(
     validation_size: int | float = 0.15,
     test_size: int | float = 0.2,
     seed: int = 0,
+    scaled: bool = True,
 ) -> Split:
     """Training, validation and test samples with equal shares of each class, scaled by the training samples.
 
@@ -123,6 +132,8 @@ def split_arrays(
         validation_size, test_size: a fraction, or a number of samples. The validation fraction is a fraction of the
             samples that are not in the test set.
         seed: of the split alone, so trainings with different seeds share it.
+
+        scaled: False keeps the values as they are.
 
     Scaling subtracts the mean and divides by the standard deviation, over the training samples (validation
     excluded), of each channel; without a channel axis, of all values together. Images are flattened in the
@@ -149,15 +160,16 @@ def split_arrays(
     if x_test.shape[1:] != x.shape[1:]:
         raise DataError(f"A test sample has shape {x_test.shape[1:]} and a training sample {x.shape[1:]}.")
     train_rows, validation_rows = _hold_out(rest, y, validation_size, seed, "validation")
-    mean, deviation = _scaling(x[train_rows])
+    scaling = channel_scaling(x[train_rows]) if scaled else None
+    mean, deviation = scaling or (np.float32(0), np.float32(1))
 
     def samples(source: Array, codes: Array, rows: Array) -> Samples:
-        scaled = (source[rows].astype(np.float32) - mean) / deviation
-        flat = torch.from_numpy(scaled.reshape(len(rows), -1))
+        values = (source[rows].astype(np.float32) - mean) / deviation
+        flat = torch.from_numpy(values.reshape(len(rows), -1))
         return Samples(flat, torch.from_numpy(codes[rows].astype(np.int64)), torch.from_numpy(rows))
 
     train, validation = samples(x, y, train_rows), samples(x, y, validation_rows)
-    return Split(train, validation, samples(x_test, y_test, test_rows), class_names)
+    return Split(train, validation, samples(x_test, y_test, test_rows), class_names, scaling)
 
 
 def _check(x: Array, y: Array, class_names: tuple[str, ...], subset: str) -> None:
@@ -186,7 +198,7 @@ def _hold_out(rows: Array, y: Array, size: int | float, seed: int, subset: str) 
     return np.sort(rest), np.sort(chosen)
 
 
-def _scaling(x: Array) -> tuple[Array, Array]:
+def channel_scaling(x: Array) -> tuple[Array, Array]:
     """Mean and standard deviation of each channel, shaped to broadcast against a batch of samples."""
     channel = None if x.ndim < 4 else (1 if x.shape[1] < x.shape[3] else 3)
     axes = tuple(axis for axis in range(x.ndim) if axis != channel)

@@ -1,22 +1,29 @@
-"""The evidence for the claims: a function for each says what the study's numbers say about it."""
+"""The evidence for the claims: a function for each says what a run's numbers say about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import xarray as xr
 
-from .study import NETWORK, Study
+from .intervals import Estimate, Part
+from .records import NETWORK, Records
 from .training.networks import PAPERS, Config
 
 __all__ = [
-    "ERRORS",
+    "ACCURACY",
+    "ALIKE",
+    "CURVES",
+    "INACTIVE",
+    "OVERLAP",
+    "SHARE",
+    "SLOPE",
     "Finding",
+    "NoLayers",
     "NotTestable",
     "Numbers",
     "all_fit",
@@ -25,7 +32,6 @@ __all__ = [
     "deep_relu_separates",
     "deep_relu_specialises",
     "depth_needs_norm",
-    "mean",
     "norm_and_sparsity",
     "relu_needs_norm",
     "second_layer",
@@ -35,162 +41,146 @@ __all__ = [
     "wide_sigmoid",
 ]
 
-FITTED = 0.95  # training accuracy in the last epoch below which a network says nothing about the paper's trained ones
-ERRORS = 2  # standard errors that an effect has to exceed
+FITTED = 0.95  # training accuracy below which a network says nothing about the paper's trained ones
 PAPERS_EPOCHS = 300
+# Margins: effects up to these count as none.
+ACCURACY = 0.1  # points
+SLOPE = 0.02  # points a layer
+OVERLAP = 0.01
+SHARE = 0.01
+INACTIVE = 1.0  # points
+# Differences up to these count as equal.
+ALIKE = 0.5  # points of test accuracy
+CURVES = 1.0  # points of training accuracy
 
 Numbers: TypeAlias = dict[str, Any]
-Layers: TypeAlias = npt.NDArray[np.float64]
+Layers: TypeAlias = npt.NDArray[np.float64]  # (seed, layer)
 
 
 class NotTestable(Exception):
     """The run lacks what the claim is about."""
 
 
+class NoLayers(NotTestable):
+    """The run is older than the table of its layers; `parts` has those of the claim that don't need it."""
+
+    def __init__(self, parts: Mapping[str, Part] | None = None) -> None:
+        super().__init__("The run is older than layers.csv, which has its layers' numbers of each seed.")
+        self.parts = parts or {}
+
+
 @dataclass(frozen=True)
 class Finding:
-    """Whether a claim held, the `values` of its effect over seeds, and the numbers behind it."""
+    """The parts of a claim by name, the first its main effect, and further numbers. A claim holds if each part does."""
 
-    held: bool
-    values: Sequence[float]
+    parts: dict[str, Part]
     numbers: Numbers
 
 
-def curves_alike(study: Study) -> Finding:
-    rows = _fitted(study)
-    validation = [100 * value for value in _differences("validation_accuracy", rows, "activation", "relu", "sigmoid")]
-    last = _last_epochs(study)
-    train = [100 * value for value in _differences("train_accuracy", last, "activation", "relu", "sigmoid")]
+def curves_alike(run: Records) -> Finding:
+    rows = _fitted(run, "last_train_accuracy")
+    lead = _differences("best_validation_accuracy", rows, "activation", "relu", "sigmoid")
+    train = _differences("last_train_accuracy", rows, "activation", "relu", "sigmoid")
     return Finding(
-        held=_exceeds(validation) and abs(mean(train)[0]) < 1,
-        values=validation,
-        numbers={
-            "validation_points": mean(validation)[0],
-            "train_points_in_last_epoch": mean(train)[0],
-            "pairs": len(train),
+        {
+            "ReLU's lead in validation": _above(100 * lead, ACCURACY),
+            "ReLU's lead in training": Part(Estimate.of(list(100 * train)), "within", CURVES),
         },
+        {"networks": len(rows)},
     )
 
 
-def wide_sigmoid(study: Study) -> Finding:
-    _need(study, widths=2)
+def wide_sigmoid(run: Records) -> Finding:
+    _need(run, widths=2)
     gaps = {}
-    for width in (min(study.settings.widths), max(study.settings.widths)):
-        rows = _fitted(study, width=width, batch_norm=False)
-        gaps[width] = [100 * gap for gap in _differences("test_accuracy", rows, "activation", "relu", "sigmoid")]
+    for width in (min(run.settings.widths), max(run.settings.widths)):
+        rows = _fitted(run, "last_train_accuracy", width=width, batch_norm=False)
+        gaps[width] = 100 * _differences("test_accuracy", rows, "activation", "relu", "sigmoid")
     narrow, wide = gaps.values()
     return Finding(
-        held=abs(mean(wide)[0]) < max(0.5, ERRORS * (mean(wide)[1] or 0.0)),
-        values=wide,
-        numbers={"gap_narrow": mean(narrow)[0], "gap_wide": mean(wide)[0]},
+        {"gap when wide": Part(Estimate.of(list(wide)), "within", ALIKE)}, {"gap_narrow": float(narrow.mean())}
     )
 
 
-def sigmoid_and_depth(study: Study) -> Finding:
-    _need(study, depths=2)
-    width = min(study.settings.widths)
-    found = {
-        norm: _slopes(_fitted(study, activation="sigmoid", width=width, batch_norm=norm)) for norm in (False, True)
-    }
-    return Finding(
-        held=_exceeds(found[True]) and _exceeds([-slope for slope in found[False]]),
-        values=[with_norm - without for with_norm, without in zip(found[True], found[False], strict=True)],
-        numbers={"slope_without": mean(found[False])[0], "slope_with": mean(found[True])[0]},
-    )
+def sigmoid_and_depth(run: Records) -> Finding:
+    _need(run, depths=2)
+    kind = {"activation": "sigmoid", "width": min(run.settings.widths)}
+    rows = {norm: _fitted(run, "last_train_accuracy", **kind, batch_norm=norm) for norm in (True, False)}
+    return Finding(_slopes_by_norm(rows), {})
 
 
-def relu_needs_norm(study: Study) -> Finding:
-    _need(study, dataset="cifar10")
-    rows = _papers(study)
+def relu_needs_norm(run: Records) -> Finding:
+    _need(run, dataset="cifar10")
+    by_norm = {norm: _of_kind(_papers(run), batch_norm=norm) for norm in (True, False)}
     gaps = {
-        norm: [
-            100 * gap
-            for gap in _differences("test_accuracy", rows[rows.batch_norm == norm], "activation", "relu", "sigmoid")
-        ]
-        for norm in (False, True)
+        norm: 100 * _differences("test_accuracy", rows, "activation", "relu", "sigmoid")
+        for norm, rows in by_norm.items()
     }
     return Finding(
-        held=_exceeds(gaps[True]) and not _exceeds(gaps[False]),
-        values=gaps[True],
-        numbers={"gap_without": mean(gaps[False])[0], "gap_with": mean(gaps[True])[0]},
+        {
+            "gap with batch norm": _above(gaps[True], ACCURACY),
+            "gap without": Part(Estimate.of(list(gaps[False])), "not above", margin=ACCURACY),
+        },
+        {},
     )
 
 
-def depth_needs_norm(study: Study) -> Finding:
-    _need(study, dataset="cifar10", depths=2)
-    rows = _papers(study)
-    found = {
-        norm: [
-            slope
-            for _, kind in rows[rows.batch_norm == norm].groupby(["activation", "width"])
-            for slope in _slopes(kind)
-        ]
-        for norm in (False, True)
-    }
-    return Finding(
-        held=_exceeds(found[True]) and _exceeds([-slope for slope in found[False]]),
-        values=found[True],
-        numbers={"slope_without": mean(found[False])[0], "slope_with": mean(found[True])[0]},
-    )
+def depth_needs_norm(run: Records) -> Finding:
+    _need(run, dataset="cifar10", depths=2)
+    return Finding(_slopes_by_norm({norm: _of_kind(_papers(run), batch_norm=norm) for norm in (True, False)}), {})
 
 
-def all_fit(study: Study) -> Finding:
-    last = _last_epochs(study)
-    exempt = (last.activation == "sigmoid") & (last.width == 200) & (last.depth >= 6) & ~last.batch_norm
-    rows = last[~exempt] if study.settings.dataset == "cifar10" else last
-    worst = rows.iloc[int(rows.train_accuracy.argmin())]
-    name = Config(worst.activation, worst.depth, worst.width, worst.batch_norm).name
-    held = bool(worst.train_accuracy >= 0.99)
-    if not held and worst.epoch < PAPERS_EPOCHS:
+def all_fit(run: Records) -> Finding:
+    rows = _papers(run)
+    exempt = (rows.activation == "sigmoid") & (rows.width == 200) & (rows.depth >= 6) & ~rows.batch_norm
+    rows = rows[~exempt] if run.settings.dataset == "cifar10" else rows
+    worst = rows.iloc[int(rows.last_train_accuracy.argmin())]
+    part = _above(100 * rows.groupby("seed").last_train_accuracy.min(), 0.0, bound=99)
+    if part.status != "held" and worst.epochs < PAPERS_EPOCHS and worst.last_train_accuracy < 0.99:
         raise NotTestable(
-            f"{name} fits its training set to {worst.train_accuracy:.1%} after {worst.epoch} epochs, where the paper "
-            f"trained for {PAPERS_EPOCHS}."
+            f"{_name(worst)} fits its training set to {worst.last_train_accuracy:.1%} after {worst.epochs} epochs, "
+            f"where the paper trained for {PAPERS_EPOCHS}."
         )
     return Finding(
-        held=held,
-        values=list(100 * rows.groupby("seed").train_accuracy.mean()),
-        numbers={"lowest": worst.train_accuracy, "of": name, "after_epochs": int(worst.epoch)},
+        {"lowest training accuracy": part},
+        {"lowest": worst.last_train_accuracy, "of": _name(worst), "after_epochs": int(worst.epochs)},
     )
 
 
-def best_network(study: Study) -> Finding:
-    _need(study, widths=2)
-    kinds = _papers(study).groupby(["activation", "batch_norm", "width", "seed"]).test_accuracy.mean().unstack()
-    means = kinds.mean(axis=1).sort_values()
-    wanted = ("relu", True, max(study.settings.widths))
-    rival = means.drop(wanted).index[-1]
-    lead = list(100 * (kinds.T[wanted] - kinds.T[rival]))
-    best = dict(zip(("activation", "batch_norm", "width"), map(str, means.index[-1]), strict=True))
-    return Finding(held=mean(lead)[0] > 0, values=lead, numbers={"best": best})
+def best_network(run: Records) -> Finding:
+    _need(run, widths=2)
+    kinds = _papers(run).groupby(["activation", "batch_norm", "width", "seed"]).test_accuracy.mean().unstack()
+    wanted = ("relu", True, max(run.settings.widths))
+    rival = kinds.drop(wanted).mean(axis=1).sort_values().index[-1]
+    lead = 100 * (kinds.T[wanted] - kinds.T[rival])
+    named = dict(zip(("activation", "batch_norm", "width"), map(str, rival), strict=True))
+    return Finding({"lead over the next": _above(lead, 0.0)}, {"next": named})
 
 
-def second_layer(study: Study) -> Finding:
-    trees = _probed(study, "sigmoid", False, "trained")
-    saturated, spread = _by_layer(trees, "saturation"), _by_layer(trees, "std")
+def second_layer(run: Records) -> Finding:
+    saturated, spread = (_by_layer(run, "sigmoid", False, "trained", name) for name in ("saturation", "std"))
     if saturated.shape[1] < 3:
         raise NotTestable("It takes networks of at least 3 layers.")
     others = np.delete(saturated, 1, axis=1).min(1)
     return Finding(
-        held=_exceeds(list(others - saturated[:, 1])) and _exceeds(list(spread[:, 1] - spread[:, -1])),
-        values=list(others - saturated[:, 1]),
-        numbers={"saturation_by_layer": _listed(saturated), "class_std_by_layer": _listed(spread)},
+        {
+            "saturation less than in the next layer": _above(others - saturated[:, 1], SHARE),
+            "last layer narrower than the second": _above(spread[:, 1] - spread[:, -1], SHARE),
+        },
+        {"saturation_by_layer": _listed(saturated), "class_std_by_layer": _listed(spread)},
     )
 
 
-def untrained_sigmoid(study: Study) -> Finding:
-    untrained = _probed(study, "sigmoid", False, "untrained")
-    trained = _probed(study, "sigmoid", False, "trained")
-    spread = _by_layer([_map_median(tree, lambda m: m.std("label")) for tree in untrained], "median")
-    away = [
-        _by_layer([_map_median(tree, lambda m: abs(m - 0.5)) for tree in trees], "median")
-        for trees in (untrained, trained)
-    ]
-    coincide = list(spread[:, 0] - spread[:, -1])
-    saturate = list((away[1] - away[0]).mean(1))
+def untrained_sigmoid(run: Records) -> Finding:
+    away = [_by_layer(run, "sigmoid", False, state, "from_half") for state in ("untrained", "trained")]
+    spread = _by_layer(run, "sigmoid", False, "untrained", "spread")
     return Finding(
-        held=_exceeds(coincide) and _exceeds(saturate) and away[0][:, 0].mean() < 0.25,
-        values=saturate,
-        numbers={
+        {
+            "medians further from 0.5 when trained": _above((away[1] - away[0]).mean(1), SHARE),
+            "medians coincide with depth": _above(spread[:, 0] - spread[:, -1], SHARE),
+            "first layer's distance from 0.5": Part(Estimate.of(list(away[0][:, 0])), "within", 0.25),
+        },
+        {
             "spread_over_classes_untrained_by_layer": _listed(spread),
             "distance_from_half_untrained_by_layer": _listed(away[0]),
             "distance_from_half_trained_by_layer": _listed(away[1]),
@@ -198,84 +188,79 @@ def untrained_sigmoid(study: Study) -> Finding:
     )
 
 
-def _map_median(tree: xr.DataTree, change: Callable[[xr.DataArray], xr.DataArray]) -> xr.DataTree:
-    return xr.DataTree.from_dict(
-        {layer: xr.Dataset({"median": change(site.to_dataset()["median"])}) for layer, site in tree.children.items()}
-    )
-
-
-def deep_relu_separates(study: Study) -> Finding:
-    overlap = {kind: _by_layer(_probed(study, kind, False, "untrained"), "overlap") for kind in ("relu", "sigmoid")}
-    difference = list(overlap["sigmoid"][:, -1] - overlap["relu"][:, -1])
+def deep_relu_separates(run: Records) -> Finding:
+    overlap = {kind: _by_layer(run, kind, False, "untrained", "overlap") for kind in PAPERS}
     return Finding(
-        held=_exceeds(difference),
-        values=difference,
-        numbers={f"overlap_{kind}_by_layer": _listed(values) for kind, values in overlap.items()},
+        {"overlap less than the sigmoid's": _above(overlap["sigmoid"][:, -1] - overlap["relu"][:, -1], OVERLAP)},
+        {f"overlap_{kind}_by_layer": _listed(values) for kind, values in overlap.items()},
     )
 
 
-def deep_relu_specialises(study: Study) -> Finding:
-    overlap = _by_layer(_probed(study, "relu", False, "trained"), "overlap")
+def deep_relu_specialises(run: Records) -> Finding:
+    overlap = _by_layer(run, "relu", False, "trained", "overlap")
     if overlap.shape[1] < 2:
         raise NotTestable("It takes networks of at least 2 layers.")
-    difference = list(overlap[:, 0] - overlap[:, -1])
-    return Finding(held=_exceeds(difference), values=difference, numbers={"overlap_by_layer": _listed(overlap)})
-
-
-def norm_and_sparsity(study: Study) -> Finding:
-    config = study.of("relu", False)
-    sparsity = {
-        norm: _by_layer(study.trees(study.of("relu", norm), "trained"), "sparsity_site") for norm in (False, True)
-    }
-    rows = _of_kind(_papers(study), activation="relu", depth=config.depth, width=config.width)
-    gain = [100 * value for value in _differences("test_accuracy", rows, "batch_norm", True, False)]
-    drop = list(100 * (sparsity[False] - sparsity[True]).mean(1))
     return Finding(
-        held=_exceeds(drop) and _exceeds(gain),
-        values=drop,
-        numbers={
-            "inactive_without_by_layer": _listed(sparsity[False]),
-            "inactive_with_by_layer": _listed(sparsity[True]),
-            "test_points_gained": mean(gain)[0],
+        {"overlap less than in the first layer": _above(overlap[:, 0] - overlap[:, -1], OVERLAP)},
+        {"overlap_by_layer": _listed(overlap)},
+    )
+
+
+def norm_and_sparsity(run: Records) -> Finding:
+    config = run.of("relu", False)
+    rows = _of_kind(_papers(run), activation="relu", depth=config.depth, width=config.width)
+    gain = _above(100 * _differences("test_accuracy", rows, "batch_norm", True, False), ACCURACY)
+    if run.layers is None:
+        raise NoLayers({"test accuracy gained": gain})
+    inactive = {norm: _by_layer(run, "relu", norm, "trained", "inactive", fitted=False) for norm in (False, True)}
+    return Finding(
+        {
+            "fewer inactive with batch norm": _above(100 * (inactive[False] - inactive[True]).mean(1), INACTIVE),
+            "test accuracy gained": gain,
+        },
+        {
+            "inactive_without_by_layer": _listed(inactive[False]),
+            "inactive_with_by_layer": _listed(inactive[True]),
         },
     )
 
 
-def unfit_look_untrained(study: Study) -> Finding:
-    _need(study, dataset="cifar10")
-    trees = {s: study.trees(study.of("sigmoid", False), s) for s in ("untrained", "trained")}
-    overlap = {state: _by_layer(found, "overlap") for state, found in trees.items()}
-    difference = list((overlap["untrained"] - overlap["trained"]).mean(1))
+def unfit_look_untrained(run: Records) -> Finding:
+    _need(run, dataset="cifar10")
+    config = run.of("sigmoid", False)
+    rows = _of_kind(_papers(run), activation="sigmoid", batch_norm=False, depth=config.depth, width=config.width)
+    if rows.train_accuracy.min() >= FITTED:
+        raise NotTestable(f"The claim is about networks that fit badly; these fit to {rows.train_accuracy.min():.1%}.")
+    states = ("untrained", "trained")
+    overlap = {state: _by_layer(run, "sigmoid", False, state, "overlap", fitted=False) for state in states}
+    fall = (overlap["untrained"] - overlap["trained"]).mean(1)
     return Finding(
-        held=not _exceeds(difference),
-        values=difference,
-        numbers={f"overlap_{state}_by_layer": _listed(values) for state, values in overlap.items()},
+        {"overlap lost by training": Part(Estimate.of(list(fall)), "not above", margin=OVERLAP)},
+        {f"overlap_{state}_by_layer": _listed(values) for state, values in overlap.items()},
     )
 
 
-def mean(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean and its standard error, which is None for a single value."""
-    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    return float(np.mean(values)), error
+def _above(values: Sequence[float] | Layers | pd.Series, margin: float, bound: float = 0.0) -> Part:
+    return Part(Estimate.of(list(values)), bound=bound, margin=margin)
 
 
-def _exceeds(values: Sequence[float], bound: float = 0.0) -> bool:
-    """Whether the mean is above `bound` by more than ERRORS standard errors."""
-    middle, error = mean(values)
-    return middle - ERRORS * (error or 0.0) > bound
+def _slopes_by_norm(rows: dict[bool, pd.DataFrame]) -> dict[str, Part]:
+    return {
+        "points gained a layer with batch norm": _above(_slopes(rows[True]), SLOPE),
+        "points lost a layer without": _above(-_slopes(rows[False]), SLOPE),
+    }
 
 
-def _papers(study: Study) -> pd.DataFrame:
-    """The results of networks with the paper's activations, with their training accuracy in the last epoch."""
-    rows = study.results[study.results.activation.isin(PAPERS)]
-    last = _last_epochs(study)[[*NETWORK, "train_accuracy"]].rename(columns={"train_accuracy": "last_train_accuracy"})
-    return rows.merge(last, on=list(NETWORK))
+def _papers(run: Records) -> pd.DataFrame:
+    """The results of networks with the paper's activations, with what their curves say.
 
-
-def _last_epochs(study: Study) -> pd.DataFrame:
-    """The last row of the curve of each network with the paper's activations."""
-    curves = study.curves[study.curves.activation.isin(PAPERS)]
-    return curves.loc[curves.groupby(list(NETWORK))["epoch"].idxmax()]
+    `last_train_accuracy` is that of the last epoch, `best_validation_accuracy` that of the best.
+    """
+    curves = run.curves[run.curves.activation.isin(PAPERS)].sort_values("epoch")
+    known = curves.groupby(list(NETWORK), as_index=False).agg(
+        last_train_accuracy=("train_accuracy", "last"), best_validation_accuracy=("validation_accuracy", "max")
+    )
+    return run.results[run.results.activation.isin(PAPERS)].merge(known, on=list(NETWORK))
 
 
 def _of_kind(rows: pd.DataFrame, **kind: object) -> pd.DataFrame:
@@ -285,32 +270,36 @@ def _of_kind(rows: pd.DataFrame, **kind: object) -> pd.DataFrame:
     return rows
 
 
-def _fitted(study: Study, **kind: object) -> pd.DataFrame:
-    """The results of the networks of a kind; NotTestable unless all fit their training set in the last epoch."""
-    rows = _of_kind(_papers(study), **kind)
+def _fitted(run: Records, column: str, **kind: object) -> pd.DataFrame:
+    """The results of the networks of a kind; NotTestable unless the training accuracy `column` of each is high."""
+    rows = _of_kind(_papers(run), **kind)
     if rows.empty:
         raise NotTestable(f"No network with {kind} was trained.")
-    worst = rows.iloc[int(rows.last_train_accuracy.argmin())]
-    if worst.last_train_accuracy < FITTED:
-        name = Config(worst.activation, worst.depth, worst.width, worst.batch_norm).name
+    worst = rows.iloc[int(rows[column].argmin())]
+    if worst[column] < FITTED:
+        when = f"after {worst.epochs} epochs" if column == "last_train_accuracy" else "with the measured weights"
         raise NotTestable(
-            f"{name} (seed {worst.seed}) fits its training set to {worst.last_train_accuracy:.1%} only, after "
-            f"{worst.epochs} epochs."
+            f"{_name(worst)} (seed {worst.seed}) fits its training set to {worst[column]:.1%} only, {when}."
         )
     return rows
 
 
-def _probed(study: Study, activation: str, batch_norm: bool, state: str) -> list[xr.DataTree]:
-    """The metrics of each seed's network of a kind; NotTestable if trained ones don't fit their training set."""
-    config = study.of(activation, batch_norm)
-    if state == "trained":
-        _fitted(study, activation=activation, batch_norm=batch_norm, depth=config.depth, width=config.width)
-    return study.trees(config, state)
+def _name(row: pd.Series) -> str:
+    return Config(row.activation, row.depth, row.width, row.batch_norm).name
 
 
-def _by_layer(trees: Sequence[xr.DataTree], variable: str) -> Layers:
-    """A variable's mean over each layer, (seed, layer)."""
-    return np.array([[float(site[variable].mean()) for site in tree.children.values()] for tree in trees])
+def _by_layer(run: Records, activation: str, batch_norm: bool, state: str, name: str, fitted: bool = True) -> Layers:
+    """A column of the layers' table for a probed kind of networks, (seed, layer).
+
+    NotTestable if trained ones don't fit their training set, unless they needn't.
+    """
+    config = run.of(activation, batch_norm)
+    kind = {"activation": activation, "batch_norm": batch_norm, "depth": config.depth, "width": config.width}
+    if state == "trained" and fitted:
+        _fitted(run, "train_accuracy", **kind)
+    if run.layers is None:
+        raise NoLayers
+    return _of_kind(run.layers, **kind, state=state).pivot(index="seed", columns="layer", values=name).to_numpy()
 
 
 def _listed(values: Layers) -> list[float]:
@@ -318,28 +307,30 @@ def _listed(values: Layers) -> list[float]:
     return [round(float(value), 4) for value in values.mean(0)]
 
 
-def _differences(column: str, rows: pd.DataFrame, between: str, first: object, second: object) -> list[float]:
-    """The differences first - second of `column` between networks that differ in `between` alone."""
+def _differences(column: str, rows: pd.DataFrame, between: str, first: object, second: object) -> Layers:
+    """The difference first - second of `column` in each seed: the mean over networks that differ in `between` alone."""
     table = rows.pivot_table(column, [key for key in NETWORK if key != between], between)
     if not {first, second} <= set(table.columns):
         raise NotTestable(f"The run has no networks that differ in {between} alone ({first} and {second}).")
-    return list((table[first] - table[second]).dropna())
+    return (table[first] - table[second]).dropna().groupby("seed").mean().to_numpy()
 
 
-def _need(study: Study, *, dataset: str | None = None, widths: int = 1, depths: int = 1) -> None:
-    """NotTestable unless the study is on this data set and has at least so many widths and depths."""
-    settings = study.settings
+def _slopes(rows: pd.DataFrame) -> Layers:
+    """Test accuracy gained with each further layer, in points: a line's slope in each seed, the mean over kinds."""
+    kinds = [
+        (seed, np.polyfit(kind.depth.astype(float), 100 * kind.test_accuracy, 1)[0])
+        for (seed, _, _), kind in rows.groupby(["seed", "activation", "width"])
+    ]
+    slopes = pd.DataFrame(kinds, columns=["seed", "slope"]).groupby("seed").slope.mean()
+    return np.asarray(slopes, np.float64)
+
+
+def _need(run: Records, *, dataset: str | None = None, widths: int = 1, depths: int = 1) -> None:
+    """NotTestable unless the run is on this data set and has at least so many widths and depths."""
+    settings = run.settings
     if dataset is not None and settings.dataset != dataset:
         raise NotTestable(f"The claim is about {dataset}; this run is on {settings.dataset}.")
     for name, least in (("widths", widths), ("depths", depths)):
         found = len(getattr(settings, name))
         if found < least:
             raise NotTestable(f"It takes networks of {least} {name}; this run has {found}.")
-
-
-def _slopes(rows: pd.DataFrame) -> list[float]:
-    """Test accuracy gained with each further layer, in points, by a line through the depths of each seed."""
-    return [
-        float(np.polyfit(seed["depth"].astype(float), 100 * seed["test_accuracy"], 1)[0])
-        for _, seed in rows.groupby("seed")
-    ]

@@ -18,20 +18,22 @@ from .tables import PAPER, Tables, arranged, claims_table, merged_claims_table, 
 
 __all__ = ["command", "merged_page", "run_page"]
 
-BADGES = {"held": "good", "not held": "bad", "not testable": "neutral"}
+BADGES = {"held": "good", "not held": "bad", "open": "neutral", "not testable": "neutral"}
+WEIGHTS = {"best": "at the weights with the best validation accuracy", "last": "at the weights of the last epoch"}
 LEDE = (
     "Pretorius, Barnard and Davel (2019), «ReLU and sigmoidal activation functions», asked how class information "
     "travels through networks that differ only in their activation. This run trains such networks, records what every "
     "hidden node does for every training sample, and compares its numbers with theirs."
 )
 CLAIMS = (
-    "The paper's claims, each with the criterion that decides it here. A claim about other data or other networks than "
-    "this run's is not testable, nor is a claim about trained networks if they fit their training set below 95 % in "
-    "the last epoch."
+    "The paper's claims, each with the criterion that decides it here. An effect has its 95 % interval by Student's t "
+    "over the seeds. A claim held if the whole interval is as its criterion says; it was not held if none of it is, "
+    "and else it is open. A claim about other data or other networks than this run's is not testable, nor is a claim "
+    "about trained networks if they fit their training set below 95 %."
 )
 MERGED_CLAIMS = (
-    "A claim about several data sets held if it held on each on which it could be tested. Effect and error come from "
-    "the first data set that decides it."
+    "A claim about several data sets held if it held on each on which it could be tested. Effect and interval come "
+    "from the first data set that decides it."
 )
 OVERLAP = (
     "The paper's conclusion rests on how far classes overlap at a node, which it doesn't measure. Here is the overlap, "
@@ -68,7 +70,7 @@ def run_page(study: Study, split: Split, figures: Mapping[str, Drawn], tables: T
     _show(page, figures, "fig1", "fig2")
     page.table(
         tables.accuracy,
-        "Accuracy in percent, mean over seeds, at the weights with the best validation accuracy.",
+        f"Accuracy in percent, mean over seeds, {WEIGHTS[study.settings.weights_of]}.",
         formats=".2f",
     )
     page.heading("What the nodes do")
@@ -158,8 +160,14 @@ def command(study: Study) -> str:
     usual = {**COMMON, **PROFILES[study.settings.profile]}
     given = {"dataset": settings["source"], "profile": settings["profile"]}
     given |= {name: settings[name] for name in usual if settings[name] != usual[name]}
-    options = [
-        f"--{name.replace('_', '-')} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in given.items()
-    ]
+    options = [_option(name.replace("_", "-"), value) for name, value in given.items()]
     return f"probekit run relu-vs-sigmoid {' '.join(options)}"
+
+
+def _option(name: str, value: object) -> str:
+    """An option as the command line takes it."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, dict):
+        value = tuple(f"{kind}={number}" for kind, number in value.items())
+    return f"--{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"

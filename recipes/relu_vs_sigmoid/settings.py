@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from probekit.errors import DataError, near
 
 from .training.networks import PAPERS, Config
 
-__all__ = ["COMMON", "PROFILES", "Settings", "resolve"]
+__all__ = ["COMMON", "PROFILES", "Settings", "rates", "resolve"]
 
 COMMON: dict[str, Any] = {
     "activations": PAPERS,
@@ -24,7 +24,9 @@ COMMON: dict[str, Any] = {
     "precision": "float32",
     "fit_first": False,
     "fit": 0.99,
+    "weights_of": "best",
 }
+WEIGHTS = ("best", "last")  # the epochs whose weights a study may measure
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"depths": (2, 4), "epochs": 30, "patience": 0, "batch_size": 32, "search_epochs": 0},
     # The networks of section 3 of the paper.
@@ -55,13 +57,14 @@ class Settings:
     epochs: int
     patience: int
     batch_size: int
-    learning_rate: float | None
+    learning_rate: float | dict[str, float] | None
     search_epochs: int
     decay: float
     split_seed: int
     precision: str
     fit_first: bool
     fit: float
+    weights_of: str
 
     def __post_init__(self) -> None:
         least = {"seeds": 1, "epochs": 1, "batch_size": 1, "patience": 0, "search_epochs": 0}
@@ -74,10 +77,21 @@ class Settings:
             raise DataError(f"fit is {self.fit}; it is a share of the training samples, above 0 and at most 1.")
         if self.fit_first and not self.patience:
             raise DataError("fit_first says when patience begins to count, and patience is 0; give a patience.")
+        if self.weights_of not in WEIGHTS:
+            raise DataError(f"weights_of is {self.weights_of!r}; it is best (validation accuracy) or last (epoch).")
         if missing := [name for name in PAPERS if name not in self.activations]:
             raise DataError(f"The study compares {' and '.join(PAPERS)}: add {', '.join(missing)} to the activations.")
         for name in self.activations:
             Config(name, 1, 1, False)  # raises if it isn't known
+        given = self.learning_rate.values() if isinstance(self.learning_rate, dict) else [self.learning_rate]
+        if wrong := [rate for rate in given if rate is not None and not rate > 0]:
+            raise DataError(f"learning_rate has {wrong[0]}; a rate is above 0.")
+        if isinstance(self.learning_rate, dict):
+            _check_kinds(self.learning_rate, [config.kind for config in self.probed])
+
+    def rate(self, config: Config) -> float | None:
+        """The learning rate that is given for a kind of networks, if any is given."""
+        return self.learning_rate[config.kind] if isinstance(self.learning_rate, dict) else self.learning_rate
 
     @property
     def dataset(self) -> str:
@@ -134,6 +148,36 @@ def resolve(given: Mapping[str, Any], config: Path | None = None) -> Settings:
         known = ", ".join(PROFILES)
         raise DataError(f"There is no profile {profile!r}; there are: {known}.{near(str(profile), PROFILES)}")
     return Settings(**{"source": "digits", "profile": profile, **COMMON, **PROFILES[profile], **chosen})
+
+
+def rates(given: Sequence[str]) -> float | dict[str, float]:
+    """The learning rate of all networks, or of each kind by its name, from what the command line has for it.
+
+    >>> rates(["1e-3"])
+    0.001
+    >>> rates(["relu=1e-3", "relu-bn=3e-3"])
+    {'relu': 0.001, 'relu-bn': 0.003}
+    """
+    parts = [text.rpartition("=") for text in given]
+    try:
+        found = {kind: float(rate) for kind, _, rate in parts}
+    except ValueError as error:
+        raise DataError(f"learning_rate is {','.join(given)}: {error}. {_RATES}") from error
+    if len(found) < len(parts) or ("" in found and len(found) > 1):
+        raise DataError(f"learning_rate is {','.join(given)}, which has more than one rate for a kind. {_RATES}")
+    return found.get("", found)
+
+
+_RATES = "Give one rate, as 1e-3, or one for each kind, as relu=1e-3,sigmoid=3e-3,relu-bn=1e-3,sigmoid-bn=3e-3."
+
+
+def _check_kinds(found: Mapping[str, float], kinds: Sequence[str]) -> None:
+    """Raise unless there is a rate for each kind of networks and for nothing else."""
+    missing, unknown = [kind for kind in kinds if kind not in found], [kind for kind in found if kind not in kinds]
+    if missing:
+        raise DataError(f"learning_rate has no rate for {', '.join(missing)}. {_RATES}")
+    if unknown:
+        raise DataError(f"learning_rate has a rate for {', '.join(unknown)}; the run trains {', '.join(kinds)}.")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -19,15 +19,14 @@ import probekit as pk
 from probekit.errors import DataError
 
 from .data import Split
+from .records import STATES, Records, layers_of
 from .settings import Settings, resolve
 from .training.jobs import Jobs, trained
 from .training.networks import Config, Member, Trained
 from .training.trainer import check
 
-__all__ = ["NETWORK", "STATES", "Study", "settings_of", "study"]
+__all__ = ["Study", "settings_of", "study"]
 
-NETWORK = ("activation", "depth", "width", "batch_norm", "seed")  # the columns that tell networks apart
-STATES = ("untrained", "trained")
 SATURATED = 0.05  # a sigmoid this near to 0 or 1 counts as saturated
 GRADIENT_SAMPLES = 2000
 
@@ -66,9 +65,10 @@ del OF_SHOWN["overlap"]  # Overlap(null="permute") gives it, too
 class Study:
     """Everything that figures, tables and claims are made of.
 
-    `results` has a row for each network, `curves` one for each network and epoch, and `searched` one for each network
-    of the learning-rate search, if there was one. `measured` has the metrics of each probed network by its name and
-    state; `gradients` has the gradient norms in one of the deepest networks of each kind.
+    `results` has a row for each network, with the accuracies of the weights that are measured. `curves` has one for
+    each network and epoch, and `searched` one for each network of the learning-rate search, if there was one.
+    `measured` has the metrics of each probed network by its name and state; `gradients` has the gradient norms in one
+    of the deepest networks of each kind.
     """
 
     settings: Settings
@@ -96,6 +96,11 @@ class Study:
                 for state in STATES
             },
         )
+
+    @property
+    def records(self) -> Records:
+        """The numbers by which the claims are decided."""
+        return Records(self.settings, self.results, self.curves, layers_of(self.settings, self.measured))
 
     @property
     def shown(self) -> dict[Config, str]:
@@ -144,7 +149,7 @@ def study(jobs: Jobs, shapes: Iterable[Sequence[Config]]) -> Study:
     for network in jobs.progress(probed, "capture and measure", len(probed)):
         name = network.member.name
         for state in STATES:
-            model = getattr(network, state)
+            model = _network(network, state, settings)
             found[name, state] = _measured(model, f"{name}-{state}", jobs.split, folder, name in shown)
     gradients = {which: tree for shape in done.values() for which, tree in shape.gradients.items()}
     return Study(settings, tables["results"], tables["curves"], tables.get("learning_rates"), found, gradients)
@@ -181,14 +186,16 @@ def _results(settings: Settings, networks: Sequence[Trained]) -> pd.DataFrame:
             "seed": network.member.seed,
             "learning_rate": network.member.learning_rate,
             "epochs": len(network.curves.epoch),
-            "best_epoch": network.best_epoch,
+            "best_epoch": network.best.epoch,
             "fitted_epoch": _fitted_epoch(network, settings.fit),
-            "train_accuracy": network.train_accuracy,
-            "validation_accuracy": network.validation_accuracy,
-            "test_accuracy": network.test_accuracy,
+            "weights_epoch": measured.epoch,
+            "train_accuracy": measured.train_accuracy,
+            "validation_accuracy": measured.validation_accuracy,
+            "test_accuracy": measured.test_accuracy,
             "seconds": round(network.seconds, 2),
         }
         for network in networks
+        for measured in (network.trained(settings.weights_of),)
     ]
     return pd.DataFrame(rows)
 
@@ -205,6 +212,11 @@ def _curves(networks: Sequence[Trained]) -> pd.DataFrame:
         for network in networks
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def _network(network: Trained, state: str, settings: Settings) -> nn.Module:
+    """The network as it is measured in a state."""
+    return network.untrained if state == "untrained" else network.trained(settings.weights_of).network
 
 
 def _best(results: pd.DataFrame, config: Config) -> str:
@@ -239,7 +251,7 @@ def _gradients(networks: Sequence[Trained], jobs: Jobs) -> dict[tuple[Config, st
     """The gradient norms in the network of seed 0 of each of the deepest kinds, before and after training."""
     return {
         (network.member.config, state): _gradient_norms(
-            getattr(network, state), f"{network.member.name}-{state}", jobs.split, jobs.folder
+            _network(network, state, jobs.settings), f"{network.member.name}-{state}", jobs.split, jobs.folder
         )
         for network in networks
         if network.member.seed == 0 and network.member.config in jobs.settings.deepest

@@ -11,7 +11,8 @@ import pandas as pd
 
 from .claims import Claim
 from .data import Split
-from .study import STATES, Study
+from .records import STATES
+from .study import Study
 
 __all__ = [
     "PAPER",
@@ -172,7 +173,7 @@ def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
             "claim": claim.text,
             "here": _status(claim),
             "effect": claim.effect,
-            "standard error": claim.standard_error,
+            "95 % interval": "" if claim.interval is None else " to ".join(f"{end:.3g}" for end in claim.interval),
             "criterion": claim.numbers.get("reason", claim.criterion),
         }
         for claim in found

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from probekit.errors import DataError, ModelError
-from probekit.recipes.relu_vs_sigmoid.settings import Settings, resolve
+from probekit.recipes.relu_vs_sigmoid.settings import Settings, rates, resolve
+from probekit.recipes.relu_vs_sigmoid.training.networks import Config
+
+KINDS = ("relu", "relu-bn", "sigmoid", "sigmoid-bn")
 
 
 def test_the_papers_grid_has_192_networks_on_two_data_sets() -> None:
@@ -63,6 +66,11 @@ def test_probed_networks_are_the_papers_or_the_nearest() -> None:
         ({"fit": 1.5}, "fit is 1.5; it is a share of the training samples, above 0 and at most 1"),
         ({"fit_first": True}, "patience is 0; give a patience"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"weights_of": "latest"}, "weights_of is 'latest'; it is best .* or last"),
+        ({"learning_rate": 0.0}, "learning_rate has 0.0; a rate is above 0"),
+        ({"learning_rate": {**dict.fromkeys(KINDS, 1e-3), "relu": float("nan")}}, "learning_rate has nan"),
+        ({"learning_rate": {"relu": 1e-3, "relu-bn": 1e-3}}, "no rate for sigmoid, sigmoid-bn"),
+        ({"learning_rate": {**dict.fromkeys(KINDS, 1e-3), "tanh": 1e-3}}, "a rate for tanh; the run trains relu, relu"),
         ({"activations": ("relu", "tanh")}, "add sigmoid to the activations"),
     ],
 )
@@ -71,6 +79,30 @@ def test_impossible_settings(given: dict[str, Any], message: str) -> None:
         resolve(given)
     with pytest.raises(ModelError, match=r"No activation 'tahn'.*Near: 'tanh'"):
         resolve({"activations": ("relu", "sigmoid", "tahn")})
+
+
+def test_a_learning_rate_of_each_kind(tmp_path: Path) -> None:
+    given = rates(["relu=1e-3", "relu-bn=3e-3", "sigmoid=3e-3", "sigmoid-bn=1e-2"])
+    settings = resolve({"learning_rate": given})
+    assert settings.rate(Config("sigmoid", 2, 200, True)) == 1e-2
+    settings.write(tmp_path / "config.json")
+    assert resolve({}, tmp_path / "config.json") == settings
+    assert resolve({"learning_rate": rates(["1e-3"])}).rate(Config("relu", 2, 200, True)) == 1e-3
+    assert resolve({}).rate(Config("relu", 2, 200, True)) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["1e-3x"], "could not convert.*Give one rate"),
+        (["1e-3", "1e-2"], "more than one rate for a kind"),
+        (["relu=1e-3", "1e-2"], "more than one rate for a kind"),
+        (["relu=1e-3", "relu=1e-2"], "more than one rate for a kind"),
+    ],
+)
+def test_impossible_learning_rates(given: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        rates(given)
 
 
 @pytest.mark.parametrize(

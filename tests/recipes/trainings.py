@@ -65,9 +65,9 @@ def same(one: list[Trained], other: list[Trained]) -> bool:
     """Whether two trainings gave the same members, curves and weights, bit by bit."""
     return all(
         a.member == b.member
-        and a.best_epoch == b.best_epoch
+        and (a.best.epoch, a.last.epoch) == (b.best.epoch, b.last.epoch)
         and all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a.curves, b.curves, strict=True))
-        and all(torch.equal(v, b.trained.state_dict()[name]) for name, v in a.trained.state_dict().items())
+        and all(torch.equal(v, b.best.network.state_dict()[name]) for name, v in a.best.network.state_dict().items())
         for a, b in zip(one, other, strict=True)
     )
 

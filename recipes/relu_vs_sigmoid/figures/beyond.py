@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 import probekit as pk
 
-from ..study import STATES, Study
+from ..records import STATES
+from ..study import Study
 from ..tables import PAPER
 from ..training.networks import PAPERS, Config
 from .paper import COLOURS, NAMES, Made

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 import probekit as pk
 
-from ..study import STATES, Study
+from ..records import STATES
+from ..study import Study
 from ..training.networks import ACTIVATIONS
 
 __all__ = ["COLOURS", "NAMES", "Made", "fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7"]

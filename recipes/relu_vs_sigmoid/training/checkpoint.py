@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import Split
-from .networks import Curves, Member, Trained, build
+from .networks import Curves, Member, Snapshot, Trained, build
 
-__all__ = ["Checkpoint", "load_networks", "read", "save_networks", "write"]
+__all__ = ["ACCURACIES", "SNAPSHOTS", "Checkpoint", "load_networks", "read", "save_networks", "write"]
 
-NUMBERS = ("best_epoch", "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
+SNAPSHOTS = ("best", "last")
+ACCURACIES = ("train_accuracy", "validation_accuracy", "test_accuracy")
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,33 @@ def _packed(result: Trained) -> dict[str, Any]:
     return {
         "member": asdict(result.member),
         "untrained": result.untrained.state_dict(),
-        "trained": result.trained.state_dict(),
+        **{name: _packed_snapshot(result.trained(name)) for name in SNAPSHOTS},
         "curves": [torch.from_numpy(curve) for curve in result.curves],
-        **{name: getattr(result, name) for name in NUMBERS},
+        "seconds": result.seconds,
     }
 
 
+def _packed_snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    numbers = {name: getattr(snapshot, name) for name in ("epoch", *ACCURACIES)}
+    return {"weights": snapshot.network.state_dict(), **numbers}
+
+
 def _unpacked(entry: dict[str, Any], member: Member, split: Split) -> Trained:
-    def network(state: str) -> nn.Sequential:
+    def network(weights: dict[str, Tensor]) -> nn.Sequential:
         built = build(member.config, split.features, split.classes, member.seed).to(split.train.x.device)
-        built.load_state_dict(entry[state])
+        built.load_state_dict(weights)
         return built.eval()
+
+    def snapshot(name: str) -> Snapshot:
+        numbers = dict(entry[name])
+        return Snapshot(network(numbers.pop("weights")), **numbers)
 
     return Trained(
         member=member,
-        untrained=network("untrained"),
-        trained=network("trained"),
+        untrained=network(entry["untrained"]),
+        **{name: snapshot(name) for name in SNAPSHOTS},
         curves=Curves(*(curve.cpu().numpy() for curve in entry["curves"])),
-        **{name: entry[name] for name in NUMBERS},
+        seconds=entry["seconds"],
     )
 
 

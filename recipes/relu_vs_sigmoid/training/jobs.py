@@ -18,11 +18,11 @@ from probekit.progress import Progress, silent
 
 from ..data import Samples, Split, split_of
 from ..settings import Settings
-from .checkpoint import Checkpoint, load_networks, read, save_networks, write
-from .networks import Config, Member, Trained, default_learning_rate
+from .checkpoint import SNAPSHOTS, Checkpoint, load_networks, read, save_networks, write
+from .networks import Builder, Config, Member, Trained, build_member, default_learning_rate
 from .trainer import train
 
-__all__ = ["Jobs", "chosen_rates", "on_cluster", "search", "trained"]
+__all__ = ["Jobs", "chosen_rates", "inactive", "on_cluster", "search", "trained"]
 
 DECADES = (1e-5, 1e-4, 1e-3, 1e-2)  # the learning rates with which a search begins
 _ROWS = 4096  # samples whose activations are in memory at a time
@@ -37,6 +37,7 @@ class Jobs:
     folder: Path
     checkpoint_every: int
     progress: Progress
+    build: Builder = build_member
 
     def key(self, members: Sequence[Member], epochs: int, patience: int) -> dict[str, Any]:
         """All that the numbers of a training depend on."""
@@ -49,6 +50,7 @@ class Jobs:
             "batch_size": self.settings.batch_size,
             "decay": self.settings.decay,
             "precision": self.settings.precision,
+            "snapshots": SNAPSHOTS,  # files without it have the best weights alone
             **({"fit": fit} if fit else {}),  # runs without it are older than this option
         }
 
@@ -75,6 +77,7 @@ class Jobs:
             fit=self.settings.fit_before,
             precision=self.settings.precision,
             checkpoint=self.checkpoint(name, self.key(members, epochs, patience)),
+            build=self.build,
             progress=self.progress,
         )
 
@@ -89,12 +92,11 @@ def trained(configs: Sequence[Config], jobs: Jobs) -> tuple[list[Trained], pd.Da
     The rate is the given one, else the one that the search found, else the one that suits digits.
     """
     settings, searched = jobs.settings, None
-    if settings.learning_rate is not None:
-        rates = dict.fromkeys(configs, settings.learning_rate)
-    elif settings.search_epochs:
+    rates = {config: rate for config in configs if (rate := settings.rate(config)) is not None}
+    if not rates and settings.search_epochs:
         searched = search(configs, jobs)
         rates = chosen_rates(searched, configs)
-    else:
+    elif not rates:
         rates = {config: default_learning_rate(config) for config in configs}
     members = [Member(config, seed, rates[config]) for config in configs for seed in range(settings.seeds)]
     return jobs.networks(members), searched
@@ -193,16 +195,16 @@ def _row(network: Trained, stage: str, jobs: Jobs) -> dict[str, Any]:
         "learning_rate": network.member.learning_rate,
         "stage": stage,
         "epochs": len(network.curves.epoch),
-        "best_epoch": network.best_epoch,
-        "train_accuracy": network.train_accuracy,
-        "validation_accuracy": network.validation_accuracy,
+        "best_epoch": network.best.epoch,
+        "train_accuracy": network.best.train_accuracy,
+        "validation_accuracy": network.best.validation_accuracy,
         "seconds": round(network.seconds, 2),
-        "inactive": _inactive(network.trained, jobs.split.train) if relu else [],
+        "inactive": inactive(network.best.network, jobs.split.train) if relu else [],
     }
 
 
 @torch.no_grad()
-def _inactive(network: nn.Module, samples: Samples) -> list[float]:
+def inactive(network: nn.Module, samples: Samples) -> list[float]:
     """The share of samples for which a node is 0 or below, averaged over the nodes of each hidden layer."""
     totals: dict[str, float] = {}
     with pk.Probe(network, "act*") as probe:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,14 +19,23 @@ __all__ = [
     "ACTIVATIONS",
     "PAPERS",
     "Activation",
+    "Builder",
     "Config",
     "Curves",
+    "Initialise",
     "Member",
+    "Scale",
+    "Snapshot",
     "Trained",
     "build",
+    "build_member",
     "calibrate_batch_norm",
     "default_learning_rate",
 ]
+
+
+# It fills a weight with values drawn from a generator, and returns it.
+Initialise: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Activation:
     """An activation: its module, how the weights of the layers before it start, and a learning rate for digits."""
 
     module: Callable[[], nn.Module]
-    initialise: Callable[[Tensor, torch.Generator], Tensor]
+    initialise: Initialise
     learning_rate: float
 
 
@@ -88,6 +97,11 @@ class Config:
         return f"{self.depth}x{self.width}{'-bn' if self.batch_norm else ''}"
 
     @property
+    def kind(self) -> str:
+        """The activation, and whether there is batch norm: `relu-bn`."""
+        return f"{self.activation}{'-bn' if self.batch_norm else ''}"
+
+    @property
     def name(self) -> str:
         """The activation and the shape: `relu-4x200-bn`."""
         return f"{self.activation}-{self.shape}"
@@ -117,23 +131,35 @@ class Curves(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """A network as it was after an epoch (from 1), in eval mode, and its accuracies."""
+
+    network: nn.Sequential
+    epoch: int
+    train_accuracy: float
+    validation_accuracy: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
 class Trained:
     """A network before and after training, in eval mode, and the course of its training.
 
-    `untrained` has batch norm calibrated on the training samples. `trained` has the weights of `best_epoch` (from 1),
-    the last of the epochs with the highest validation accuracy; the accuracies are measured with these weights.
-    `seconds` is the network's share of the wall time: each epoch is shared among the networks still training.
+    `untrained` has batch norm calibrated on the training samples. `best` is the network after the last of the epochs
+    with the highest validation accuracy, and `last` after its last epoch. `seconds` is the network's share of the wall
+    time: each epoch is shared among the networks still training.
     """
 
     member: Member
     untrained: nn.Sequential
-    trained: nn.Sequential
+    best: Snapshot
+    last: Snapshot
     curves: Curves
-    best_epoch: int
-    train_accuracy: float
-    validation_accuracy: float
-    test_accuracy: float
     seconds: float
+
+    def trained(self, weights_of: str) -> Snapshot:
+        """The trained network with the weights of its ``best`` or its ``last`` epoch."""
+        return {"best": self.best, "last": self.last}[weights_of]
 
 
 def default_learning_rate(config: Config) -> float:
@@ -141,13 +167,16 @@ def default_learning_rate(config: Config) -> float:
     return ACTIVATIONS[config.activation].learning_rate
 
 
-def build(config: Config, features: int, classes: int, seed: int) -> nn.Sequential:
+def build(
+    config: Config, features: int, classes: int, seed: int, initialise: Initialise | None = None
+) -> nn.Sequential:
     """An untrained network from `features` inputs to the logits of `classes` classes, in training mode.
 
     Its modules are `linear1`, `norm1` (with batch norm), `act1`, `linear2`, …, `head`, so the selector `act*` reads
-    the outputs of each hidden layer. All weights, the head's too, are He normal by fan-in for ReLU, GELU and SiLU and
-    Xavier uniform for sigmoid and tanh. Biases are 0; a layer before batch norm has none, since batch norm shifts its
-    outputs. The weights depend on `seed` alone, and torch's global generator is neither read nor moved.
+    the outputs of each hidden layer. All weights, the head's too, start as `initialise` says: by default He normal by
+    fan-in for ReLU, GELU and SiLU and Xavier uniform for sigmoid and tanh. Biases are 0; a layer before batch norm has
+    none, since batch norm shifts its outputs. The weights depend on `seed` alone, and torch's global generator is
+    neither read nor moved.
 
     >>> network = build(Config("sigmoid", depth=1, width=8, batch_norm=True), features=4, classes=3, seed=0)
     >>> list(network._modules)
@@ -155,12 +184,13 @@ def build(config: Config, features: int, classes: int, seed: int) -> nn.Sequenti
     """
     generator = torch.Generator().manual_seed(seed)
     activation = ACTIVATIONS[config.activation]
+    initialise = initialise or activation.initialise
     modules: OrderedDict[str, nn.Module] = OrderedDict()
 
     def linear(name: str, inputs: int, outputs: int, bias: bool) -> None:
         with torch.random.fork_rng(devices=()):  # the layer's own initialisation draws from the global generator
             layer = nn.Linear(inputs, outputs, bias=bias)
-        activation.initialise(layer.weight, generator)
+        initialise(layer.weight, generator)
         if bias:
             nn.init.zeros_(layer.bias)
         modules[name] = layer
@@ -172,6 +202,31 @@ def build(config: Config, features: int, classes: int, seed: int) -> nn.Sequenti
         modules[f"act{number}"] = activation.module()
     linear("head", config.width, classes, True)
     return nn.Sequential(modules)
+
+
+# It makes a member's untrained network for so many features and classes.
+Builder: TypeAlias = Callable[[Member, int, int], nn.Sequential]
+
+
+def build_member(member: Member, features: int, classes: int) -> nn.Sequential:
+    """The untrained network of a member, as `build` makes it."""
+    return build(member.config, features, classes, member.seed)
+
+
+class Scale(nn.Module):
+    """Scale features: x · factor + shift, which training leaves as they are.
+
+    As the first module, `scale`, of a network it lets networks that see the same samples scaled otherwise train
+    together.
+    """
+
+    def __init__(self, factor: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.get_buffer("shift"), x, self.get_buffer("factor"))
 
 
 @torch.no_grad()

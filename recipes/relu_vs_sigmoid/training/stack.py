@@ -26,7 +26,8 @@ class StackedNetwork:
     weight is (member, in, out). `gradients` has the names of the trainable tensors; each `backward` fills it again.
     Members of one activation must be neighbours, since an activation is applied to a slice of members.
 
-    Training steps compute in `dtype`, or in the weights' dtype if it is None. Weights and gradients keep their dtype.
+    Networks may begin with a `Scale`. Training steps compute in `dtype`, or in the weights' dtype if it is None.
+    Weights and gradients keep their dtype.
     """
 
     def __init__(
@@ -72,6 +73,9 @@ class StackedNetwork:
                 torch.sum(gradient, 1, dtype=self.gradients[f"{name}.bias"].dtype, out=self.gradients[f"{name}.bias"])
 
     def _forward(self, h: Tensor, taps: _Taps | None) -> Tensor:
+        if "scale.factor" in self.tensors:
+            factor, shift = (self.tensors[f"scale.{name}"].unsqueeze(1) for name in ("factor", "shift"))
+            h = torch.addcmul(shift, h, factor)
         for number in range(1, self._config.depth + 1):
             h = self._linear(f"linear{number}", h, taps)
             if self._config.batch_norm:

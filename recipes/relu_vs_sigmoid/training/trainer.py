@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from probekit.errors import DataError, ModelError
 from probekit.progress import Progress, silent
 
 from ..data import Samples, Split
 from .checkpoint import Checkpoint
-from .networks import Curves, Member, Trained, build, calibrate_batch_norm
+from .networks import Builder, Curves, Member, Snapshot, Trained, build_member, calibrate_batch_norm
 from .stack import StackedAdam, StackedNetwork
 
 __all__ = ["STACK_BYTES", "by_shape", "check", "sample_order", "train"]
@@ -63,6 +63,7 @@ def train(
     precision: str = "float32",
     checkpoint: Checkpoint | None = None,
     stack_bytes: int = STACK_BYTES,
+    build: Builder = build_member,
     progress: Progress = silent,
 ) -> list[Trained]:
     """Train networks of one shape together, on the device of the split; the results are in the members' order.
@@ -70,14 +71,14 @@ def train(
     Each member trains with Adam on the mean cross-entropy, in batches of `batch_size` in an order of its own (the last
     batch may be smaller); after each epoch its learning rate is multiplied by `decay`. A member whose validation
     accuracy hasn't improved for `patience` epochs is done; with a patience of 0 all epochs run. Patience counts from
-    the first epoch whose training accuracy is at least `fit`. At the end each member gets its weights of the best
-    validation accuracy, the last of equals. Each epoch is one step of `progress`.
+    the first epoch whose training accuracy is at least `fit`. Each result has the weights of the best validation
+    accuracy (the last of equals) and those of the last epoch. Each epoch is one step of `progress`.
 
     With a `checkpoint`, a training that was stopped at any moment resumes from the last one; on the same number of
     threads the results are bit-identical to those without the stop. With the `precision` ``tf32`` (of CUDA devices) or
     ``bfloat16`` the steps multiply matrices in it, while weights, Adam and measured values keep the samples' dtype;
     with ``float32`` everything does. On a CPU, members whose weights, gradients and moments fit in `stack_bytes` are
-    computed at once.
+    computed at once. `build` makes the members' untrained networks.
 
     Raises:
         ModelError: the members differ in shape.
@@ -90,7 +91,7 @@ def train(
     >>> from probekit.recipes.relu_vs_sigmoid.training.networks import Config, Member
     >>> members = [Member(Config(name, 1, 32, False), 0, 3e-3) for name in ("relu", "sigmoid")]
     >>> relu, sigmoid = train(members, split, epochs=5, batch_size=32)
-    >>> relu.train_accuracy > 0.95, len(relu.curves.train_loss)
+    >>> relu.best.train_accuracy > 0.95, len(relu.curves.train_loss)
     (True, 5)
     """
     check(members, split, batch_size, precision)
@@ -98,7 +99,7 @@ def train(
     ranks = sorted(range(len(members)), key=lambda i: (members[i].config.activation, members[i].learning_rate))
     ordered = [members[i] for i in ranks]
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    trainings = [_Training(ordered, rows, split, epochs, dtype) for rows in _stacks(ordered, split, stack_bytes)]
+    trainings = [_Training(ordered, rows, split, epochs, dtype, build) for rows in _stacks(ordered, split, stack_bytes)]
     saved = checkpoint.load(split.train.x.device) if checkpoint else None
     first = 0
     if saved is not None:
@@ -173,19 +174,25 @@ class _Training:
     """The training of one stack: of the members at `rows`. Every tensor of its state has the member as first axis.
 
     `moving` has the weights and Adam's moments of the members still `active`; `known` has what is known of all:
-    their best weights, best epochs and curves.
+    their best and last weights, best epochs and curves.
     """
 
     def __init__(
-        self, members: Sequence[Member], rows: range, split: Split, epochs: int, dtype: torch.dtype | None
+        self,
+        members: Sequence[Member],
+        rows: range,
+        split: Split,
+        epochs: int,
+        dtype: torch.dtype | None,
+        build: Builder,
     ) -> None:
-        members = [members[index] for index in rows]
+        members, x = [members[index] for index in rows], split.train.x
         self.rows, self._members, self._split, self._dtype = rows, members, split, dtype
-        self._networks = [self._build(member) for member in members]
+        self._networks = [build(each, split.features, split.classes).to(x.device, x.dtype) for each in members]
         self._stack_up(list(range(len(members))))
         device, count = split.train.x.device, len(members)
         self.known = {
-            **{f"best.{name}": tensor.clone() for name, tensor in self._stack.tensors.items()},
+            **{f"{which}.{name}": t.clone() for which in ("best", "last") for name, t in self._stack.tensors.items()},
             "best_accuracy": torch.full((count,), -1.0, dtype=torch.float64, device=device),
             "best_epoch": torch.zeros(count, dtype=torch.int64, device=device),
             "better_epoch": torch.zeros(count, dtype=torch.int64, device=device),
@@ -193,10 +200,6 @@ class _Training:
             "seconds": torch.zeros(count, dtype=torch.float64, device=device),
             "curves": torch.zeros(count, 3, epochs, dtype=torch.float64, device=device),
         }
-
-    def _build(self, member: Member) -> nn.Sequential:
-        x = self._split.train.x
-        return build(member.config, self._split.features, self._split.classes, member.seed).to(x.device, x.dtype)
 
     def _stack_up(self, active: list[int]) -> None:
         """Stack these members anew, untrained."""
@@ -235,7 +238,7 @@ class _Training:
         self._count(start)
 
     def measure(self, epoch: int) -> None:
-        """Record the epoch's losses and accuracies, and keep the weights of members that were never better."""
+        """Record the epoch's losses, accuracies and weights, and keep the weights of members that were never better."""
         start = time.perf_counter()
         train_loss, train_accuracy = self._evaluate(self._split.train)
         _, accuracy = self._evaluate(self._split.validation)
@@ -249,6 +252,7 @@ class _Training:
         self.known["best_epoch"][rows[good]] = epoch + 1
         for name, tensor in self._stack.tensors.items():
             self.known[f"best.{name}"][rows[good]] = tensor[good]
+            self.known[f"last.{name}"][rows] = tensor
         self._count(start)
 
     def _count(self, start: float) -> None:
@@ -281,28 +285,30 @@ class _Training:
         return loss / len(samples), correct / len(samples)
 
     def results(self) -> list[Trained]:
-        """Every member with its best weights."""
-        self._stack_up(list(range(len(self._members))))
-        _copy({name: self.known[f"best.{name}"] for name in self._stack.tensors}, self._stack.tensors)
-        accuracies = torch.stack([self._evaluate(samples)[1] for samples in self._split.subsets], 1).tolist()
-        known = {name: self.known[name].tolist() for name in ("best_epoch", "epochs", "seconds")}
-        curves = self.known["curves"].cpu().numpy()
+        """Every member with its best and its last weights."""
+        best = self._snapshots("best", self.known["best_epoch"].tolist())
+        last = self._snapshots("last", self.known["epochs"].tolist())
+        curves, seconds = self.known["curves"].cpu().numpy(), self.known["seconds"].tolist()
         results = []
         for index, member in enumerate(self._members):
-            untrained, trained = self._pair(index)
-            epochs = known["epochs"][index]
+            untrained = self._networks[index].eval()
+            calibrate_batch_norm(untrained, self._split.train.x)
+            epochs = last[index].epoch
             course = Curves(np.arange(1, epochs + 1), *curves[index, :, :epochs])
-            numbers = known["best_epoch"][index], *accuracies[index], known["seconds"][index]
-            results.append(Trained(member, untrained, trained, course, *numbers))
+            results.append(Trained(member, untrained, best[index], last[index], course, seconds[index]))
         return results
 
-    def _pair(self, index: int) -> tuple[nn.Sequential, nn.Sequential]:
-        """One member's network before and after training, in eval mode."""
-        untrained = self._networks[index].eval()
-        trained = copy.deepcopy(untrained)
-        self._stack.unstack(index, trained)
-        calibrate_batch_norm(untrained, self._split.train.x)
-        return untrained, trained
+    def _snapshots(self, which: str, epochs: list[int]) -> list[Snapshot]:
+        """Every member with its ``best`` or ``last`` weights, in eval mode."""
+        self._stack_up(list(range(len(self._members))))
+        _copy({name: self.known[f"{which}.{name}"] for name in self._stack.tensors}, self._stack.tensors)
+        accuracies = torch.stack([self._evaluate(samples)[1] for samples in self._split.subsets], 1).tolist()
+        snapshots = []
+        for index, built in enumerate(self._networks):
+            network = copy.deepcopy(built).eval()
+            self._stack.unstack(index, network)
+            snapshots.append(Snapshot(network, epochs[index], *accuracies[index]))
+        return snapshots
 
 
 def _joined(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

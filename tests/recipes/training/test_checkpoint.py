@@ -68,10 +68,10 @@ def test_a_stopped_training_resumes_where_other_networks_are_computed_at_once(
     with pytest.raises(KeyboardInterrupt):
         stacked(tmp_path, networks, progress=stopping(7))
     for each, other in zip(stacked(tmp_path, then), expected, strict=True):
-        assert (each.member, each.best_epoch) == (other.member, other.best_epoch)
+        assert (each.member, each.best.epoch) == (other.member, other.best.epoch)
         np.testing.assert_allclose(np.stack(each.curves), np.stack(other.curves), rtol=1e-6)
-        for name, value in other.trained.state_dict().items():
-            torch.testing.assert_close(each.trained.state_dict()[name], value, rtol=1e-6, atol=1e-9)
+        for name, value in other.best.network.state_dict().items():
+            torch.testing.assert_close(each.best.network.state_dict()[name], value, rtol=1e-6, atol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +97,17 @@ def test_patience_ends_a_member_as_it_would_alone() -> None:
     assert len({len(each.curves.epoch) for each in together}) > 2
     for each, course in zip(together, everything, strict=True):
         (alone,) = train([each.member], split, epochs=30, batch_size=128, patience=5)
-        assert alone.best_epoch == each.best_epoch
+        assert alone.best.epoch == each.best.epoch
         np.testing.assert_allclose(np.stack(alone.curves), np.stack(each.curves), rtol=1e-6)
-        for name, value in alone.trained.state_dict().items():
-            torch.testing.assert_close(each.trained.state_dict()[name], value, rtol=1e-6, atol=1e-9)
+        for name, value in alone.best.network.state_dict().items():
+            torch.testing.assert_close(each.best.network.state_dict()[name], value, rtol=1e-6, atol=1e-9)
         # It is done at the end of the first five epochs without a better one.
         accuracy = course.curves.validation_accuracy
         waits = [epoch - int(np.argmax(accuracy[: epoch + 1])) for epoch in range(30)]
         assert len(each.curves.epoch) == (waits.index(5) + 1 if 5 in waits else 30)
+        assert each.last.epoch == len(each.curves.epoch)
+        for name, value in alone.last.network.state_dict().items():
+            torch.testing.assert_close(each.last.network.state_dict()[name], value, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(each.curves.validation_accuracy, accuracy[: len(each.curves.epoch)])
 
 

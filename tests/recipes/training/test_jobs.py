@@ -64,8 +64,8 @@ def test_searched_networks_are_those_that_train_alone(
     assert table is not None
     row = table.query("activation == 'relu' and learning_rate == 0.001 and seed == 1").iloc[0]
     (alone,) = train([Member(Config("relu", 2, 24, False), 1, 1e-3)], digits(), epochs=2, batch_size=128)
-    assert row.validation_accuracy == alone.validation_accuracy
+    assert row.validation_accuracy == alone.best.validation_accuracy
     with torch.no_grad():
         x = digits().train.x
-        layers = [alone.trained[:2](x), alone.trained[:4](x)]
+        layers = [alone.best.network[:2](x), alone.best.network[:4](x)]
     np.testing.assert_allclose(row.inactive, [float((layer <= 0).double().mean()) for layer in layers], rtol=1e-4)

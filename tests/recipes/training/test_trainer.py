@@ -44,7 +44,7 @@ def accuracy(network: nn.Module, samples: Samples) -> float:
 
 
 def train_alone(member: Member, split: Split, epochs: int) -> tuple[nn.Sequential, int, list[tuple[float, ...]]]:
-    """The training with torch's own modules: the restored network, its epoch, and the curves."""
+    """The training with torch's own modules: the network of the best epoch, its epoch, and the curves."""
     network = build(member.config, split.features, split.classes, member.seed).to(split.train.x.dtype)
     optimiser = torch.optim.Adam(network.parameters(), lr=member.learning_rate)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.99)
@@ -65,6 +65,19 @@ def train_alone(member: Member, split: Split, epochs: int) -> tuple[nn.Sequentia
     return network, best_epoch, curves
 
 
+def train_to_the_end(member: Member, split: Split, epochs: int) -> nn.Sequential:
+    """The network after its last epoch, by torch's own modules."""
+    network = build(member.config, split.features, split.classes, member.seed).to(split.train.x.dtype)
+    optimiser = torch.optim.Adam(network.parameters(), lr=member.learning_rate)
+    for epoch in range(epochs):
+        optimiser.param_groups[0]["lr"] = member.learning_rate * 0.99**epoch
+        for rows in sample_order(member.seed, epoch, len(split.train)).split(BATCH):
+            optimiser.zero_grad()
+            F.cross_entropy(network(split.train.x[rows]), split.train.y[rows]).backward()
+            optimiser.step()
+    return network.eval()
+
+
 def members(batch_norm: bool, depth: int = 3, width: int = 20) -> list[Member]:
     """Activations, seeds and learning rates in an order that the stack can't keep."""
     relu, sigmoid = (Config(name, depth, width, batch_norm) for name in ("relu", "sigmoid"))
@@ -82,12 +95,25 @@ def test_a_member_is_what_it_would_be_alone(together: list[Trained], index: int)
     result = together[index]
     network, best_epoch, curves = train_alone(result.member, blobs(), epochs=6)
     assert result.member == members(result.member.config.batch_norm)[index]
-    assert result.best_epoch == best_epoch
-    found = result.trained.state_dict()
+    assert result.best.epoch == best_epoch
+    found = result.best.network.state_dict()
     for name, value in network.state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: name + text)
     np.testing.assert_allclose(np.stack(result.curves[1:], 1), curves, rtol=1e-8)
     np.testing.assert_array_equal(result.curves.epoch, np.arange(1, 7))
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_the_last_epochs_weights_are_kept_beside_the_best(together: list[Trained], index: int) -> None:
+    result, split = together[index], blobs()
+    alone = train_to_the_end(result.member, split, epochs=6)
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(result.last.network.state_dict()[name], value, rtol=1e-7, atol=1e-9)
+    assert result.last.epoch == 6
+    assert result.last.train_accuracy == pytest.approx(accuracy(result.last.network, split.train), abs=1e-12)
+    assert result.last.train_accuracy == result.curves.train_accuracy[-1]
+    assert result.last.test_accuracy == pytest.approx(accuracy(result.last.network, split.test), abs=1e-12)
+    assert result.trained("last") is result.last
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -95,7 +121,7 @@ def test_a_member_is_what_it_would_be_alone_in_single_precision(batch_norm: bool
     split = blobs(torch.float32)
     for result in train(members(batch_norm), split, epochs=2, batch_size=BATCH):
         network, _, _ = train_alone(result.member, split, epochs=2)
-        found = result.trained.state_dict()
+        found = result.best.network.state_dict()
         for name, value in network.state_dict().items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
 
@@ -103,11 +129,13 @@ def test_a_member_is_what_it_would_be_alone_in_single_precision(batch_norm: bool
 def test_accuracies_are_those_of_the_network_handed_out(together: list[Trained]) -> None:
     split = blobs()
     for result in together:
-        assert not result.trained.training
-        assert result.train_accuracy == pytest.approx(accuracy(result.trained, split.train), abs=1e-12)
-        assert result.validation_accuracy == pytest.approx(accuracy(result.trained, split.validation), abs=1e-12)
-        assert result.test_accuracy == pytest.approx(accuracy(result.trained, split.test), abs=1e-12)
-        assert result.validation_accuracy == result.curves.validation_accuracy.max()
+        assert not result.best.network.training
+        assert result.best.train_accuracy == pytest.approx(accuracy(result.best.network, split.train), abs=1e-12)
+        assert result.best.validation_accuracy == pytest.approx(
+            accuracy(result.best.network, split.validation), abs=1e-12
+        )
+        assert result.best.test_accuracy == pytest.approx(accuracy(result.best.network, split.test), abs=1e-12)
+        assert result.best.validation_accuracy == result.curves.validation_accuracy.max()
         assert result.seconds > 0
 
 
@@ -125,7 +153,7 @@ def test_among_equally_good_epochs_the_last_is_restored() -> None:
     still = [Member(Config("relu", 1, 4, False), 0, 1e-12)]
     (result,) = train(still, blobs(), epochs=3, batch_size=BATCH)
     assert len(set(result.curves.validation_accuracy)) == 1
-    assert result.best_epoch == 3
+    assert result.best.epoch == 3
 
 
 def test_the_learning_rate_decays_each_epoch() -> None:
@@ -133,8 +161,8 @@ def test_the_learning_rate_decays_each_epoch() -> None:
     member = members(False)[0]
     (one,) = train([member], blobs(), epochs=1, batch_size=BATCH, decay=0.0)
     (three,) = train([member], blobs(), epochs=3, batch_size=BATCH, decay=0.0)
-    assert torch.equal(one.trained.head.get_parameter("weight"), three.trained.head.get_parameter("weight"))
-    assert not torch.equal(one.trained.head.get_parameter("weight"), one.untrained.head.get_parameter("weight"))
+    assert torch.equal(one.best.network.head.get_parameter("weight"), three.best.network.head.get_parameter("weight"))
+    assert not torch.equal(one.best.network.head.get_parameter("weight"), one.untrained.head.get_parameter("weight"))
 
 
 def test_the_global_generator_is_left_alone() -> None:
@@ -145,7 +173,7 @@ def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(1)
     again = train(members(True), blobs(), epochs=1, batch_size=BATCH)
     for one, other in zip(first, again, strict=True):
-        assert torch.equal(one.trained(blobs().test.x), other.trained(blobs().test.x))
+        assert torch.equal(one.best.network(blobs().test.x), other.best.network(blobs().test.x))
 
 
 def test_sample_order_is_a_permutation_of_its_own_by_seed_and_epoch() -> None:
@@ -169,8 +197,8 @@ def test_default_learning_rates_fit_digits(batch_norm: bool) -> None:
     configs = [Config(name, 2, 64, batch_norm) for name in ("relu", "sigmoid")]
     chosen = [Member(config, 0, default_learning_rate(config)) for config in configs]
     for result in train(chosen, digits(), epochs=12, batch_size=32):
-        assert result.train_accuracy > 0.98
-        assert result.test_accuracy > 0.93
+        assert result.best.train_accuracy > 0.98
+        assert result.best.test_accuracy > 0.93
 
 
 def test_progress_steps_once_an_epoch() -> None:
@@ -214,11 +242,13 @@ def test_bfloat16_trains_weights_that_stay_exact() -> None:
         for precision in ("float32", "bfloat16")
     )
     for one, other in zip(exact, rounded, strict=True):
-        weight, theirs = (each.trained.head.get_parameter("weight") for each in (one, other))
+        weight, theirs = (each.best.network.head.get_parameter("weight") for each in (one, other))
         assert theirs.dtype == torch.float32
         assert not torch.equal(theirs, theirs.bfloat16().float())
         assert not torch.equal(weight, theirs)
-        assert other.validation_accuracy == pytest.approx(accuracy(other.trained, split.validation), abs=1e-12)
+        assert other.best.validation_accuracy == pytest.approx(
+            accuracy(other.best.network, split.validation), abs=1e-12
+        )
         np.testing.assert_allclose(one.curves.train_loss, other.curves.train_loss, rtol=0.1)
 
 

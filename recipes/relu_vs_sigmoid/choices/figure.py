@@ -1,0 +1,88 @@
+"""Which choice moves which layer: the figure of a screening."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import probekit as pk
+
+from ..tables import PAPER
+from .screening import LAYERS
+
+__all__ = ["CHOICES", "by_choice", "draw"]
+
+CHOICES = {
+    "learning_rate": "learning rate",
+    "scaling": "pixels",
+    "initialisation": "He",
+    "batch_size": "batch",
+    "weights_of": "weights of the epoch",
+    "samples": "counted over",
+}
+# A choice is shown with the others as in the recipe, where the screening has that.
+USUAL = {
+    "scaling": "channel",
+    "learning_rate": 1e-3,
+    "batch_size": 128,
+    "initialisation": "fan-in-normal",
+    "weights_of": "best",
+    "samples": "train",
+}
+
+
+def by_choice(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each layer, kind of network and value of each choice, the other choices as `usual` in the recipe."""
+    usual = {name: value if (rows[name] == value).any() else rows[name].iloc[0] for name, value in USUAL.items()}
+    frames = []
+    for choice in CHOICES:
+        ours = rows
+        for name, value in usual.items():
+            if name != choice:
+                ours = ours[ours[name] == value]
+        if ours[choice].nunique() > 1:
+            keys = ["dataset", "batch_norm", choice]
+            means = ours.groupby(keys, as_index=False)[[*LAYERS, "test_accuracy"]].mean()
+            long = means.melt([*keys, "test_accuracy"], list(LAYERS), "layer", "inactive")
+            frames.append(long.rename(columns={choice: "value"}).assign(choice=choice))
+    if not frames:
+        return pd.DataFrame(columns=["choice", "value", "dataset", "batch_norm", "layer", "inactive", "test_accuracy"])
+    table = pd.concat(frames, ignore_index=True)
+    table["layer"] = table.layer.str.removeprefix("layer").astype(int)
+    return table[["choice", "value", "dataset", "batch_norm", "layer", "inactive", "test_accuracy"]]
+
+
+def draw(numbers: pd.DataFrame) -> Figure:
+    """A column for each choice, a row for each kind of network: percent inactive by layer, the paper's in black."""
+    choices = [choice for choice in CHOICES if choice in set(numbers.choice)]
+    kinds = list(numbers[["dataset", "batch_norm"]].drop_duplicates().itertuples(index=False, name=None))
+    figure = Figure(figsize=(3.1 * len(choices) + 0.6, 2.9 * len(kinds) + 0.4), layout="constrained")
+    axes = figure.subplots(len(kinds), len(choices), sharex=True, sharey="row", squeeze=False)
+    for row, (dataset, norm) in enumerate(kinds):
+        for column, choice in enumerate(choices):
+            ours = numbers[(numbers.choice == choice) & (numbers.dataset == dataset) & (numbers.batch_norm == norm)]
+            _draw_panel(axes[row, column], ours, PAPER[dataset][norm, "trained"])
+            if row == 0:
+                axes[row, column].set_title(CHOICES[choice], fontsize="medium")
+        axes[row, 0].set_ylabel(f"{dataset}{', batch norm' if norm else ''}\ninactive (%)")
+    figure.supxlabel("layer", fontsize="medium")
+    return figure
+
+
+def _draw_panel(ax: Axes, panel: pd.DataFrame, paper: tuple[float, ...]) -> None:
+    values = panel.value.drop_duplicates()
+    for value, colour in zip(values, pk.plot.palette(len(values)), strict=True):
+        line = panel[panel.value == value]
+        accuracy = line.test_accuracy.iloc[0]
+        ax.plot(line.layer, line.inactive, "o-", color=colour, label=f"{_written(value)} ({accuracy:.1f} %)")
+    ax.plot(range(1, len(paper) + 1), paper, "s--", color="black", label="the paper")
+    ax.set_xticks(range(1, len(paper) + 1))
+    ax.margins(y=0.25)  # room for the legend
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize="x-small")
+
+
+def _written(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
