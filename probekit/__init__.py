@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from probekit._data.sampler import ChunkSampler
     from probekit._measure.live import measure_live
     from probekit._measure.measure import measure
+    from probekit._measure.top import top
     from probekit._measure.watch import Watch
     from probekit._probe.hooks import Probe
     from probekit._probe.reductions import Projection
     from probekit._probe.site_table import sites
-    from probekit._results.tables import summary, to_dataframe
+    from probekit._results.summary import summary
+    from probekit._results.tables import to_dataframe
     from probekit._store.store import info
     from probekit._store.store import open_store as open
     from probekit._store.torch_dataset import as_dataset
@@ -55,6 +57,7 @@ __all__ = [
     "summary",
     "testing",
     "to_dataframe",
+    "top",
     "verify",
     "weights_digest",
 ]
@@ -75,8 +78,9 @@ _WHERE = {
     "open": "probekit._store.store:open_store",
     "plan": "probekit._capture.capture:plan",
     "sites": "probekit._probe.site_table:sites",
-    "summary": "probekit._results.tables:summary",
+    "summary": "probekit._results.summary:summary",
     "to_dataframe": "probekit._results.tables:to_dataframe",
+    "top": "probekit._measure.top:top",
     "verify": "probekit._store.verify:verify",
     "weights_digest": "probekit._capture.fingerprint:weights_digest",
 }

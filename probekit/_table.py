@@ -78,6 +78,11 @@ class Table:
         """The text of every cell."""
         return [[plain(shown(value)) for value in row] for row in self.rows]
 
+    def width(self, between: int = 1) -> int:
+        """The characters of a line, with so many `between` two columns."""
+        columns = zip(map(plain, self.columns), *self.shown_rows(), strict=True)
+        return sum(max(map(len, texts)) + between for texts in columns) + 1
+
     def __repr__(self) -> str:
         rows = self.shown_rows()
         if not rows:

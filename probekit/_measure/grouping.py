@@ -15,6 +15,7 @@ import xarray as xr
 
 from probekit._measure.site_source import Source
 from probekit._results.assemble import Labels
+from probekit._store.class_names import places_of
 from probekit._store.layout import SAMPLE
 from probekit._store.sample_columns import SampleColumns
 from probekit.errors import DataError
@@ -25,6 +26,7 @@ __all__ = ["Groups", "Observations", "Where", "selected"]
 Where: TypeAlias = Mapping[str, Any] | npt.ArrayLike | xr.DataArray
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
+CLASSES = ("label", "prediction")  # columns whose codes are those of the classes
 _KINDS = ((str, "strings"), (Number, "numbers"))
 
 
@@ -60,7 +62,9 @@ class Groups:
         everywhere = np.concatenate([values, *(_text(each.values) for each in columns.of_all_samples(by))])
         _check_groups(everywhere, by)
         labels = np.unique(everywhere)
-        return cls(by, np.searchsorted(labels, values).astype(np.int64), Labels(labels, tuple(map(str, labels))))
+        known = names if by in CLASSES and names is not None and _are_codes_of(labels, names) else None
+        called = tuple(str(each) if known is None else known[int(each)] for each in labels)
+        return cls(by, np.searchsorted(labels, values).astype(np.int64), Labels(labels, called))
 
     @classmethod
     def _of_ranges(cls, columns: SampleColumns, name: str, bins: str, by: str) -> Groups:
@@ -111,6 +115,10 @@ def _column(columns: SampleColumns, name: str, argument: str) -> Array:
 
 def _text(values: Array) -> Array:
     return values.astype(object) if values.dtype.kind in "UT" else values
+
+
+def _are_codes_of(values: Array, names: Sequence[str]) -> bool:
+    return _are_codes(values) and bool(((values >= 0) & (values < len(names))).all())
 
 
 def _are_codes(values: Array) -> bool:
@@ -170,17 +178,17 @@ def _matching(columns: SampleColumns, rows: int, where: Mapping[str, Any]) -> Ma
     mask = np.ones(rows, dtype=bool)
     for name, wanted in where.items():
         values, given = _column(columns, name, "where"), np.atleast_1d(np.asarray(wanted))
-        if _kind(values) != _kind(given) and {_kind(values), _kind(given)} == {"strings", "numbers"}:
-            names = columns.class_names if name == "label" else None
-            raise DataError(_incomparable(name, values, given, names or ()), arguments=("where",))
+        names = columns.class_names if name in CLASSES and _are_codes(values) else None
+        if names is not None and _kind(given) != "numbers":
+            given = np.array(places_of(wanted, range(len(names)), names, "where"))
+        elif _kind(values) != _kind(given) and {_kind(values), _kind(given)} == {"strings", "numbers"}:
+            asked, have = ", ".join(map(repr, given.tolist())), values[:1].tolist()[0]
+            raise DataError(
+                f"where= asks for {name!r} {asked}, but its values are {_kind(values)}, such as {have!r}.",
+                arguments=("where",),
+            )
         mask &= np.isin(values, given)
     return mask
-
-
-def _incomparable(name: str, values: Array, given: Array, names: Sequence[str]) -> str:
-    codes = [f" The class {one!r} has the code {names.index(one)}." for one in map(str, given) if one in names]
-    asked, have = ", ".join(map(repr, given.tolist())), values[:1].tolist()[0]
-    return f"where= asks for {name!r} {asked}, but its values are {_kind(values)}, such as {have!r}.{''.join(codes)}"
 
 
 def _masked(columns: SampleColumns, rows: int, where: Any) -> Mask:

@@ -1,7 +1,9 @@
 """Trees of results.
 
 - ``assemble``: checks the variables that metrics return, and joins them into the dataset of a site.
+- ``headlines``: what to look at first in the results of each metric.
 - ``steps``: the results of several steps of a training, as one tree with a dim ``step``.
 - ``files``: results on disk, whole or not at all.
-- ``tables``: `probekit.summary` and `probekit.to_dataframe`.
+- ``summary``: `probekit.summary`, the headlines of each site.
+- ``tables``: `probekit.to_dataframe`.
 """

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from probekit._results import headlines
 from probekit.errors import DataError, PluginError
 from probekit.metrics import Metric, Variables
 from probekit.metrics.block import Array
@@ -118,7 +119,7 @@ def dataset_of(
                     "Measure them in separate calls."
                 )
             owners[name] = metric.name
-            made[name] = _variable(dims, array, metric, labels, about(metric))
+            made[name] = _variable(dims, array, metric, labels, {**about(metric), **headlines.attributes(metric, name)})
             _check_lengths(name, made[name], lengths, metric)
         coordinates |= getattr(metric, "coords", {})  # of the metric's own dims, where it says them
     if labels.values is not None:

@@ -7,31 +7,7 @@ import xarray as xr
 
 from probekit.errors import RESULTS, DataError, check_kind, near
 
-__all__ = ["summary", "to_dataframe"]
-
-
-def summary(measured: xr.DataTree) -> pd.DataFrame:
-    """A row for each site, and in each column the mean of a measured variable over all its values but NaN.
-
-    A variable that is a scalar for each site, such as ``sparsity_site``, is shown as it is. Variables that aren't
-    numbers are left out, and so are those that compare sites, at the root of the tree.
-
-    Args:
-        measured: what `probekit.measure` or `probekit.measure_live` gave, or such a store as xarray opens it.
-
-    Example:
-        >>> import torch, probekit as pk
-        >>> m = pk.measure_live(torch.nn.Sequential(torch.nn.ReLU()), torch.eye(2), ["mean", "sparsity"], sites="0")
-        >>> pk.summary(m).loc["0"].to_dict()
-        {'mean': 0.5, 'sparsity': 0.5, 'sparsity_node': 0.5, 'sparsity_site': 0.5}
-    """
-    check_kind("measured", measured, xr.DataTree, RESULTS)
-    rows = {}
-    for key, group in measured.children.items():
-        numbers = {str(name): v for name, v in group.data_vars.items() if v.dtype.kind in "iufb"}
-        rows[str(group.attrs.get("site", key))] = {name: float(v.mean()) for name, v in numbers.items()}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.rename_axis("site")
+__all__ = ["node_values", "to_dataframe"]
 
 
 def to_dataframe(measured: xr.DataTree, *variables: str) -> pd.DataFrame:
@@ -77,6 +53,24 @@ def to_dataframe(measured: xr.DataTree, *variables: str) -> pd.DataFrame:
         raise DataError(f"No site has all of {', '.join(variables)}. Ask for them one by one.")
     table = pd.concat(frames, ignore_index=True)
     return table[[*(name for name in table.columns if name not in variables), *variables]]
+
+
+def node_values(measured: xr.DataTree) -> pd.DataFrame:
+    """A row for each value of a node: its site, its variable, its other dims as columns, and the `value`.
+
+    Variables of pairs of classes are left out.
+    """
+    frames = []
+    for key, group in measured.children.items():
+        for name, variable in group.data_vars.items():
+            if "node" in variable.dims and "label_b" not in variable.dims:
+                one = to_dataframe(xr.DataTree.from_dict({key: group.to_dataset()[[name]]}), str(name))
+                one.insert(1, "variable", str(name))
+                frames.append(one.rename(columns={str(name): "value"}))
+    if not frames:
+        raise DataError("No metric gives values of nodes. Measure one that does, such as 'mean'.")
+    table = pd.concat(frames, ignore_index=True)
+    return table[[*(name for name in table.columns if name != "value"), "value"]]
 
 
 def _one_row(chosen: xr.Dataset) -> pd.DataFrame:

@@ -120,6 +120,14 @@ class SampleColumns:
             )
         return values
 
+    def samples_of_rows(self, rows: Array) -> Array:
+        """The places of the samples, in the order of the root, of some rows of the site."""
+        if self.dim == ROW:
+            found: Array = self._sample_of_each_row[rows]
+            return found
+        self.of_rows(xr.Variable((SAMPLE,), rows), "order")
+        return rows
+
     @cached_property
     def _sample_of_each_row(self) -> Array:
         """The index of each row's sample among the samples, by its id."""

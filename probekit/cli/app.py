@@ -68,6 +68,7 @@ app.command("plan")(model_commands.plan)
 app.command("info")(store_commands.info)
 app.command("verify")(store_commands.verify)
 app.command("measure")(store_commands.measure)
+app.command("top")(store_commands.top)
 app.command("metrics")(plugin_commands.metrics)
 app.command("recipes")(plugin_commands.recipes)
 app.add_typer(

@@ -6,6 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import rich.table
@@ -13,13 +14,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from probekit._table import MISSING, Table, is_missing
+from probekit._table import MISSING, Table, is_missing, rows_of
 from probekit.errors import plain
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 T = TypeVar("T")
+
+_UNLIMITED = 10_000  # characters
+_BETWEEN = 3  # characters between two columns
 
 out = Console()
 err = Console(stderr=True)
@@ -30,12 +35,28 @@ def table(content: Table, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_record(content.columns, row) for row in content.rows], default=str))
         return
-    # A piped table isn't cut to the width of a terminal that isn't there.
-    console = out if out.is_terminal else Console(width=10_000)
+    console = _console()
     if content.title:
         console.print(Text(plain(content.title), style="italic"), soft_wrap=True)
     if content.rows:
         console.print(_drawn(content))
+
+
+def _console() -> Console:
+    """That of stdout; what is piped isn't cut to the width of a terminal that isn't there."""
+    return out if out.is_terminal else Console(width=_UNLIMITED)
+
+
+def fitting(title: str, wide: Table, narrow: Table) -> None:
+    """Print the first of two tables that fits in the terminal, or the second, under a title."""
+    chosen = wide if wide.width(_BETWEEN) <= _console().width else narrow
+    table(replace(chosen, title=title), as_json=False)
+
+
+def sentences(lines: Iterable[str]) -> None:
+    """Print paragraphs that explain a table, wrapped at words."""
+    for line in lines:
+        _console().print(Text(plain(line)))
 
 
 def _record(columns: Sequence[str], row: Sequence[object]) -> dict[str, object]:
@@ -60,6 +81,11 @@ def _is_number(text: str) -> bool:
     return text == MISSING or text.replace(".", "").replace(",", "").replace("-", "").replace("e+", "").isdigit()
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """An object for each row of a frame, for JSON."""
+    return [_record(list(map(str, frame.columns)), row) for row in rows_of(frame)]
+
+
 def pairs(title: str, values: Mapping[str, object], *, as_json: bool) -> None:
     """Print names and values, one a line, or as a JSON object."""
     if as_json:
@@ -69,11 +95,27 @@ def pairs(title: str, values: Mapping[str, object], *, as_json: bool) -> None:
 
 
 def matrices(compared: xr.Dataset) -> None:
-    """Print each variable that compares sites as a table of sites by sites."""
+    """Print each variable that compares sites as a table of sites by sites, in parts that fit in the terminal."""
     for name, variable in compared.data_vars.items():
         sites = [str(site) for site in compared["site"].values]
-        rows = [[site, *row] for site, row in zip(sites, variable.values.tolist(), strict=True)]
-        table(Table(str(name), ["site", *sites], rows), as_json=False)
+        columns = list(zip(sites, variable.values.T.tolist(), strict=True))
+        while columns:
+            part = _most_that_fit(str(name), sites, columns)
+            table(part, as_json=False)
+            columns = columns[len(part.columns) - 1 :]
+
+
+def _most_that_fit(title: str, sites: Sequence[str], columns: Sequence[tuple[str, Sequence[object]]]) -> Table:
+    """A table of the first of the columns, at least one."""
+    best = None
+    for count in range(1, len(columns) + 1):
+        names, values = zip(*columns[:count], strict=True)
+        made = Table(title, ("site", *names), list(zip(sites, *values, strict=True)))
+        if best is not None and made.width(_BETWEEN) > _console().width:
+            break
+        best = made
+    assert best is not None  # there is a column
+    return best
 
 
 def paragraph(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The commands that read a store: info, verify and measure."""
+"""The commands that read a store: info, verify, measure and top."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ import probekit
 from probekit._table import Table
 from probekit.cli import output
 from probekit.cli.options import Json, Sites, StorePath
-from probekit.cli.values import where_of
+from probekit.cli.values import classes_of, file_to_write, where_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from probekit._results.summary import Summary
     from probekit._store.store import SiteInfo
 
-__all__ = ["info", "measure", "verify"]
+__all__ = ["info", "measure", "top", "verify"]
 
 SHOWN_CLASSES = 20
 
@@ -105,9 +109,12 @@ def measure(
     scheduler: Annotated[str | None, typer.Option(help="The address of a dask cluster's scheduler.")] = None,
     memory: Annotated[str, typer.Option(help="Maximum memory for activations read from the store.")] = "1GiB",
     out: Annotated[Path | None, typer.Option(help="Write the results here, as a store.")] = None,
+    nodes: Annotated[bool, typer.Option("--nodes", help="Show the values of every node, not of whole sites.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the table that is shown here, in full.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure a store; print the mean of each variable over each site."""
+    """Measure a store; print the headline of each metric at each site, and how to read it."""
+    csv = file_to_write(csv, "--csv")
     tree = probekit.measure(
         path,
         metric,
@@ -121,9 +128,72 @@ def measure(
         out=out,
         progress=output.Bars(),
     )
-    means = probekit.summary(tree).reset_index()
-    output.table(Table.from_dataframe(f"{path}: means over each site", means), as_json=json)
-    if not json:
-        output.matrices(tree.to_dataset())
+    _show(tree, path, nodes, csv, json)
     if out is not None:
         output.paragraph(f"Written to {out}.")
+
+
+def top(
+    path: StorePath,
+    by: Annotated[str, typer.Option(help="A metric with a value for each class and node, or for each node.")] = "auroc",
+    per_class: Annotated[int, typer.Option(min=1, help="Nodes of each class.")] = 3,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A class, by its code or name; may be repeated.")
+    ] = None,
+    sites: Sites = None,
+    smallest: Annotated[
+        bool | None, typer.Option(help="Which values are the best; by default those that say most.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Also show so many samples to which each node answers most.")] = 0,
+    memory: Annotated[str, typer.Option(help="Maximum memory for activations read from the store.")] = "1GiB",
+    json: Json = False,
+) -> None:
+    """Show the nodes of a store that tell each class best, and the samples to which they answer most."""
+    chosen = classes_of(classes, path)
+    measured = probekit.measure(path, by, sites=sites, memory=memory, progress=output.Bars())
+    found = probekit.top(measured, by.partition(":")[0], per_class=per_class, classes=chosen, smallest=smallest)
+    answers = found.samples(path, samples) if samples else None
+    if json:
+        tables = {"nodes": found} | ({} if answers is None else {"samples": answers})
+        rows = {name: output.records(each.to_dataframe()) for name, each in tables.items()}
+        output.pairs("", {"variable": found.variable, "smallest": found.smallest} | rows, as_json=True)
+        return
+    output.table(found.table, as_json=False)
+    if answers is not None:
+        output.table(answers.table, as_json=False)
+
+
+def _show(tree: xr.DataTree, path: str, nodes: bool, csv: Path | None, json: bool) -> None:
+    """What was measured, as a table of sites or of nodes: printed, and written as CSV where asked."""
+    from probekit._files import whole_file
+    from probekit._results.tables import node_values
+
+    summary = probekit.summary(tree)
+    values = node_values(tree) if nodes else summary.to_dataframe()
+    if csv is not None:
+        with whole_file(csv) as file:
+            values.to_csv(file, index=False)
+        output.paragraph(f"Written to {csv}.")
+    if json:
+        output.pairs("", _everything(tree, summary, values), as_json=True)
+    elif nodes:
+        output.table(Table.from_dataframe(f"{path}: the values of every node", values), as_json=False)
+    else:
+        output.fitting(f"{path}: {summary.title}", summary.table, summary.long_table)
+        output.matrices(tree.to_dataset())
+        output.sentences(summary.notes)
+
+
+def _everything(tree: xr.DataTree, summary: Summary, values: pd.DataFrame) -> dict[str, object]:
+    """What JSON has: the attributes, how to read each metric, the rows of the table, and what compares sites."""
+    compared = {
+        name: {"sites": variable["site"].values.tolist(), "values": variable.values.tolist()}
+        for name, variable in tree.data_vars.items()
+    }
+    return {
+        **{str(key): value for key, value in tree.attrs.items()},
+        "headlines": {metric: asdict(headline) for metric, headline in summary.headlines.items()},
+        "values": output.records(values),
+        "compared": compared,
+        "notes": summary.notes,
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,13 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_of", "path_of", "sides_of", "where_of", "zeros_of"]
+__all__ = ["classes_of", "device_of", "file_to_write", "path_of", "sides_of", "where_of", "zeros_of"]
 
 
 def where_of(given: Sequence[str] | None, store: str) -> dict[str, list[object]] | None:
     """COLUMN=VALUE, as the values that are wanted, each of the type that the column has in the store.
 
-    For a label that isn't the code of a class, the name of a class stands for its code.
+    In a column of classes a text that isn't the code of one is a name.
     """
     wanted: dict[str, list[object]] = {}
     for one in given or ():
@@ -30,32 +29,49 @@ def where_of(given: Sequence[str] | None, store: str) -> dict[str, list[object]]
 
 
 def _typed(column: str, texts: Sequence[object], store: str) -> list[object]:
+    from probekit._measure.grouping import CLASSES
     from probekit._store.backend import backend_of
     from probekit._store.store import class_names, read_record
 
     backend = backend_of(store)
     record = read_record(backend)
+    names = class_names(backend, record)
+    if column in CLASSES and names:
+        return [class_of(str(text), names) for text in texts]
     spec = record.arrays.get(column)
     if spec is None and column != "correct":
         return list(texts)  # a column that measure says isn't there
-    names = class_names(backend, record) if column == "label" else ()
     kind = "b" if spec is None else spec.dtype.kind
-    return [value for text in texts for value in _values(column, str(text), kind, names)]
+    return [_value(column, str(text), kind) for text in texts]
 
 
-def _values(column: str, text: str, kind: str, names: Sequence[str]) -> list[object]:
-    """What a text means in a column of a `kind` of numpy's dtypes, whose codes may have `names`."""
+def classes_of(texts: Sequence[str] | None, store: str) -> list[int] | None:
+    """The codes of classes that are given by code or name; DataError for a class that the store doesn't have."""
+    from probekit._store.backend import backend_of
+    from probekit._store.class_names import places_of
+    from probekit._store.store import class_names, read_record
+
+    if texts is None:
+        return None
+    backend = backend_of(store)
+    names = class_names(backend, read_record(backend))
+    return places_of([class_of(text, names) for text in texts], range(len(names)), names, "classes")
+
+
+def class_of(text: str, names: Sequence[str]) -> int | str:
+    """The class that a text stands for: its code where it is the code of one, or else its name."""
+    return int(text) if text.isdecimal() and int(text) < len(names) else text
+
+
+def _value(column: str, text: str, kind: str) -> object:
+    """What a text means in a column of a `kind` of numpy's dtypes."""
     if kind == "U":
-        return [text]
-    codes: list[object] = [code for code, name in enumerate(names) if name == text]
+        return text
     read, expected = _READERS[kind]
-    with suppress(ValueError, KeyError):
-        value = read(text)
-        return codes if codes and value not in range(len(names)) else [value]
-    if not codes:
-        classes = f", and its classes are {', '.join(map(repr, names))}" if names else ""
-        raise typer.BadParameter(f"{column} holds {expected}{classes}; {text!r} is none.", param_hint="--where")
-    return codes
+    try:
+        return read(text)
+    except (ValueError, KeyError):
+        raise typer.BadParameter(f"{column} holds {expected}; {text!r} is none.", param_hint="--where") from None
 
 
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
@@ -71,6 +87,13 @@ def path_of(text: str) -> Path:
     from probekit._files import local_path
 
     return local_path(text, "path")
+
+
+def file_to_write(path: Path | None, option: str) -> Path | None:
+    """The path of a file, once its folder is there: what takes long must not end with nothing written."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"There is no folder {str(path.parent)!r}.", param_hint=option)
+    return path
 
 
 def zeros_of(shape: str) -> torch.Tensor:

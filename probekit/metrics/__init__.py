@@ -7,6 +7,7 @@ from probekit.metrics.block import Block
 from probekit.metrics.collapse import NeuralCollapse
 from probekit.metrics.extremes import Max, Min
 from probekit.metrics.gradients import GradientNorm
+from probekit.metrics.headline import Headline
 from probekit.metrics.histogram import Histogram
 from probekit.metrics.information import Entropy, MutualInformation
 from probekit.metrics.ks import KS
@@ -50,6 +51,7 @@ __all__ = [
     "Entropy",
     "Fisher",
     "GradientNorm",
+    "Headline",
     "Histogram",
     "LinearProbe",
     "Max",

@@ -11,6 +11,7 @@ from probekit.metrics._kernels.class_pairs import check_min_count, keeps_pairs, 
 from probekit.metrics._kernels.cross_ranks import cross_ranks, twice_above_others
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Block, Codes
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["AUROC"]
@@ -40,6 +41,13 @@ class AUROC(Parameters):
     min_count: int = 10
     pairs: bool | None = None
     name: ClassVar[str] = "auroc"
+    headline: ClassVar[Headline] = Headline(
+        "auroc_rest",
+        "max",
+        "for every class, some node is higher for its samples than for others",
+        neutral=0.5,
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+    )
 
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probekit.metrics._kernels.class_means import class_moments, nearest
 from probekit.metrics._kernels.sample_batches import tensor_batches
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
 __all__ = ["NeuralCollapse"]
@@ -64,6 +65,12 @@ class NeuralCollapse(Parameters):
     """
 
     name: ClassVar[str] = "neural_collapse"
+    headline: ClassVar[Headline] = Headline(
+        "neural_collapse_nc1",
+        None,
+        "samples spread widely around the mean of their class: no collapse",
+        missing="it needs two classes, a site whose nodes aren't constant, and finite values",
+    )
     # Version 1 counted directions that were rounding errors of float32, version 2 distances that were.
     version: ClassVar[int] = 3
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probekit.metrics._kernels.class_sums import class_counts, class_minima, no_minima
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["Max", "Min"]
@@ -45,6 +46,9 @@ class Min(_Extreme):
     """
 
     name: ClassVar[str] = "min"
+    headline: ClassVar[Headline] = Headline(
+        "min", "median", "values stay far above 0", missing="a class without samples has none"
+    )
     sign: ClassVar[int] = 1
 
 
@@ -57,4 +61,7 @@ class Max(_Extreme):
     """
 
     name: ClassVar[str] = "max"
+    headline: ClassVar[Headline] = Headline(
+        "max", "median", "some samples drive nodes strongly", missing="a class without samples has none"
+    )
     sign: ClassVar[int] = -1

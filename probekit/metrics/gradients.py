@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["GradientNorm"]
@@ -31,6 +32,7 @@ class GradientNorm(Parameters):
     version: ClassVar[int] = 2  # in version 1 `gradient_norm_site` was the root mean square of ‖g‖
     scope: ClassVar[str] = "site"
     name: ClassVar[str] = "gradient_norm"
+    headline: ClassVar[Headline] = Headline("gradient_norm_site", None, "the loss depends strongly on this site")
 
     def init(self, spec: Spec) -> State:
         size = torch.zeros(spec.nodes, dtype=torch.float64, device=spec.device)

@@ -13,6 +13,7 @@ from probekit.metrics._kernels.cells import cells_bytes, count_cells
 from probekit.metrics._kernels.class_pairs import check_min_count, in_order, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["Entropy", "MutualInformation"]
@@ -40,6 +41,13 @@ class MutualInformation(Parameters):
     bins: int = 32
     min_count: int = 10
     name: ClassVar[str] = "mutual_information"
+    headline: ClassVar[Headline] = Headline(
+        "mutual_information",
+        "mean",
+        "single nodes tell much about the class, in bits",
+        neutral=0.0,
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+    )
 
     def __post_init__(self) -> None:
         _check(self, self.bins, self.min_count)
@@ -78,6 +86,12 @@ class Entropy(Parameters):
     bins: int = 32
     min_count: int = 10
     name: ClassVar[str] = "entropy"
+    headline: ClassVar[Headline] = Headline(
+        "entropy",
+        "mean",
+        "the values of a class spread over the whole range",
+        missing="a class of fewer than min_count samples (10 unless told otherwise) has none",
+    )
 
     def __post_init__(self) -> None:
         _check(self, self.bins, self.min_count)

@@ -18,6 +18,7 @@ from probekit.metrics._kernels.class_pairs import (
 from probekit.metrics._kernels.cross_ranks import cross_ranks
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Block
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["KS"]
@@ -46,6 +47,13 @@ class KS(Parameters):
     min_count: int = 10
     pairs: bool | None = None
     name: ClassVar[str] = "ks"
+    headline: ClassVar[Headline] = Headline(
+        "ks_mean",
+        "mean",
+        "classes have different distributions at single nodes",
+        neutral=0.0,
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+    )
 
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)

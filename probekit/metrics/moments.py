@@ -12,6 +12,7 @@ from torch import Tensor
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["Count", "Mean", "Std", "Var"]
@@ -26,6 +27,7 @@ class Count(Parameters):
     """
 
     name: ClassVar[str] = "count"
+    headline: ClassVar[Headline] = Headline("count", "mean", "many samples a class")
 
     def init(self, spec: Spec) -> State:
         return {"count": torch.zeros(spec.classes, spec.nodes, dtype=torch.int64, device=spec.device)}
@@ -49,6 +51,9 @@ class Mean(Parameters):
     """
 
     name: ClassVar[str] = "mean"
+    headline: ClassVar[Headline] = Headline(
+        "mean", "mean", "nodes are strongly active", missing="a class without samples has none"
+    )
 
     def init(self, spec: Spec) -> State:
         sums = torch.zeros(spec.classes, spec.nodes, dtype=torch.float64, device=spec.device)
@@ -77,6 +82,12 @@ class Var(ClassMoments):
 
     ddof: int = 0
     name: ClassVar[str] = "var"
+    headline: ClassVar[Headline] = Headline(
+        "var",
+        "median",
+        "values vary much within a class",
+        missing="a class without samples has none, nor has an infinite value",
+    )
 
     def __post_init__(self) -> None:
         _require_ddof("Var", self.ddof)
@@ -96,6 +107,12 @@ class Std(ClassMoments):
 
     ddof: int = 0
     name: ClassVar[str] = "std"
+    headline: ClassVar[Headline] = Headline(
+        "std",
+        "median",
+        "values vary much within a class",
+        missing="a class without samples has none, nor has an infinite value",
+    )
 
     def __post_init__(self) -> None:
         _require_ddof("Std", self.ddof)

@@ -14,6 +14,7 @@ import numpy as np
 
 from probekit.errors import PluginError
 from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import ColumnMetric, FunctionMetric, Parameters, Variables
 
 __all__ = ["OrderMetric", "Quantile", "median"]
@@ -38,6 +39,9 @@ class _Middle(FunctionMetric):
     """A function whose value for a class depends only on the one or two samples in the middle."""
 
     cuts: ClassVar[int] = 0
+    headline: ClassVar[Headline] = Headline(
+        "median", "mean", "nodes are strongly active for the typical sample", missing="a class without samples has none"
+    )
 
     def ranks(self, number: int) -> Sequence[int]:
         return range((number - 1) // 2, number // 2 + 1)
@@ -77,6 +81,12 @@ class Quantile(Parameters):
 
     q: float | Sequence[float] = (0.25, 0.5, 0.75)
     name: ClassVar[str] = "quantile"
+    headline: ClassVar[Headline] = Headline(
+        "quantile",
+        "mean",
+        "the values at the quantiles, all together, are large",
+        missing="a class without samples has none",
+    )
     cuts: ClassVar[int] = 0
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from probekit.metrics._kernels.cells import cells_bytes, count_cells
 from probekit.metrics._kernels.class_pairs import in_order, keeps_pairs, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["Overlap"]
@@ -48,6 +49,14 @@ class Overlap(Parameters):
     min_count: int = 10
     pairs: bool | None = None
     name: ClassVar[str] = "overlap"
+    headline: ClassVar[Headline] = Headline(
+        "overlap",
+        "mean",
+        "classes look alike at single nodes",
+        neutral=1.0,
+        beside="overlap_null",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+    )
 
     def __post_init__(self) -> None:
         if self.bins < 1 or self.min_count < 1 or self.null not in (None, "permute"):

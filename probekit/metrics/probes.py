@@ -15,6 +15,7 @@ from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics._kernels.scatter import add_rows, no_scatter
 from probekit.metrics.block import Array
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
 __all__ = ["LinearProbe"]
@@ -67,6 +68,13 @@ class LinearProbe(Parameters):
     held_out: float = 0.25
     seed: int = 0
     name: ClassVar[str] = "linear_probe"
+    headline: ClassVar[Headline] = Headline(
+        "linear_probe",
+        None,
+        "a linear classifier finds the class of new samples",
+        beside="linear_probe_chance",
+        missing="it needs two classes among the training samples, held-out samples, and finite values",
+    )
 
     def __post_init__(self) -> None:
         if self.method not in _METHODS or not self.alpha > 0 or not 0 < self.held_out < 1:

@@ -23,6 +23,9 @@ lengths; a metric may add dims of its own. A column metric's variables have the 
 joins blocks of nodes. Where blocks differ in the length of an added dim, they are padded at its end with NaN (0 in
 counts). The metric's attribute ``coords``, ``{dim: values}``, gives values to the positions along an added dim.
 
+A metric may have the attribute ``headline``, a `probekit.metrics.Headline`: which of its variables to look at first,
+and how to read it.
+
 A metric may have the method ``memory(spec, samples)``: the most bytes that it holds at a time beside the samples, for
 the nodes, classes and dtype of a spec (a list of specs if it compares sites) and so many samples. That is its state
 with what an update or `finalize` adds, or what `compute` makes, its variables included; no less for more nodes or

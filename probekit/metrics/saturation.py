@@ -11,6 +11,7 @@ from torch import Tensor
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
 from probekit.metrics._kernels.inactive_counts import shares
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["Saturation"]
@@ -33,6 +34,9 @@ class Saturation(Parameters):
     delta: float = 0.05
     bounds: tuple[float, float] | None = None
     name: ClassVar[str] = "saturation"
+    headline: ClassVar[Headline] = Headline(
+        "saturation_site", None, "nodes are often near a bound of the activation", missing="there are no samples"
+    )
 
     def __post_init__(self) -> None:
         if not self.delta >= 0 or (self.bounds is not None and not self.bounds[0] < self.bounds[1]):

@@ -11,6 +11,7 @@ from torch import Tensor
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_sums import class_counts, class_minima, class_sums, no_minima
 from probekit.metrics._kernels.inactive_counts import InactiveCounts
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["Perplexity", "Selectivity"]
@@ -36,6 +37,13 @@ class Selectivity(Parameters):
 
     epsilon: float = 1e-6
     name: ClassVar[str] = "selectivity"
+    headline: ClassVar[Headline] = Headline(
+        "selectivity",
+        "mean",
+        "nodes respond to one class only",
+        neutral=0.0,
+        missing="nodes go below 0 (it needs x ≥ 0; use auroc or dprime), or there are no two classes",
+    )
 
     def __post_init__(self) -> None:
         if not self.epsilon > 0:
@@ -84,6 +92,9 @@ class Perplexity(InactiveCounts):
     """
 
     name: ClassVar[str] = "perplexity"
+    headline: ClassVar[Headline] = Headline(
+        "perplexity", "mean", "nodes are on for many classes", missing="nodes are on for no sample"
+    )
 
     def finalize(self, state: State) -> Variables:
         on = (state["count"][:, None] - state["inactive"]).double()

@@ -14,6 +14,7 @@ from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_pairs import distances, keeps_pairs, nodes_at_once, table_bytes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Samples, Spec, State, Variables
 
 __all__ = ["DPrime", "Fisher", "Separability"]
@@ -40,6 +41,13 @@ class DPrime(ClassMoments):
 
     pairs: bool | None = None
     name: ClassVar[str] = "dprime"
+    headline: ClassVar[Headline] = Headline(
+        "dprime_mean",
+        "median",
+        "class means are many standard deviations apart at single nodes",
+        neutral=0.0,
+        missing="it needs two classes with samples, and finite values",
+    )
 
     def memory(self, spec: Spec, samples: int) -> int:
         return 32 * spec.classes * spec.nodes + table_bytes(spec, 5, int(keeps_pairs(spec.classes, self.pairs)))
@@ -75,6 +83,13 @@ class Fisher(ClassMoments):
     """
 
     name: ClassVar[str] = "fisher"
+    headline: ClassVar[Headline] = Headline(
+        "fisher",
+        "median",
+        "the class explains much of a node's variance",
+        neutral=0.0,
+        missing="it needs two classes with samples, and finite values",
+    )
 
     def finalize(self, state: State) -> Variables:
         between, within = _squares(state)
@@ -103,6 +118,13 @@ class Separability(ClassMoments):
     """
 
     name: ClassVar[str] = "separability"
+    headline: ClassVar[Headline] = Headline(
+        "separability",
+        None,
+        "class means are far apart beside the spread within classes",
+        neutral=0.0,
+        missing="it needs two classes with samples, and finite values",
+    )
     version: ClassVar[int] = 2  # in version 1 rounding decided between equally near means
 
     def memory(self, spec: Spec, samples: int) -> int:

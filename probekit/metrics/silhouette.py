@@ -10,6 +10,7 @@ import numpy as np
 from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics.block import Array, Codes
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
 __all__ = ["Silhouette"]
@@ -50,6 +51,13 @@ class Silhouette(Parameters):
     size: int = 2000
     seed: int = 0
     name: ClassVar[str] = "silhouette"
+    headline: ClassVar[Headline] = Headline(
+        "silhouette_site",
+        None,
+        "samples are nearer to their own class than to any other",
+        neutral=0.0,
+        missing="it needs two classes, one of them of two samples, and finite values",
+    )
 
     def __post_init__(self) -> None:
         if self.size < 2:

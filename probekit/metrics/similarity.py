@@ -16,6 +16,7 @@ from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.rounding import tied_ranks, vector_error
 from probekit.metrics._kernels.scatter import centred, merged_mean
 from probekit.metrics.block import Array
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["CKA", "RSA"]
@@ -48,6 +49,13 @@ class CKA(Parameters):
 
     scope: ClassVar[str] = "sites"
     name: ClassVar[str] = "cka"
+    headline: ClassVar[Headline] = Headline(
+        "cka",
+        None,
+        "two sites arrange the samples alike",
+        neutral=0.0,
+        missing="it needs finite values, and nodes that aren't constant",
+    )
 
     def init(self, specs: Sequence[Spec]) -> State:
         device, float64 = specs[0].device, torch.float64
@@ -133,6 +141,13 @@ class RSA(Parameters):
     version: ClassVar[int] = 2  # version 1 ranked what rounding left of equal dissimilarities
     scope: ClassVar[str] = "sites"
     name: ClassVar[str] = "rsa"
+    headline: ClassVar[Headline] = Headline(
+        "rsa",
+        None,
+        "two sites arrange the classes alike",
+        neutral=0.0,
+        missing="it needs three classes whose dissimilarities differ, and finite values",
+    )
 
     def __post_init__(self) -> None:
         if self.dissimilarity not in ("correlation", "euclidean"):

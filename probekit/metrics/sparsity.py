@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probekit.metrics._kernels.inactive_counts import InactiveCounts, shares
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import State, Variables
 
 __all__ = ["AlwaysOn", "Dead", "Sparsity"]
@@ -24,6 +25,9 @@ class Sparsity(InactiveCounts):
     """
 
     name: ClassVar[str] = "sparsity"
+    headline: ClassVar[Headline] = Headline(
+        "sparsity_site", None, "nodes are off for most samples", missing="there are no samples"
+    )
 
     def finalize(self, state: State) -> Variables:
         return shares("sparsity", state["inactive"], state["count"])
@@ -40,6 +44,9 @@ class Dead(InactiveCounts):
     """
 
     name: ClassVar[str] = "dead"
+    headline: ClassVar[Headline] = Headline(
+        "dead_share", None, "many nodes are off for every sample", missing="there are no samples"
+    )
 
     def finalize(self, state: State) -> Variables:
         return _number("dead", state["inactive"].sum(0) == state["count"].sum(), state)
@@ -56,6 +63,9 @@ class AlwaysOn(InactiveCounts):
     """
 
     name: ClassVar[str] = "always_on"
+    headline: ClassVar[Headline] = Headline(
+        "always_on_share", None, "many nodes are on for every sample", missing="there are no samples"
+    )
 
     def finalize(self, state: State) -> Variables:
         return _number("always_on", state["inactive"].sum(0) == 0, state)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probekit.metrics._kernels.scatter import merged_scatters, no_scatter, with_rows
 from probekit.metrics.block import Array
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
 __all__ = ["Covariance", "EffectiveRank", "ParticipationRatio"]
@@ -72,6 +73,9 @@ class EffectiveRank(Covariance):
     """
 
     name: ClassVar[str] = "effective_rank"
+    headline: ClassVar[Headline] = Headline(
+        "effective_rank", None, "the samples spread over many directions", missing="it needs finite values"
+    )
 
     def finalize(self, state: State) -> Variables:
         return {"effective_rank": ((), _of_spread(state, _effective_rank))}
@@ -103,6 +107,9 @@ class ParticipationRatio(Covariance):
     """
 
     name: ClassVar[str] = "participation_ratio"
+    headline: ClassVar[Headline] = Headline(
+        "participation_ratio", None, "the variance spreads over many directions", missing="it needs finite values"
+    )
 
     def finalize(self, state: State) -> Variables:
         return {"participation_ratio": ((), _of_spread(state, _participation_ratio))}

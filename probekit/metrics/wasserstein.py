@@ -18,6 +18,7 @@ from probekit.metrics._kernels.class_pairs import (
 )
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["Wasserstein"]
@@ -47,6 +48,13 @@ class Wasserstein(Parameters):
     min_count: int = 10
     pairs: bool | None = None
     name: ClassVar[str] = "wasserstein"
+    headline: ClassVar[Headline] = Headline(
+        "wasserstein_mean",
+        "median",
+        "classes are far apart at single nodes, in units of the activation",
+        neutral=0.0,
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+    )
 
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)

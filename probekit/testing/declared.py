@@ -15,13 +15,19 @@ from probekit._measure.accumulator import scope_of
 from probekit._measure.measure import measure
 from probekit._measure.needs import need
 from probekit._results.assemble import join
-from probekit.metrics import ColumnMetric, Spec, StreamingMetric
+from probekit.metrics import ColumnMetric, Headline, Spec, StreamingMetric
 from probekit.testing.comparison import require_same
 from probekit.testing.computation import broken_by, computations, spec_of, streamed
 from probekit.testing.data import Data, mixed
 from probekit.testing.law import Broken, every, law
 
-__all__ = ["declared_dims", "goes_to_other_processes", "says_what_it_is", "says_what_it_needs"]
+__all__ = [
+    "declared_dims",
+    "goes_to_other_processes",
+    "says_what_it_is",
+    "says_what_it_needs",
+    "says_what_to_look_at",
+]
 
 _SCOPES = ("node", "site", "sites")
 
@@ -110,6 +116,29 @@ def declared_dims(metric: Any) -> None:
             join(metric, [found])
     with broken_by("pk.measure", data):
         measure(_tree(data), metric)
+
+
+def _has_headline(metric: Any) -> bool:
+    return getattr(metric, "headline", None) is not None
+
+
+@law(_has_headline)
+def says_what_to_look_at(metric: Any) -> None:
+    """A metric's headline, if it has one, is a Headline of a variable of numbers that the metric always gives.
+
+    over_nodes says how the nodes' values become one if that variable has the dim node, and is None if it hasn't.
+    """
+    headline, data = metric.headline, mixed()
+    if not isinstance(headline, Headline) or headline.over_nodes not in (None, "mean", "median", "max", "sum"):
+        raise Broken(f"headline is {headline!r}")
+    for compute in computations(metric):
+        found = compute(data)
+        if headline.variable not in found:
+            given = ", ".join(found)
+            raise Broken(f"headline is of {headline.variable!r}, and {compute.method} gave {given}", data.description)
+        dims, _ = found[headline.variable]
+        if ("node" in dims) != (headline.over_nodes is not None):
+            raise Broken(f"over_nodes is {headline.over_nodes!r}, and {headline.variable!r} has the dims {dims}")
 
 
 def _tree(data: Data) -> xr.DataTree:

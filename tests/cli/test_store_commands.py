@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from rich.console import Console
 from torch import nn
 
 import probekit as pk
+from probekit.cli import output
 
 
 def test_info_shows_sizes_shapes_classes_and_how_it_was_made(call, model):
@@ -85,7 +88,9 @@ def test_chosen_samples_are_measured_and_sites_compared(call, model):
     values = pk.open("acts.zarr")["2"]["activation"].load()
     chosen = values[np.isin(values.label, [3, 5])].values.mean(dtype=float)
     assert code == 0
-    assert {row["site"]: row["mean"] for row in json.loads(out)}["2"] == pytest.approx(chosen)
+    found = json.loads(out)
+    assert {row["site"]: row["value"] for row in found["values"]}["2"] == pytest.approx(chosen)
+    assert (found["by"], found["headlines"]["mean"]["over_nodes"], found["compared"]) == ("none", "mean", {})
     code, out, _ = call(*common, "-m", "cka", "--by", "correct", "--nan", "omit")
     assert code == 0
     assert "cka" in out
@@ -108,7 +113,7 @@ def test_a_chosen_value_is_of_its_columns_type(call, tmp_path, monkeypatch):
         options = [part for each in where for part in ("--where", each)]
         code, out, err = call("measure", "a.zarr", "-m", "mean", "--by", "none", "--json", *options)
         assert code == 0, err
-        return json.loads(out)[0]["mean"]
+        return json.loads(out)["values"][0]["value"]
 
     for where, start in {
         "subject=007": 0,
@@ -127,14 +132,82 @@ def test_a_chosen_value_is_of_its_columns_type(call, tmp_path, monkeypatch):
         "session=eight": "session holds integers; 'eight' is none",
         "session=8.5": "session holds integers; '8.5' is none",
         "held_out=maybe": "held_out holds true and false; 'maybe' is none",
-        "label=cat": "label holds integers, and its classes are 'ant', 'bee'; 'cat' is none",
     }.items():
         code, _, err = call("measure", "a.zarr", "-m", "mean", "--where", where)
         assert code == 2
         assert message in " ".join(err.replace("│", " ").split())
+    code, _, err = call("measure", "a.zarr", "-m", "mean", "--where", "label=cat")
+    assert (code, "where asks for the class 'cat'; there are 'ant', 'bee'" in err) == (1, True)
     pk.capture(nn.Identity(), (x, torch.arange(12) % 2), "b.zarr", class_names=["15075141", "0"])
     for where, code in {"label=15075141": 0, "label=0": 0, "label=1": 1}.items():
         _, out, _ = call("measure", "b.zarr", "-m", "mean", "--by", "none", "--json", "--where", where)
-        assert json.loads(out)[0]["mean"] == np.arange(code, 12, 2).mean()
+        assert json.loads(out)["values"][0]["value"] == np.arange(code, 12, 2).mean()
     code, _, err = call("measure", "a.zarr", "-m", "mean", "--where", "subject=8")
     assert (code, "where={'subject': ['8']} selects none of the 12 samples" in err) == (1, True)
+
+
+def test_tables_are_written_in_full_and_fit_the_terminal(call, model, tmp_path, monkeypatch):
+    call("capture", model, "digits", "acts.zarr", "-s", "*", "--limit", 300)
+    many = [part for name in ("auroc", "selectivity", "linear_probe", "cka", "dprime", "mean") for part in ("-m", name)]
+    code, out, err = call("measure", "acts.zarr", *many, "--csv", "sites.csv")
+    table = pd.read_csv("sites.csv", dtype={"site": str})
+    assert (code, "Written to sites.csv." in err) == (0, True)
+    assert len(table) == 5 * 6
+    assert table.columns.tolist() == list(pk.summary(pk.measure("acts.zarr", "mean")).to_dataframe().columns)
+    assert "selectivity is missing for" in out
+    code, out, _ = call("measure", "acts.zarr", "-m", "mean", "-m", "dead", "--nodes", "--csv", "nodes.csv", "--json")
+    values = pk.measure("acts.zarr", "mean")["2"]["mean"]
+    nodes, found = pd.read_csv("nodes.csv", dtype={"site": str}), json.loads(out)["values"]
+    assert len(nodes) == len(found) == 10 * (64 + 8 + 8 + 10 + 10)
+    np.testing.assert_allclose(nodes[nodes["site"] == "2"]["value"], values.values.ravel())
+    assert call("measure", "acts.zarr", "-m", "mean", "--csv", "none/sites.csv")[0] == 2
+    assert call("measure", "acts.zarr", "-m", "dead", "--nodes")[0] == 1
+
+    for width in (80, 200):
+        monkeypatch.setattr(output, "out", Console(width=width, force_terminal=True, color_system=None))
+        code, out, _ = call("measure", "acts.zarr", *many)
+        lines = out.splitlines()
+        assert code == 0
+        assert max(map(len, lines)) <= width
+        [*first] = [line for line in lines if "┃" in line]
+        heads = first[0].replace("┃", " ").split()
+        names = "auroc selectivity linear_probe linear_probe_chance dprime mean cka"
+        wanted = f"site n {names} missing" if width == 200 else "metric site value beside n missing"
+        assert heads == wanted.split()
+
+
+def test_a_matrix_that_is_too_wide_is_printed_in_parts(monkeypatch, capsys):
+    monkeypatch.setattr(output, "out", Console(width=40, force_terminal=True, color_system=None))
+    sites, values = [f"layers.{n}" for n in range(7)], np.arange(49.0).reshape(7, 7)
+    output.matrices(xr.Dataset({"cka": (("site", "site_b"), values)}, {"site": sites, "site_b": sites}))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40
+    rows = [line.replace("│", " ").split() for line in lines if "│" in line]
+    found = {name: [] for name in sites}
+    for name, *row in rows:
+        found[name] += map(float, row)
+    assert np.array_equal(list(found.values()), values)
+
+
+def test_top_shows_nodes_and_their_samples(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = torch.eye(3).repeat(20, 1) * torch.arange(60)[:, None]
+    model = nn.Sequential(nn.Identity())
+    pk.capture(model, (x, torch.arange(60) % 3), "a.zarr", sites="0", class_names=["ant", "bee", "1"])
+    code, out, _ = call(
+        "top", "a.zarr", "--class", "bee", "--class", "0", "--per-class", "1", "--samples", "2", "--json"
+    )
+    found = json.loads(out)
+    assert (code, found["variable"], found["smallest"]) == (0, "auroc_rest", False)
+    assert [(row["class_name"], row["node"]) for row in found["nodes"]] == [("bee", 1), ("ant", 0)]
+    assert [(row["node"], row["sample"], row["value"]) for row in found["samples"]] == [
+        (1, 58, 58),
+        (1, 55, 55),
+        (0, 57, 57),
+        (0, 54, 54),
+    ]
+    code, out, _ = call("top", "a.zarr", "--by", "overlap:min_count=5", "--class", "1", "--samples", "1")
+    assert (code, "smallest overlap_rest" in out, "The samples with the largest values" in out) == (0, True, True)
+    code, _, err = call("top", "a.zarr", "--class", "cat")
+    assert (code, "class 'cat'; there are 'ant', 'bee', '1'" in err) == (1, True)
+    assert call("top", "a.zarr", "--by", "linear_probe")[0] == 1

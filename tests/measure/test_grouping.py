@@ -131,3 +131,23 @@ def test_samples_are_grouped_by_whether_the_model_was_right() -> None:
     np.testing.assert_array_equal(result.sel(label=False), np.median(X[~right], axis=0))
     only = pk.measure(tree, "median", where={"correct": False})["site"]["median"]
     np.testing.assert_array_equal(only.sel(label=0), np.median(X[[2, 5]], axis=0))
+
+
+@pytest.mark.parametrize("asked", ["cat", ["cat"], ["cat", 2], 2])
+@pytest.mark.parametrize("column", ["label", "prediction"])
+def test_a_class_is_chosen_by_its_name_or_its_code(column: str, asked: Any) -> None:
+    tree = one_site(label=LABELS, prediction=LABELS)
+    found = pk.measure(tree, Mean(), by=None, where={column: asked})["site"]["mean"]
+    np.testing.assert_allclose(found, X[np.array(LABELS) == 2].mean(0), rtol=1e-6)
+
+
+def test_predictions_are_groups_with_the_names_of_classes() -> None:
+    found = pk.measure(one_site(label=LABELS, prediction=[2, 2, 1, 1, 2, 2]), Mean(), by="prediction")["site"]
+    assert found["class_name"].values.tolist() == ["bee", "cat"]
+    beyond = pk.measure(one_site(label=LABELS, prediction=[2, 2, 7, 7, 2, 2]), Mean(), by="prediction")["site"]
+    assert beyond["class_name"].values.tolist() == ["2", "7"]  # which aren't codes of these classes
+
+
+def test_a_class_that_there_is_not_is_named() -> None:
+    with pytest.raises(pk.errors.DataError, match=r"class 'kat'; there are 'ant', 'bee', 'cat', .*Near: 'cat'"):
+        pk.measure(one_site(label=LABELS), Mean(), where={"label": ["kat"]})

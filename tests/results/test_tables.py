@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 
 import probekit as pk
+from probekit._results.tables import node_values
 
 X, Y = torch.randn(90, 4), torch.arange(90) % 3
 
@@ -16,14 +17,6 @@ X, Y = torch.randn(90, 4), torch.arange(90) % 3
 def measured() -> xr.DataTree:
     model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU())
     return pk.measure_live(model, (X, Y), ["mean", "std", "sparsity", "cka"], sites=["0", "1"])
-
-
-def test_a_summary_has_a_row_for_each_site(measured: xr.DataTree) -> None:
-    table = pk.summary(measured)
-    assert table.index.tolist() == ["0", "1"]
-    assert table.loc["1", "sparsity_site"] == measured["1"]["sparsity_site"].item()
-    assert table.loc["0", "mean"] == pytest.approx(measured["0"]["mean"].values.mean())
-    assert "cka" not in table
 
 
 def test_variables_of_one_table_are_its_columns(measured: xr.DataTree) -> None:
@@ -47,3 +40,19 @@ def test_variables_of_one_table_are_its_columns(measured: xr.DataTree) -> None:
 def test_what_is_no_table_is_refused(measured: xr.DataTree, names: list[str], message: str) -> None:
     with pytest.raises(pk.errors.DataError, match=message):
         pk.to_dataframe(measured, *names)
+
+
+def test_values_of_nodes_are_one_table(measured: xr.DataTree) -> None:
+    table = node_values(measured)
+    assert table.columns.tolist() == ["site", "variable", "label", "node", "class_name", "value"]
+    assert set(table["variable"]) == {"mean", "std", "sparsity", "sparsity_node"}
+    row = table[(table["variable"] == "sparsity_node") & (table["site"] == "1") & (table["node"] == 5)]
+    assert row["value"].item() == measured["1"]["sparsity_node"].values[5]
+    assert np.isnan(row["label"].item())
+    rows = table[(table["variable"] == "std") & (table["label"] == 1) & (table["site"] == "0")]
+    np.testing.assert_array_equal(rows["value"], measured["0"]["std"].sel(label=1))
+
+
+def test_without_values_of_nodes_there_is_no_table(measured: xr.DataTree) -> None:
+    with pytest.raises(pk.errors.DataError, match="No metric gives values of nodes"):
+        node_values(measured.match("[01]").map_over_datasets(lambda site: site[[]]))

@@ -1,0 +1,71 @@
+"""The headlines of measured metrics: written into results, read from them, and one number per site."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import xarray as xr
+
+from probekit.metrics import Headline, Metric
+
+__all__ = ["ATTRIBUTE", "attributes", "headline_value", "headlines_of", "over"]
+
+ATTRIBUTE = "headline"  # of the variable that the headline is about: JSON of the other fields
+_DERIVED_DIMS = {"label", "node", "step"}  # those of a variable of which a mean makes sense, whatever it is
+
+
+def attributes(metric: Metric, variable: str) -> dict[str, str]:
+    """The attributes of one of the metric's variables that keep its headline; none for its other variables."""
+    headline: Headline | None = getattr(metric, "headline", None)
+    if headline is None or headline.variable != variable:
+        return {}
+    return {ATTRIBUTE: json.dumps({key: value for key, value in asdict(headline).items() if key != "variable"})}
+
+
+def headlines_of(tree: xr.DataTree) -> dict[str, Headline]:
+    """The headline of each metric that was measured, by the metric's name.
+
+    A metric that declares none has one without words (`large` is empty): the variable that bears the metric's name,
+    if it has numbers per class and node, and their mean. Otherwise the metric has no headline and isn't there, such as
+    `histogram`.
+    """
+    found: dict[str, Headline] = {}
+    for variable in _variables(tree):
+        name, metric = str(variable.name), str(variable.attrs.get("metric"))
+        if ATTRIBUTE in variable.attrs:
+            found[metric] = Headline(name, **json.loads(variable.attrs[ATTRIBUTE]))
+        elif name == metric and _DERIVED_DIMS.issuperset(map(str, variable.dims)) and variable.dtype.kind in "iuf":
+            found.setdefault(metric, Headline(name, "mean" if "node" in variable.dims else None, ""))
+    return found
+
+
+def _variables(tree: xr.DataTree) -> list[xr.DataArray]:
+    """Each measured variable once, in the order of the tree; those that compare sites come last."""
+    first: dict[str, xr.DataArray] = {}
+    for group in (*tree.children.values(), tree):
+        for name, variable in group.data_vars.items():
+            first.setdefault(str(name), variable)
+    return list(first.values())
+
+
+def headline_value(variable: xr.DataArray, headline: Headline) -> xr.DataArray:
+    """A variable of one site as one number, with the dim `step` if the site was measured at several steps.
+
+    The nodes come first, as the headline says, and then the mean over the classes. NaN don't count; the number is NaN
+    where nothing else is left.
+    """
+    values = variable.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinities of both signs have no mean
+        if headline.over_nodes is not None and "node" in values.dims:
+            least = {"min_count": 1} if headline.over_nodes == "sum" else {}  # no nodes have no sum
+            values = getattr(values, headline.over_nodes)("node", skipna=True, **least)
+        return values.mean([dim for dim in values.dims if dim != "step"], skipna=True)
+
+
+def over(variable: xr.DataArray, headline: Headline) -> str:
+    """How `headline_value` gets one number, in words, such as ``max over nodes, mean over classes``."""
+    said = {"node": f"{headline.over_nodes} over nodes"} | {"label": "mean over classes", "site_b": "mean over sites"}
+    dims = sorted((str(dim) for dim in variable.dims if dim != "step"), key=lambda dim: dim != "node")
+    return ", ".join(said.get(dim, f"mean over {dim}") for dim in dims)

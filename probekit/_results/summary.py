@@ -1,0 +1,253 @@
+"""The headlines of results as a table: a row for each site or, where that is too wide, for each site and metric."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from html import escape
+
+import pandas as pd
+import xarray as xr
+
+from probekit._probe.selectors import Selector, match_names
+from probekit._results.headlines import headline_value, headlines_of, over
+from probekit._table import ShownAsTable, Table, shown
+from probekit.errors import RESULTS, DataError, check_kind, near
+from probekit.metrics import Headline
+
+__all__ = ["Reading", "Summary", "sites_of", "summary"]
+
+_NAMED = 3  # sites that a note names
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The headline of one metric at one site.
+
+    `value` is one number for the site, from the values of `variable` as `over` says; `beside` is that of the variable
+    that belongs beside it, such as a chance level. `n` observations were measured, and `omitted` left out for a NaN. Of
+    the `size` values of the variable, `missing` are NaN.
+    """
+
+    site: str
+    metric: str
+    variable: str
+    value: float
+    over: str
+    beside: float | None
+    n: int | None
+    omitted: int
+    size: int
+    missing: int
+
+
+@dataclass(frozen=True, repr=False)
+class Summary(ShownAsTable):
+    """The headlines of results: what `probekit.summary` gives.
+
+    Attributes:
+        readings: one for each site and metric; ``to_dataframe()`` has a row for each, and always the same columns.
+        headlines: the `probekit.metrics.Headline` of each metric, by its name.
+        title: what was measured.
+        fmt: the format of numbers.
+    """
+
+    readings: tuple[Reading, ...]
+    headlines: dict[str, Headline]
+    title: str
+    fmt: str
+
+    def to_dataframe(self) -> pd.DataFrame:
+        return pd.DataFrame(map(asdict, self.readings), columns=[field.name for field in fields(Reading)])
+
+    @cached_property
+    def table(self) -> Table:
+        """A row for each site, and a column for each metric and what belongs beside it."""
+        sites: dict[str, dict[str, float]] = {}
+        for each in self.readings:
+            values = sites.setdefault(each.site, {})
+            values[each.metric] = each.value
+            if each.beside is not None:
+                values[str(self.headlines[each.metric].beside)] = each.beside
+        names = [name for name in self._columns if any(name in values for values in sites.values())]
+        rows = [
+            (site, self._n(site), *(self._shown(values.get(name)) for name in names), self._missing_at(site))
+            for site, values in sites.items()
+        ]
+        return Table(self.title, ("site", "n", *names, "missing"), rows)
+
+    @property
+    def _columns(self) -> list[str]:
+        """Each metric, with the variable beside it, in order."""
+        return [name for metric, headline in self.headlines.items() for name in (metric, headline.beside) if name]
+
+    def _n(self, site: str) -> object:
+        numbers = sorted({each.n for each in self.readings if each.site == site and each.n is not None})
+        return numbers[0] if len(numbers) == 1 else numbers
+
+    def _missing_at(self, site: str) -> int:
+        return sum(each.missing for each in self.readings if each.site == site)
+
+    @cached_property
+    def long_table(self) -> Table:
+        """A row for each metric and site."""
+        rows = [
+            (each.metric, each.site, self._shown(each.value), self._shown(each.beside), each.n, each.missing)
+            for metric in self.headlines
+            for each in self.readings
+            if each.metric == metric
+        ]
+        return Table(self.title, ("metric", "site", "value", "beside", "n", "missing"), rows)
+
+    def _shown(self, value: float | None) -> object:
+        return None if value is None else shown(value, self.fmt)
+
+    def fitting(self, width: int, between: int = 1) -> Table:
+        """The table if it fits in so many characters, with so many `between` two columns; otherwise the long one."""
+        return self.table if self.table.width(between) <= width else self.long_table
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """How to read each metric, and why values are missing: a sentence each."""
+        readings = (self._how_to_read(metric) for metric in self.headlines)
+        return (*readings, *filter(None, map(self._why_missing, self.headlines)))
+
+    def _how_to_read(self, metric: str) -> str:
+        headline = self.headlines[metric]
+        how = next(each.over for each in self.readings if each.metric == metric)
+        name = metric if headline.variable == metric else f"{metric}: {headline.variable}"
+        said = [f"{name} ({how})" if how else name]
+        said += [f"Large: {headline.large}" if headline.large else "The metric doesn't say how to read it"]
+        said += [f"{headline.neutral:g} says nothing"] if headline.neutral is not None else []
+        beside = any(each.beside is not None for each in self.readings if each.metric == metric)
+        said += [f"Compare it with {headline.beside}"] if beside else []
+        return ". ".join([*said, ""]).rstrip()
+
+    def _why_missing(self, metric: str) -> str:
+        those, headline = [e for e in self.readings if e.metric == metric and e.missing], self.headlines[metric]
+        if not those:
+            return ""
+        missing, size = sum(each.missing for each in those), sum(each.size for each in those)
+        named, more = ", ".join(each.site for each in those[:_NAMED]), len(those) - _NAMED
+        at = f"{named} and {more} more" if more > 0 else named
+        why = f": {headline.missing}" if headline.missing else ""
+        return f"{headline.variable} is missing for {missing} of {size} values at {at}{why}."
+
+    def __repr__(self) -> str:
+        return "\n".join([str(self.fitting(shutil.get_terminal_size().columns)), *self.notes])
+
+    def _repr_html_(self) -> str:
+        return "\n".join([self.table._repr_html_(), *(f"<p>{escape(note)}</p>" for note in self.notes)])
+
+
+def summary(
+    measured: xr.DataTree,
+    *,
+    metrics: str | Sequence[str] | None = None,
+    sites: Selector | None = None,
+    fmt: str = ".4g",
+) -> Summary:
+    """The headline of each metric at each site: one number a site, how to read it, and why values are missing.
+
+    A metric's `probekit.metrics.Headline` says which variable counts and how its nodes become one number; if the
+    variable also has classes, their mean follows. NaN don't count, but are counted. A metric that compares sites has
+    the mean over the other sites. Results at several steps are summed up at the last one.
+
+    It prints as a table with a row for each site, or with one for each metric and site where the terminal is too
+    narrow; `table` and `notes` are what it prints, and ``to_dataframe()`` has a row for each site and metric, always
+    with the same columns.
+
+    Args:
+        measured: what `probekit.measure` or `probekit.measure_live` gave, or such a store as xarray opens it.
+        metrics: names of measured metrics; by default all that have a headline.
+        sites: a glob, a regex or a list of them; by default all sites.
+        fmt: the format of numbers, as in ``format(number, fmt)``.
+
+    Raises:
+        DataError: a metric that wasn't measured or has no headline, or a format that doesn't exist.
+        SiteError: no site matches `sites`.
+
+    Example:
+        >>> import torch, probekit as pk
+        >>> model = torch.nn.Sequential(torch.nn.ReLU())
+        >>> m = pk.measure_live(model, torch.eye(2) - 0.5, ["mean", "sparsity"], sites="0")
+        >>> pk.summary(m)
+        1 site
+        site  n mean sparsity  missing
+           0  2 0.25      0.5        0
+        mean (mean over nodes). Large: nodes are strongly active.
+        sparsity: sparsity_site. Large: nodes are off for most samples.
+        >>> pk.summary(m).to_dataframe()["value"].tolist()
+        [0.25, 0.5]
+    """
+    check_kind("measured", measured, xr.DataTree, RESULTS)
+    check_kind("fmt", fmt, str, "a format of numbers, such as '.3f'")
+    _check_format(fmt)
+    tree = measured.isel(step=-1) if "step" in measured.sizes else measured
+    headlines, chosen = _chosen(headlines_of(tree), metrics), sites_of(tree, sites)
+    readings = tuple(
+        _reading(data, site, metric, headline)
+        for site, data in ((site, _of_site(tree, site, key)) for site, key in chosen.items())
+        for metric, headline in headlines.items()
+        if headline.variable in data
+    )
+    at = f" at step {tree['step'].item()}, the last of {measured.sizes['step']}" if tree is not measured else ""
+    title = f"{len(chosen)} {'site' if len(chosen) == 1 else 'sites'}{at}"
+    read = {each.metric for each in readings}
+    return Summary(readings, {name: one for name, one in headlines.items() if name in read}, title, fmt)
+
+
+def _check_format(fmt: str) -> None:
+    try:
+        format(0.5, fmt)
+    except ValueError as error:
+        raise DataError(f"fmt is {fmt!r}, which formats no number: {error}. Give one such as '.3f'.") from error
+
+
+def _chosen(known: dict[str, Headline], metrics: str | Sequence[str] | None) -> dict[str, Headline]:
+    if metrics is None:
+        return known
+    check_kind("metrics", metrics, (str, list, tuple), "the name of a measured metric, or a list of names")
+    asked = [metrics] if isinstance(metrics, str) else metrics
+    for name in asked:
+        if name not in known:
+            raise DataError(
+                f"The results have no headline of a metric {name!r}; they have those of {', '.join(known) or 'none'}."
+                f"{near(str(name), known)}"
+            )
+    return {name: known[name] for name in asked}
+
+
+def sites_of(tree: xr.DataTree, sites: Selector | None) -> dict[str, str]:
+    """The keys of the sites that `sites` selects in a tree of results, by their names; SiteError if there are none."""
+    keys = {str(child.attrs.get("site", key)): key for key, child in tree.children.items()}
+    chosen = list(keys) if sites is None else match_names(list(keys), sites, where="the results")
+    return {name: keys[name] for name in chosen}
+
+
+def _of_site(tree: xr.DataTree, site: str, key: str) -> xr.Dataset:
+    """What was measured at a site, and what compares it with the other sites, along the dim ``site_b``."""
+    compared, measured = tree.to_dataset(), tree.children[key].to_dataset(inherit=False)
+    if "site" not in compared.sizes:
+        return measured
+    others = [each for each in compared["site_b"].values if each != site]
+    return measured.merge(compared.sel(site=site, site_b=others).reset_coords(drop=True))
+
+
+def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Reading:
+    variable = data[headline.variable]
+    beside = headline.beside if headline.beside in data else None
+    return Reading(
+        site=site,
+        metric=metric,
+        variable=headline.variable,
+        value=headline_value(variable, headline).item(),
+        over=over(variable, headline),
+        beside=None if beside is None else headline_value(data[beside], headline).item(),
+        n=variable.attrs.get("n"),
+        omitted=variable.attrs.get("omitted", 0),
+        size=variable.size,
+        missing=int(variable.isnull().sum()),
+    )
