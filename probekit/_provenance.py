@@ -79,7 +79,8 @@ def call_of(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
             parts.append(_written(value))
         elif name != "progress" and not _is_default(value, parameter.default):
             parts.append(f"{name}={_written(value)}")
-    place = "probekit.load" if function.__module__.startswith("probekit.load.") else "probekit"
+    public = (each for each in ("probekit.load", "probekit.report") if function.__module__.startswith(f"{each}."))
+    place = next(public, "probekit")
     return f"{place}.{function.__name__}({', '.join(parts)})"
 
 

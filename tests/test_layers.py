@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # What recipes may use beside the names of the package itself.
 PUBLIC = {"cluster", "errors", "load", "metrics", "plot", "progress", "report", "testing"}
 
-HEAVY = ["torch", "torchvision", "xarray", "matplotlib", "sklearn", "zarr", "numpy", "pandas", "jinja2", "PIL"]
+HEAVY = ["torch", "torchvision", "xarray", "matplotlib", "sklearn", "zarr", "numpy", "pandas", "jinja2", "PIL", "bokeh"]
 
 
 def files(folder: str) -> list[Path]:

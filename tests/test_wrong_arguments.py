@@ -62,7 +62,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], str, list[Any]]] = {
         [0, "9"],
     ),
     "distribution_grid": (lambda v: plot.distribution_grid(RESULTS, v), "rows", [["site"], "site", None]),
-    "profile": (lambda v: plot.profile(v, "mean"), "trees", [None, "m.zarr", [RESULTS]]),
+    "profile": (lambda v: plot.profile(v, "mean"), "trees", [None, "m.zarr", ["m.zarr"], {"a": [3]}]),
     "palette": (plot.palette, "count", [None, "3", 2.5]),
     "figure": (lambda v: Page("t").figure(v, "c"), "picture", [None, 3, RESULTS]),
     "table": (lambda v: Page("t").table(v, "c"), "data", [None, 3, "text", [[1, 2]]]),

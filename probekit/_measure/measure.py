@@ -35,7 +35,11 @@ from probekit.progress import Progress, silent
 __all__ = ["NAN", "measure"]
 
 NAN = ("raise", "omit")
-_CARRIED = ("model", "weights", "mode", "created")  # attributes of a store that its results keep
+# Attributes of a store that its results keep: what it holds the activations of, and the command that made it.
+_CARRIED = (
+    *("model_name", "model", "weights_from", "weights", "mode", "created"),
+    *("data", "data_split", "data_limit", "preprocessing", "command"),
+)
 
 
 def measure(

@@ -1,6 +1,7 @@
 """Trees of results.
 
 - ``assemble``: checks the variables that metrics return, and joins them into the dataset of a site.
+- ``opening``: what lies at a path, a store or results.
 - ``headlines``: what to look at first in the results of each metric.
 - ``steps``: the results of several steps of a training, as one tree with a dim ``step``.
 - ``files``: results on disk, whole or not at all.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 
 import numpy as np
@@ -50,18 +51,18 @@ def _variables(tree: xr.DataTree) -> list[xr.DataArray]:
     return list(first.values())
 
 
-def headline_value(variable: xr.DataArray, headline: Headline) -> xr.DataArray:
+def headline_value(variable: xr.DataArray, headline: Headline, keep: Collection[str] = ("step",)) -> xr.DataArray:
     """A variable of one site as one number, with the dim `step` if the site was measured at several steps.
 
-    The nodes come first, as the headline says, and then the mean over the classes. NaN don't count; the number is NaN
-    where nothing else is left.
+    The nodes come first, as the headline says, and then the mean over the classes; the dims to `keep` stay. NaN don't
+    count; the number is NaN where nothing else is left.
     """
     values = variable.astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinities of both signs have no mean
         if headline.over_nodes is not None and "node" in values.dims:
             least = {"min_count": 1} if headline.over_nodes == "sum" else {}  # no nodes have no sum
             values = getattr(values, headline.over_nodes)("node", skipna=True, **least)
-        return values.mean([dim for dim in values.dims if dim != "step"], skipna=True)
+        return values.mean([dim for dim in values.dims if dim not in keep], skipna=True)
 
 
 def over(variable: xr.DataArray, headline: Headline) -> str:

@@ -10,19 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from probekit.errors import RESULTS, DataError, SiteError, check_kind
+from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import class_names, read
 from probekit.plot.style import INK, label_classes, new_figure, palette, short_site, tidy
 
-__all__ = ["distribution_grid", "distributions"]
+__all__ = ["distribution_grid", "distributions", "drawn_cells"]
 
 Floats = npt.NDArray[np.float64]
 
 _TALLEST = 1.5  # rows: the height of a panel's highest density
 _TITLE_LENGTH = 38  # characters that fit above a panel
+_MOST_ROWS = 30  # classes: outlines of more lie over each other
 _CERTAIN = 0.85  # of a row: the height of the stem of an atom that holds all of a class
 
 
@@ -57,7 +58,7 @@ class _Distribution:
         )
 
 
-def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolution: int = 40) -> Figure:
+def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolution: int = 40) -> Drawing:
     """The activation distribution of every class at chosen `nodes` of one site, with a panel for each node.
 
     Every class has a row. Its outline is a density, count / (n_c · width), from the bins of the metric `histogram`;
@@ -66,7 +67,8 @@ def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolut
 
     A value that many samples share exactly (an atom, such as a ReLU's 0) has no density: a stem at that value shows
     the share of the class's samples there. A stem that nearly reaches the next row stands for all samples of the class.
-    The share of all samples is written above the panel.
+    The share of all samples is written above the panel. Beyond 30 classes, the rows are an image, darker where the
+    density is higher, and a dot at an atom is the larger the larger the share.
 
     `nodes` count from 0, as in ``isel(node=...)``. Pretorius et al. (2019), figures 3 and 4. Raises SiteError for an
     unknown site or node, PluginError if `histogram` wasn't measured.
@@ -87,7 +89,7 @@ def distributions(tree: xr.DataTree, site: str, nodes: Iterable[int], *, resolut
     return distribution_grid(tree, {site: nodes}, resolution=resolution)
 
 
-def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, resolution: int = 40) -> Figure:
+def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, resolution: int = 40) -> Drawing:
     """`distributions` at several sites: `rows` gives for each site the nodes of its row of panels.
 
     A shallow, a middle and a deep layer of a four-layer network, as in figures 3 and 4 of Pretorius et al. (2019):
@@ -106,16 +108,18 @@ def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, r
         raise SiteError("There are no nodes to draw: give each site at least one, as {site: [node, ...]}.")
     height = 0.6 + float(np.clip(0.19 * len(next(panel for row in grid for panel in row).classes), 0.8, 3.2))
     figure = new_figure(0.6 + 2.8 * columns, 0.3 + height * len(grid))
+    drawn = []
     for row, panels in enumerate(grid):
         for column, panel in enumerate(panels):
             ax = figure.add_subplot(len(grid), columns, row * columns + column + 1)
             _draw_panel(ax, panel)
+            drawn.append(ax)
             ax.set_xlabel("activation" if row == len(grid) - 1 else "")
             if column:
                 ax.tick_params(labelleft=False)
             else:
                 ax.set_ylabel("class")
-    return figure
+    return Drawing.of(*drawn)
 
 
 def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _Distribution:
@@ -127,15 +131,10 @@ def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _
     values = read(tree, site, "histogram_atom", ("node", "atom")).values[node].astype(float)
     on_atoms = read(tree, site, "histogram_atoms", ("label", "node", "atom")).values[:, node].astype(float)
     edges = read(tree, site, "histogram_edges", ("node", "edge")).values[node].astype(float)
-    edges = edges[~np.isnan(edges)]
-    counts = histogram.values[:, node, : max(len(edges) - 1, 0)].astype(float)
     if np.isinf(edges).any() or np.isinf(values).any():
         raise DataError(f"Node {node} of site {site!r} has infinite values; its distribution can't be drawn.")
-    values, on_atoms = values[~np.isnan(values)], on_atoms[:, ~np.isnan(values)]
-    if len(edges) and edges[0] == edges[-1]:  # bins without width are one value
-        values, on_atoms = np.append(values, edges[0]), np.column_stack([on_atoms, counts.sum(1)])
-        edges, counts = edges[:0], counts[:, :0]
-    edges, counts = _join_narrow(edges, counts, resolution)
+    counts = histogram.values[:, node].astype(float)
+    edges, counts, values, on_atoms = drawn_cells(edges, counts, values, on_atoms, resolution)
     total = counts.sum(1) + on_atoms.sum(1)
     per_class = np.where(total > 0, total, np.nan)[:, None]
     return _Distribution(
@@ -148,6 +147,23 @@ def _distribution(tree: xr.DataTree, site: str, node: int, resolution: int) -> _
         shares=on_atoms / per_class,
         overall=on_atoms.sum(0) / total.sum(),
     )
+
+
+def drawn_cells(
+    edges: Floats, counts: Floats, atoms: Floats, on_atoms: Floats, resolution: int
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """The same four of one node as they are drawn: without missing ones, and neighbouring bins joined.
+
+    `edges` (edge) have `counts` (label, bin) between them, and the `atoms` (atom) have `on_atoms` (label, atom).
+    """
+    edges = edges[~np.isnan(edges)]
+    counts = counts[:, : max(len(edges) - 1, 0)]
+    atoms, on_atoms = atoms[~np.isnan(atoms)], on_atoms[:, ~np.isnan(atoms)]
+    if len(edges) and edges[0] == edges[-1]:  # bins without width are one value
+        atoms, on_atoms = np.append(atoms, edges[0]), np.column_stack([on_atoms, counts.sum(1)])
+        edges, counts = edges[:0], counts[:, :0]
+    edges, counts = _join_narrow(edges, counts, resolution)
+    return edges, counts, atoms, on_atoms
 
 
 def _join_narrow(edges: Floats, counts: Floats, resolution: int) -> tuple[Floats, Floats]:
@@ -167,10 +183,15 @@ def _draw_panel(ax: Axes, panel: _Distribution) -> None:
     count = len(panel.classes)
     low, high = panel.limits
     scale = _TALLEST / np.nanmax(panel.density, initial=1 / (high - low))
-    for index, colour in enumerate(palette(count)):
-        _draw_class(ax, panel, index, count - 1 - index, scale, colour)
+    if count > _MOST_ROWS:
+        _draw_image(ax, panel)
+        top = count - 0.5
+    else:
+        for index, colour in enumerate(palette(count)):
+            _draw_class(ax, panel, index, count - 1 - index, scale, colour)
+        top = count - 1 + _TALLEST + 0.1
     tidy(ax)
-    ax.set(xlim=(low, high), ylim=(-0.25, count - 1 + _TALLEST + 0.1))
+    ax.set(xlim=(low, high), ylim=(-0.5 if count > _MOST_ROWS else -0.25, top))
     label_classes(ax, panel.classes, reverse=True)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -179,6 +200,19 @@ def _draw_panel(ax: Axes, panel: _Distribution) -> None:
     below = "\n" if len(name) + len(panel.atom_note) > _TITLE_LENGTH else ""  # makes room for the note under the name
     ax.set_title(name + below, fontsize="small", loc="left")
     ax.set_title(panel.atom_note, fontsize="x-small", loc="right", color=INK)
+
+
+def _draw_image(ax: Axes, panel: _Distribution) -> None:
+    """Draw the rows of many classes as an image, darker where the density is higher, with a dot for each atom."""
+    rows = np.arange(len(panel.classes))[::-1]
+    if panel.edges.size:
+        density = np.ma.masked_invalid(panel.density[::-1])
+        ax.pcolormesh(panel.edges, np.arange(len(rows) + 1) - 0.5, density, cmap="Blues", vmin=0, rasterized=True)
+    size = (
+        ax.get_window_extent().height * 72 / ax.figure.dpi / len(rows) / 2
+    ) ** 2  # of a dot that stands for all samples of a class
+    for atom, shares in zip(panel.atoms, panel.shares.T, strict=True):
+        ax.scatter(np.full(len(rows), atom), rows, s=size * np.nan_to_num(shares), color=INK, linewidths=0, zorder=3)
 
 
 def _draw_class(ax: Axes, panel: _Distribution, index: int, base: int, scale: float, colour: str) -> None:

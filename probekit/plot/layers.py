@@ -1,78 +1,139 @@
-"""A quantity over the layers of one or several networks."""
+"""A quantity over the sites of one or several models."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import RESULTS, DataError, check_kind
-from probekit.plot.lookup import measured, read
-from probekit.plot.style import RULE, label_sites, new_axes, palette, plain, tidy, words
+from probekit.plot.drawing import Drawing
+from probekit.plot.lookup import headline_of, measured, neutral_of, over_nodes, read, site_values
+from probekit.plot.style import RULE, label_sites, legend_beside, new_axes, palette, tidy, words
 
-__all__ = ["profile"]
+__all__ = ["label_of", "profile"]
 
+Floats = npt.NDArray[np.floating[Any]]
+Results: TypeAlias = xr.DataTree | Sequence[xr.DataTree]
+
+_RESULTS = f"{RESULTS}, a list of them (seeds), or several by name, {{name: tree}}"
+_HOW = {"median": "median", "max": "largest", "sum": "sum"}
+_MANY_SITES = 80  # whose markers would lie over each other
 _MARKERS = "osD^vP*X<>"
 
 
 def profile(
-    trees: xr.DataTree | Mapping[str, xr.DataTree],
+    trees: Results | Mapping[str, Results],
     variable: str,
     *,
     sites: Sequence[str] | None = None,
     ax: Axes | None = None,
-) -> Axes:
-    """A quantity over the sites in order: its mean over the nodes, and a band over the middle half of them.
+) -> Drawing:
+    """A quantity over the sites in order: one value for the nodes of each, and a band.
 
-    `trees` is one result, or several as ``{name: tree}``, each in its own colour. A `variable` with dims, such as
-    (label, node), is averaged over all of them, leaving out NaN; a scalar variable has no band. If the results have
-    ``<variable>_null``, the value for shuffled labels, its mean is drawn dashed.
+    `trees` is one result, or a list of them that differ by their seed alone, or several of either as
+    ``{name: result}``, each in its own colour. The value is the mean over the nodes, or what the metric's headline says
+    of nodes, and then the mean over any other dims, such as label; NaN are left out. The band of one result spans the
+    middle half of its values, unless the headline isn't their mean or median; the band of several seeds goes from the
+    lowest seed to the highest, around the mean of the seeds.
+
+    Drawn beside it, if there is one: dashed, the variable that the headline names, such as ``linear_probe_chance``, or
+    else ``<variable>_null``, the value for shuffled labels; dotted, the neutral value, which says nothing.
 
     Raises SiteError for an unknown site, PluginError if `variable` wasn't measured.
 
     >>> import xarray as xr
     >>> tree = xr.DataTree.from_dict({name: xr.Dataset({"sparsity_site": 0.5}) for name in ("relu1", "relu2")})
-    >>> [line.get_ydata().tolist() for line in profile(tree, "sparsity_site").lines]
+    >>> [line.get_ydata().tolist() for line in profile(tree, "sparsity_site").axes[0].lines]
     [[0.5, 0.5]]
     """
-    check_kind("trees", trees, (xr.DataTree, Mapping), f"{RESULTS}, or several by name, {{name: tree}}")
-    named = {"": trees} if isinstance(trees, xr.DataTree) else trees
-    if not named:
-        raise DataError("There are no results to draw: give at least one, as {name: tree}.")
-    found = {name: measured(tree, sites, variable) for name, tree in named.items()}
+    named = _by_name(trees)
+    first = next(iter(named.values()))[0]
+    found = {name: measured(seeds[0], sites, variable) for name, seeds in named.items()}
     order = list(dict.fromkeys(site for names in found.values() for site in names))
     ax = new_axes(ax, 6.4, 3.6)
-    lines, nulls = {}, {}
-    for index, (name, tree) in enumerate(named.items()):
+    handles, dashed = {}, {}
+    for index, (name, seeds) in enumerate(named.items()):
         colour, marker = palette(len(named))[index], _MARKERS[index % len(_MARKERS)]
         at = [order.index(site) for site in found[name]]
-        lines[plain(name)] = _draw_line(ax, at, [read(tree, site, variable) for site in found[name]], colour, marker)
-        if all(f"{variable}_null" in tree.children[site].data_vars for site in found[name]):
-            null = [_mean(read(tree, site, f"{variable}_null")) for site in found[name]]
-            ax.plot(at, null, "--", color=colour, linewidth=1.2)
-            nulls["shuffled labels"] = Line2D([], [], linestyle="--", color=RULE, linewidth=1.2)
+        means, bands = _values(seeds, found[name], variable)
+        size = 4.5 if len(order) <= _MANY_SITES else 0
+        (handles[name],) = ax.plot(at, means, linewidth=1.6, markersize=size, color=colour, marker=marker)
+        if bands is not None:
+            _draw_band(ax, at, bands, colour)
+        if beside := _beside(seeds, found[name], variable):
+            values = _values(seeds, found[name], beside)[0]
+            ax.plot(at, values, "--", color=colour, linewidth=1.2, marker="_" if len(at) == 1 else "", markersize=12)
+            dashed[_reads(beside)] = Line2D([], [], linestyle="--", color=RULE, linewidth=1.2)
+    if (neutral := neutral_of(first, variable)) is not None:
+        line = ax.axhline(neutral, linestyle=":", color=RULE, linewidth=1.2, zorder=1.5)
+        dashed[f"neutral: {neutral:g}"] = line
     ax.set_xlim(-0.3, len(order) - 0.7)
     label_sites(ax.xaxis, {site: index for index, site in enumerate(order)})
-    ax.set_ylabel(words(variable))
+    ax.set_ylabel(label_of(first, variable))
     tidy(ax)
-    if handles := lines | nulls if len(lines) + len(nulls) > 1 else {}:
-        ax.legend(
-            handles.values(), handles, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5)
-        )
-    return ax
+    if key := {**(handles if len(handles) > 1 else {}), **dashed}:
+        legend_beside([ax], key)
+    return Drawing.of(ax)
 
 
-def _mean(data: xr.DataArray) -> float:
-    return float(data.mean())  # leaves out NaN, and is NaN if all values are
+def _by_name(trees: Results | Mapping[str, Results]) -> dict[str, Sequence[xr.DataTree]]:
+    """The results of every name, each as those of one or several seeds."""
+    check_kind("trees", trees, (xr.DataTree, list, tuple, Mapping), _RESULTS)
+    named = {"": trees} if isinstance(trees, xr.DataTree) or not isinstance(trees, Mapping) else trees
+    found: dict[str, Sequence[xr.DataTree]] = {
+        name: [each] if isinstance(each, xr.DataTree) else list(each) for name, each in named.items()
+    }
+    if not found or not all(found.values()):
+        raise DataError("There are no results to draw: give at least one, as {name: tree}.")
+    for seeds in found.values():
+        for each in seeds:
+            check_kind("trees", each, xr.DataTree, _RESULTS)
+    return found
 
 
-def _draw_line(ax: Axes, at: Sequence[int], values: Sequence[xr.DataArray], colour: str, marker: str) -> Line2D:
-    """Draw the means as a line, over a band from the first to the third quartile."""
-    (line,) = ax.plot(at, [_mean(data) for data in values], linewidth=1.6, markersize=4.5, color=colour, marker=marker)
-    if max(data.size for data in values) > 1:
-        low, high = np.transpose([np.nanquantile(data.values, (0.25, 0.75)) for data in values])
-        ax.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
-    return line
+def _values(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> tuple[Floats, Floats | None]:
+    """The line of one name (site,), and the lower and upper edge of its band (2, site) if it has one."""
+    lines = np.array([[float(site_values(tree, site, variable)) for site in sites] for tree in seeds])
+    if len(seeds) > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a site that is NaN for every seed
+            return np.nanmean(lines, axis=0), np.array([np.nanmin(lines, axis=0), np.nanmax(lines, axis=0)])
+    data = [read(seeds[0], site, variable).values.astype(float) for site in sites]
+    if over_nodes(seeds[0], variable) not in ("mean", "median") or max(each.size for each in data) == 1:
+        return lines[0], None
+    return lines[0], np.transpose([_middle_half(each[~np.isnan(each)]) for each in data])
+
+
+def _draw_band(ax: Axes, at: Sequence[int], bands: Floats, colour: str) -> None:
+    if len(at) == 1:  # an area without width isn't seen
+        ax.vlines(at, *bands, color=colour, alpha=0.3, linewidth=5)
+    else:
+        ax.fill_between(at, *bands, color=colour, alpha=0.13, linewidth=0)
+
+
+def _middle_half(values: Floats) -> Floats:
+    return np.quantile(values, (0.25, 0.75)) if values.size else np.full(2, np.nan)
+
+
+def _beside(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> str | None:
+    """The variable that is drawn beside another, where all have it."""
+    headline = headline_of(seeds[0], variable)
+    name = (headline and headline.beside) or f"{variable}_null"
+    return name if all(name in tree.children[site].data_vars for tree in seeds for site in sites) else None
+
+
+def _reads(beside: str) -> str:
+    return "shuffled labels" if beside.endswith("_null") else beside.rpartition("_")[2]
+
+
+def label_of(tree: xr.DataTree, variable: str) -> str:
+    """The label of an axis for the value of a site."""
+    how = over_nodes(tree, variable)
+    return words(variable) if how == "mean" else f"{words(variable)}\n({_HOW[how]} of the nodes)"

@@ -6,11 +6,26 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import xarray as xr
 
+from probekit._results.headlines import headline_value, headlines_of
 from probekit._table import shown
 from probekit.errors import RESULTS, DataError, PluginError, SiteError, check_kind, near
+from probekit.metrics import Headline
 
-__all__ = ["class_names", "common_classes", "measured", "read", "site_of"]
+__all__ = [
+    "class_names",
+    "common_classes",
+    "headline_of",
+    "measured",
+    "neutral_of",
+    "over_nodes",
+    "read",
+    "root_variable",
+    "site_of",
+    "site_values",
+]
 
+# Variables of a metric that tell the same quantity, for other nodes, classes or pairs: they share its neutral value.
+_SAME_QUANTITY = ("", "_node", "_site", "_pairs", "_max", "_mean", "_rest", "_null")
 # A metric gives several variables, named after it: the metric overlap gives overlap_pairs.
 _ENDINGS = ("_node", "_site", "_pairs", "_max", "_rest", "_null", "_constant", "_edges", "_atoms", "_atom")
 
@@ -40,11 +55,7 @@ def read(tree: xr.DataTree, site: str, variable: str, dims: Sequence[str] | None
         return found
     if {"label", *found.dims} == set(dims) and "label" not in found.dims:
         found = found.expand_dims("label").assign_coords(class_name=("label", ["all"]))
-    if set(found.dims) != set(dims):
-        raise PluginError(
-            f"{variable!r} at site {site!r} has the dims ({', '.join(map(str, found.dims))}); "
-            f"this figure draws variables with the dims ({', '.join(dims)})."
-        )
+    _check_dims(found, f"{variable!r} at site {site!r}", dims)
     return found.transpose(*dims)
 
 
@@ -62,6 +73,58 @@ def measured(tree: xr.DataTree, sites: Sequence[str] | None, variable: str) -> l
         known = dict.fromkeys(str(name) for child in tree.children.values() for name in child.data_vars)
         raise _unmeasured(variable, "at any site", known)
     return found
+
+
+def root_variable(tree: xr.DataTree, variable: str, dims: Sequence[str]) -> xr.DataArray:
+    """A variable that compares sites, at the root of the results."""
+    check_kind("tree", tree, xr.DataTree, RESULTS)
+    check_kind("variable", variable, str, "the name of a measured variable")
+    if variable not in tree.data_vars:
+        raise _unmeasured(variable, "at the root of the results", map(str, tree.data_vars))
+    found = tree.data_vars[variable]
+    _check_dims(found, f"{variable!r}", dims)
+    return found.transpose(*dims)
+
+
+def _check_dims(found: xr.DataArray, name: str, dims: Sequence[str]) -> None:
+    if set(found.dims) == set(dims):
+        return
+    if {*found.dims} - {*dims} == {"step"}:
+        raise PluginError(
+            f"{name} was measured at {found.sizes['step']} steps; this figure draws one. Choose it, such as the last "
+            "by tree.isel(step=-1), or draw them all with pk.plot.by_step."
+        )
+    raise PluginError(
+        f"{name} has the dims ({', '.join(map(str, found.dims))}); "
+        f"this figure draws variables with the dims ({', '.join(dims)})."
+    )
+
+
+def headline_of(tree: xr.DataTree, variable: str) -> Headline | None:
+    """The headline that is about a variable."""
+    return next((each for each in headlines_of(tree).values() if each.variable == variable), None)
+
+
+def neutral_of(tree: xr.DataTree, variable: str) -> float | None:
+    """The value of a variable that says nothing, such as the ½ of `auroc`; None where its metric names none."""
+    headlines = headlines_of(tree)
+    owner = next((name for name in headlines if variable in {f"{name}{end}" for end in _SAME_QUANTITY}), None)
+    found = headline_of(tree, variable) or (headlines[owner] if owner else None)
+    return found.neutral if found else None
+
+
+def over_nodes(tree: xr.DataTree, variable: str) -> str:
+    """How values of a variable at the nodes of a site become one: as its headline says, else by their mean."""
+    headline = headline_of(tree, variable)
+    return (headline and headline.over_nodes) or "mean"
+
+
+def site_values(tree: xr.DataTree, site: str, variable: str, keep: Sequence[str] = ()) -> xr.DataArray:
+    """A variable of a site with the dims `keep` alone: one value for the nodes, then the mean over any other dims."""
+    found = read(tree, site, variable)
+    own = [str(dim) for dim in found.dims if dim not in keep and dim != "step"]
+    headline = headline_of(tree, variable) or Headline(variable, "mean", "")
+    return headline_value(read(tree, site, variable, (*keep, *own)), headline, keep)
 
 
 def class_names(data: xr.DataArray | xr.Dataset) -> list[str]:

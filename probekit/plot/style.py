@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, to_hex
 from matplotlib.figure import Figure
@@ -22,13 +22,16 @@ from probekit.errors import check_kind
 __all__ = [
     "INK",
     "RULE",
-    "class_legend",
+    "colour_key",
     "label_classes",
+    "label_columns",
     "label_sites",
+    "legend_beside",
     "new_axes",
     "new_figure",
     "palette",
     "plain",
+    "short",
     "short_site",
     "tidy",
     "words",
@@ -94,8 +97,8 @@ def _every(count: int) -> npt.NDArray[np.intp]:
     return np.arange(0, count, -(-count // _MOST_NAMES))
 
 
-def _short_class(name: str) -> str:
-    """A class name, shortened to fit beside a panel."""
+def short(name: str) -> str:
+    """The name of a class or a result, shortened to fit beside a panel."""
     return plain(name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…")
 
 
@@ -108,44 +111,57 @@ def label_classes(ax: Axes, names: Sequence[str], *, reverse: bool = False) -> N
     """Write class names along the vertical axis at 0, 1, …, with the first on top if `reverse`, only some if many."""
     shown = _every(len(names))
     at = len(names) - 1 - shown if reverse else shown
-    ax.set_yticks(at, [_short_class(names[index]) for index in shown])
+    ax.set_yticks(at, [short(names[index]) for index in shown])
+
+
+def label_columns(ax: Axes, names: Sequence[str]) -> None:
+    """Write class names along the horizontal axis at 0, 1, …, upright if they might touch, only some if many."""
+    shown = _every(len(names))
+    texts = [short(names[index]) for index in shown]
+    upright = sum(len(text) + 2 for text in texts) > _NAMES_WIDTH * 0.6
+    ax.set_xticks(shown, texts, rotation=90 if upright else 0)
 
 
 def label_sites(axis: Axis, positions: Mapping[str, float], *, above: bool = False) -> None:
-    """Write site names at their positions along a horizontal axis, slanted if they might touch, only some if many."""
+    """Write site names at their positions along an axis, slanted along a horizontal one if they might touch, only some
+    if many."""
     shown = [list(positions.items())[index] for index in _every(len(positions))]
     at = np.array([position for _, position in shown], dtype=float)
     room = np.diff(at).min(initial=np.inf) / (np.ptp(at) or 1) * _NAMES_WIDTH
     aslant: dict[str, Any] = {"rotation": 35, "ha": "left" if above else "right", "rotation_mode": "anchor"}
     names = [short_site(site) for site, _ in shown]
-    touching = any(len(name) + 2 > room for name in names)
+    touching = isinstance(axis, XAxis) and any(len(name) + 2 > room for name in names)
     axis.set_ticks(at, names, fontsize="small", **(aslant if touching else {}))
 
 
-def class_legend(panels: Sequence[Axes], names: Sequence[str]) -> None:
-    """Show the colours of the classes beside the panels: nothing for one class, a key up to ten, else a colour bar."""
+def colour_key(panels: Sequence[Axes], names: Sequence[str], title: str = "class") -> None:
+    """Show whose colour is whose beside the panels: nothing for one name, a key up to ten, else a colour bar."""
     if len(names) == 1:
         return
     colours = palette(len(names))
-    figure = panels[0].figure
-    shown = [_short_class(name) for name in names]
     if len(names) > len(_COLOURS):
-        _class_bar(panels, shown, colours)
+        _colour_bar(panels, names, colours, title)
         return
     handles = [Line2D([], [], marker="o", markersize=5, linestyle="", color=colour) for colour in colours]
-    options = {"title": "class", "frameon": False, "fontsize": "small", "title_fontsize": "small", "handletextpad": 0.1}
+    legend_beside(panels, dict(zip(names, handles, strict=True)), title)
+
+
+def legend_beside(panels: Sequence[Axes], handles: Mapping[str, Line2D], title: str | None = None) -> None:
+    """A legend to the right of the panels."""
+    options: dict[str, Any] = {"title": title, "frameon": False, "fontsize": "small", "title_fontsize": "small"}
+    names = [short(name) for name in handles]
     if len(panels) == 1:
-        panels[0].legend(handles, shown, loc="center left", bbox_to_anchor=(1.0, 0.5), **options)
+        panels[0].legend(handles.values(), names, loc="center left", bbox_to_anchor=(1.0, 0.5), **options)
     else:
-        figure.legend(handles, shown, loc="outside right center", **options)
+        panels[0].figure.legend(handles.values(), names, loc="outside right center", **options)
 
 
-def _class_bar(panels: Sequence[Axes], names: Sequence[str], colours: Sequence[str]) -> None:
+def _colour_bar(panels: Sequence[Axes], names: Sequence[str], colours: Sequence[str], title: str) -> None:
     bounds = np.arange(len(names) + 1) - 0.5
     colouring = ScalarMappable(BoundaryNorm(bounds, len(names)), ListedColormap(list(colours)))
     ticks = _every(len(names))
-    bar = panels[0].figure.colorbar(colouring, ax=list(panels), ticks=ticks, pad=0.01, aspect=30, label="class")
-    bar.ax.set_yticklabels([names[tick] for tick in ticks], fontsize="small")
+    bar = panels[0].figure.colorbar(colouring, ax=list(panels), ticks=ticks, pad=0.01, aspect=30, label=title)
+    bar.ax.set_yticklabels([short(names[tick]) for tick in ticks], fontsize="small")
     bar.minorticks_off()
     bar.ax.invert_yaxis()
     bar.outline.set_visible(False)

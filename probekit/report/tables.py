@@ -14,12 +14,12 @@ import xarray as xr
 from probekit._table import is_number, rows_of, shown
 from probekit.errors import DataError, check_kind
 
-__all__ = ["Cells", "Formats", "Tabular", "cells_of"]
+__all__ = ["TONES", "Cells", "Formats", "Tabular", "cells_of"]
 
 Tabular: TypeAlias = pd.DataFrame | xr.DataArray | xr.Dataset | Sequence[Mapping[str, object]]
 Formats: TypeAlias = Mapping[Hashable, str] | str
 
-_TONES = ("good", "bad", "neutral")
+TONES = ("good", "bad", "neutral")
 _LONG = 40  # characters from which a cell is prose, and gets room to wrap
 
 
@@ -66,8 +66,8 @@ def cells_of(data: Tabular, formats: Formats, badges: Mapping[str, str]) -> Cell
     """
     check_kind("formats", formats, (str, Mapping), "a format specification, or several by column")
     check_kind("badges", badges, Mapping, "the tones of values, {value: tone}")
-    if wrong := set(badges.values()) - set(_TONES):
-        raise DataError(f"A badge has one of the tones {', '.join(_TONES)}; not {', '.join(sorted(map(str, wrong)))}.")
+    if wrong := set(badges.values()) - set(TONES):
+        raise DataError(f"A badge has one of the tones {', '.join(TONES)}; not {', '.join(sorted(map(str, wrong)))}.")
     frame = _frame(data)
     values = rows_of(frame)
     columns = [_column(name, [row[at] for row in values], formats) for at, name in enumerate(frame.columns)]

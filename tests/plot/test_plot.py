@@ -113,11 +113,11 @@ def _dots(ax: Axes) -> dict[str, set[tuple[int, float]]]:
 def test_medians_draw_a_dot_for_every_median_but_those_at_zero(tree: xr.DataTree) -> None:
     values = np.concatenate([tree[site]["median"].values for site in ("act1", "act2")], axis=1)
     expected = [{(node + 1, float(v)) for node, v in enumerate(row) if v != 0} for row in values]
-    assert list(_dots(pk.plot.medians(tree)).values()) == expected
+    assert list(_dots(pk.plot.medians(tree).axes[0]).values()) == expected
 
 
 def test_no_class_lies_on_top_at_every_node() -> None:
-    (dots,) = [artist for artist in pk.plot.medians(SIGMOID).collections if isinstance(artist, PathCollection)]
+    (dots,) = [artist for artist in pk.plot.medians(SIGMOID).axes[0].collections if isinstance(artist, PathCollection)]
     on_top = dict(zip(np.round(dots.get_offsets()[:, 0]), map(tuple, dots.get_facecolors()), strict=True))
     counts = list(Counter(on_top.values()).values())
     assert len(counts) == 3
@@ -126,26 +126,26 @@ def test_no_class_lies_on_top_at_every_node() -> None:
 
 def test_medians_show_the_share_of_classes_at_zero() -> None:
     values = np.concatenate([RELU[site]["median"].values for site in ("act1", "act2")], axis=1)
-    (strip,) = [child for child in pk.plot.medians(RELU).child_axes if child.patches]
+    (strip,) = [child for child in pk.plot.medians(RELU).axes[0].child_axes if child.patches]
     (steps,) = strip.patches
     assert isinstance(steps, StepPatch)
     np.testing.assert_allclose(steps.get_data().values, (values == 0).mean(0))
     np.testing.assert_allclose(steps.get_data().edges, np.arange(51) + 0.5)
     assert steps.get_data().values[0] == 1  # the dead node
-    assert not any(child.patches for child in pk.plot.medians(SIGMOID).child_axes)
+    assert not any(child.patches for child in pk.plot.medians(SIGMOID).axes[0].child_axes)
 
 
 def test_medians_leave_out_missing_classes_and_keep_zero_inside_the_limits() -> None:
     tree = RELU.copy(deep=True)
     tree["act1"]["median"][1] = np.nan
-    ax = pk.plot.medians(tree, sites=["act1"])
+    ax = pk.plot.medians(tree, sites=["act1"]).axes[0]
     assert _dots(ax)[pk.plot.palette(3)[1]] == set()
     low, high = ax.get_ylim()
     assert low < 0 < float(tree["act1"]["median"].max()) < high
 
 
 def test_medians_mark_and_name_the_sites_in_the_order_asked_for() -> None:
-    ax = pk.plot.medians(RELU, sites=["act2", "act1"])
+    ax = pk.plot.medians(RELU, sites=["act2", "act1"]).axes[0]
     assert [list(line.get_xdata()) for line in ax.lines] == [[20.5, 20.5]]
     assert _top_names(ax) == ["act2", "act1"]
     assert ax.get_xlim() == (0.5, 50.5)
@@ -162,7 +162,7 @@ def _top_names(ax: Axes) -> list[str]:
 
 def test_medians_draw_on_the_axes_given_and_any_variable_by_label_and_node() -> None:
     mine = Figure().add_subplot()
-    assert pk.plot.medians(SIGMOID, variable="mean", ax=mine, legend=False) is mine
+    assert pk.plot.medians(SIGMOID, variable="mean", ax=mine, legend=False).axes == (mine,)
     assert mine.get_ylabel() == "mean"
     assert mine.get_legend() is None
     assert {value for _, value in _dots(mine)[pk.plot.palette(3)[0]]} == {
@@ -171,18 +171,20 @@ def test_medians_draw_on_the_axes_given_and_any_variable_by_label_and_node() -> 
 
 
 def test_the_legend_names_the_classes_in_their_colours() -> None:
-    legend = pk.plot.medians(RELU).get_legend()
+    legend = pk.plot.medians(RELU).axes[0].get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == NAMES
     assert [handle.get_color() for handle in legend.legend_handles] == pk.plot.palette(3)
 
 
 def test_a_grid_of_medians_has_a_panel_for_each_result_and_one_legend() -> None:
-    figure = pk.plot.medians_grid({"untrained": SIGMOID, "trained": RELU, "again": RELU}, columns=2)
-    assert [ax.get_title() for ax in figure.axes] == ["untrained", "trained", "again"]
-    assert [_dots(ax) for ax in figure.axes] == [_dots(pk.plot.medians(tree)) for tree in (SIGMOID, RELU, RELU)]
-    assert len(figure.legends) == 1
-    assert not any(ax.get_legend() for ax in figure.axes)
+    drawing = pk.plot.medians_grid({"untrained": SIGMOID, "trained": RELU, "again": RELU}, columns=2)
+    assert [ax.get_title() for ax in drawing.axes] == ["untrained", "trained", "again"]
+    assert [_dots(ax) for ax in drawing.axes] == [
+        _dots(pk.plot.medians(tree).axes[0]) for tree in (SIGMOID, RELU, RELU)
+    ]
+    assert len(drawing.figure.legends) == 1
+    assert not any(ax.get_legend() for ax in drawing.axes)
 
 
 def _rows(ax: Axes) -> tuple[Array, Array]:
@@ -261,7 +263,7 @@ def test_a_grid_of_distributions_has_a_row_for_each_site() -> None:
 
 
 def test_a_profile_is_the_mean_over_nodes_with_the_middle_half() -> None:
-    (line,) = (ax := pk.plot.profile(RELU, "sparsity_node")).lines
+    (line,) = (ax := pk.plot.profile(RELU, "sparsity_node").axes[0]).lines
     values = [RELU[site]["sparsity_node"].values for site in ("act1", "act2")]
     np.testing.assert_allclose(line.get_ydata(), [v.mean() for v in values])
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
@@ -277,7 +279,7 @@ def test_a_profile_of_several_results_shows_each_and_its_null() -> None:
     for site in ("act1", "act2"):
         with_null[site]["mean_null"] = with_null[site]["mean"] * 0 + 0.25
     shorter = xr.DataTree.from_dict({"act2": SIGMOID["act2"].to_dataset()})
-    ax = pk.plot.profile({"trained": with_null, "_short": shorter}, "mean")
+    ax = pk.plot.profile({"trained": with_null, "_short": shorter}, "mean").axes[0]
     first, null, second = ax.lines
     np.testing.assert_allclose(first.get_ydata(), [float(RELU[site]["mean"].mean()) for site in ("act1", "act2")])
     assert (null.get_linestyle(), null.get_color(), list(null.get_ydata())) == ("--", first.get_color(), [0.25, 0.25])
@@ -288,13 +290,13 @@ def test_a_profile_of_several_results_shows_each_and_its_null() -> None:
 
 
 def test_a_profile_of_one_number_a_site_has_no_band() -> None:
-    ax = pk.plot.profile(RELU, "sparsity_site")
+    ax = pk.plot.profile(RELU, "sparsity_site").axes[0]
     assert not ax.collections
     assert ax.get_legend() is None
 
 
 def test_a_heatmap_orders_nodes_by_preferred_class() -> None:
-    (image,) = pk.plot.heatmap(RELU, "act1").images
+    (image,) = pk.plot.heatmap(RELU, "act1").axes[0].images
     drawn, values = np.asarray(image.get_array()), RELU["act1"]["mean"].values
     assert sorted(map(tuple, drawn.T)) == sorted(map(tuple, values.T))
     assert not drawn[:, -1].any()  # the dead node
@@ -353,16 +355,16 @@ def test_nothing_reaches_pyplot_and_every_figure_renders_whatever_the_names() ->
     tree = tree.map_over_datasets(
         lambda data: data.assign_coords(class_name=("label", ["$\\frac{x", "_", "n" * 99])) if data else data
     )
-    figures = [
-        pk.plot.medians(tree).figure,
+    drawings = [
+        pk.plot.medians(tree),
         pk.plot.medians_grid({"$a": tree, "_b": tree}),
         pk.plot.distributions(tree, "fc$1$", [0, 1]),
-        pk.plot.profile({"$a": tree, "_b": tree}, "mean").figure,
-        pk.plot.heatmap(tree, "fc$1$").figure,
+        pk.plot.profile({"$a": tree, "_b": tree}, "mean"),
+        pk.plot.heatmap(tree, "fc$1$"),
     ]
-    for figure in figures:
+    for drawing in drawings:
         file = io.BytesIO()
-        figure.savefig(file, dpi=30)
+        drawing.figure.savefig(file, dpi=30)
         assert file.getvalue().startswith(b"\x89PNG")
     assert matplotlib.pyplot.get_fignums() == before
 
@@ -370,7 +372,7 @@ def test_nothing_reaches_pyplot_and_every_figure_renders_whatever_the_names() ->
 def test_a_site_that_lacks_the_last_class_has_no_dots_of_it() -> None:
     sites = {"act1": RELU["act1"].to_dataset(), "act2": RELU["act2"].to_dataset().isel(label=[0, 1])}
     both = xr.DataTree.from_dict({name: site[["median"]] for name, site in sites.items()})
-    dots, width = _dots(pk.plot.medians(both)), RELU["act1"].sizes["node"]
+    dots, width = _dots(pk.plot.medians(both).axes[0]), RELU["act1"].sizes["node"]
     beyond = [{dot for dot in of_class if dot[0] > width} for of_class in dots.values()]
     assert [len(each) > 0 for each in beyond] == [True, True, False]
     assert any(node <= width for node, _ in list(dots.values())[2])
@@ -378,7 +380,7 @@ def test_a_site_that_lacks_the_last_class_has_no_dots_of_it() -> None:
 
 def test_results_without_labels_are_drawn_as_one_class() -> None:
     tree = xr.DataTree.from_dict({"act1": RELU["act1"].to_dataset().isel(label=0).drop_vars(["label", "class_name"])})
-    ax = pk.plot.medians(tree)
+    ax = pk.plot.medians(tree).axes[0]
     assert ax.get_legend() is None
     values = RELU["act1"]["median"].values[0]
     assert set().union(*_dots(ax).values()) == {(node + 1, float(v)) for node, v in enumerate(values) if v != 0}

@@ -15,6 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from probekit.errors import DataError, ProbekitError
+from probekit.plot import Drawing
 from probekit.report import Page
 from tests.report.parsed import Parsed
 
@@ -83,15 +84,15 @@ def test_a_picture_file_is_copied_bit_for_bit_and_shown_at_its_size_on_paper(tmp
     assert image["alt"] == "words"
 
 
-def test_a_figure_or_its_axes_become_a_png() -> None:
+def test_a_figure_its_axes_or_a_drawing_become_a_png() -> None:
     figure = Figure(figsize=(4, 3))
     ax = figure.add_subplot()
-    page = Parsed(Page("t").figure(figure, "one").figure(ax, "two").html())
-    first, second = page.all("img")
-    assert first["src"] == second["src"]
+    page = Parsed(Page("t").figure(figure, "one").figure(ax, "two").figure(Drawing.of(ax), "three").html())
+    first, second, third = page.all("img")
+    assert first["src"] == second["src"] == third["src"]
     assert base64.b64decode(first["src"].partition(",")[2]).startswith(b"\x89PNG")
     assert (first["width"], first["height"]) == ("400", "300")
-    assert page.within("b") == ["Figure 1.", "Figure 2."]
+    assert page.within("b") == ["Figure 1.", "Figure 2.", "Figure 3."]
 
 
 def test_key_numbers_stand_with_their_names() -> None:

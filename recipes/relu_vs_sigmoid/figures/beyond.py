@@ -209,7 +209,8 @@ def _profiles(
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     for ax, norm in zip(figure.subplots(1, 2, sharey=True), (False, True), strict=True):
         panel = {f"{NAMES[kind]}, {state}": trees[kind, norm, state] for kind in activations for state in STATES}
-        pk.plot.profile(panel, variable, ax=ax).set_title("with batch norm" if norm else "without batch norm")
+        pk.plot.profile(panel, variable, ax=ax)
+        ax.set_title("with batch norm" if norm else "without batch norm")
     if legend := figure.axes[0].get_legend():
         legend.remove()  # the other panel has the same
     figure.axes[1].set_ylabel("")

@@ -133,7 +133,7 @@ def _distributions(study: Study, activation: str) -> Made:
         "50th and 90th percentile of class overlap. A stem is the share of a class at exactly one value. Nodes are "
         "numbered from 0 in each layer."
     )
-    return pk.plot.distribution_grid(tree, nodes), numbers, caption
+    return pk.plot.distribution_grid(tree, nodes).figure, numbers, caption
 
 
 def fig3(study: Study) -> Made:
@@ -176,7 +176,7 @@ def _medians(trees: Mapping[str, xr.DataTree], caption: str) -> Made:
         for layer, site in tree.children.items():
             frame = site.to_dataset()["median"].to_dataframe().reset_index()
             frames.append(frame.assign(panel=title, layer=layer)[["panel", "layer", "node", "class_name", "median"]])
-    return pk.plot.medians_grid(_one_legend(trees)), pd.concat(frames, ignore_index=True), caption
+    return pk.plot.medians_grid(_one_legend(trees)).figure, pd.concat(frames, ignore_index=True), caption
 
 
 def _one_legend(trees: Mapping[str, xr.DataTree]) -> dict[str, xr.DataTree]:

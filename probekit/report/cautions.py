@@ -1,0 +1,92 @@
+"""What a reader of results should be wary of, a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from probekit._results.summary import Summary
+from probekit.report.subject import Subject
+
+__all__ = ["cautions"]
+
+FEW = 30  # samples of a class, below which its numbers say little
+_NAMED = 4  # sites or classes that a sentence names
+
+
+def cautions(subject: Subject, summary: Summary) -> list[str]:
+    """Every caution that holds, the weightiest first."""
+    return [
+        *_random_weights(subject),
+        *_few_samples(subject),
+        *_dead(subject),
+        *_missing(summary),
+        *_omitted(summary),
+        *_approximate(subject),
+    ]
+
+
+def _random_weights(subject: Subject) -> Iterator[str]:
+    origin = str(subject.attrs.get("weights_from", ""))
+    if origin.startswith("random"):
+        yield (
+            "The model was never trained: its weights are random. What its nodes tell apart comes from the input "
+            "and from chance."
+        )
+    elif origin.endswith("changed since they were loaded"):
+        yield f"The model's weights aren't those that its name says: {origin}."
+
+
+def _few_samples(subject: Subject) -> Iterator[str]:
+    few = {name: count for name, count in (subject.class_samples or {}).items() if count < FEW}
+    if few:
+        named = [f"{name} ({count})" for name, count in few.items()]
+        yield (
+            f"{len(few)} of {len(subject.classes)} classes have fewer than {FEW} samples, {_some(named)}: what is "
+            "measured of them is rough."
+        )
+
+
+def _dead(subject: Subject) -> Iterator[str]:
+    found = {}
+    for key, group in subject.measured.children.items():
+        constant = next((group[name] for name in ("overlap_constant", "auroc_constant") if name in group), None)
+        if constant is not None and bool(constant.any()):
+            found[str(group.attrs.get("site", key))] = (int(constant.sum()), constant.size)
+    if found:
+        named = [f"{count} of {size} at {site}" for site, (count, size) in found.items()]
+        dead = sum(count for count, _ in found.values())
+        yield f"{dead} node{'s have' if dead > 1 else ' has'} the same value for every sample: {_some(named)}."
+
+
+def _missing(summary: Summary) -> Iterator[str]:
+    """The notes of a summary that say why values are missing."""
+    yield from summary.notes[len(summary.headlines) :]
+
+
+def _omitted(summary: Summary) -> Iterator[str]:
+    left_out = {each.site: each.omitted for each in summary.readings if each.omitted}
+    if left_out:
+        named = [f"{count} at {site}" for site, count in left_out.items()]
+        yield f"Samples with a NaN in their activations were left out: {_some(named)}."
+
+
+def _approximate(subject: Subject) -> Iterator[str]:
+    """Live results are exact up to so many samples; beyond, their attributes bound the error."""
+    worst: dict[str, float] = {}
+    for group in subject.measured.children.values():
+        for variable in group.data_vars.values():
+            if variable.attrs.get("approximate"):
+                error = float(np.max(variable.attrs.get("rank_error", 0)))
+                worst[str(variable.attrs["metric"])] = max(error, worst.get(str(variable.attrs["metric"]), 0))
+    if worst:
+        named = [f"{metric} within {error:.2g} of the samples" for metric, error in worst.items()]
+        yield f"Measured while the model ran, and approximate: {_some(named)}. A store gives exact values."
+
+
+def _some(named: Sequence[str]) -> str:
+    """The first of several, and how many more there are."""
+    more = len(named) - _NAMED
+    return ", ".join([*islice(named, _NAMED), *([f"and {more} more"] if more > 0 else [])])

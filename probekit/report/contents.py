@@ -1,0 +1,188 @@
+"""The parts of a report, each of which adds to a page what its results have to say."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+import pandas as pd
+
+from probekit import plot, plugins
+from probekit._results.summary import Summary, summary
+from probekit._version import __version__
+from probekit.errors import ProbekitError
+from probekit.report.best_nodes import add_best_nodes
+from probekit.report.cautions import cautions
+from probekit.report.page import Page
+from probekit.report.subject import Subject
+
+__all__ = ["page_of"]
+
+_LIBRARIES = ("torch", "numpy", "xarray", "zarr", "scikit-learn", "matplotlib", "bokeh")
+_FACTS = {
+    "model_name": "Model",
+    "model": "Class",
+    "weights_from": "Weights",
+    "data": "Data",
+    "data_split": "Split",
+    "data_limit": "Samples",
+    "preprocessing": "Preprocessing",
+    "mode": "Mode of the model",
+    "created": "Captured",
+}
+_BY_LAYER = {  # variables whose course over the sites is drawn, in this order, and what the figure is for
+    "linear_probe": "how well a linear classifier finds the class of new samples from the site's nodes",
+    "overlap": "how much the classes' distributions share at single nodes",
+    "sparsity_site": "how often nodes are off",
+    "effective_rank": "over how many directions the samples spread",
+}
+_BY_CLASS = ("auroc_rest", "overlap_rest", "mean")
+_ABBREVIATED = ("auroc", "cka", "ks", "rsa")
+_MOST_CLASSES = 100  # of a confusion matrix
+
+
+def page_of(subject: Subject, title: str | None, command: str, data: Any) -> Page:
+    """The whole report; `command` makes it again, and `data` are the inputs that were captured, if they are given."""
+    summed = summary(subject.measured)
+    page = Page(title or _title(subject), _lede(subject)).numbers(_tiles(subject, summed))
+    if found := cautions(subject, summed):
+        page.points(found, "bad")
+    _add_origin(page, subject, command)
+    _add_layers(page, subject, summed)
+    _add_classes(page, subject)
+    add_best_nodes(page, subject, data)
+    page.heading("Explore every node")
+    page.explorer(subject.measured)
+    _add_appendix(page, subject, summed)
+    return page
+
+
+def _title(subject: Subject) -> str:
+    attrs = subject.attrs
+    model = attrs.get("model_name") or str(attrs.get("model", "")).rpartition(".")[2] or subject.named
+    return f"{model} on {attrs['data']}" if "data" in attrs else str(model)
+
+
+def _lede(subject: Subject) -> str:
+    classes = f", for each of {len(subject.classes)} classes" if subject.classes else ""
+    sites = f"{len(subject.sites)} sites" if len(subject.sites) > 1 else "one site"
+    return f"What {subject.nodes:,} nodes at {sites} of a neural network do{classes}."
+
+
+def _tiles(subject: Subject, summed: Summary) -> dict[str, object]:
+    tiles: dict[str, object] = {}
+    if subject.accuracy is not None:
+        tiles["accuracy of the model"] = f"{subject.accuracy:.1%}"
+    if subject.samples is not None:
+        tiles["samples"] = f"{subject.samples:,}"
+    tiles |= {"classes": len(subject.classes)} if subject.classes else {}
+    tiles |= {"sites": len(subject.sites), "nodes": f"{subject.nodes:,}"}
+    probes = [each for each in summed.readings if each.metric == "linear_probe" and each.value == each.value]
+    if probes:
+        best = max(probes, key=lambda each: each.value)
+        chance = "" if best.beside is None else f" (chance {best.beside:.1%})"
+        tiles[f"linear probe at {best.site}{chance}"] = f"{best.value:.1%}"
+    return tiles
+
+
+def _add_origin(page: Page, subject: Subject, command: str) -> None:
+    page.heading("Model and data")
+    known = {name: subject.attrs[key] for key, name in _FACTS.items() if subject.attrs.get(key) not in (None, "")}
+    if subject.class_samples:
+        counts = subject.class_samples.values()
+        known["Samples of a class"] = f"{min(counts):,} to {max(counts):,}"
+    page.facts(known)
+    captured = str(subject.attrs.get("command", ""))
+    page.text("The commands that make this page again:").code("\n".join(filter(None, [captured, command])))
+
+
+def _add_layers(page: Page, subject: Subject, summed: Summary) -> None:
+    page.heading("Site by site")
+    page.table(_wide(summed), "One number for each site and metric.")
+    page.points(list(summed.notes[: len(summed.headlines)]), folded="How to read these numbers")
+    measured = subject.measured
+    drawn = {}
+    if len(subject.sites) > 1:
+        for variable, what in _BY_LAYER.items():
+            if _has(subject, variable):
+                drawn[f"{_words(variable)}: {what}."] = plot.profile(measured, variable)
+    for name, values in measured.data_vars.items():
+        if set(values.dims) == {"site", "site_b"} and values.sizes["site"] > 1:
+            drawn[f"{_words(str(name))} of each pair of sites."] = plot.matrix(measured, str(name))
+    page.figures(drawn)
+
+
+def _has(subject: Subject, variable: str) -> bool:
+    return any(variable in group.data_vars for group in subject.measured.children.values())
+
+
+def _wide(summed: Summary) -> pd.DataFrame:
+    """A row for each site, and a column for each metric and for what belongs beside it."""
+    rows: dict[str, dict[str, float | None]] = {}
+    for each in summed.readings:
+        row = rows.setdefault(each.site, {})
+        row[each.metric] = each.value
+        if each.beside is not None:
+            row[str(summed.headlines[each.metric].beside)] = each.beside
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("site")
+
+
+def _words(variable: str) -> str:
+    """The name of a variable at the beginning of a sentence."""
+    text = variable.removesuffix("_site").replace("_", " ")
+    first = text.partition(" ")[0]
+    return text.replace(first, first.upper() if first in _ABBREVIATED else first.capitalize(), 1)
+
+
+def _add_classes(page: Page, subject: Subject) -> None:
+    if len(subject.classes) < 2:
+        return
+    page.heading("Class by class")
+    drawn = {
+        f"{_words(variable)} of each class at each site.": plot.by_class(subject.measured, variable)
+        for variable in _BY_CLASS
+        if _has(subject, variable)
+    }
+    if subject.store is not None and subject.accuracy is not None and len(subject.classes) <= _MOST_CLASSES:
+        drawn["Which class the model takes for which."] = plot.confusion(subject.store)
+    page.figures(drawn)
+
+
+def _add_appendix(page: Page, subject: Subject, summed: Summary) -> None:
+    page.heading("Appendix").heading("What the metrics mean", level=3)
+    page.table(list(_meanings(subject, summed)), "Every metric on this page.")
+    page.heading("Versions and numbers", level=3)
+    page.facts({"probekit": __version__, "Python": python_version(), **{name: version(name) for name in _LIBRARIES}})
+    facts = {key: value for key, value in subject.attrs.items() if isinstance(value, str | int | float)}
+    numbers = {"attributes": facts, "readings": [asdict(each) for each in summed.readings]}
+    page.code(json.dumps(numbers, indent=1, default=str), folded="The numbers above, as JSON")
+
+
+def _meanings(subject: Subject, summed: Summary) -> Iterator[dict[str, object]]:
+    groups = [subject.measured, *subject.measured.children.values()]
+    used = {
+        str(each.attrs["metric"]): each.attrs for g in groups for each in g.data_vars.values() if "metric" in each.attrs
+    }
+    for name, attrs in sorted(used.items()):
+        headline = summed.headlines.get(name)
+        yield {
+            "metric": name,
+            "what it gives": _first_line(name),
+            "a large value says": headline.large if headline else None,
+            "says nothing": headline.neutral if headline else None,
+            "parameters": attrs.get("parameters"),
+        }
+
+
+def _first_line(name: str) -> str | None:
+    """The first line of a metric's docstring; None where the metric isn't installed here."""
+    try:
+        found = plugins.load(plugins.METRICS, name)
+    except ProbekitError:
+        return None
+    return (inspect.getdoc(found) or "").partition("\n")[0]

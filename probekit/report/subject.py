@@ -1,0 +1,150 @@
+"""What a report is about: measured results and, where it is known, the store that they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import xarray as xr
+
+from probekit._measure.measure import measure
+from probekit._probe.selectors import Selector
+from probekit._results.opening import is_store, open_any
+from probekit._results.summary import sites_of
+from probekit.errors import DataError, check_kind
+from probekit.metrics import Metric
+from probekit.plot.lookup import class_names
+from probekit.progress import Progress
+
+__all__ = ["Metrics", "Source", "Subject"]
+
+Source: TypeAlias = str | Path | xr.DataTree
+Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
+
+_EXPECTED = "a store or results: the path of one, an open store, or the tree that measure gave"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`measured` results, the `store` they are of where it is known, and how the reader knows them: `named`."""
+
+    measured: xr.DataTree
+    store: xr.DataTree | None
+    named: str
+
+    @classmethod
+    def of(
+        cls,
+        source: Source,
+        store: Source | None,
+        metrics: Metrics | None,
+        sites: Selector | None,
+        progress: Progress,
+    ) -> Subject:
+        """The results that are meant, or those of a store that is measured now.
+
+        Raises:
+            DataError: `metrics` for results, or a `store` for a store.
+        """
+        check_kind("source", source, (str, Path, xr.DataTree), _EXPECTED)
+        tree = _opened(source)
+        if not is_store(tree):
+            _refuse(metrics, "metrics", f"{_name(source)} holds results: there is nothing to measure.")
+            kept = tree.isel(step=-1) if "step" in tree.sizes else tree
+            return cls(_chosen(kept.load(), sites), None if store is None else _opened_store(store), _name(source))
+        _refuse(store, "store", f"{_name(source)} is a store itself.")
+        measurable = source if isinstance(source, xr.DataTree) else str(source)
+        measured = measure(
+            measurable, usual_metrics(tree) if metrics is None else metrics, sites=sites, progress=progress
+        )
+        return cls(measured, tree, _name(source))
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What is known of model and data."""
+        found = dict(self.measured.attrs) | ({} if self.store is None else dict(self.store.attrs))
+        return {str(key): value for key, value in found.items()}
+
+    @cached_property
+    def sites(self) -> list[str]:
+        return [str(group.attrs.get("site", key)) for key, group in self.measured.children.items()]
+
+    @cached_property
+    def nodes(self) -> int:
+        """The nodes of all sites."""
+        return sum(group.to_dataset().sizes.get("node", 0) for group in self.measured.children.values())
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The names of the classes; none where the samples aren't in groups."""
+        most: list[str] = []
+        for group in self.measured.children.values():
+            names = class_names(group.to_dataset()) if "label" in group.to_dataset().dims else []
+            most = max(most, names, key=len)
+        return most
+
+    @cached_property
+    def class_samples(self) -> dict[str, int] | None:
+        """The samples of each class, where the store has labels; None where that isn't known."""
+        root = xr.Dataset() if self.store is None else self.store.to_dataset()
+        if "label" not in root.variables or self.attrs.get("by") != "label":
+            return None
+        counts = np.bincount(root["label"].values, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=False))
+
+    @cached_property
+    def samples(self) -> int | None:
+        return None if self.store is None else self.store.to_dataset().sizes.get("sample")
+
+    @cached_property
+    def accuracy(self) -> float | None:
+        """The share of samples whose label the model predicted, where the store has both."""
+        root = xr.Dataset() if self.store is None else self.store.to_dataset()
+        if not {"label", "prediction"} <= set(root.variables):
+            return None
+        return float((root["prediction"].values == root["label"].values).mean())
+
+
+def usual_metrics(tree: xr.DataTree) -> Metrics:
+    """What a report measures of a store."""
+    root = tree.to_dataset()
+    labelled = ["selectivity", "auroc", "overlap:null='permute'", "linear_probe"] if "label" in root.variables else []
+    tokens = any("row" in group.dims for group in tree.children.values())
+    return ["mean", "std", "sparsity", "dead", *labelled, "effective_rank", "histogram", "top_samples"] + (
+        [] if tokens else ["cka"]
+    )
+
+
+def _opened(source: Source) -> xr.DataTree:
+    return source if isinstance(source, xr.DataTree) else open_any(source)
+
+
+def _opened_store(source: Source) -> xr.DataTree:
+    tree = _opened(source)
+    if not is_store(tree):
+        raise DataError(f"{_name(source)} holds results; store= is the store that they are of.", arguments=("store",))
+    return tree
+
+
+def _name(source: Source) -> str:
+    return "an open tree" if isinstance(source, xr.DataTree) else str(source)
+
+
+def _refuse(value: object, argument: str, reason: str) -> None:
+    if value is not None:
+        raise DataError(f"{reason} Leave {argument}= out.", arguments=(argument,))
+
+
+def _chosen(tree: xr.DataTree, sites: Selector | None) -> xr.DataTree:
+    """The results of some sites alone."""
+    if sites is None:
+        return tree
+    found = sites_of(tree, sites)
+    root = tree.to_dataset()
+    if "site" in root.dims:
+        root = root.sel(site=list(found), site_b=list(found))
+    return xr.DataTree.from_dict({"/": root} | {key: tree.children[key].to_dataset() for key in found.values()})

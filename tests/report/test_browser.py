@@ -1,0 +1,259 @@
+"""The explorer in a browser: no request and no error, the numbers that were measured, reached by the keyboard alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import probekit as pk
+from probekit.report import Page
+from tests.report.browser import Visit, chromium, visited
+
+HOSTILE = "</script><img src=x onerror='window.harmed=1'>$$x^2$$"
+CLASSES = ["ant", HOSTILE, "cat & <b>dog</b>"]
+NODES, SAMPLES = 40, 300
+LABELS = np.arange(SAMPLES) % 3
+DRAW_MS = 2000  # of machines that others use too; alone, it takes less than 200
+
+
+def _activations() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(3, NODES))
+    return np.maximum(rng.normal(size=(SAMPLES, NODES)) + means[LABELS], 0).astype(np.float32)
+
+
+RELU = _activations()
+
+
+@pytest.fixture(scope="module")
+def measured() -> xr.DataTree:
+    names = {"class_name": ("label", np.array(CLASSES, dtype=object))}
+    root = xr.Dataset(names, {"label": ("sample", LABELS), "sample_id": ("sample", np.arange(SAMPLES))})
+    sites = {"relu1": RELU, f"<i>{HOSTILE.replace('/', '')}": RELU[:, ::-1] - 1}
+    tree = xr.DataTree.from_dict(
+        {"/": root} | {name: xr.Dataset({"activation": (("sample", "node"), x)}) for name, x in sites.items()}
+    )
+    return pk.measure(tree, ["median", "sparsity", "selectivity", "auroc", "overlap", "histogram"])
+
+
+@pytest.fixture(scope="module")
+def page(measured: xr.DataTree, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = Page(HOSTILE, HOSTILE).heading("Explorer").explorer(measured)
+    return page.write(tmp_path_factory.mktemp("page") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, page: Path) -> Iterator[Visit]:
+    with visited(browser, page) as found:
+        yield found
+
+
+@pytest.fixture
+def visit(opened: Visit) -> Iterator[Visit]:
+    """The page as it was opened, as far as choices go; it has asked for nothing and complained of nothing."""
+    opened.page.fill("#explorer-filter", "")
+    opened.page.click("#explorer-every")
+    opened.page.select_option("#explorer-site", "relu1")
+    opened.page.select_option("#explorer-variable", "selectivity")
+    opened.settled()
+    yield opened
+    assert opened.requests == [opened.path.as_uri()]
+    assert opened.complaints == []
+
+
+def test_names_are_text_whatever_they_are(visit: Visit) -> None:
+    assert visit.page.evaluate("window.harmed") is None
+    assert visit.page.query_selector("img, b, main i:not([data-colour])") is None
+    assert [
+        label.strip() for label in visit.page.locator("#explorer-classes-chosen label").all_inner_texts()
+    ] == CLASSES
+    sites = visit.page.locator("#explorer-site option").all_inner_texts()
+    assert sites == ["relu1", f"<i>{HOSTILE.replace('/', '')}"]
+    visit.page.select_option("#explorer-site", index=1)
+    visit.settled()
+    assert sites[1] in visit.text("status")
+
+
+def test_the_numbers_are_those_that_were_measured(visit: Visit, measured: xr.DataTree) -> None:
+    visit.page.select_option("#explorer-variable", "median")
+    visit.choose(7)
+    head, *rows = visit.rows("values")
+    medians = [float(row[head.index("median")]) for row in rows]
+    assert medians == pytest.approx([np.median(RELU[c == LABELS, 7]) for c in range(3)], rel=1e-3)
+    visit.page.select_option("#explorer-pair", "auroc")
+    visit.settled()
+    pairs = np.array([row[1:] for row in visit.rows("pairs")[1:]], float)
+    np.testing.assert_allclose(pairs, measured["relu1"]["auroc"].sel(node=7).values, rtol=1e-2)
+
+
+def test_the_distributions_are_those_of_the_classes(visit: Visit) -> None:
+    visit.choose(7)
+    drawn = visit.page.evaluate(
+        "() => Object.fromEntries(['outlines', 'stems'].map(name => "
+        "[name, Bokeh.documents[1].get_model_by_name(name).data]))"
+    )
+    outlines, stems = drawn["outlines"], drawn["stems"]
+    for c, (xs, ys) in enumerate(zip(outlines["xs"], outlines["ys"], strict=True)):
+        values = RELU[c == LABELS, 7]
+        zero = stems["c"].index(c)
+        share = (stems["y1"][zero] - stems["y0"][zero]) / 0.9
+        assert stems["x"][zero] == 0
+        assert share == pytest.approx((values == 0).mean(), abs=1e-3)
+        edges, heights = _samples_at([xs[1], *xs[2:-1:2]], RELU[:, 7]), np.array(ys[1:-1:2]) - ys[0]
+        counted = np.histogram(values[values > 0], edges)[0] / np.diff(edges) / len(values)
+        highest = max(
+            (np.histogram(RELU[each == LABELS, 7], edges)[0] / np.diff(edges)).max() / 100 for each in range(3)
+        )
+        np.testing.assert_allclose(heights / 1.4, counted / highest, atol=0.005)
+
+
+def _samples_at(rounded: list[float], values: np.ndarray) -> np.ndarray:
+    """The edges before they were rounded: these bins begin and end at samples."""
+    return values[np.abs(np.subtract.outer(rounded, values)).argmin(1)]
+
+
+def test_choosing_a_node_redraws_at_once(visit: Visit, record_property: Any) -> None:
+    before = visit.page.locator("#explorer-classes").screenshot()
+    milliseconds = visit.page.evaluate(
+        """async () => {
+          const begun = performance.now();
+          const changed = new Promise(done =>
+            new MutationObserver(done).observe(document.getElementById('explorer-of-node'), {childList: true}));
+          document.getElementById('explorer-selective').click();
+          await changed;
+          await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+          return performance.now() - begun;
+        }"""
+    )
+    record_property("redraw_ms", milliseconds)
+    assert milliseconds < DRAW_MS
+    assert visit.page.locator("#explorer-classes").screenshot() != before
+    assert " rank " in visit.text("status")
+
+
+def test_next_most_selective_follows_the_measured_order(visit: Visit, measured: xr.DataTree) -> None:
+    visit.page.select_option("#explorer-variable", "overlap")
+    overlap = measured["relu1"]["overlap"].values
+    visit.choose(int(overlap.argmin()))
+    visited_nodes = []
+    for _ in range(4):
+        visit.page.click("#explorer-selective")
+        visit.settled()
+        visited_nodes.append(int(visit.page.input_value("#explorer-node")))
+    assert visited_nodes == np.argsort(overlap)[1:5].tolist()
+
+
+def test_a_click_on_a_point_chooses_its_node(visit: Visit) -> None:
+    visit.page.select_option("#explorer-variable", "selectivity")
+    visit.settled()
+    x, y = visit.page.evaluate(
+        """() => {
+          const plot = Bokeh.documents[0].roots()[0], view = Bokeh.index.get_one(plot);
+          const {x, y} = Bokeh.documents[0].get_model_by_name('dots').data;
+          const box = view.el.getBoundingClientRect();
+          return [box.x + view.frame.x_scale.compute(x[23]), box.y + view.frame.y_scale.compute(y[23])];
+        }"""
+    )
+    visit.page.mouse.click(x + 2, y)
+    visit.settled()
+    assert visit.page.input_value("#explorer-node") == "23"
+
+
+def test_the_table_sorts_and_filters(visit: Visit, measured: xr.DataTree) -> None:
+    overlap, selectivity = (measured["relu1"][name].values for name in ("overlap", "selectivity"))
+    visit.page.select_option("#explorer-variable", "selectivity")
+    visit.page.fill("#explorer-filter", "overlap < 0.6, selectivity > 0.4")
+    kept = np.flatnonzero((overlap < 0.6) & (selectivity > 0.4))
+    assert 5 < len(kept) <= 25
+    assert visit.text("matching") == f"{len(kept)} of {NODES} nodes."
+    visit.page.click("#explorer-table th button:text-is('overlap')")
+    by_overlap = [int(row[0]) for row in visit.rows("table")[1:]]
+    np.testing.assert_allclose(overlap[by_overlap], np.sort(overlap[kept])[::-1], rtol=1e-4)
+    assert sorted(by_overlap) == kept.tolist()
+    visit.page.keyboard.press("Enter")  # the heading has kept the focus
+    upwards = [int(row[0]) for row in visit.rows("table")[1:]]
+    np.testing.assert_allclose(overlap[upwards], np.sort(overlap[kept]), rtol=1e-4)
+    visit.page.fill("#explorer-filter", "height > 3")
+    assert "That isn't a filter" in visit.text("matching")
+    visit.page.fill("#explorer-filter", "")
+    visit.page.click("#explorer-more")
+    assert len(visit.rows("table")) == 1 + NODES
+
+
+def test_a_node_that_isnt_there_is_said(visit: Visit) -> None:
+    visit.choose(400)
+    assert visit.text("status") == "relu1 has no node 400 here. It has 0 to 39."
+
+
+def test_fewer_classes_are_drawn_and_none(visit: Visit) -> None:
+    visit.page.click("#explorer-classes-chosen input >> nth=1")
+    visit.settled()
+    assert [row[0] for row in visit.rows("values")[1:]] == [CLASSES[0], CLASSES[2]]
+    visit.page.click("#explorer-none")
+    visit.settled()
+    assert visit.rows("values")[1:] == []
+    visit.page.click("#explorer-every")
+    visit.settled()
+    assert len(visit.rows("values")) == 4
+
+
+def test_the_keyboard_reaches_everything(visit: Visit) -> None:
+    reached = []
+    while reached.count("BODY") < 2 and len(reached) < 300:  # from where the focus is to the end, and then from the top
+        visit.page.keyboard.press("Tab")
+        reached.append(
+            visit.page.evaluate(
+                "() => { const at = document.activeElement; return at.id || at.closest('[id]')?.id || at.tagName; }"
+            )
+        )
+    controls = visit.page.evaluate(
+        """() => [...document.querySelectorAll("#explorer :is(button, select, input, [tabindex='0'])")]
+          .filter(each => each.offsetParent).map(each => each.id || each.closest("[id]").id)"""
+    )
+    assert len(set(controls)) > 15
+    assert set(controls) <= set(reached)
+    visit.page.focus("#explorer-selective")
+    node = visit.page.input_value("#explorer-node")
+    visit.page.keyboard.press("Enter")
+    visit.settled()
+    assert visit.page.input_value("#explorer-node") != node
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_window_holds_it_in_either_scheme(browser: Any, page: Path, scheme: str) -> None:
+    with visited(browser, page, width=400, scheme=scheme) as narrow:
+        assert narrow.page.evaluate("document.documentElement.scrollWidth") == 400
+        colours = narrow.page.evaluate(
+            "() => [Bokeh.documents[0].roots()[0].left[0].major_label_text_color,"
+            " getComputedStyle(document.documentElement).getPropertyValue('--soft').trim(),"
+            " Bokeh.documents[0].get_model_by_name('points').glyph.fill_color.transform.palette[0]]"
+        )
+        assert colours[0] == colours[1] == {"light": "#5b6472", "dark": "#9ea7b3"}[scheme]
+        narrow.page.emulate_media(color_scheme={"light": "dark", "dark": "light"}[scheme])
+        narrow.page.wait_for_function(
+            "before => Bokeh.documents[0].roots()[0].left[0].major_label_text_color !== before", arg=colours[0]
+        )
+        assert narrow.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(browser: Any, page: Path, scheme: str) -> None:
+    if "AXE_CORE" not in os.environ:
+        pytest.skip("AXE_CORE names no axe.min.js of the npm package axe-core; CI's does.")
+    with visited(browser, page, scheme=scheme, bypass_csp=True) as found:
+        found.page.add_script_tag(content=Path(os.environ["AXE_CORE"]).read_text("utf-8"))
+        faults = found.page.evaluate("async () => (await axe.run()).violations")
+        serious = [fault for fault in faults if fault["impact"] in ("serious", "critical")]
+        assert [(fault["id"], [node["html"][:200] for node in fault["nodes"]]) for fault in serious] == []

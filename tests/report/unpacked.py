@@ -1,0 +1,16 @@
+"""Packed arrays as the page's script reads them."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+
+__all__ = ["unpacked"]
+
+
+def unpacked(packed: dict[str, Any]) -> np.ndarray:
+    content = np.frombuffer(zlib.decompress(base64.b64decode(packed["data"])), np.uint8)
+    return content if packed["kind"] == "u1" else np.ascontiguousarray(content.reshape(4, -1).T).view("<f4").ravel()
