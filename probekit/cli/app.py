@@ -11,7 +11,14 @@ from typer.core import TyperGroup
 import probekit
 from probekit import plugins
 from probekit._provenance import COMMAND
-from probekit.cli import model_commands, output, plugin_commands, report_commands, store_commands
+from probekit.cli import (
+    figure_commands,
+    model_commands,
+    output,
+    plugin_commands,
+    report_commands,
+    store_commands,
+)
 from probekit.cli.hints import option_hint
 from probekit.cli.recipes import RecipeGroup
 from probekit.errors import ProbekitError
@@ -70,6 +77,7 @@ app.command("verify")(store_commands.verify)
 app.command("measure")(store_commands.measure)
 app.command("top")(store_commands.top)
 app.command("report")(report_commands.report)
+app.command("plot")(figure_commands.plot)
 app.command("metrics")(plugin_commands.metrics)
 app.command("recipes")(plugin_commands.recipes)
 app.add_typer(

@@ -15,6 +15,7 @@ from probekit.plot.matrices import confusion, matrix, pairs
 from probekit.plot.nodes import medians, medians_grid
 from probekit.plot.progressions import by_position, by_step
 from probekit.plot.samples import images, sentences
+from probekit.plot.standard import standard
 from probekit.plot.style import palette
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "palette",
     "profile",
     "sentences",
+    "standard",
 ]
