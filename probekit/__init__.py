@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from probekit._capture.fingerprint import weights_digest
     from probekit._capture.generation import generate
     from probekit._data.sampler import ChunkSampler
+    from probekit._export.export import export
     from probekit._measure.live import measure_live
     from probekit._measure.measure import measure
     from probekit._measure.top import top
@@ -41,6 +42,7 @@ __all__ = [
     "capture",
     "cluster",
     "errors",
+    "export",
     "generate",
     "info",
     "load",
@@ -70,6 +72,7 @@ _WHERE = {
     "Watch": "probekit._measure.watch:Watch",
     "as_dataset": "probekit._store.torch_dataset:as_dataset",
     "capture": "probekit._capture.capture:capture",
+    "export": "probekit._export.export:export",
     "generate": "probekit._capture.generation:generate",
     "info": "probekit._store.store:info",
     "measure": "probekit._measure.measure:measure",

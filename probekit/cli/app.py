@@ -12,6 +12,7 @@ import probekit
 from probekit import plugins
 from probekit._provenance import COMMAND
 from probekit.cli import (
+    export_commands,
     figure_commands,
     model_commands,
     output,
@@ -78,6 +79,7 @@ app.command("measure")(store_commands.measure)
 app.command("top")(store_commands.top)
 app.command("report")(report_commands.report)
 app.command("plot")(figure_commands.plot)
+app.command("export")(export_commands.export)
 app.command("metrics")(plugin_commands.metrics)
 app.command("recipes")(plugin_commands.recipes)
 app.add_typer(

@@ -22,9 +22,7 @@ def plot(
     source: Annotated[str, typer.Argument(help="A store, or results that `probekit measure --out` or a Watch wrote.")],
     kinds: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="KIND", help="Which figures; by default all that the source has what they need for."
-        ),
+        typer.Argument(metavar="KIND", help="Which figures; by default all that the source has what they need for."),
     ] = None,
     out: Annotated[str, typer.Option("--out", "-o", help="The folder to write them to.")] = "figures",
     sites: Sites = None,

@@ -13,7 +13,7 @@ import typer
 import probekit
 from probekit._table import Table
 from probekit.cli import output
-from probekit.cli.options import Json, Sites, StorePath
+from probekit.cli.options import Json, Sites, StorePath, Where
 from probekit.cli.values import classes_of, file_to_write, where_of
 
 if TYPE_CHECKING:
@@ -98,10 +98,7 @@ def measure(
     metric: Annotated[list[str], typer.Option("--metric", "-m", help="A metric; may be repeated.")],
     sites: Sites = None,
     by: Annotated[str, typer.Option(help="The samples' column to group by, or none.")] = "label",
-    where: Annotated[
-        list[str] | None,
-        typer.Option(help="COLUMN=VALUE: measure these samples only; a label by its code or name; may be repeated."),
-    ] = None,
+    where: Where = None,
     nan: Annotated[Literal["raise", "omit"], typer.Option(help="What to do with samples that hold a NaN.")] = "raise",
     positions: Annotated[
         Literal["mean", "max", "each"], typer.Option(help="What to do with the positions of feature maps.")
