@@ -5,6 +5,7 @@ The public names load on first use, so that ``import probekit`` costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +99,18 @@ def __getattr__(name: str) -> Any:
     module, _, attribute = _WHERE.get(name, f"probekit.{name}").partition(":")
     found = import_module(module)
     value = globals()[name] = getattr(found, attribute) if attribute else found
+    _register_accessor()
     return value
+
+
+def _register_accessor() -> None:
+    """Give what xarray makes its ``.probekit``, where xarray is loaded."""
+    if "xarray" in sys.modules:
+        import_module("probekit._accessor")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+_register_accessor()

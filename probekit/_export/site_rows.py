@@ -37,7 +37,8 @@ class Column:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.variable.dtype)
+        found: np.dtype[Any] = self.variable.dtype
+        return found
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,4 +124,5 @@ def _rows_together(activation: xr.Variable, memory: int) -> int:
     """Rows that fit in memory, as whole chunk rows where one does."""
     fit = max(1, memory // (_COPIES * max(1, prod(activation.shape[1:]) * activation.dtype.itemsize)))
     chunk: int = activation.encoding.get("chunks", (1,))[0]
-    return fit - fit % chunk if fit >= chunk else fit
+    together: int = fit - fit % chunk if fit >= chunk else fit
+    return together
