@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,52 +19,20 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from probekit._results.summary import Summary
-    from probekit._store.store import SiteInfo
 
 __all__ = ["info", "measure", "top", "verify"]
-
-SHOWN_CLASSES = 20
 
 
 def info(path: StorePath, json: Json = False) -> None:
     """Show what a store holds and how it was captured."""
-    from probekit._sizes import format_size
-
     found = probekit.info(path)
     if json:
         output.pairs("", asdict(found), as_json=True)
         return
-    state = "complete" if found.complete else f"of {found.attrs.get('expected_rows', '?')}: not complete"
-    size = format_size(sum(site.bytes for site in found.sites))
-    columns = ("site", "type", "dims", "shape", "dtype", "chunk", "on disk")
-    rows = [
-        (s.name, s.type, s.dims, _times(s.shape), s.dtype, _times(s.chunk), format_size(s.bytes)) for s in found.sites
-    ]
-    output.table(Table(f"{path}: {found.rows} samples, {state}, {size}", columns, rows), as_json=False)
+    output.table(found.table, as_json=False)
     if found.classes:
-        classes = Table("Samples of each class", ("class", "samples"), _class_rows(found.classes))
-        output.table(classes, as_json=False)
-    known = {} if found.accuracy is None else {"accuracy": f"{found.accuracy:.2%}"}
-    told = {key: value for key, value in found.attrs.items() if key != "preprocessing_steps"}  # in words there, too
-    kept = {name: _by_site(found.sites, name) for name in ("reduce", "mask", "node_dim")}
-    output.pairs("How it was captured", known | {k: v for k, v in kept.items() if v} | told, as_json=False)
-
-
-def _by_site(sites: Sequence[SiteInfo], option: str) -> str:
-    """What was kept of each site; where the sites differ, how many it holds for."""
-    counts = Counter(site.kept[option] for site in sites if option in site.kept)
-    return "; ".join(f"{value} ({count} sites)" if len(counts) > 1 else value for value, count in counts.items())
-
-
-def _times(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
-
-
-def _class_rows(classes: dict[str, int]) -> list[tuple[str, int]]:
-    counts = list(classes.items())
-    more = counts[SHOWN_CLASSES:]
-    rest = [(f"{len(more)} more", sum(count for _, count in more))] if more else []
-    return counts[:SHOWN_CLASSES] + rest
+        output.table(found.class_table, as_json=False)
+    output.table(found.capture_table, as_json=False)
 
 
 def verify(
