@@ -13,6 +13,7 @@ from probekit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from probekit import callbacks, cluster, errors, load, metrics, plot, progress, report, testing
+    from probekit._bars import options
     from probekit._capture.capture import capture, plan
     from probekit._capture.fingerprint import weights_digest
     from probekit._capture.generation import generate
@@ -52,6 +53,7 @@ __all__ = [
     "metric",
     "metrics",
     "open",
+    "options",
     "plan",
     "plot",
     "progress",
@@ -80,6 +82,7 @@ _WHERE = {
     "measure_live": "probekit._measure.live:measure_live",
     "metric": "probekit.metrics:metric",
     "open": "probekit._store.store:open_store",
+    "options": "probekit._bars:options",
     "plan": "probekit._capture.capture:plan",
     "sites": "probekit._probe.site_table:sites",
     "summary": "probekit._results.summary:summary",

@@ -27,7 +27,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], str, list[Any]]] = {
     "measure": (lambda v: pk.measure(v, "mean"), "store", [None, 3, [TREE], {"a": TREE}, X, MODEL]),
     "measure by": (lambda v: pk.measure(TREE, "mean", by=v), "by", [["label"], ("label", "fold"), 3, LABELS, True]),
     "measure scheduler": (lambda v: pk.measure(TREE, "mean", scheduler=v), "scheduler", [8786, ["tcp://a"]]),
-    "measure progress": (lambda v: pk.measure(TREE, "mean", progress=v), "progress", [True, None, "bar"]),
+    "measure progress": (lambda v: pk.measure(TREE, "mean", progress=v), "progress", [True, 3, "bar"]),
     "measure nan": (lambda v: pk.measure(TREE, "mean", nan=v), "nan", [True, None, np.arange(3), TREE]),
     "measure out": (lambda v: pk.measure(TREE, "mean", out=v), "out", [3, ["a"], "s3://bucket/m.zarr"]),
     "live by": (lambda v: pk.measure_live(MODEL, X, "mean", by=v), "by", [["label"], 3, LABELS]),

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import xarray as xr
 
+from probekit._bars import default
 from probekit._export.arrays import write_npy, write_safetensors
 from probekit._export.arrow import finish_datasets, write_datasets, write_parquet
 from probekit._export.site_rows import SiteRows, rows_of_samples, rows_of_site
@@ -19,7 +20,7 @@ from probekit._probe.selectors import Selector
 from probekit._sizes import parse_size
 from probekit._store.store import open_store
 from probekit.errors import StoreError, check_choice, check_kind
-from probekit.progress import Progress, silent
+from probekit.progress import Progress
 
 __all__ = ["FORMATS", "Format", "export"]
 
@@ -50,7 +51,7 @@ def export(
     sites: Selector | None = None,
     where: Where | None = None,
     memory: str | int = "256MiB",
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the activations of a store, and what is known of their rows, in the files of other tools; the new folder.
 
@@ -74,7 +75,7 @@ def export(
         sites: a glob, a regex or a list of them; by default all sites.
         where: which samples, as in `probekit.measure`.
         memory: how much of the store is held at a time.
-        progress: wraps the iterable of chunks of rows.
+        progress: wraps the iterable of chunks of rows; by default bars, see `probekit.options`.
 
     Raises:
         StoreError: no store at `store`, or `path` exists.
@@ -94,7 +95,7 @@ def export(
     expected = "the path of a store, an open one (a DataTree), or one site of it (a DataTree, Dataset or DataArray)"
     check_kind("store", store, (str, Path, xr.DataTree, xr.Dataset, xr.DataArray), expected)
     check_choice("format", format, FORMATS)
-    check_kind("progress", progress, Callable, "a callable that wraps an iterable")
+    shown = default(progress)
     target, limit = local_path(path, "path", StoreError), parse_size(memory)
     tree = open_store(store) if isinstance(store, str | Path) else as_tree(store)
     tables = _tables(tree, str(store) if isinstance(store, str | Path) else "the tree", sites, where, limit)
@@ -102,7 +103,7 @@ def export(
     writer = FORMATS[format]
     with whole_folder(target) as folder:
         steps = (step for rows in tables for step in writer.write(rows, folder))
-        for _ in progress(steps, f"export to {format}", sum(rows.batches for rows in tables)):
+        for _ in shown(steps, f"export to {format}", sum(rows.batches for rows in tables)):
             pass
         writer.finish(tables, folder)
     return target

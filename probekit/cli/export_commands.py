@@ -37,9 +37,7 @@ def export(
     """
     from probekit._sizes import format_size
 
-    made = probekit.export(
-        path, out, format, sites=sites, where=where_of(where, path), memory=memory, progress=output.Bars()
-    )
+    made = probekit.export(path, out, format, sites=sites, where=where_of(where, path), memory=memory)
     sizes = [(each.name, _bytes(each)) for each in sorted(made.iterdir())]
     rows = sizes if json else [(name, format_size(size)) for name, size in sizes]
     output.table(Table(f"{made}: {path} as {format}", ("file", "bytes" if json else "size"), rows), as_json=json)

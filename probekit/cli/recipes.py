@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from probekit import plugins
+from probekit._bars import Bars
 from probekit._table import Table
 from probekit.cli import output
 from probekit.cli.values import path_of
@@ -49,7 +50,7 @@ def _as_command(run: Callable[..., Any]) -> Callable[..., None]:
     options = [_option(parameter, hints[parameter.name]) for parameter in given if parameter.name != "progress"]
 
     def execute(**chosen: Any) -> None:
-        _show(run(**chosen, progress=output.Bars()))
+        _show(run(**chosen, progress=Bars()))
 
     execute.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     return execute

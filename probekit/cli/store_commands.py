@@ -47,7 +47,7 @@ def verify(
     Reads every chunk once and compares its length and its checksum. A store that is being written is checked as far as
     it is committed.
     """
-    found = probekit.verify(path, repair=repair, progress=output.Bars())
+    found = probekit.verify(path, repair=repair)
     if json:
         output.pairs("", asdict(found), as_json=True)
     else:
@@ -89,7 +89,6 @@ def measure(
         scheduler=scheduler,
         memory=memory,
         out=out,
-        progress=output.Bars(),
     )
     _show(tree, path, nodes, csv, json)
     if out is not None:
@@ -113,7 +112,7 @@ def top(
 ) -> None:
     """Show the nodes of a store that tell each class best, and the samples to which they answer most."""
     chosen = classes_of(classes, path)
-    measured = probekit.measure(path, by, sites=sites, memory=memory, progress=output.Bars())
+    measured = probekit.measure(path, by, sites=sites, memory=memory)
     found = probekit.top(measured, by.partition(":")[0], per_class=per_class, classes=chosen, smallest=smallest)
     answers = found.samples(path, samples) if samples else None
     if json:
