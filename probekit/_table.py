@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Integral, Real
@@ -66,8 +66,8 @@ class Table:
 
     @classmethod
     def from_dataframe(cls, title: str, frame: pd.DataFrame) -> Table:
-        """The columns of `frame` without its index."""
-        return cls(title, list(map(str, frame.columns)), rows_of(frame))
+        """The columns of `frame`, without its index; names of several levels are joined."""
+        return cls(title, list(map(_column_name, frame.columns)), rows_of(frame))
 
     def to_dataframe(self) -> pd.DataFrame:
         import pandas as pd
@@ -125,6 +125,10 @@ class ShownAsTable:
 
     def _repr_html_(self) -> str:
         return self.table._repr_html_()
+
+
+def _column_name(name: Hashable) -> str:
+    return " ".join(str(level) for level in name if level != "") if isinstance(name, tuple) else str(name)
 
 
 def _right_aligned(texts: Sequence[str], values: Sequence[object]) -> list[str]:

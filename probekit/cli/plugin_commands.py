@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import astuple
 
 from probekit import plugins
+from probekit._recipe import Recipe
 from probekit._table import Table
 from probekit.cli import output
 from probekit.cli.options import Json
+from probekit.errors import PluginError
 
 __all__ = ["metrics", "recipes"]
 
@@ -23,8 +26,14 @@ def metrics(json: Json = False) -> None:
 
 def recipes(json: Json = False) -> None:
     """List the installed recipes."""
-    found = plugins.load_all(plugins.RECIPES)
-    rows = [(p.name, f"{p.distribution} {p.version}", _first_line(recipe)) for p, recipe in found.items()]
+    rows = []
+    for plugin, recipe in plugins.load_all(plugins.RECIPES).items():
+        try:
+            Recipe.of(plugin.name, recipe)
+        except PluginError as error:
+            warnings.warn(f"{error} It is left out.", plugins.PluginWarning, stacklevel=1)
+            continue
+        rows.append((plugin.name, f"{plugin.distribution} {plugin.version}", _first_line(recipe)))
     output.table(Table(f"{len(rows)} recipes", ("recipe", "from", "what it does"), rows), as_json=json)
 
 

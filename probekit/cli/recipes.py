@@ -6,13 +6,14 @@ import inspect
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from probekit import plugins
 from probekit._bars import Bars
+from probekit._recipe import Recipe
 from probekit._table import Table
 from probekit.cli import output
 from probekit.cli.values import path_of
@@ -20,37 +21,45 @@ from probekit.errors import PluginError
 
 
 class RecipeGroup(TyperGroup):
-    """The group ``run``, whose commands are the installed recipes; one is imported only when it is named."""
+    """The group ``run``, whose commands are the installed recipes.
+
+    Its help imports them all, and says of one that is broken what is wrong with it; a run imports only its own.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(plugins.find(plugins.RECIPES))
 
+    _lists = False  # whether the help is asked for
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return command(cmd_name, plugins.load(plugins.RECIPES, cmd_name))
+        try:
+            return command(Recipe.of(cmd_name, plugins.load(plugins.RECIPES, cmd_name)))
+        except PluginError as error:
+            if not self._lists:
+                raise
+            return TyperCommand(cmd_name, help=f"Can't be used. {error}")
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the names alone: a help text would need every recipe's imports."""
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._lists = True
+        super().format_help(ctx, formatter)
 
 
-def command(name: str, recipe: Any) -> TyperCommand:
-    """The command of a recipe, a module or object with a function ``run``."""
-    run = getattr(recipe, "run", None)
-    if not callable(run):
-        raise PluginError(f"The recipe {name!r} ({recipe!r}) has no function run(...); its author has to give it one.")
+def command(recipe: Recipe) -> TyperCommand:
+    """The command of a recipe."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name, help=inspect.getdoc(run))(_as_command(run))
+    app.command(recipe.name, help=inspect.getdoc(recipe.run))(_as_command(recipe))
     made = typer.main.get_command(app)
     assert isinstance(made, TyperCommand)  # an app with one command is that command
     return made
 
 
-def _as_command(run: Callable[..., Any]) -> Callable[..., None]:
-    hints = get_type_hints(run, include_extras=True)
-    given = inspect.signature(run).parameters.values()
-    options = [_option(parameter, hints[parameter.name]) for parameter in given if parameter.name != "progress"]
+def _as_command(recipe: Recipe) -> Callable[..., None]:
+    options = [_option(parameter, recipe.hints[parameter.name]) for parameter in recipe.options]
 
     def execute(**chosen: Any) -> None:
-        _show(run(**chosen, progress=Bars()))
+        outcome = recipe.run(**chosen, progress=Bars())
+        recipe.check_outcome(outcome)
+        _show(outcome)
 
     execute.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     return execute
@@ -92,5 +101,6 @@ def _parse(written: Any, item: type) -> tuple[Any, ...]:
 
 def _show(outcome: Any) -> None:
     for title, frame in outcome.tables.items():
-        output.table(Table.from_dataframe(title, frame), as_json=False)
+        named = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+        output.table(Table.from_dataframe(title, named), as_json=False)
     output.paragraph(f"Report: {outcome.report}")
