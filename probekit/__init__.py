@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from probekit._probe.site_table import sites
     from probekit._results.summary import summary
     from probekit._results.tables import to_dataframe
+    from probekit._store.selection import sel
     from probekit._store.store import info
     from probekit._store.store import open_store as open
     from probekit._store.torch_dataset import as_dataset
@@ -58,6 +59,7 @@ __all__ = [
     "plot",
     "progress",
     "report",
+    "sel",
     "sites",
     "summary",
     "testing",
@@ -84,6 +86,7 @@ _WHERE = {
     "open": "probekit._store.store:open_store",
     "options": "probekit._bars:options",
     "plan": "probekit._capture.capture:plan",
+    "sel": "probekit._store.selection:sel",
     "sites": "probekit._probe.site_table:sites",
     "summary": "probekit._results.summary:summary",
     "to_dataframe": "probekit._results.tables:to_dataframe",

@@ -13,6 +13,7 @@ import xarray as xr
 from probekit import plugins
 from probekit._measure.accumulator import scope_of
 from probekit._measure.measure import measure
+from probekit._measure.metric_set import needs_target
 from probekit.errors import ProbekitError
 from probekit.metrics import ColumnMetric, Metric, StreamingMetric
 
@@ -62,7 +63,7 @@ def _kind(metric: Metric) -> str:
 
 def _shape(metric: Metric) -> str:
     """The dims of the metric's variables, each once, as they come out of a small measurement."""
-    measured = measure(_small(), metric)
+    measured = measure(_small(), metric, target="target" if needs_target(metric) else None)
     groups = [measured, *measured.children.values()]
     dims = dict.fromkeys(variable.dims for group in groups for variable in group.to_dataset(inherit=False).values())
     return ", ".join(" × ".join(map(str, each)).replace("_b", "") or "scalar" for each in dims)
@@ -70,7 +71,8 @@ def _shape(metric: Metric) -> str:
 
 def _small() -> xr.DataTree:
     rng = np.random.default_rng(0)
-    root = xr.Dataset(coords={"label": ("sample", np.arange(SAMPLES) % CLASSES)})
+    columns = {"label": np.arange(SAMPLES) % CLASSES, "target": rng.random(SAMPLES)}
+    root = xr.Dataset(coords={name: ("sample", values) for name, values in columns.items()})
     sites = {
         name: xr.Dataset(
             {"activation": (("sample", "node"), rng.random((SAMPLES, NODES), np.float32))},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -15,11 +17,13 @@ import xarray as xr
 from probekit._bars import default
 from probekit._files import local_path
 from probekit._measure.accumulator import finalized, side_by_side, sites_results
+from probekit._measure.default_metrics import default_metrics
 from probekit._measure.executors import Executor, executor_for
 from probekit._measure.grouping import Groups, Observations, Where, selected
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.planner import Plan, plan_of
 from probekit._measure.site_source import POSITIONS, Source, as_tree, find_sources
+from probekit._measure.targets import targets_of
 from probekit._measure.task_cache import TaskCache, key_of
 from probekit._measure.tasks import Task, TaskResult, Work, at_site
 from probekit._probe.selectors import Selector
@@ -33,7 +37,7 @@ from probekit.errors import DataError, StoreError, check_choice, check_kind
 from probekit.metrics import Metric, State, Variables
 from probekit.progress import Progress
 
-__all__ = ["NAN", "measure"]
+__all__ = ["NAN", "fitting_metrics", "measure"]
 
 NAN = ("raise", "omit")
 # Attributes of a store that its results keep: what it holds the activations of, and the command that made it.
@@ -45,11 +49,12 @@ _CARRIED = (
 
 def measure(
     store: str | Path | xr.DataTree | xr.Dataset | xr.DataArray,
-    metrics: str | Metric | Sequence[str | Metric],
+    metrics: str | Metric | Sequence[str | Metric] | None = None,
     *,
     sites: Selector | None = None,
     by: str | None = "label",
     where: Where | None = None,
+    target: str | None = None,
     nan: Literal["raise", "omit"] = "raise",
     positions: Literal["mean", "max", "each"] = "mean",
     memory: str | int = "1GiB",
@@ -69,7 +74,8 @@ def measure(
             with the dims (sample, …) and its samples' columns as coordinates.
         metrics: names (``probekit metrics`` lists them), with parameters if need be (``"std:ddof=1"``,
             ``"quantile:0.25,0.75"``: Python literals, those without a key for the first parameter), instances such as
-            ``pk.metrics.Std(ddof=1)``, functions under ``@pk.metric``; one or several.
+            ``pk.metrics.Std(ddof=1)``, functions under ``@pk.metric``; one or several. By default those that fit the
+            store; the attributes ``default_metrics`` and ``left_out`` of the results say why each was measured or not.
         sites: a glob, a regex or a list of them; by default all sites.
         by: the column that groups the samples, a site's own where it has one; ``"correct"`` where there is a
             ``prediction`` beside the label; ``"target:5"`` for five ranges of the numbers in the column ``target``,
@@ -77,6 +83,8 @@ def measure(
             group, and the results have no dim `label`.
         where: which samples are measured: a mapping of columns to a value or several, ``{"label": [3, 5]}``, or a mask
             of bools, one a sample.
+        target: the column of numbers, such as an age, that metrics of a continuous quantity need (``correlation``,
+            ``ridge_probe``).
         nan: how to treat samples with a NaN at a site: ``"raise"`` an error, or ``"omit"`` these samples at that site,
             whose attribute `omitted` then counts them.
         positions: how to treat the positions of feature maps: take their ``"mean"`` or ``"max"``, or take ``"each"`` as
@@ -105,35 +113,61 @@ def measure(
         >>> m["relu"]["median"].sel(label=0).values
         array([0.5, 3. ])
     """
-    chosen = resolved(metrics)
+    given = None if metrics is None else resolved(metrics)
     check_choice("nan", nan, NAN)
     check_choice("positions", positions, POSITIONS)
     check_kind("by", by, (str, NoneType), "the name of one column, or None")
+    check_kind("target", target, (str, NoneType), "the name of one column, or None")
     check_kind("scheduler", scheduler, (str, NoneType), "the address of a dask cluster's scheduler, or None")
     shown = default(progress)
-    target = None if out is None else local_path(out, "out", StoreError)
+    store_at = None if out is None else local_path(out, "out", StoreError)
     with ExitStack() as stack:
         tree, identity = _opened(store)
-        cache = None
-        if target is not None:
-            options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions}
-            # Nobody can tell whether a tree in memory is the one that it was.
-            key = None if identity is None else key_of(chosen, **identity, **options)
-            cache = stack.enter_context(TaskCache(target, key))
         named = "the tree" if identity is None else str(store)
         sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
         root = tree.to_dataset(inherit=False)
         rows, grouped = _rows(sources, root, by, where)
-        work = _work(MetricSet(chosen), sources, rows, root, nan)
+        reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root, target)
+        chosen = given or resolved(list(reasons))
+        targets = targets_of(chosen, sources, rows, root, target)
+        cache = None
+        if store_at is not None:
+            options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions, "target": target}
+            # Nobody can tell whether a tree in memory is the one that it was.
+            key = None if identity is None else key_of(chosen, **identity, **options)
+            cache = stack.enter_context(TaskCache(store_at, key))
+        work = replace(_work(MetricSet(chosen), sources, rows, root, nan), targets=targets)
         workers = stack.enter_context(executor_for(scheduler))
         plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
         done = dict(shown(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
         results = _results(work, [(task, done[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
+        if given is None:
+            results.attrs |= {"default_metrics": json.dumps(reasons), "left_out": json.dumps(left_out)}
         if target is not None:
-            write(results, target)
+            results.attrs["target"] = target
+        if store_at is not None:
+            write(results, store_at)
     return results
+
+
+def fitting_metrics(tree: xr.DataTree, sites: Selector | None, named: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The metrics that `measure` takes by default for an open store and those that it leaves out, with the reasons.
+
+    `named` is how errors name the store.
+    """
+    sources = {source.key: source for source in find_sources(tree, sites, named, "mean")}
+    root = tree.to_dataset(inherit=False)
+    return _fitting(sources, _rows(sources, root, "label", None)[0], root, None)
+
+
+def _fitting(
+    sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset, target: str | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The metrics that fit the store and those that were left out, with the reasons."""
+    every = list(sources.values())
+    return default_metrics(every, rows, next(_differences(every, root), None) is None, target)
 
 
 def _opened(store: str | Path | xr.DataTree | xr.Dataset | xr.DataArray) -> tuple[xr.DataTree, dict[str, str] | None]:

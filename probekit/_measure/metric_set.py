@@ -63,6 +63,11 @@ def resolved(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
     return found
 
 
+def needs_target(metric: Metric) -> bool:
+    """Whether a metric needs a number for each sample."""
+    return bool(getattr(metric, "needs_target", False))
+
+
 def _metric(given: object) -> Metric:
     found = _named(given) if isinstance(given, str) else given
     found = found() if isinstance(found, type) else found

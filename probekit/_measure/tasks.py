@@ -18,7 +18,7 @@ from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
 from probekit._measure.site_source import Source
 from probekit._results.assemble import check
-from probekit.errors import DataError
+from probekit.errors import DataError, PluginError
 from probekit.metrics import Block, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.block import Array, Codes
@@ -59,13 +59,15 @@ class TaskResult:
 class Work:
     """The metrics, the sites, and the observations of each that are measured: all tasks share them.
 
-    `common` are those that metrics of all sites see; None where there are no such metrics.
+    `common` are those that metrics of all sites see; None where there are no such metrics. `targets` has the target of
+    each row of each site, (row,), where a metric needs one.
     """
 
     metrics: MetricSet
     sources: Mapping[str, Source]
     rows: Mapping[str, Observations]
     common: Observations | None
+    targets: Mapping[str, Array] = field(default_factory=dict)
 
     def run(self, task: Task) -> TaskResult:
         """Do one task.
@@ -78,7 +80,8 @@ class Work:
             return self._sites()
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
-            return _samples(next(m for m in self.metrics.samples if m.name == task.metric), source, rows)
+            metric = next(m for m in self.metrics.samples if m.name == task.metric)
+            return _samples(metric, source, rows, self.targets.get(task.site))
         if task.kind == "site":
             return self._site(source, rows)
         if task.kind == "select":
@@ -141,9 +144,9 @@ def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Observati
     return Selection.of(metrics, counts, stored.newbyteorder("="), memory)
 
 
-def _samples(metric: SampleMetric, source: Source, rows: Observations) -> TaskResult:
+def _samples(metric: SampleMetric, source: Source, rows: Observations, target: Array | None) -> TaskResult:
     where = at_site(source)
-    variables = call(metric, where, metric.compute_samples, _Samples(source, rows))
+    variables = call(metric, where, metric.compute_samples, _Samples(source, rows, target))
     return TaskResult(variables={metric.name: check(metric, variables, rows.labels, where, node=source.nodes)})
 
 
@@ -196,6 +199,14 @@ class _Samples:
 
     source: Source
     of: Observations
+    of_rows: Array | None = None
+
+    @property
+    def target(self) -> Array:
+        if self.of_rows is None:
+            raise PluginError("it reads a target, but doesn't say so. Give the metric needs_target = True")
+        found: Array = self.of_rows[self.of.numbers]
+        return found
 
     @property
     def number(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,7 +26,12 @@ __all__ = ["info", "measure", "top", "verify"]
 
 
 def info(path: StorePath, json: Json = False) -> None:
-    """Show what a store holds and how it was captured."""
+    """Show what a store holds and how it was captured; of results, what was measured and of what."""
+    from probekit._results.opening import holds_results, open_any
+
+    if holds_results(path):
+        _show_results(path, open_any(path), json)
+        return
     found = probekit.info(path)
     if json:
         output.pairs("", asdict(found), as_json=True)
@@ -33,6 +40,32 @@ def info(path: StorePath, json: Json = False) -> None:
     if found.classes:
         output.table(found.class_table, as_json=False)
     output.table(found.capture_table, as_json=False)
+
+
+def _show_results(path: str, tree: xr.DataTree, json: bool) -> None:
+    """The variables of each site, and what is known of the store that they are of."""
+    groups = {
+        str(group.attrs.get("site", key)): group.to_dataset(inherit=False) for key, group in tree.children.items()
+    }
+    rows = [
+        (
+            site,
+            group.attrs.get("type"),
+            group.sizes.get("node"),
+            group.sizes.get("label"),
+            list(map(str, group.data_vars)),
+        )
+        for site, group in groups.items()
+    ]
+    columns = ("site", "type", "nodes", "classes", "variables")
+    attrs = {str(key): value for key, value in tree.attrs.items()}
+    if json:
+        sites = [dict(zip(columns, row, strict=True)) for row in rows]
+        output.pairs("", {"path": path, "sites": sites, "attrs": attrs}, as_json=True)
+        return
+    compared = f"; between sites: {', '.join(map(str, tree.data_vars))}" if tree.data_vars else ""
+    output.table(Table(f"{path}: results of {len(rows)} sites{compared}", columns, rows), as_json=False)
+    output.pairs("What was measured", attrs, as_json=False)
 
 
 def verify(
@@ -61,10 +94,16 @@ def verify(
 
 def measure(
     path: StorePath,
-    metric: Annotated[list[str], typer.Option("--metric", "-m", help="A metric; may be repeated.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", "-m", help="A metric; may be repeated. By default those that fit the store."),
+    ] = None,
     sites: Sites = None,
     by: Annotated[str, typer.Option(help="The samples' column to group by, or none.")] = "label",
     where: Where = None,
+    target: Annotated[
+        str | None, typer.Option(help="The samples' column of numbers that correlation and ridge_probe need.")
+    ] = None,
     nan: Annotated[Literal["raise", "omit"], typer.Option(help="What to do with samples that hold a NaN.")] = "raise",
     positions: Annotated[
         Literal["mean", "max", "each"], typer.Option(help="What to do with the positions of feature maps.")
@@ -84,15 +123,26 @@ def measure(
         sites=sites,
         by=None if by == "none" else by,
         where=where_of(where, path),
+        target=target,
         nan=nan,
         positions=positions,
         scheduler=scheduler,
         memory=memory,
         out=out,
     )
+    for line in _reasons(tree):
+        output.paragraph(line)
     _show(tree, path, nodes, csv, json)
     if out is not None:
         output.paragraph(f"Written to {out}.")
+
+
+def _reasons(tree: xr.DataTree) -> Iterator[str]:
+    """Why metrics were measured and others left out, where none were named."""
+    for attribute, text in (("default_metrics", "Measured by default"), ("left_out", "Left out")):
+        reasons = loads(tree.attrs.get(attribute, "{}"))
+        if reasons:
+            yield f"{text}: {'; '.join(f'{name} ({reason})' for name, reason in reasons.items())}."
 
 
 def top(

@@ -26,6 +26,7 @@ from probekit.metrics.protocol import (
     Variables,
     metric,
 )
+from probekit.metrics.regression import Correlation, RidgeProbe
 from probekit.metrics.saturation import Saturation
 from probekit.metrics.selectivity import Perplexity, Selectivity
 from probekit.metrics.separation import DPrime, Fisher, Separability
@@ -44,6 +45,7 @@ __all__ = [
     "AlwaysOn",
     "Block",
     "ColumnMetric",
+    "Correlation",
     "Count",
     "DPrime",
     "Dead",
@@ -65,6 +67,7 @@ __all__ = [
     "ParticipationRatio",
     "Perplexity",
     "Quantile",
+    "RidgeProbe",
     "SampleMetric",
     "Samples",
     "Saturation",

@@ -16,7 +16,9 @@ A metric is pure and knows arrays only. There are three kinds.
   rounded. The class attribute `cuts`, by default 1, says at how many places the metric cuts the values of a node: 0 for
   order statistics alone, the number of inner edges for bins. `probekit.metrics.sketch.Sketch.errors` then knows the
   bound of the result's error.
-- A *sample* metric reads the whole rows of a site itself, as often as it must: ``compute_samples(samples)``.
+- A *sample* metric reads the whole rows of a site itself, as often as it must: ``compute_samples(samples)``. With the
+  class attribute ``needs_target = True`` it also has ``samples.target``, a number for each row from the column that the
+  user names (``pk.measure(store, metric, target="age")``).
 
 All return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed
 lengths; a metric may add dims of its own. A column metric's variables have the dim ``node``, along which the engine
@@ -150,6 +152,13 @@ class Samples(Protocol):
     @property
     def rows(self) -> Codes:
         """The number of each row in the store, (row,), ascending."""
+
+    @property
+    def target(self) -> Array:
+        """The number of each row in the column that is the measurement's target, (row,), float64 and finite.
+
+        Only a metric whose attribute `needs_target` is True has it.
+        """
 
     def batches(self) -> Iterator[tuple[Array, Codes]]:
         """All rows in order, as (batch, node), float32 or float64, with their classes (batch,)."""

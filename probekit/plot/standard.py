@@ -96,9 +96,8 @@ def _of_results(tree: xr.DataTree, sites: Selector | None, named: str) -> Source
         root = tree.to_dataset(inherit=False)
         for dim in {"site", "site_b"} & {*root.dims}:
             root = root.sel({dim: [name for name in root[dim].values if name in kept]})
-        tree = xr.DataTree.from_dict(
-            {"/": root, **{names[name]: tree.children[names[name]].to_dataset() for name in kept}}
-        )
+        groups = {names[name]: tree.children[names[name]].to_dataset(inherit=False) for name in kept}
+        tree = xr.DataTree.from_dict({"/": root, **groups})
     return Source(positions=tree) if tree.attrs.get("by") == "position" else Source(tree)
 
 

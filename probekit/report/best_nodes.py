@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from probekit import plot
 from probekit._measure.top import Top, TopNode, top
+from probekit._measure.top_samples import TopSample
 from probekit._table import shown
 from probekit.report.page import Page
 from probekit.report.subject import Subject
@@ -31,12 +34,30 @@ def add_best_nodes(page: Page, subject: Subject, data: Any) -> None:
     found = top(subject.measured, by, per_class=_PER_CLASS)
     classes = _classes(found)
     firsts = Top(tuple(nodes[0] for nodes in classes), found.variable, found.smallest, found.positions)
-    samples = [] if subject.store is None else firsts.samples(subject.store, _SAMPLES, data=data).samples
+    samples = _samples(firsts, subject, data)
     page.heading("The best nodes of each class" if subject.classes else "The strongest nodes")
     page.text(_introduction(found, len(classes), subject))
+    if lost := next((each.path for each in samples if each.input is None and each.path and not _is_there(each)), None):
+        page.text(
+            f"The images aren't where they were when they were captured, such as {lost}: write the report from the "
+            "folder in which they were, or give the data set as data=, to see them."
+        )
     for first, *others in classes:
         own = [each for each in samples if (each.site, each.node) == (first.site, first.node)]
         page.node(_title(first), _text(found, first, others), _picture(subject, first), own)
+
+
+def _samples(found: Top, subject: Subject, data: Any) -> Sequence[TopSample]:
+    """The samples of the nodes, with the paths of their files from here."""
+    if subject.store is None:
+        return []
+    samples = found.samples(subject.store, _SAMPLES, data=data).samples
+    folder = subject.folder
+    return [replace(each, path=str(folder / each.path)) if folder and each.path else each for each in samples]
+
+
+def _is_there(sample: TopSample) -> bool:
+    return sample.path is not None and Path(sample.path).is_file()
 
 
 def _classes(found: Top) -> list[list[TopNode]]:

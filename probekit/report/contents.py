@@ -30,10 +30,10 @@ _FACTS = {
     "weights_from": "Weights",
     "data": "Data",
     "data_split": "Split",
-    "data_limit": "Samples",
+    "data_limit": "Of which",
     "preprocessing": "Preprocessing",
     "mode": "Mode of the model",
-    "created": "Captured",
+    "created": "Captured at",
 }
 _BY_LAYER = {  # variables whose course over the sites is drawn, in this order, and what the figure is for
     "linear_probe": "how well a linear classifier finds the class of new samples from the site's nodes",
@@ -65,7 +65,13 @@ def page_of(subject: Subject, title: str | None, command: str, data: Any) -> Pag
 def _title(subject: Subject) -> str:
     attrs = subject.attrs
     model = attrs.get("model_name") or str(attrs.get("model", "")).rpartition(".")[2] or subject.named
-    return f"{model} on {attrs['data']}" if "data" in attrs else str(model)
+    return " on ".join(_without_folders(str(name)) for name in (model, attrs.get("data")) if name)
+
+
+def _without_folders(name: str) -> str:
+    """A name such as hf:/home/ann/models/bert/base without the folders that say nothing: bert/base."""
+    parts = name.rstrip("/").split("/")
+    return name if len(parts) < 4 else "/".join(parts[-2:])
 
 
 def _lede(subject: Subject) -> str:
@@ -92,7 +98,7 @@ def _tiles(subject: Subject, summed: Summary) -> dict[str, object]:
 
 def _add_origin(page: Page, subject: Subject, command: str) -> None:
     page.heading("Model and data")
-    known = {name: subject.attrs[key] for key, name in _FACTS.items() if subject.attrs.get(key) not in (None, "")}
+    known = {name: subject.attrs[key] for key, name in _FACTS.items() if subject.attrs.get(key, "none") != "none"}
     if subject.class_samples:
         counts = subject.class_samples.values()
         known["Samples of a class"] = f"{min(counts):,} to {max(counts):,}"
@@ -156,6 +162,9 @@ def _add_classes(page: Page, subject: Subject) -> None:
 def _add_appendix(page: Page, subject: Subject, summed: Summary) -> None:
     page.heading("Appendix").heading("What the metrics mean", level=3)
     page.table(list(_meanings(subject, summed)), "Every metric on this page.")
+    left_out = json.loads(str(subject.attrs.get("left_out", "{}")))
+    if left_out:
+        page.text("Not measured:").points([f"{name}: {reason}." for name, reason in left_out.items()])
     page.heading("Versions and numbers", level=3)
     page.facts({"probekit": __version__, "Python": python_version(), **{name: version(name) for name in _LIBRARIES}})
     facts = {key: value for key, value in subject.attrs.items() if isinstance(value, str | int | float)}

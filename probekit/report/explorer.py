@@ -82,10 +82,14 @@ class _Site:
 
     @property
     def first(self) -> str:
-        """The variable that is shown first: the first headline that says how nodes tell classes apart, if any."""
+        """The variable that is shown first: the first headline that says how nodes tell classes apart, if any.
+
+        One that most nodes lack isn't, such as the selectivity of nodes that go below 0.
+        """
         ranked = {name: each for name, each in self.variables.items() if each.kind != "pairs"}
-        told = [name for name, each in ranked.items() if each.large]
-        return next((name for name in told if ranked[name].neutral is not None), [*told, *ranked][0])
+        known = [name for name, each in ranked.items() if np.isfinite(each.rank_key()).mean() > 0.5]
+        told = [name for name in known if ranked[name].large]
+        return next((name for name in told if ranked[name].neutral is not None), [*told, *known, *ranked][0])
 
     @property
     def size(self) -> int:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import xarray as xr
 
 from probekit._bars import default
 from probekit._files import local_path
 from probekit._probe.selectors import Selector
 from probekit._provenance import COMMAND, call_of
 from probekit.errors import check_kind
+from probekit.metrics import Metric
 from probekit.progress import Progress
 from probekit.report.contents import page_of
-from probekit.report.subject import Metrics, Source, Subject
+from probekit.report.subject import Subject
 
 __all__ = ["write"]
 
 
 def write(
-    source: Source,
+    source: str | Path | xr.DataTree,
     path: str | os.PathLike[str],
     *,
-    store: Source | None = None,
-    metrics: Metrics | None = None,
+    store: str | Path | xr.DataTree | None = None,
+    metrics: str | Metric | Sequence[str | Metric] | None = None,
     sites: Selector | None = None,
     title: str | None = None,
     data: Any = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import xarray as xr
 
-from probekit._measure.measure import measure
+from probekit._measure.measure import fitting_metrics, measure
 from probekit._probe.selectors import Selector
 from probekit._results.opening import is_store, open_any
 from probekit._results.summary import sites_of
@@ -25,6 +26,7 @@ __all__ = ["Metrics", "Source", "Subject"]
 Source: TypeAlias = str | Path | xr.DataTree
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 
+_FOLDER = "imagefolder:"
 _EXPECTED = "a store or results: the path of one, an open store, or the tree that measure gave"
 
 
@@ -57,11 +59,7 @@ class Subject:
             kept = tree.isel(step=-1) if "step" in tree.sizes else tree
             return cls(_chosen(kept.load(), sites), None if store is None else _opened_store(store), _name(source))
         _refuse(store, "store", f"{_name(source)} is a store itself.")
-        measurable = source if isinstance(source, xr.DataTree) else str(source)
-        measured = measure(
-            measurable, usual_metrics(tree) if metrics is None else metrics, sites=sites, progress=progress
-        )
-        return cls(measured, tree, _name(source))
+        return cls(_measured(source, tree, metrics, sites, progress), tree, _name(source))
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -100,6 +98,12 @@ class Subject:
     def samples(self) -> int | None:
         return None if self.store is None else self.store.to_dataset().sizes.get("sample")
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the samples' paths begin in, where the data were a folder of images."""
+        data = str(self.attrs.get("data", ""))
+        return Path(data.removeprefix(_FOLDER)) if data.startswith(_FOLDER) else None
+
     @cached_property
     def accuracy(self) -> float | None:
         """The share of samples whose label the model predicted, where the store has both."""
@@ -109,14 +113,17 @@ class Subject:
         return float((root["prediction"].values == root["label"].values).mean())
 
 
-def usual_metrics(tree: xr.DataTree) -> Metrics:
-    """What a report measures of a store."""
-    root = tree.to_dataset()
-    labelled = ["selectivity", "auroc", "overlap:null='permute'", "linear_probe"] if "label" in root.variables else []
-    tokens = any("row" in group.dims for group in tree.children.values())
-    return ["mean", "std", "sparsity", "dead", *labelled, "effective_rank", "histogram", "top_samples"] + (
-        [] if tokens else ["cka"]
-    )
+def _measured(
+    source: Source, tree: xr.DataTree, metrics: Metrics | None, sites: Selector | None, progress: Progress
+) -> xr.DataTree:
+    """The results of a store; by default of what fits it, and of distributions."""
+    measurable = source if isinstance(source, xr.DataTree) else str(source)
+    if metrics is not None:
+        return measure(measurable, metrics, sites=sites, progress=progress)
+    reasons, left_out = fitting_metrics(tree, sites, _name(source))
+    found = measure(measurable, [*reasons, "histogram"], sites=sites, progress=progress)
+    found.attrs["left_out"] = json.dumps(left_out)
+    return found
 
 
 def _opened(source: Source) -> xr.DataTree:
@@ -131,7 +138,7 @@ def _opened_store(source: Source) -> xr.DataTree:
 
 
 def _name(source: Source) -> str:
-    return "an open tree" if isinstance(source, xr.DataTree) else str(source)
+    return "the tree" if isinstance(source, xr.DataTree) else str(source)
 
 
 def _refuse(value: object, argument: str, reason: str) -> None:

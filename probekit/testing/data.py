@@ -19,12 +19,16 @@ _SIZES = (85, 61, 53, 41)  # samples of each class
 
 @dataclass(frozen=True)
 class Data:
-    """Samples `x` (sample, node) with class codes `y` (sample), 0 to `classes` − 1, and a `description` in words."""
+    """Samples `x` (sample, node) with class codes `y` (sample), 0 to `classes` − 1, and a `description` in words.
+
+    `target` (sample,) has a number for each sample, for metrics that need one.
+    """
 
     description: str
     x: Array
     y: Codes
     classes: int
+    target: Array
 
     @property
     def nodes(self) -> int:
@@ -38,7 +42,13 @@ class Data:
     def take(self, rows: slice | Sequence[int] | Codes, which: str) -> Data:
         """Some of the samples, with the description of `which`; the classes keep their numbers."""
         index = np.arange(self.number)[rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)]
-        return replace(self, description=f"{which} of {self.description}", x=self.x[index], y=self.y[index])
+        return replace(
+            self,
+            description=f"{which} of {self.description}",
+            x=self.x[index],
+            y=self.y[index],
+            target=self.target[index],
+        )
 
     def of_nodes(self, start: int, stop: int) -> Data:
         """Some of the nodes."""
@@ -75,7 +85,8 @@ def mixed() -> Data:
         rng.normal(size=len(y)),
     ]
     description = f"{len(y)} samples of {len(_SIZES)} classes at {len(nodes)} nodes (node {DEAD} is always 0)"
-    return Data(description, np.stack(nodes, axis=1).astype(np.float32), y.astype(np.int64), len(_SIZES))
+    target = normal[:, 0] + rng.normal(size=len(y))
+    return Data(description, np.stack(nodes, axis=1).astype(np.float32), y.astype(np.int64), len(_SIZES), target)
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ class Table:
     @property
     def codes(self) -> Codes:
         return self.data.y
+
+    @property
+    def target(self) -> Array:
+        return self.data.target
 
     @property
     def rows(self) -> Codes:

@@ -13,6 +13,7 @@ import xarray as xr
 
 from probekit._measure.accumulator import scope_of
 from probekit._measure.measure import measure
+from probekit._measure.metric_set import needs_target
 from probekit._measure.needs import need
 from probekit._results.assemble import join
 from probekit.metrics import ColumnMetric, Headline, Spec, StreamingMetric
@@ -115,7 +116,7 @@ def declared_dims(metric: Any) -> None:
         if isinstance(metric, ColumnMetric) and compute.method == "compute":
             join(metric, [found])
     with broken_by("pk.measure", data):
-        measure(_tree(data), metric)
+        measure(_tree(data), metric, target="target" if needs_target(metric) else None)
 
 
 def _has_headline(metric: Any) -> bool:
@@ -143,7 +144,7 @@ def says_what_to_look_at(metric: Any) -> None:
 
 def _tree(data: Data) -> xr.DataTree:
     """A store in memory, with two sites."""
-    root = xr.Dataset(coords={"label": ("sample", data.y)})
+    root = xr.Dataset(coords={"label": ("sample", data.y), "target": ("sample", data.target)})
     a, b = (xr.Dataset({"activation": (("sample", "node"), x)}) for x in data.sites)
     return xr.DataTree.from_dict({"/": root, "a": a, "b": b})
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from probekit._capture.capture import capture
 from probekit._measure.live import measure_live
 from probekit._measure.measure import measure
+from probekit._measure.metric_set import needs_target
 from probekit.errors import PluginError
 from probekit.metrics import SampleMetric, StreamingMetric, Variables
 from probekit.testing.comparison import require_same
@@ -37,8 +39,9 @@ def live_and_store(metric: Any) -> None:
     description = f"{_TIMES} times {data.description}, rounded, through a ReLU and a ReLU6"
     model, given = nn.Sequential(nn.ReLU(), nn.ReLU6()), (x.repeat(_TIMES, 1), torch.tensor(data.y).repeat(_TIMES))
     with TemporaryDirectory() as folder:
-        capture(model, given, Path(folder) / "acts.zarr")
-        stored = measure(Path(folder) / "acts.zarr", metric)
+        columns = {"target": np.tile(data.target, _TIMES)}
+        capture(model, given, Path(folder) / "acts.zarr", columns=columns)
+        stored = measure(Path(folder) / "acts.zarr", metric, target="target" if needs_target(metric) else None)
     try:
         live = measure_live(model, given, metric, batch_size=100)
     except PluginError as error:

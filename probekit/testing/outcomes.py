@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,11 @@ def arguments_unchanged(metric: Any) -> None:
             metric.compute(block)
         _require_unchanged("compute", "block.values", block.values, kept.values, data)
     if isinstance(metric, SampleMetric):
-        given = Data(data.description, data.x.copy(), data.y.copy(), data.classes)
+        given = replace(data, x=data.x.copy(), y=data.y.copy(), target=data.target.copy())
         next(compute for compute in computations(metric) if compute.method == "compute_samples")(given)
         _require_unchanged("compute_samples", "a batch", given.x, data.x, data)
         _require_unchanged("compute_samples", "the codes", given.y, data.y, data)
+        _require_unchanged("compute_samples", "the target", given.target, data.target, data)
     if isinstance(metric, StreamingMetric):
         _streaming_arguments(metric, data)
 
@@ -96,7 +98,7 @@ def class_permutation(metric: Any) -> None:
     No class is special: none is the reference, and among classes that tie the first doesn't count more.
     """
     data, order = mixed(), np.array([2, 0, 3, 1])
-    permuted = Data(f"{data.description}, class c as number {order.tolist()}[c]", data.x, order[data.y], data.classes)
+    permuted = replace(data, description=f"{data.description}, class c as number {order.tolist()}[c]", y=order[data.y])
     for compute in computations(metric):
         back = _of_classes(compute(permuted), order)
         require_same(back, compute(data), ("after renumbering", "before"), permuted.description)
@@ -145,7 +147,7 @@ def missing_class(metric: Any) -> None:
     """
     there = np.array([0, 2, 3])
     data = mixed().take(np.flatnonzero(mixed().y != 1), "those that aren't of class 1")
-    packed = Data(data.description, data.x, np.searchsorted(there, data.y), len(there))
+    packed = replace(data, y=np.searchsorted(there, data.y), classes=len(there))
     for compute in computations(metric):
         found = compute(data)
         for name, (dims, array) in found.items():
@@ -198,7 +200,7 @@ def one_class(metric: Any) -> None:
     """
     data = mixed()
     for compute in computations(metric):
-        compute(Data(f"{data.description}, all as class 0", data.x, np.zeros_like(data.y), 1))
+        compute(replace(data, description=f"{data.description}, all as class 0", y=np.zeros_like(data.y), classes=1))
 
 
 @law(every)
@@ -257,6 +259,6 @@ def precision(metric: Any) -> None:
     spread around a large mean.
     """
     data = mixed()
-    wide = Data(f"{data.description}, as float64", data.x.astype(np.float64), data.y, data.classes)
+    wide = replace(data, description=f"{data.description}, as float64", x=data.x.astype(np.float64))
     for compute in computations(metric):
         require_same(compute(data), compute(wide), ("as float32", "as float64"), data.description, rtol=1e-4)

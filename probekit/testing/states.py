@@ -124,7 +124,7 @@ def finalize_twice(metric: StreamingMetric) -> None:
     x, y = batch_of(metric, data)
     with broken_by("update after finalize", data):
         further = metric.update(state, x, y)
-    twice = replace(data, x=np.concatenate([data.x] * 2), y=np.concatenate([data.y] * 2))
+    twice = data.take(np.tile(np.arange(data.number), 2), "twice the samples")
     expected = finalized(metric, _state(metric, twice), twice)
     words = ("with a batch after finalize", "without finalize between")
     require_same(finalized(metric, further, twice), expected, words, data.description)

@@ -14,7 +14,7 @@ import probekit as pk
     ("arguments", "message"),
     [
         (["run", "relu-vs-sigmoidal"], "Near: 'relu-vs-sigmoid'"),
-        (["measure", "acts.zarr", "-m", "std", "--where", "label=77"], "selects none of the"),
+        (["measure", "acts.zarr", "-m", "std", "--where", "label=77"], "asks for the class '77'"),
         (["measure", "acts.zarr", "-m", "std", "--where", "lable=7"], "Near: 'label'"),
         (["measure", "acts.zarr", "-m", "medain"], "Near: 'median'"),
         (["capture", "nets.py:make_model", "digit", "b.zarr"], "digits"),

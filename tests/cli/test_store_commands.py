@@ -211,3 +211,14 @@ def test_top_shows_nodes_and_their_samples(call, tmp_path, monkeypatch):
     code, _, err = call("top", "a.zarr", "--class", "cat")
     assert (code, "class 'cat'; there are 'ant', 'bee', '1'" in err) == (1, True)
     assert call("top", "a.zarr", "--by", "linear_probe")[0] == 1
+
+
+def test_without_metrics_those_that_fit_are_measured_and_said(call, model):
+    call("capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 200)
+    code, out, err = call("measure", "acts.zarr")
+    assert code == 0
+    assert "Measured by default: mean (where the values lie); " in err
+    assert "sparsity (there are sites whose least value is 0)" in err
+    assert "linear_probe_chance" in out
+    assert "default_metrics" in json.loads(call("measure", "acts.zarr", "--json")[1])
+    assert "by default" not in call("measure", "acts.zarr", "-m", "mean")[2]

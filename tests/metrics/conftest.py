@@ -45,6 +45,12 @@ class Rows:
     classes: int
     rows: npt.NDArray[np.int64]
     batch: int
+    of_rows: Array | None = None
+
+    @property
+    def target(self) -> Array:
+        assert self.of_rows is not None
+        return self.of_rows
 
     @property
     def number(self) -> int:

@@ -22,6 +22,7 @@ VARIANTS = [
     metrics.Quantile([0.1, 0.8]),
     metrics.RSA("euclidean", ranks=False),
     metrics.Sparsity(threshold=0.5),
+    metrics.Correlation(spearman=False),
     metrics.Std(ddof=1),
     metrics.Var(ddof=1),
     metrics.Wasserstein(min_count=1),
@@ -29,6 +30,7 @@ VARIANTS = [
 DEFAULTS = [
     metrics.AUROC,
     metrics.CKA,
+    metrics.Correlation,
     metrics.KS,
     metrics.RSA,
     metrics.AlwaysOn,
@@ -50,6 +52,7 @@ DEFAULTS = [
     metrics.ParticipationRatio,
     metrics.Perplexity,
     metrics.Quantile,
+    metrics.RidgeProbe,
     metrics.Saturation(bounds=(-1, 1)),
     metrics.Selectivity,
     metrics.Separability,
