@@ -231,7 +231,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         command(**{parameter.name: _value(parameter, given) for parameter in parameters})
 
     options = [option.replace(kind=option.KEYWORD_ONLY) for each in parameters for option in _options(each)]
-    run.__doc__ = command.__doc__
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     return run
 
