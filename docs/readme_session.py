@@ -62,13 +62,10 @@ def picture(recorded: Console) -> str:
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
 
 
-def lines(svg: str) -> list[str]:
-    """What a picture says, a line each, without its numbers, which depend on the machine."""
-    shown: dict[str, str] = {}
-    for y, text in re.findall(r'<text class="session-r\d+" x="[\d.]+" y="([\d.]+)"[^>]*>(.*?)</text>', svg):
-        shown[y] = shown.get(y, "") + unescape(text)
-    plain = (re.sub(r"[\d.]+|–", "0", re.sub(r"[━─]+", "─", line)) for line in shown.values())
-    return [" ".join(line.split()) for line in plain]
+def words(svg: str) -> str:
+    """What a picture says, but for its numbers, which depend on the machine, and the widths that these make."""
+    said = "".join(map(unescape, re.findall(r'<text class="session-r\d+"[^>]*>(.*?)</text>', svg)))
+    return re.sub(r"[\d.]+|–", "0", re.sub(r"[━─\s]+", "", said))
 
 
 if __name__ == "__main__":
