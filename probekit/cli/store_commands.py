@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from json import loads
 from pathlib import Path
@@ -13,8 +12,8 @@ import typer
 
 import probekit
 from probekit._table import Table
-from probekit.cli import output
-from probekit.cli.options import Json, Sites, StorePath
+from probekit.cli import completion, output
+from probekit.cli.options import Json, Sites, StorePath, Where
 from probekit.cli.values import classes_of, file_to_write, where_of
 
 if TYPE_CHECKING:
@@ -22,18 +21,19 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from probekit._results.summary import Summary
-    from probekit._store.store import SiteInfo
 
 __all__ = ["info", "measure", "top", "verify"]
 
-SHOWN_CLASSES = 20
-
 
 def info(path: StorePath, json: Json = False) -> None:
-    """Show what a store holds and how it was captured; of results, what was measured and of what."""
-    from probekit._results.opening import holds_results, open_any
-    from probekit._sizes import format_size
+    """Show what a store holds and how it was captured.
 
+    Of results, show what was measured and of what; of a report, its title and size.
+    """
+    from probekit._results.opening import holds_results, open_any
+
+    if Path(path).is_file() and _show_page(path, json):
+        return
     if holds_results(path):
         _show_results(path, open_any(path), json)
         return
@@ -41,26 +41,22 @@ def info(path: StorePath, json: Json = False) -> None:
     if json:
         output.pairs("", asdict(found), as_json=True)
         return
-    state = "complete" if found.complete else f"of {found.attrs.get('expected_rows', '?')}: not complete"
-    size = format_size(sum(site.bytes for site in found.sites))
-    columns = ("site", "type", "dims", "shape", "dtype", "chunk", "on disk")
-    rows = [
-        (s.name, s.type, s.dims, _times(s.shape), s.dtype, _times(s.chunk), format_size(s.bytes)) for s in found.sites
-    ]
-    output.table(Table(f"{path}: {found.rows} samples, {state}, {size}", columns, rows), as_json=False)
+    output.table(found.table, as_json=False)
     if found.classes:
-        classes = Table("Samples of each class", ("class", "samples"), _class_rows(found.classes))
-        output.table(classes, as_json=False)
-    known = {} if found.accuracy is None else {"accuracy": f"{found.accuracy:.2%}"}
-    told = {key: value for key, value in found.attrs.items() if key != "preprocessing_steps"}  # in words there, too
-    kept = {name: _by_site(found.sites, name) for name in ("reduce", "mask", "node_dim")}
-    output.pairs("How it was captured", known | {k: v for k, v in kept.items() if v} | told, as_json=False)
+        output.table(found.class_table, as_json=False)
+    output.table(found.capture_table, as_json=False)
 
 
-def _by_site(sites: Sequence[SiteInfo], option: str) -> str:
-    """What was kept of each site; where the sites differ, how many it holds for."""
-    counts = Counter(site.kept[option] for site in sites if option in site.kept)
-    return "; ".join(f"{value} ({count} sites)" if len(counts) > 1 else value for value, count in counts.items())
+def _show_page(path: str, json: bool) -> bool:
+    """Show what a page says of itself; False for any other file."""
+    from probekit._sizes import format_size
+    from probekit.report.written import page_at
+
+    page = page_at(path)
+    if page is not None:
+        size = page.bytes if json else format_size(page.bytes)
+        output.pairs(f"{path}: a page to open in a browser", asdict(page) | {"bytes": size}, as_json=json)
+    return page is not None
 
 
 def _show_results(path: str, tree: xr.DataTree, json: bool) -> None:
@@ -89,17 +85,6 @@ def _show_results(path: str, tree: xr.DataTree, json: bool) -> None:
     output.pairs("What was measured", attrs, as_json=False)
 
 
-def _times(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
-
-
-def _class_rows(classes: dict[str, int]) -> list[tuple[str, int]]:
-    counts = list(classes.items())
-    more = counts[SHOWN_CLASSES:]
-    rest = [(f"{len(more)} more", sum(count for _, count in more))] if more else []
-    return counts[:SHOWN_CLASSES] + rest
-
-
 def verify(
     path: StorePath,
     repair: Annotated[
@@ -112,7 +97,7 @@ def verify(
     Reads every chunk once and compares its length and its checksum. A store that is being written is checked as far as
     it is committed.
     """
-    found = probekit.verify(path, repair=repair, progress=output.Bars())
+    found = probekit.verify(path, repair=repair)
     if json:
         output.pairs("", asdict(found), as_json=True)
     else:
@@ -128,14 +113,16 @@ def measure(
     path: StorePath,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", "-m", help="A metric; may be repeated. By default those that fit the store."),
+        typer.Option(
+            "--metric",
+            "-m",
+            help="A metric; may be repeated. By default those that fit the store.",
+            autocompletion=completion.metrics,
+        ),
     ] = None,
     sites: Sites = None,
     by: Annotated[str, typer.Option(help="The samples' column to group by, or none.")] = "label",
-    where: Annotated[
-        list[str] | None,
-        typer.Option(help="COLUMN=VALUE: measure these samples only; a label by its code or name; may be repeated."),
-    ] = None,
+    where: Where = None,
     target: Annotated[
         str | None, typer.Option(help="The samples' column of numbers that correlation and ridge_probe need.")
     ] = None,
@@ -164,7 +151,6 @@ def measure(
         scheduler=scheduler,
         memory=memory,
         out=out,
-        progress=output.Bars(),
     )
     for line in _reasons(tree):
         output.paragraph(line)
@@ -183,10 +169,18 @@ def _reasons(tree: xr.DataTree) -> Iterator[str]:
 
 def top(
     path: StorePath,
-    by: Annotated[str, typer.Option(help="A metric with a value for each class and node, or for each node.")] = "auroc",
+    by: Annotated[
+        str,
+        typer.Option(
+            help="A metric with a value for each class and node, or for each node.", autocompletion=completion.metrics
+        ),
+    ] = "auroc",
     per_class: Annotated[int, typer.Option(min=1, help="Nodes of each class.")] = 3,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="A class, by its code or name; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--class", help="A class, by its code or name; may be repeated.", autocompletion=completion.classes
+        ),
     ] = None,
     sites: Sites = None,
     smallest: Annotated[
@@ -198,7 +192,7 @@ def top(
 ) -> None:
     """Show the nodes of a store that tell each class best, and the samples to which they answer most."""
     chosen = classes_of(classes, path)
-    measured = probekit.measure(path, by, sites=sites, memory=memory, progress=output.Bars())
+    measured = probekit.measure(path, by, sites=sites, memory=memory)
     found = probekit.top(measured, by.partition(":")[0], per_class=per_class, classes=chosen, smallest=smallest)
     answers = found.samples(path, samples) if samples else None
     if json:

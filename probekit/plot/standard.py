@@ -8,6 +8,7 @@ from types import NoneType
 
 import xarray as xr
 
+from probekit._bars import default
 from probekit._measure.measure import fitting_metrics, measure
 from probekit._measure.site_source import find_sources
 from probekit._probe.selectors import Selector, match_names
@@ -15,7 +16,7 @@ from probekit._results.opening import is_store, open_any
 from probekit.errors import DataError, check_kind, near
 from probekit.plot.drawing import Drawing
 from probekit.plot.kinds import KINDS, Kind, Source
-from probekit.progress import Progress, silent
+from probekit.progress import Progress
 
 __all__ = ["standard"]
 
@@ -28,7 +29,7 @@ def standard(
     kinds: Sequence[str] | None = None,
     *,
     sites: Selector | None = None,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> dict[str, Drawing]:
     """The figures that belong to a store or to results, by name, such as ``"profile-overlap"``.
 
@@ -57,7 +58,9 @@ def standard(
     chosen = _chosen(kinds)
     tree = source if isinstance(source, xr.DataTree) else open_any(source)
     named = "The tree" if isinstance(source, xr.DataTree) else str(source)
-    found = _measured(tree, chosen, sites, named, progress) if is_store(tree) else _of_results(tree, sites, named)
+    found = (
+        _measured(tree, chosen, sites, named, default(progress)) if is_store(tree) else _of_results(tree, sites, named)
+    )
     drawn: dict[str, Drawing] = {}
     for kind in chosen:
         figures = {"-".join(filter(None, (kind.name, about))): drawing for about, drawing in kind.draw(found)}
