@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from html import unescape
+from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
@@ -28,7 +29,7 @@ COMMANDS = (
 
 def session() -> Console:
     """What a terminal shows of the commands, run on the README's model in a folder of their own."""
-    terminal = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), color_system="truecolor")  # noqa: SIM115
+    terminal = Console(record=True, width=COLUMNS, file=StringIO(), color_system="truecolor")
     model = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)[1]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "nets.py").write_text(model)
