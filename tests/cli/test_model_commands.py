@@ -30,7 +30,8 @@ def test_a_model_is_listed_captured_described_and_measured(call, model, tmp_path
     values = pk.open("acts.zarr")["2"]["activation"].load()
     medians = np.stack([np.median(values[values.label == c], axis=0) for c in range(10)])
     assert code == 0
-    assert json.loads(out)[0]["median"] == pytest.approx(medians.mean())
+    [reading] = [each for each in json.loads(out)["values"] if each["metric"] == "median"]
+    assert (reading["variable"], reading["value"]) == ("median", pytest.approx(medians.mean()))
     written = xr.open_datatree("m.zarr", engine="zarr")["2"]["median"]
     np.testing.assert_array_equal(written.sel(label=3), medians[3])
 
