@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from typing import Any
 
@@ -25,6 +26,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+os.environ["TQDM_DISABLE"] = "1"  # pages show no progress bars
 
 myst_enable_extensions = ["dollarmath"]
 

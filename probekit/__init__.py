@@ -5,6 +5,7 @@ The public names load on first use, so that ``import probekit`` costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from probekit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from probekit import callbacks, cluster, errors, load, metrics, plot, progress, report, testing
+    from probekit._bars import options
     from probekit._capture.capture import capture, plan
     from probekit._capture.fingerprint import weights_digest
     from probekit._capture.generation import generate
     from probekit._data.sampler import ChunkSampler
+    from probekit._export.export import export
     from probekit._measure.live import measure_live
     from probekit._measure.measure import measure
     from probekit._measure.top import top
@@ -42,6 +45,7 @@ __all__ = [
     "capture",
     "cluster",
     "errors",
+    "export",
     "generate",
     "info",
     "load",
@@ -50,6 +54,7 @@ __all__ = [
     "metric",
     "metrics",
     "open",
+    "options",
     "plan",
     "plot",
     "progress",
@@ -72,12 +77,14 @@ _WHERE = {
     "Watch": "probekit._measure.watch:Watch",
     "as_dataset": "probekit._store.torch_dataset:as_dataset",
     "capture": "probekit._capture.capture:capture",
+    "export": "probekit._export.export:export",
     "generate": "probekit._capture.generation:generate",
     "info": "probekit._store.store:info",
     "measure": "probekit._measure.measure:measure",
     "measure_live": "probekit._measure.live:measure_live",
     "metric": "probekit.metrics:metric",
     "open": "probekit._store.store:open_store",
+    "options": "probekit._bars:options",
     "plan": "probekit._capture.capture:plan",
     "sel": "probekit._store.selection:sel",
     "sites": "probekit._probe.site_table:sites",
@@ -98,8 +105,18 @@ def __getattr__(name: str) -> Any:
     module, _, attribute = _WHERE.get(name, f"probekit.{name}").partition(":")
     found = import_module(module)
     value = globals()[name] = getattr(found, attribute) if attribute else found
+    _register_accessor()
     return value
+
+
+def _register_accessor() -> None:
+    """Give what xarray makes its ``.probekit``, where xarray is loaded."""
+    if "xarray" in sys.modules:
+        import_module("probekit._accessor")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+_register_accessor()

@@ -92,12 +92,18 @@ class Table:
         return "\n".join([plain(self.title), *map(" ".join, zip(*columns, strict=True))])
 
     def _repr_html_(self) -> str:
+        return f"<p>{escape(plain(self.title))}</p>\n{self._html_table()}"
+
+    def folded(self) -> str:
+        """The same in HTML, folded under its title."""
+        return f"<details><summary>{escape(plain(self.title))}</summary>\n{self._html_table()}\n</details>"
+
+    def _html_table(self) -> str:
         body = "\n".join(_html_row(cells, "td") for cells in self.shown_rows())
         return (
-            f"<p>{escape(self.title)}</p>\n"
             # The class by which notebooks know a table of pandas.
             f'<table border="1" class="dataframe">\n'
-            f"<thead>\n{_html_row(self.columns, 'th')}\n</thead>\n"
+            f"<thead>\n{_html_row(list(map(plain, self.columns)), 'th')}\n</thead>\n"
             f"<tbody>\n{body}\n</tbody>\n"
             "</table>"
         )

@@ -20,5 +20,5 @@ class Progress(Protocol):
 
 
 def silent(items: Iterable[T], /, description: str, total: int | None = None) -> Iterator[T]:
-    """The default: yield the items and draw nothing."""
+    """Yield the items and draw nothing."""
     yield from items

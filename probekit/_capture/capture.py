@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from probekit._bars import default
 from probekit._capture.job import CaptureJob, IfExists
 from probekit._capture.plan import BatchTooLarge, CaptureOptions, CapturePlan, StorageOptions, plan_capture
 from probekit._data.batches import BATCH_SIZE, Batches, Rows, peek
@@ -26,7 +27,7 @@ from probekit._store.backend import backend_of
 from probekit._store.store import open_store
 from probekit._write.transfer import transfer_for
 from probekit.errors import DataError, ModelError
-from probekit.progress import Progress, silent
+from probekit.progress import Progress
 
 __all__ = ["capture", "plan"]
 
@@ -63,7 +64,7 @@ def capture(
     append: Literal["samples", "sites"] | None = None,
     overwrite: bool = False,
     durable: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> xr.DataTree:
     """Stream the activations of `model` on `data` into a new store at `out`; returns it opened, as `probekit.open`.
 
@@ -176,7 +177,8 @@ def capture(
     smaller = _in_batches_of(batches_of, data) if batch_size is None else None
     with torch.random.fork_rng(devices=()):  # a DataLoader draws from torch's generator when it begins
         whence = origin(model, data, call)
-        CaptureJob(model, options, batches, backend, if_exists, transfer_for(model), progress, whence, smaller).run()
+        transfer, shown = transfer_for(model), default(progress)
+        CaptureJob(model, options, batches, backend, if_exists, transfer, shown, whence, smaller).run()
     return open_store(out)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from probekit._bars import default
 from probekit._capture.job import CaptureJob, IfExists
 from probekit._capture.plan import CaptureOptions, CapturePlan, StorageOptions
 from probekit._capture.session import Session
@@ -40,7 +41,7 @@ from probekit._store.store import open_store
 from probekit._tokens import Tokens
 from probekit._write.transfer import transfer_for
 from probekit.errors import DataError, ModelError, SiteError, check_kind
-from probekit.progress import Progress, silent
+from probekit.progress import Progress
 
 __all__ = ["generate"]
 
@@ -69,7 +70,7 @@ def generate(
     resume: bool = False,
     overwrite: bool = False,
     durable: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **generation: Any,
 ) -> xr.DataTree:
     """Stream what `model` does at each token of prompts and of its answers into a store at `out`; returns it opened.
@@ -140,7 +141,7 @@ def generate(
         class_names=class_names,
     )
     transfer, whence = transfer_for(model), origin(model, None, call)
-    _GenerationJob(model, options, batches, backend, if_exists, transfer, progress, whence, how=how).run()
+    _GenerationJob(model, options, batches, backend, if_exists, transfer, default(progress), whence, how=how).run()
     return open_store(out)
 
 

@@ -18,6 +18,7 @@ from probekit._capture.token_counts import TokenCounts
 from probekit._data.batches import Batch, Batches, peek
 from probekit._data.sampler import ChunkSampler
 from probekit._probe.sharded import is_sharded, runs_in_parts
+from probekit._sizes import format_size
 from probekit._store.backend import Backend
 from probekit._store.integrity import with_checksums
 from probekit._store.layout import MARKERS, Json
@@ -117,7 +118,7 @@ class CaptureJob:
                 session = job._session(first)
             writer = job._writer(session, record, stack)
             if writer is not None:
-                session.run(job._shown(stream), stack.enter_context(writer), record)
+                session.run(job._shown(stream, session.plan.bytes), stack.enter_context(writer), record)
 
     def _as_in(self, record: CommitRecord) -> CaptureJob:
         """The same with what the store that is added to has, where the user doesn't say."""
@@ -152,7 +153,7 @@ class CaptureJob:
             if store.writer is None:
                 session.run(stream, Unwritten(*begun), None)
             else:
-                session.run(self._shown(stream), stack.enter_context(store.writer), store.record)
+                session.run(self._shown(stream, session.plan.bytes), stack.enter_context(store.writer), store.record)
         group.by_first(lambda: None)  # the store is complete when any process returns
 
     def _require_same(self, group: Group, first: Batch) -> None:
@@ -233,7 +234,7 @@ class CaptureJob:
             return {}
         paths = session.token_paths(record)
         if counts.masked:
-            counts.read(self._shown(self.batches, "count the tokens of"))
+            counts.read(self._shown(self.batches, does="count the tokens of"))
         return {
             chunk_row: {
                 paths[site]: rows
@@ -287,8 +288,10 @@ class CaptureJob:
             return session.resumed(record)
         return session.longer(record) if self.if_exists.append == "samples" else session.wider(record)
 
-    def _shown(self, stream: Iterable[Batch], does: str = "capture") -> Iterable[Batch]:
-        return self.progress(stream, f"{does} {self.backend.url.rpartition('/')[2]}", self.batches.count)
+    def _shown(self, stream: Iterable[Batch], size: int | None = None, does: str = "capture") -> Iterable[Batch]:
+        """The stream, with the progress that it makes in what will be so many bytes."""
+        named = f"{does} {self.backend.url.rpartition('/')[2]}"
+        return self.progress(stream, named if size is None else f"{named} ({format_size(size)})", self.batches.count)
 
 
 class _Opened:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from probekit._bars import default
 from probekit._data.batches import BATCH_SIZE, Batch, Batches, Rows, peek
 from probekit._forward.early_stop import check_early_stop
 from probekit._forward.forward_pass import ForwardPass
@@ -38,7 +39,7 @@ from probekit.errors import DataError, PluginError, check_choice, check_kind
 from probekit.metrics import ColumnMetric, Metric, Spec, State, Variables
 from probekit.metrics.block import working_dtype
 from probekit.metrics.sketch import Sketch
-from probekit.progress import Progress, silent
+from probekit.progress import Progress
 
 __all__ = ["measure_live"]
 
@@ -70,7 +71,7 @@ def measure_live(
     ignore_label: int | str | Collection[int | str] | None = None,
     rows: Rows | None = None,
     stop_early: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> xr.DataTree:
     """The metrics of every site while `model` runs over `data`, on its device: as `probekit.measure`, without a store.
 
@@ -88,7 +89,7 @@ def measure_live(
         metrics, nan, positions: as for `probekit.measure`.
         by: None takes all samples for one group. To group by something else than the label, say with `labels` where
             that is.
-        progress: wraps the iterable of batches.
+        progress: wraps the iterable of batches; by default bars, see `probekit.options`.
 
     Raises:
         PluginError: an unknown metric, one that needs the samples more than once, or one that fails.
@@ -104,7 +105,7 @@ def measure_live(
     """
     chosen = MetricSet(resolved(metrics), live=True)
     check_kind("by", by, (str, NoneType), "'label' or None")
-    check_kind("progress", progress, Callable, "a callable that wraps an iterable")
+    shown = default(progress)
     if by not in ("label", None):
         raise DataError(
             f"by is {by!r}; it is 'label' or None. To group by something else, say where that is with labels=.",
@@ -141,7 +142,7 @@ def measure_live(
     recorder = Recorder(plan, order.add, stop_early=stop_early)
     forward = ForwardPass(model, how, plan.gradients, plan.writes_inputs)
     with running(model, mode), probing(model, plan.names, recorder) as probe:
-        for number, batch in enumerate(progress(stream, "measure", batches.count)):
+        for number, batch in enumerate(shown(stream, "measure", batches.count)):
             meters.begin(batch)
             memory.check(meters.classes, batch.rows)
             for each in order.passes(batch):

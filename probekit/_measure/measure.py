@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from probekit._bars import default
 from probekit._files import local_path
 from probekit._measure.accumulator import finalized, side_by_side, sites_results
 from probekit._measure.default_metrics import default_metrics
@@ -34,7 +35,7 @@ from probekit._store.store import open_record, read_record
 from probekit._version import __version__
 from probekit.errors import DataError, StoreError, check_choice, check_kind
 from probekit.metrics import Metric, State, Variables
-from probekit.progress import Progress, silent
+from probekit.progress import Progress
 
 __all__ = ["NAN", "fitting_metrics", "measure"]
 
@@ -59,7 +60,7 @@ def measure(
     memory: str | int = "1GiB",
     out: str | Path | None = None,
     scheduler: str | None = None,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> xr.DataTree:
     """The metrics of every site of a store: a tree with one group a site and a variable for each result.
 
@@ -95,7 +96,7 @@ def measure(
         scheduler: the address of a dask cluster's scheduler, such as ``"tcp://127.0.0.1:8786"``, whose workers, which
             must be able to read the store, then run the tasks; by default that of the active ``distributed.Client``,
             or threads of this process. The numbers are the same.
-        progress: wraps the iterable of finished tasks.
+        progress: wraps the iterable of finished tasks; by default bars, see `probekit.options`.
 
     Raises:
         PluginError: an unknown metric, or one that fails or returns what it doesn't declare.
@@ -118,7 +119,7 @@ def measure(
     check_kind("by", by, (str, NoneType), "the name of one column, or None")
     check_kind("target", target, (str, NoneType), "the name of one column, or None")
     check_kind("scheduler", scheduler, (str, NoneType), "the address of a dask cluster's scheduler, or None")
-    check_kind("progress", progress, Callable, "a callable that wraps an iterable")
+    shown = default(progress)
     store_at = None if out is None else local_path(out, "out", StoreError)
     with ExitStack() as stack:
         tree, identity = _opened(store)
@@ -138,7 +139,7 @@ def measure(
         work = replace(_work(MetricSet(chosen), sources, rows, root, nan), targets=targets)
         workers = stack.enter_context(executor_for(scheduler))
         plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
-        done = dict(progress(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
+        done = dict(shown(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
         results = _results(work, [(task, done[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
@@ -151,13 +152,14 @@ def measure(
     return results
 
 
-def fitting_metrics(
-    tree: xr.DataTree, sites: Selector | None = None, positions: str = "mean"
-) -> tuple[dict[str, str], dict[str, str]]:
-    """The metrics that `measure` takes by default for an open store and those that it leaves out, with the reasons."""
-    sources = {source.key: source for source in find_sources(tree, sites, "the store", positions)}
+def fitting_metrics(tree: xr.DataTree, sites: Selector | None, named: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The metrics that `measure` takes by default for an open store and those that it leaves out, with the reasons.
+
+    `named` is how errors name the store.
+    """
+    sources = {source.key: source for source in find_sources(tree, sites, named, "mean")}
     root = tree.to_dataset(inherit=False)
-    return _fitting(sources, _rows(sources, root, "label", None)[0], root)
+    return _fitting(sources, _rows(sources, root, "label", None)[0], root, None)
 
 
 def _fitting(

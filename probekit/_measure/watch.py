@@ -21,6 +21,7 @@ from probekit._results.steps import InMemory, OnDisk, Steps, differences, variab
 from probekit._store.backend import backend_of
 from probekit.errors import DataError, StoreError, check_kind
 from probekit.metrics import Metric
+from probekit.progress import silent
 
 __all__ = ["Watch"]
 
@@ -93,7 +94,8 @@ class Watch:
         log: Scalars | None = None,
         **options: Any,
     ) -> None:
-        self._call = inspect.signature(measure_live).bind(model, data, resolved(metrics), **options)
+        quiet = {"progress": silent}  # the bars on the screen are the training's
+        self._call = inspect.signature(measure_live).bind(model, data, resolved(metrics), **(quiet | options))
         if isinstance(data, Iterator):
             raise DataError(
                 f"A {type(data).__name__} gives its batches once, and each step reads the data again. Give a "

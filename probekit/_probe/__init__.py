@@ -17,6 +17,7 @@
 - ``model_state``: the flags, buffers and attributes of a model, kept and put back.
 - ``node_axes``: the axis of an activation that counts the nodes, followed through the operations that made it.
 - ``folding``: sites whose axis 0 is sample × position.
+- ``site_tree``: sites in HTML, as a tree that folds.
 - ``site_table``: `probekit.sites`, the dry run that lists every site.
 - ``reductions``: what is kept of one activation; `probekit.Projection`.
 - ``pooling``: the reductions that have a name: mean, max, flatten, cls, last, tokens; with masks of real tokens.

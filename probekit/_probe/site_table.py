@@ -30,7 +30,9 @@ from probekit._probe.selectors import (
 )
 from probekit._probe.sharded import parts, whole
 from probekit._probe.site_name import SiteName
+from probekit._probe.site_tree import site_tree
 from probekit._probe.tensor_kinds import has_gradient, unusual
+from probekit._sizes import format_size
 from probekit._table import ShownAsTable, Table
 from probekit.errors import ModelError, SiteError
 
@@ -111,6 +113,17 @@ class SiteTable(ShownAsTable, Sequence[Site]):
     def table(self) -> Table:
         """One row a site."""
         return Table(f"{self.model}: {len(self)} sites", _COLUMNS, [_row(site) for site in self])
+
+    def _repr_html_(self) -> str:
+        """A tree that folds as the modules are nested, and the table."""
+        tree = site_tree((site.name, _facts(site)) for site in self)
+        return f"{tree}\n{self.table.folded()}"
+
+
+def _facts(site: Site) -> tuple[str, ...]:
+    """What is most worth knowing of a site."""
+    dtype = str(site.dtype).removeprefix("torch.")
+    return site.type, site.shown_shape, dtype, f"{format_size(site.bytes_per_sample)} a sample"
 
 
 def _row(site: Site) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from probekit._store.layout import ACTIVATION, MAX_RECORD_BYTES, RECORD
 from probekit._store.store import open_store, require_record
 from probekit.errors import StoreError
 
-__all__ = ["is_store", "open_any"]
+__all__ = ["holds_results", "is_store", "open_any"]
 
 
 def open_any(path: str | Path) -> xr.DataTree:
@@ -31,6 +31,15 @@ def open_any(path: str | Path) -> xr.DataTree:
             f"{backend.url} is neither a store that `probekit capture` wrote nor results of `probekit measure --out`."
         )
     return xr.open_datatree(backend.url, engine="zarr")
+
+
+def holds_results(path: str | Path) -> bool:
+    """Whether results lie at `path`, and neither a store nor nothing."""
+    try:
+        attributes = _attributes(backend_of(path))
+    except OSError:
+        return False
+    return "by" in attributes and "probekit_format" not in attributes
 
 
 def _attributes(backend: Backend) -> dict[str, object]:

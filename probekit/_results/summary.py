@@ -13,6 +13,7 @@ import xarray as xr
 
 from probekit._probe.selectors import Selector, match_names
 from probekit._results.headlines import headline_value, headlines_of, over
+from probekit._results.opening import is_store
 from probekit._table import ShownAsTable, Table, shown
 from probekit.errors import RESULTS, DataError, check_kind, near
 from probekit.metrics import Headline
@@ -183,6 +184,11 @@ def summary(
         [0.25, 0.5]
     """
     check_kind("measured", measured, xr.DataTree, RESULTS)
+    if is_store(measured):
+        raise DataError(
+            "measured is a store, and the summary is one of results. Measure it: probekit.measure(store, ['mean']).",
+            arguments=("measured",),
+        )
     check_kind("fmt", fmt, str, "a format of numbers, such as '.3f'")
     _check_format(fmt)
     tree = measured.isel(step=-1) if "step" in measured.sizes else measured

@@ -4,6 +4,7 @@
 - ``codec``: chunks as bytes, and back.
 - ``record``: the commit record, as one value.
 - ``validation``: whether a record of unknown origin is one that a writer makes.
+- ``store_info``: what `probekit.info` gives.
 - ``backend``: what a store needs of a folder or an object store; ``local`` and ``object_store`` give it.
 - ``markers``: what several processes say of the chunk rows that each has written.
 - ``leftovers``: what writers that were killed have left, and its removal.

@@ -6,7 +6,6 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,10 @@ from probekit._store.layout import (
 from probekit._store.lazy_array import open_tree, read_array
 from probekit._store.leftovers import own_nodes, remove_node
 from probekit._store.record import CommitRecord, dump, nodes_of
+from probekit._store.store_info import SiteInfo, StoreInfo
 from probekit.errors import StoreError, near, upgrade_command
 
 __all__ = [
-    "SiteInfo",
-    "StoreInfo",
     "check_absent",
     "check_layout",
     "check_replaceable",
@@ -51,40 +49,6 @@ __all__ = [
 
 
 _FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of what no writer makes
-
-
-@dataclass(frozen=True)
-class SiteInfo:
-    """One site of a store: `dims`, `shape` and `chunk` shape of its activation, and its bytes on disk.
-
-    `kept` says what is kept of the model's activation, by option: `reduce`, `mask`, and `node_dim` with what it is
-    known by. An option that a store of an earlier version doesn't say is left out.
-    """
-
-    name: str
-    type: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    chunk: tuple[int, ...]
-    bytes: int
-    kept: dict[str, str]
-
-
-@dataclass(frozen=True)
-class StoreInfo:
-    """The contents of a store: its samples, sites, samples of each class, and how it was made (`attrs`).
-
-    `accuracy` is the share of samples whose label the model predicted, where the store knows both.
-    """
-
-    path: str
-    rows: int
-    complete: bool
-    sites: tuple[SiteInfo, ...]
-    classes: dict[str, int]
-    attrs: Json
-    accuracy: float | None
 
 
 def read_record(backend: Backend) -> CommitRecord:

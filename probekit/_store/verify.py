@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from probekit._bars import default
 from probekit._store.backend import Backend, backend_of
 from probekit._store.codec import Array, checksum_of
 from probekit._store.integrity import DISAGREES, Damage, Verification, check_integrity
@@ -17,15 +18,15 @@ from probekit._store.lazy_array import read_array
 from probekit._store.leftovers import sweep
 from probekit._store.record import CommitRecord, class_name_chunks, dump
 from probekit._store.store import read_record
-from probekit.errors import StoreError, check_kind
-from probekit.progress import Progress, silent
+from probekit.errors import StoreError
+from probekit.progress import Progress
 
 __all__ = ["verify"]
 
 _BLOCK_ROWS = 2**20  # tokens whose positions are read at a time
 
 
-def verify(path: str | Path, *, repair: bool = False, progress: Progress = silent) -> Verification:
+def verify(path: str | Path, *, repair: bool = False, progress: Progress | None = None) -> Verification:
     """Whether every chunk that a store has committed is there and is what was written, by its length and checksum.
 
     Each is read once, in memory for a few chunks a thread; so are the arrays' own metadata, which have to agree with
@@ -36,7 +37,7 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress = silen
         repair: drop what isn't sound: the store then ends before the first chunk row in which anything is damaged, and
             the same capture with ``resume=True`` completes it, bit-identical to before. Metadata are written anew from
             the record; so are the names of the classes, in which a blank is then ``_``.
-        progress: wraps the iterable of what is checked.
+        progress: wraps the iterable of what is checked; by default bars, see `probekit.options`.
 
     Raises:
         StoreError: there is no store, or its record itself can't be read; for a repair also, it is being written.
@@ -45,14 +46,14 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress = silen
         >>> pk.verify("acts.zarr")  # doctest: +SKIP
         acts.zarr: 60000 samples, 4 sites, 2 columns, 90 chunks, 184 MiB: all sound
     """
-    check_kind("progress", progress, Callable, "a callable that wraps an iterable")
+    shown = default(progress)
     backend = backend_of(path)
     if not repair:
-        return check_integrity(backend, read_record(backend), progress)[0]
+        return check_integrity(backend, read_record(backend), shown)[0]
     read_record(backend)  # before a lock is put where there is no store
     with backend.lock():
         record = read_record(backend)
-        found, checksums = check_integrity(backend, record, progress)
+        found, checksums = check_integrity(backend, record, shown)
         if found and not found.remarks:
             return found
         _refuse_doubts(backend, record, found.damages)

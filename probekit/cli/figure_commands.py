@@ -49,7 +49,7 @@ def plot(
     """
     from probekit.plot import standard
 
-    drawn = standard(source, kinds, sites=sites, progress=output.Bars())
+    drawn = standard(source, kinds, sites=sites)
     folder = path_of(out)
     files = [
         drawing.save(folder / name) for name, drawing in zip(_names(list(drawn), format), drawn.values(), strict=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import probekit
+from probekit._bars import Bars
 from probekit.cli import output
 from probekit.cli.options import CaptureGroup, DataGroup, Json, ModelGroup, SiteGroup, with_groups
 from probekit.cli.threads import use_free_cores
@@ -62,7 +63,7 @@ def capture(
     ] = False,
 ) -> None:
     """Stream a model's activations on data into a new store."""
-    net, samples, bars = model.load().to(device_of(device)), data.load(model), output.Bars()
+    net, samples, bars = model.load().to(device_of(device)), data.load(model), Bars()
     if device == "cpu":
         use_free_cores(_threads_of(out) if resume else None)
     probekit.capture(

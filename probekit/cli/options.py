@@ -20,10 +20,14 @@ from probekit.cli.values import sides_of
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CaptureGroup", "DataGroup", "Json", "ModelGroup", "SiteGroup", "Sites", "StorePath", "with_groups"]
+__all__ = ["CaptureGroup", "DataGroup", "Json", "ModelGroup", "SiteGroup", "Sites", "StorePath", "Where", "with_groups"]
 
 StorePath = Annotated[str, typer.Argument(help="A store: a folder, or a URL such as s3://bucket/acts.zarr.")]
 Sites = Annotated[list[str] | None, typer.Option("--sites", "-s", help="A glob, such as 'layers.*'; may be repeated.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="COLUMN=VALUE: take these samples only; a label by its code or name; may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

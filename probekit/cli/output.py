@@ -6,23 +6,21 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO
 
 import rich.table
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from probekit._bars import beside_bars
 from probekit._table import MISSING, Table, is_missing, rows_of
 from probekit.errors import plain
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
-
-T = TypeVar("T")
 
 _UNLIMITED = 10_000  # characters
 _NUMBER = re.compile(r"[\d.,-]*\d(e[+-]\d+)?")
@@ -122,7 +120,8 @@ def _most_that_fit(title: str, sites: Sequence[str], columns: Sequence[tuple[str
 
 def paragraph(text: str) -> None:
     """One paragraph on stderr, wrapped by the terminal alone so that a path can be copied whole."""
-    err.print(Text(plain(text)), soft_wrap=True)
+    with beside_bars():
+        err.print(Text(plain(text)), soft_wrap=True)
 
 
 def _show_warning(
@@ -134,34 +133,6 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     paragraph(f"Warning: {message}")
-
-
-class Bars:
-    """Progress bars on stderr; a call wraps an iterable. Bars of nested iterables are drawn together."""
-
-    def __init__(self) -> None:
-        self._shown: Progress | None = None
-        self.used = False  # whether there was anything to wrap
-
-    def __call__(self, items: Iterable[T], /, description: str, total: int | None = None) -> Iterator[T]:
-        self.used = True
-        if self._shown is not None:
-            yield from _advance(self._shown, items, description, total)
-            return
-        described = TextColumn("{task.description}", markup=False)
-        columns = (described, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=err) as self._shown:
-            try:
-                yield from _advance(self._shown, items, description, total)
-            finally:
-                self._shown = None
-
-
-def _advance(bars: Progress, items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    task = bars.add_task(plain(description), total=total)
-    for item in items:
-        yield item
-        bars.advance(task)
 
 
 def plain_warnings() -> None:

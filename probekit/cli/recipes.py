@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from probekit import plugins
+from probekit._bars import Bars
 from probekit._recipe import Recipe
 from probekit._table import Table
 from probekit.cli import output
@@ -56,7 +57,7 @@ def _as_command(recipe: Recipe) -> Callable[..., None]:
     options = [_option(parameter, recipe.hints[parameter.name]) for parameter in recipe.options]
 
     def execute(**chosen: Any) -> None:
-        outcome = recipe.run(**chosen, progress=output.Bars())
+        outcome = recipe.run(**chosen, progress=Bars())
         recipe.check_outcome(outcome)
         _show(outcome)
 

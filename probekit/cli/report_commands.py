@@ -55,6 +55,5 @@ def report(
         sites=sites,
         title=title,
         data=pictures,
-        progress=output.Bars(),
     )
     output.paragraph(f"Written to {written}. Open it in a browser.")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from json import loads
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 import probekit
 from probekit._table import Table
 from probekit.cli import output
-from probekit.cli.options import Json, Sites, StorePath
+from probekit.cli.options import Json, Sites, StorePath, Where
 from probekit.cli.values import classes_of, file_to_write, where_of
 
 if TYPE_CHECKING:
@@ -22,52 +21,51 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from probekit._results.summary import Summary
-    from probekit._store.store import SiteInfo
 
 __all__ = ["info", "measure", "top", "verify"]
 
-SHOWN_CLASSES = 20
-
 
 def info(path: StorePath, json: Json = False) -> None:
-    """Show what a store holds and how it was captured."""
-    from probekit._sizes import format_size
+    """Show what a store holds and how it was captured; of results, what was measured and of what."""
+    from probekit._results.opening import holds_results, open_any
 
+    if holds_results(path):
+        _show_results(path, open_any(path), json)
+        return
     found = probekit.info(path)
     if json:
         output.pairs("", asdict(found), as_json=True)
         return
-    state = "complete" if found.complete else f"of {found.attrs.get('expected_rows', '?')}: not complete"
-    size = format_size(sum(site.bytes for site in found.sites))
-    columns = ("site", "type", "dims", "shape", "dtype", "chunk", "on disk")
-    rows = [
-        (s.name, s.type, s.dims, _times(s.shape), s.dtype, _times(s.chunk), format_size(s.bytes)) for s in found.sites
-    ]
-    output.table(Table(f"{path}: {found.rows} samples, {state}, {size}", columns, rows), as_json=False)
+    output.table(found.table, as_json=False)
     if found.classes:
-        classes = Table("Samples of each class", ("class", "samples"), _class_rows(found.classes))
-        output.table(classes, as_json=False)
-    known = {} if found.accuracy is None else {"accuracy": f"{found.accuracy:.2%}"}
-    told = {key: value for key, value in found.attrs.items() if key != "preprocessing_steps"}  # in words there, too
-    kept = {name: _by_site(found.sites, name) for name in ("reduce", "mask", "node_dim")}
-    output.pairs("How it was captured", known | {k: v for k, v in kept.items() if v} | told, as_json=False)
+        output.table(found.class_table, as_json=False)
+    output.table(found.capture_table, as_json=False)
 
 
-def _by_site(sites: Sequence[SiteInfo], option: str) -> str:
-    """What was kept of each site; where the sites differ, how many it holds for."""
-    counts = Counter(site.kept[option] for site in sites if option in site.kept)
-    return "; ".join(f"{value} ({count} sites)" if len(counts) > 1 else value for value, count in counts.items())
-
-
-def _times(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
-
-
-def _class_rows(classes: dict[str, int]) -> list[tuple[str, int]]:
-    counts = list(classes.items())
-    more = counts[SHOWN_CLASSES:]
-    rest = [(f"{len(more)} more", sum(count for _, count in more))] if more else []
-    return counts[:SHOWN_CLASSES] + rest
+def _show_results(path: str, tree: xr.DataTree, json: bool) -> None:
+    """The variables of each site, and what is known of the store that they are of."""
+    groups = {
+        str(group.attrs.get("site", key)): group.to_dataset(inherit=False) for key, group in tree.children.items()
+    }
+    rows = [
+        (
+            site,
+            group.attrs.get("type"),
+            group.sizes.get("node"),
+            group.sizes.get("label"),
+            list(map(str, group.data_vars)),
+        )
+        for site, group in groups.items()
+    ]
+    columns = ("site", "type", "nodes", "classes", "variables")
+    attrs = {str(key): value for key, value in tree.attrs.items()}
+    if json:
+        sites = [dict(zip(columns, row, strict=True)) for row in rows]
+        output.pairs("", {"path": path, "sites": sites, "attrs": attrs}, as_json=True)
+        return
+    compared = f"; between sites: {', '.join(map(str, tree.data_vars))}" if tree.data_vars else ""
+    output.table(Table(f"{path}: results of {len(rows)} sites{compared}", columns, rows), as_json=False)
+    output.pairs("What was measured", attrs, as_json=False)
 
 
 def verify(
@@ -82,7 +80,7 @@ def verify(
     Reads every chunk once and compares its length and its checksum. A store that is being written is checked as far as
     it is committed.
     """
-    found = probekit.verify(path, repair=repair, progress=output.Bars())
+    found = probekit.verify(path, repair=repair)
     if json:
         output.pairs("", asdict(found), as_json=True)
     else:
@@ -102,10 +100,7 @@ def measure(
     ] = None,
     sites: Sites = None,
     by: Annotated[str, typer.Option(help="The samples' column to group by, or none.")] = "label",
-    where: Annotated[
-        list[str] | None,
-        typer.Option(help="COLUMN=VALUE: measure these samples only; a label by its code or name; may be repeated."),
-    ] = None,
+    where: Where = None,
     target: Annotated[
         str | None, typer.Option(help="The samples' column of numbers that correlation and ridge_probe need.")
     ] = None,
@@ -134,7 +129,6 @@ def measure(
         scheduler=scheduler,
         memory=memory,
         out=out,
-        progress=output.Bars(),
     )
     for line in _reasons(tree):
         output.paragraph(line)
@@ -168,7 +162,7 @@ def top(
 ) -> None:
     """Show the nodes of a store that tell each class best, and the samples to which they answer most."""
     chosen = classes_of(classes, path)
-    measured = probekit.measure(path, by, sites=sites, memory=memory, progress=output.Bars())
+    measured = probekit.measure(path, by, sites=sites, memory=memory)
     found = probekit.top(measured, by.partition(":")[0], per_class=per_class, classes=chosen, smallest=smallest)
     answers = found.samples(path, samples) if samples else None
     if json:

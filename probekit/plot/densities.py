@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 _TALLEST = 1.5  # rows: the height of a panel's highest density
 _TITLE_LENGTH = 38  # characters that fit above a panel
+_NARROW = 1e-2  # of the values
 _MOST_ROWS = 30  # classes: outlines of more lie over each other
 _CERTAIN = 0.85  # of a row: the height of the stem of an atom that holds all of a class
 
@@ -47,6 +48,12 @@ class _Distribution:
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
         margin = 0.04 * (high - low) or 1.0
         return low - margin, high + margin
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether numbers in the range have so many digits that few have room on an axis."""
+        low, high = self.limits
+        return high - low < _NARROW * max(abs(low), abs(high))
 
     @property
     def atom_note(self) -> str:
@@ -114,7 +121,8 @@ def distribution_grid(tree: xr.DataTree, rows: Mapping[str, Iterable[int]], *, r
             ax = figure.add_subplot(len(grid), columns, row * columns + column + 1)
             _draw_panel(ax, panel)
             drawn.append(ax)
-            ax.set_xlabel("activation" if row == len(grid) - 1 else "")
+            # The offset of long numbers stands to the right.
+            ax.set_xlabel("activation" if row == len(grid) - 1 else "", loc="left" if panel.is_narrow else "center")
             if column:
                 ax.tick_params(labelleft=False)
             else:
@@ -195,7 +203,8 @@ def _draw_panel(ax: Axes, panel: _Distribution) -> None:
     label_classes(ax, panel.classes, reverse=True)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(2 if panel.is_narrow else 5, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.get_offset_text().set_fontsize("x-small")
     name = f"{short_site(panel.site)} [{panel.node}]"
     below = "\n" if len(name) + len(panel.atom_note) > _TITLE_LENGTH else ""  # makes room for the note under the name
     ax.set_title(name + below, fontsize="small", loc="left")

@@ -12,6 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from probekit._table import MISSING
 from probekit.errors import check_choice
 from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import class_names, common_classes, measured, neutral_of, read, site_values
@@ -35,6 +36,7 @@ OwnOrShared = Literal["auto", "shared", "site"]
 
 _SCALES = ("auto", "shared", "site")
 _MOST_COLUMNS = 1000  # of an image: more can't be seen, and neighbouring nodes share one
+_MOST_RULES = 20  # between the nodes of two classes: more would hide the image
 _LETTER = 0.011  # of an image's width: a letter of a class's name above it
 
 
@@ -67,8 +69,9 @@ def heatmap_grid(
 ) -> Drawing:
     """`heatmap` of several sites, one above the other.
 
-    `scale` says whether all have one scale (``"shared"``) or each its own (``"site"``). By default each has its own if
-    one scale would leave a site less than a sixth of its range.
+    `scale` says whether all have one scale (``"shared"``) or each its own (``"site"``). By default all have
+    one, unless that would leave a site less than a sixth of its range and the metric has no neutral value to see them
+    against.
 
     >>> import numpy as np, xarray as xr
     >>> layer = xr.Dataset({"mean": (("label", "node"), np.eye(3))}, {"label": range(3)})
@@ -77,7 +80,9 @@ def heatmap_grid(
     """
     blocks = {site: read(tree, site, variable, ("label", "node")) for site in measured(tree, sites, variable)}
     parts, neutral = [block.values for block in blocks.values()], neutral_of(tree, variable)
-    shared = None if _own(scale, parts) else scale_of(np.concatenate([part.ravel() for part in parts]), neutral)
+    shared = (
+        None if _own(scale, parts, neutral) else scale_of(np.concatenate([part.ravel() for part in parts]), neutral)
+    )
     figure = new_figure(9.0, sum(_height(len(part)) for part in parts))
     panels = [figure.add_subplot(len(blocks), 1, row + 1) for row in range(len(blocks))]
     for ax, (site, block) in zip(panels, blocks.items(), strict=True):
@@ -114,16 +119,19 @@ def by_class(
         values[: data.size, column] = data.values
     ax = new_axes(ax, float(np.clip(2.6 + 0.45 * len(found), 4.0, 9.0)), _height(len(classes)) + 0.6)
     names = {site: index for index, site in enumerate(chosen)}
-    if own := _own(scale, list(values.T)):
+    neutral = neutral_of(tree, variable)
+    if own := _own(scale, list(values.T), neutral):
         image = show(ax, _within(values), scale_of(np.array([0.0, 1.0]), None))
     else:
-        image = show(ax, values, scale_of(values, neutral_of(tree, variable)))
+        image = show(ax, values, scale_of(values, neutral))
     label_sites(ax.xaxis, names)
     label_classes(ax, classes)
     ax.set_ylabel("class")
-    colour_bar(image, [ax], f"{words(variable)}, each site\nfrom lowest to highest" if own else words(variable))
     if own:
+        colour_bar(image, [ax], f"{words(variable)}, each site\nfrom lowest to highest", grey="all equal, or no value")
         _write_ranges(ax, values)
+    else:
+        colour_bar(image, [ax], words(variable))
     return Drawing.of(ax)
 
 
@@ -132,17 +140,16 @@ def _height(classes: int) -> float:
     return float(np.clip(0.9 + 0.2 * classes, 1.7, 4.5))
 
 
-def _own(scale: OwnOrShared, parts: Sequence[Floats]) -> bool:
+def _own(scale: OwnOrShared, parts: Sequence[Floats], neutral: float | None) -> bool:
     check_choice("scale", scale, _SCALES)
-    return flattens(parts) if scale == "auto" else scale == "site"
+    return (neutral is None and flattens(parts)) if scale == "auto" else scale == "site"
 
 
 def _within(values: Floats) -> Floats:
-    """Each column from its lowest to its highest as 0 to 1; ½ where all are equal."""
+    """Each column from its lowest to its highest as 0 to 1; NaN where all are equal."""
     finite = np.where(np.isfinite(values), values, np.nan)
     low, high = (reduce(finite, axis=0, initial=start, where=~np.isnan(finite)) for reduce, start in _ENDS)
-    span = np.where(high > low, high - low, 1)
-    return np.where(high > low, (finite - low) / span, np.where(np.isnan(finite), np.nan, 0.5))
+    return np.where(high > low, (finite - low) / np.where(high > low, high - low, 1), np.nan)
 
 
 _ENDS = ((np.min, np.inf), (np.max, -np.inf))
@@ -154,7 +161,8 @@ def _write_ranges(ax: Axes, values: Floats) -> None:
     if len(at) > 16:
         return
     above = ax.secondary_xaxis("top")
-    texts = [f"{np.nanmin(column):.2g} to {np.nanmax(column):.2g}" for column in values.T]
+    finite = [column[np.isfinite(column)] for column in values.T]
+    texts = [f"{column.min():.2g} to {column.max():.2g}" if column.size else MISSING for column in finite]
     above.set_xticks(at, texts, fontsize="x-small", rotation=35, ha="left", rotation_mode="anchor")
     above.tick_params(length=0)
     above.spines[:].set_visible(False)
@@ -206,7 +214,8 @@ def _mark_classes(ax: Axes, preferred: Sequence[int], names: Sequence[str]) -> N
         return
     strip = ax.inset_axes((0, 1.005, 1, 0.035), sharex=ax)
     colours = [*palette(len(names)), "white"]
-    for code, first, last in _runs(preferred):
+    runs = [*_runs(preferred)]
+    for code, first, last in runs:
         strip.axvspan(first - 0.5, last + 0.5, color=colours[code], linewidth=0)
         name = short(names[code]) if code < len(names) else "none"
         if (last - first + 1) / len(preferred) > _LETTER * len(name):
@@ -214,7 +223,7 @@ def _mark_classes(ax: Axes, preferred: Sequence[int], names: Sequence[str]) -> N
                 name, ((first + last) / 2, 1.045), xycoords=("data", "axes fraction"), ha="center", va="bottom",
                 fontsize="x-small",
             )  # fmt: skip
-        if first:
+        if first and len(runs) <= _MOST_RULES:
             ax.axvline(first - 0.5, color=INK, linewidth=0.6)
     strip.set_axis_off()
 

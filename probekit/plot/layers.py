@@ -78,8 +78,10 @@ def profile(
     label_sites(ax.xaxis, {site: index for index, site in enumerate(order)})
     ax.set_ylabel(label_of(first, variable))
     tidy(ax)
-    if key := {**(handles if len(handles) > 1 else {}), **dashed}:
-        legend_beside([ax], key)
+    if len(handles) > 1:
+        legend_beside([ax], handles | dashed)
+    elif dashed:
+        ax.legend(dashed.values(), dashed, frameon=False, fontsize="small")
     return Drawing.of(ax)
 
 

@@ -147,7 +147,7 @@ def _draw_pixels(ax: Axes, values: Floats, low: float, high: float) -> None:
     """
     classes, nodes = values.shape
     pixels = min(_PIXELS[0], nodes), _PIXELS[1]
-    columns = np.arange(nodes) * pixels[0] // nodes
+    columns = (2 * np.arange(nodes) + 1) * pixels[0] // (2 * nodes)  # where the middle of a node lies
     winner, most, total = np.zeros((3, *pixels), np.int64)
     for label in range(classes):
         drawn = np.isfinite(values[label]) & (values[label] != 0)

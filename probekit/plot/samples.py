@@ -12,6 +12,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from PIL import Image
+from torch import Tensor
 
 from probekit._files import local_path
 from probekit._table import shown
@@ -22,7 +23,7 @@ from probekit.plot.style import INK, RULE, new_figure, plain, short_site
 
 __all__ = ["Marked", "Picture", "images", "pixels_of", "sentences"]
 
-Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.ArrayLike
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | Tensor | npt.ArrayLike
 Marked: TypeAlias = tuple[str, int, int, float]
 
 _SIDE = 1.1  # inches of a picture
@@ -40,10 +41,10 @@ _BREAKS = str.maketrans({"\n": "⏎", "\r": "", "\t": " "})
 def images(rows: Mapping[str, Sequence[Picture]], *, captions: Mapping[str, Sequence[object]] | None = None) -> Drawing:
     """A grid of pictures, a row for each name, such as a node and the samples that excite it most.
 
-    A picture is a path, a PIL image, or an array or tensor: (height, width), with a last axis of 1, 3 or 4 channels, or
-    with a first one of 1 or 3. Bytes are drawn as they are, and so are numbers from 0 to 1; other numbers, as of a
-    normalised input, are stretched so that the least of the picture is black and the largest white. `captions` has a
-    text or a number for below each picture.
+    A picture is a path, a PIL image, or an array or tensor: (height, width), or with an axis of channels, which is the
+    first of a tensor and the last of an array where its length allows. Bytes are drawn as they are, and so are numbers
+    from 0 to 1; other numbers, as of a normalised input, are stretched so that the least of the picture is black and
+    the largest white. `captions` has a text or a number for below each picture.
 
     Raises DataError for what isn't a picture, or a caption too many or too few.
 
@@ -123,8 +124,9 @@ def pixels_of(picture: Picture, which: str) -> npt.NDArray[Any]:
     """A picture as numbers from 0 to 1, (height, width) grey or (height, width, 3 or 4)."""
     if isinstance(picture, str | os.PathLike | Image.Image):
         return _of_file(picture, which)
-    pixels = np.asarray(picture)
-    if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[-1] not in (1, 3, 4):
+    pixels = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else np.asarray(picture)
+    channels_first = isinstance(picture, Tensor) or (pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4))
+    if pixels.ndim == 3 and channels_first and pixels.shape[0] in (1, 3):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]

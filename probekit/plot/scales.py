@@ -61,12 +61,11 @@ def show(ax: Axes, values: Floats, scale: Scale, **options: Any) -> AxesImage:
     return image
 
 
-def colour_bar(image: AxesImage, panels: Sequence[Axes], label: str) -> None:
+def colour_bar(image: AxesImage, panels: Sequence[Axes], label: str, grey: str = "no value") -> None:
     """The colour bar of an image beside its panels, which says what grey means if there is any."""
-    missing = np.ma.is_masked(image.get_array())
-    bar = panels[0].figure.colorbar(
-        image, ax=list(panels), pad=0.01, label=f"{label}\n(grey: no value)" if missing else label
-    )
+    if np.ma.is_masked(image.get_array()):
+        label += f"\n(grey: {grey})"
+    bar = panels[0].figure.colorbar(image, ax=list(panels), pad=0.01, label=label)
     bar.outline.set_visible(False)
     bar.ax.tick_params(color=RULE, labelcolor=INK, labelsize="small")
 

@@ -8,6 +8,7 @@ from types import NoneType
 
 import xarray as xr
 
+from probekit._bars import default
 from probekit._measure.measure import measure
 from probekit._measure.site_source import Source as Site
 from probekit._measure.site_source import find_sources
@@ -16,7 +17,7 @@ from probekit._results.opening import is_store, open_any
 from probekit.errors import DataError, check_kind, near
 from probekit.plot.drawing import Drawing
 from probekit.plot.kinds import KINDS, OVERLAP, Kind, Source
-from probekit.progress import Progress, silent
+from probekit.progress import Progress
 
 __all__ = ["standard"]
 
@@ -32,7 +33,7 @@ def standard(
     kinds: Sequence[str] | None = None,
     *,
     sites: Selector | None = None,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> dict[str, Drawing]:
     """The figures that belong to a store or to results, by name, such as ``"profile-overlap"``.
 
@@ -61,7 +62,9 @@ def standard(
     chosen = _chosen(kinds)
     tree = source if isinstance(source, xr.DataTree) else open_any(source)
     named = "The tree" if isinstance(source, xr.DataTree) else str(source)
-    found = _measured(tree, chosen, sites, named, progress) if is_store(tree) else _of_results(tree, sites, named)
+    found = (
+        _measured(tree, chosen, sites, named, default(progress)) if is_store(tree) else _of_results(tree, sites, named)
+    )
     drawn: dict[str, Drawing] = {}
     for kind in chosen:
         figures = {"-".join(filter(None, (kind.name, about))): drawing for about, drawing in kind.draw(found)}
@@ -93,9 +96,8 @@ def _of_results(tree: xr.DataTree, sites: Selector | None, named: str) -> Source
         root = tree.to_dataset(inherit=False)
         for dim in {"site", "site_b"} & {*root.dims}:
             root = root.sel({dim: [name for name in root[dim].values if name in kept]})
-        tree = xr.DataTree.from_dict(
-            {"/": root, **{names[name]: tree.children[names[name]].to_dataset() for name in kept}}
-        )
+        groups = {names[name]: tree.children[names[name]].to_dataset(inherit=False) for name in kept}
+        tree = xr.DataTree.from_dict({"/": root, **groups})
     return Source(positions=tree) if tree.attrs.get("by") == "position" else Source(tree)
 
 

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
+
+from probekit._bars import default
 from probekit._files import local_path
 from probekit._probe.selectors import Selector
 from probekit._provenance import COMMAND, call_of
 from probekit.errors import check_kind
-from probekit.progress import Progress, silent
+from probekit.metrics import Metric
+from probekit.progress import Progress
 from probekit.report.contents import page_of
-from probekit.report.subject import Metrics, Source, Subject
+from probekit.report.subject import Subject
 
 __all__ = ["write"]
 
 
 def write(
-    source: Source,
+    source: str | Path | xr.DataTree,
     path: str | os.PathLike[str],
     *,
-    store: Source | None = None,
-    metrics: Metrics | None = None,
+    store: str | Path | xr.DataTree | None = None,
+    metrics: str | Metric | Sequence[str | Metric] | None = None,
     sites: Selector | None = None,
     title: str | None = None,
     data: Any = None,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> Path:
     """A page about a store or about results: one file that needs no network, which a browser shows. Returns its path.
 
@@ -44,7 +48,7 @@ def write(
         title: by default the model and the data.
         data: the data set that was captured, indexed like the store's samples, for pictures of samples that the store
             has no path of. Without transforms they look best.
-        progress: wraps the iterable of finished tasks of the measurement.
+        progress: wraps the iterable of finished tasks of the measurement; by default bars, see `probekit.options`.
 
     Raises:
         StoreError: there is neither a store nor results.
@@ -62,6 +66,6 @@ def write(
     given = locals().copy()
     target = local_path(path, "path")
     check_kind("title", title, (str, type(None)), "the title of the page, or None")
-    check_kind("progress", progress, Callable, "a callable that wraps an iterable")
-    subject = Subject.of(source, store, metrics, sites, progress)
+    shown = default(progress)
+    subject = Subject.of(source, store, metrics, sites, shown)
     return page_of(subject, title, COMMAND.get() or call_of(write, given), data).write(target)

@@ -120,7 +120,7 @@ def _measured(
     measurable = source if isinstance(source, xr.DataTree) else str(source)
     if metrics is not None:
         return measure(measurable, metrics, sites=sites, progress=progress)
-    reasons, left_out = fitting_metrics(tree, sites)
+    reasons, left_out = fitting_metrics(tree, sites, _name(source))
     found = measure(measurable, [*reasons, "histogram"], sites=sites, progress=progress)
     found.attrs["left_out"] = json.dumps(left_out)
     return found
@@ -138,7 +138,7 @@ def _opened_store(source: Source) -> xr.DataTree:
 
 
 def _name(source: Source) -> str:
-    return "an open tree" if isinstance(source, xr.DataTree) else str(source)
+    return "the tree" if isinstance(source, xr.DataTree) else str(source)
 
 
 def _refuse(value: object, argument: str, reason: str) -> None:

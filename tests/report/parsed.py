@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 __all__ = ["Parsed"]
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 
 
 class Parsed(HTMLParser):
