@@ -21,6 +21,7 @@ from probekit.cli import (
     report_commands,
     store_commands,
 )
+from probekit.cli.examples import epilog
 from probekit.cli.hints import option_hint
 from probekit.cli.recipes import RecipeGroup
 from probekit.errors import ProbekitError
@@ -71,18 +72,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What the units of a neural network do, for each class of input.",
 )
-app.command("sites")(model_commands.sites)
-app.command("capture")(model_commands.capture)
-app.command("plan")(model_commands.plan)
-app.command("info")(store_commands.info)
-app.command("verify")(store_commands.verify)
-app.command("measure")(store_commands.measure)
-app.command("top")(store_commands.top)
-app.command("report")(report_commands.report)
-app.command("plot")(figure_commands.plot)
-app.command("export")(export_commands.export)
-app.command("metrics")(plugin_commands.metrics)
-app.command("recipes")(plugin_commands.recipes)
+for command in (
+    model_commands.sites,
+    model_commands.capture,
+    model_commands.plan,
+    store_commands.info,
+    store_commands.verify,
+    store_commands.measure,
+    store_commands.top,
+    report_commands.report,
+    figure_commands.plot,
+    export_commands.export,
+    plugin_commands.metrics,
+    plugin_commands.recipes,
+):
+    app.command(command.__name__, epilog=epilog(command.__name__))(command)
 _new = typer.Typer(no_args_is_help=True)
 _new.command("metric")(new.metric)
 _new.command("recipe")(new.recipe)
@@ -90,6 +94,7 @@ app.add_typer(_new, name="new", help="Begin a package with a metric or a recipe 
 app.add_typer(
     typer.Typer(cls=RecipeGroup, no_args_is_help=True),
     name="run",
+    epilog=epilog("run"),
     help="Run a recipe: a whole study. `probekit recipes` lists them, `probekit run NAME --help` its options.",
 )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from probekit._table import Table
-from probekit.cli import output
+from probekit.cli import completion, output
 from probekit.cli.options import Json, Sites
 from probekit.cli.values import path_of
 
@@ -19,7 +19,12 @@ _LONGEST = 200  # characters of a file's name
 
 
 def plot(
-    source: Annotated[str, typer.Argument(help="A store, or results that `probekit measure --out` or a Watch wrote.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A store, or results that `probekit measure --out` or a Watch wrote.", autocompletion=completion.stores
+        ),
+    ],
     kinds: Annotated[
         list[str] | None,
         typer.Argument(metavar="KIND", help="Which figures; by default all that the source has what they need for."),

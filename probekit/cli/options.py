@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from probekit.cli import output
+from probekit.cli import completion, output
 from probekit.cli.values import sides_of
 
 if TYPE_CHECKING:
@@ -22,11 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["CaptureGroup", "DataGroup", "Json", "ModelGroup", "SiteGroup", "Sites", "StorePath", "Where", "with_groups"]
 
-StorePath = Annotated[str, typer.Argument(help="A store: a folder, or a URL such as s3://bucket/acts.zarr.")]
-Sites = Annotated[list[str] | None, typer.Option("--sites", "-s", help="A glob, such as 'layers.*'; may be repeated.")]
+StorePath = Annotated[
+    str,
+    typer.Argument(help="A store: a folder, or a URL such as s3://bucket/acts.zarr.", autocompletion=completion.stores),
+]
+Sites = Annotated[
+    list[str] | None,
+    typer.Option("--sites", "-s", help="A glob, such as 'layers.*'; may be repeated.", autocompletion=completion.sites),
+]
 Where = Annotated[
     list[str] | None,
-    typer.Option(help="COLUMN=VALUE: take these samples only; a label by its code or name; may be repeated."),
+    typer.Option(
+        help="COLUMN=VALUE: take these samples only; a label by its code or name; may be repeated.",
+        autocompletion=completion.columns,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -40,7 +49,8 @@ class ModelGroup:
         typer.Argument(
             help="torchvision:resnet18@DEFAULT, timm:NAME.tag, open_clip:NAME@tag, hf:FOLDER or hf:NAME (also with "
             "+adapter:FOLDER), with their pretrained weights; without @ or tag (hf: with @random) random ones; "
-            "package.module:factory or file.py:factory."
+            "package.module:factory or file.py:factory.",
+            autocompletion=completion.models,
         ),
     ]
     weights: Annotated[Path | None, typer.Option(help="A file with the model's state dict.")] = None
@@ -67,7 +77,8 @@ class DataGroup:
         typer.Argument(
             help="digits, mnist, cifar10, imagefolder:DIR, torchvision:CIFAR100, hfdata:NAME_OR_FOLDER[:split]; texts "
             "in a .csv, .tsv, .jsonl, .parquet or .txt; a file.npz, with x and y or with the model's inputs by name; "
-            "file.py:make_data or package.module:factory."
+            "file.py:make_data or package.module:factory.",
+            autocompletion=completion.data,
         ),
     ]
     limit: Annotated[int | None, typer.Option(min=1, help="Use so many samples only: each class's share.")] = None
@@ -220,7 +231,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         command(**{parameter.name: _value(parameter, given) for parameter in parameters})
 
     options = [option.replace(kind=option.KEYWORD_ONLY) for each in parameters for option in _options(each)]
-    run.__doc__ = command.__doc__
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     return run
 

@@ -30,8 +30,16 @@ class RecipeGroup(TyperGroup):
         return list(plugins.find(plugins.RECIPES))
 
     _lists = False  # whether the help is asked for
+    _completes = False  # whether a shell asks for the names
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """What a shell offers: the names alone, since a recipe's imports take long."""
+        self._completes = True
+        return super().shell_complete(ctx, incomplete)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if self._completes:
+            return TyperCommand(cmd_name)
         try:
             return command(Recipe.of(cmd_name, plugins.load(plugins.RECIPES, cmd_name)))
         except PluginError as error:

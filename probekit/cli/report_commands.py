@@ -7,18 +7,28 @@ from typing import Annotated, Literal
 
 import typer
 
-from probekit.cli import output
+from probekit.cli import completion, output
 from probekit.cli.options import Sites
 
 __all__ = ["report"]
 
 
 def report(
-    source: Annotated[str, typer.Argument(help="A store, or the results that `probekit measure --out` wrote.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A store, or the results that `probekit measure --out` wrote.", autocompletion=completion.stores
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Write the page here.")] = Path("report.html"),
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", "-m", help="Measure this of a store, not what fits it; may be repeated."),
+        typer.Option(
+            "--metric",
+            "-m",
+            help="Measure this of a store, not what fits it; may be repeated.",
+            autocompletion=completion.metrics,
+        ),
     ] = None,
     sites: Sites = None,
     store: Annotated[str | None, typer.Option(help="The store that results are of, for samples and accuracy.")] = None,

@@ -12,7 +12,7 @@ import typer
 
 import probekit
 from probekit._table import Table
-from probekit.cli import output
+from probekit.cli import completion, output
 from probekit.cli.options import Json, Sites, StorePath, Where
 from probekit.cli.values import classes_of, file_to_write, where_of
 
@@ -96,7 +96,12 @@ def measure(
     path: StorePath,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", "-m", help="A metric; may be repeated. By default those that fit the store."),
+        typer.Option(
+            "--metric",
+            "-m",
+            help="A metric; may be repeated. By default those that fit the store.",
+            autocompletion=completion.metrics,
+        ),
     ] = None,
     sites: Sites = None,
     by: Annotated[str, typer.Option(help="The samples' column to group by, or none.")] = "label",
@@ -147,10 +152,18 @@ def _reasons(tree: xr.DataTree) -> Iterator[str]:
 
 def top(
     path: StorePath,
-    by: Annotated[str, typer.Option(help="A metric with a value for each class and node, or for each node.")] = "auroc",
+    by: Annotated[
+        str,
+        typer.Option(
+            help="A metric with a value for each class and node, or for each node.", autocompletion=completion.metrics
+        ),
+    ] = "auroc",
     per_class: Annotated[int, typer.Option(min=1, help="Nodes of each class.")] = 3,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="A class, by its code or name; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--class", help="A class, by its code or name; may be repeated.", autocompletion=completion.classes
+        ),
     ] = None,
     sites: Sites = None,
     smallest: Annotated[
