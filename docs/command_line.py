@@ -20,8 +20,8 @@ HEAD = """# Command line
 Every command with its arguments and options, as `probekit COMMAND --help` prints them. Errors are one paragraph, with
 exit code 1, or 2 where the command can't be read.
 
-`probekit --version` prints the version, `probekit --install-completion` has the current shell complete what you type, and
-`probekit --show-completion` prints what that would install.
+`probekit --version` prints the version; `probekit --install-completion` has the current shell complete what you type,
+and `probekit --show-completion` prints what that would install.
 """
 ENTRIES = "| name | takes | default | what it says |\n|---|---|---|---|"
 
