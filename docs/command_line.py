@@ -99,7 +99,10 @@ def _kind(written: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([*<\[\]])", r"\\\1", text)
+    """A help text as Markdown, its options and globs as code."""
+    marked = re.sub(r"'[^' `]+'|(?<![\w`-])--[a-z][\w-]*", r"`\g<0>`", text)
+    parts = re.split(r"(`[^`]*`)", marked)
+    return "".join(part if part.startswith("`") else re.sub(r"([*<\[\]])", r"\\\1", part) for part in parts)
 
 
 if __name__ == "__main__":
