@@ -6,7 +6,18 @@ import re
 
 from probekit.errors import ProbekitError
 
-__all__ = ["format_size", "format_time", "parse_size"]
+__all__ = ["Size", "format_size", "format_time", "parse_size"]
+
+
+class Size(int):
+    """A number of bytes, which reads with the unit that suits it.
+
+    >>> str(Size(2048)), Size(2048) + 1
+    ('2 KiB', 2049)
+    """
+
+    def __str__(self) -> str:
+        return format_size(self)
 
 
 def parse_size(size: str | int) -> int:

@@ -9,6 +9,7 @@ from html import escape
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, TypeGuard
 
+from probekit._sizes import Size
 from probekit.errors import plain
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def shown(value: object, spec: str = "") -> str:
     """
     if is_missing(value):
         return MISSING
-    if is_number(value):
+    if is_number(value) and not isinstance(value, Size):
         return format(value, spec or ("" if isinstance(value, Integral) else ".4g"))
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import probekit as pk
+from docs import readme_session
 from docs.readme_metrics import with_table
 from probekit.cli import main
 
@@ -65,3 +66,20 @@ def test_make_has_what_the_readme_makes_before_anything_else():
 
 def test_the_table_of_metrics_is_the_registry():
     assert with_table(README) == README, "run `make readme`"
+
+
+def test_the_session_is_shown_and_has_its_commands():
+    assert "](docs/images/session.svg)" in README
+    drawn = readme_session.PICTURE.read_text("utf-8")
+    assert "@font-face" not in drawn  # nothing is loaded from elsewhere
+    for command in readme_session.COMMANDS:
+        said = re.sub(r"\s", "", f"$ {command}")
+        assert re.sub(r"[\d.]+", "0", said) in readme_session.words(drawn), "run `make readme`"
+
+
+@pytest.mark.slow
+def test_the_session_is_what_the_commands_print():
+    now = readme_session.picture(readme_session.session())
+    assert readme_session.words(now) == readme_session.words(readme_session.PICTURE.read_text("utf-8")), (
+        "run `make readme`"
+    )

@@ -15,7 +15,7 @@ from probekit._data.batches import Batch, Batches
 from probekit._forward.early_stop import check_early_stop
 from probekit._forward.options import RunOptions, SiteOptions
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
-from probekit._sizes import format_size, format_time, parse_size
+from probekit._sizes import Size, format_size, format_time, parse_size
 from probekit._store.backend import Backend
 from probekit._store.codec import check_compression
 from probekit._store.layout import Layout, SiteSpec
@@ -149,8 +149,8 @@ class CapturePlan(ShownAsTable):
             "×".join(map(str, site.spec.shape)) or "scalar",
             str(site.spec.dtype),
             "×".join(map(str, activation.chunk)),
-            site.bytes_per_sample,
-            None if self.rows is None else self.rows * site.bytes_per_sample,
+            Size(site.bytes_per_sample),
+            None if self.rows is None else Size(self.rows * site.bytes_per_sample),
         )
 
     def summary(self) -> str:

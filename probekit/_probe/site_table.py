@@ -32,7 +32,7 @@ from probekit._probe.sharded import parts, whole
 from probekit._probe.site_name import SiteName
 from probekit._probe.site_tree import site_tree
 from probekit._probe.tensor_kinds import has_gradient, unusual
-from probekit._sizes import format_size
+from probekit._sizes import Size, format_size
 from probekit._table import ShownAsTable, Table
 from probekit.errors import ModelError, SiteError
 
@@ -136,7 +136,7 @@ def _row(site: Site) -> tuple[object, ...]:
         site.nodes.shown(len(site.shape)),
         str(site.dtype).removeprefix("torch."),
         site.parameters,
-        site.bytes_per_sample,
+        Size(site.bytes_per_sample),
     )
 
 

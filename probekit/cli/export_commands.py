@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 import probekit
+from probekit._sizes import Size
 from probekit._table import Table
 from probekit.cli import output
 from probekit.cli.options import Json, Sites, StorePath, Where
@@ -35,12 +36,9 @@ def export(
     - parquet: a table for each site.
     - datasets: what load_from_disk of the library datasets gives, by site.
     """
-    from probekit._sizes import format_size
-
     made = probekit.export(path, out, format, sites=sites, where=where_of(where, path), memory=memory)
-    sizes = [(each.name, _bytes(each)) for each in sorted(made.iterdir())]
-    rows = sizes if json else [(name, format_size(size)) for name, size in sizes]
-    output.table(Table(f"{made}: {path} as {format}", ("file", "bytes" if json else "size"), rows), as_json=json)
+    rows = [(each.name, Size(_bytes(each))) for each in sorted(made.iterdir())]
+    output.table(Table(f"{made}: {path} as {format}", ("file", "bytes"), rows), as_json=json)
 
 
 def _bytes(place: Path) -> int:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from probekit._bars import beside_bars
-from probekit._table import MISSING, Table, is_missing, rows_of
+from probekit._table import MISSING, Table, is_missing, is_number, rows_of
 from probekit.errors import plain
 
 if TYPE_CHECKING:
@@ -67,10 +67,11 @@ def _record(columns: Sequence[str], row: Sequence[object]) -> dict[str, object]:
 def _drawn(content: Table) -> rich.table.Table:
     drawn = rich.table.Table(header_style="bold")
     rows = content.shown_rows()
-    for column, texts in zip(content.columns, zip(*rows, strict=True), strict=True):
-        drawn.add_column(
-            Text(plain(column)), justify="right" if all(map(_is_number, texts)) else "left", overflow="fold"
-        )
+    for column, texts, values in zip(
+        content.columns, zip(*rows, strict=True), zip(*content.rows, strict=True), strict=True
+    ):
+        right = all(map(_is_number, texts)) or all(map(is_number, values))
+        drawn.add_column(Text(plain(column)), justify="right" if right else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*map(Text, row))
     return drawn

@@ -26,9 +26,14 @@ __all__ = ["info", "measure", "top", "verify"]
 
 
 def info(path: StorePath, json: Json = False) -> None:
-    """Show what a store holds and how it was captured; of results, what was measured and of what."""
+    """Show what a store holds and how it was captured.
+
+    Of results, show what was measured and of what; of a report, its title and size.
+    """
     from probekit._results.opening import holds_results, open_any
 
+    if Path(path).is_file() and _show_page(path, json):
+        return
     if holds_results(path):
         _show_results(path, open_any(path), json)
         return
@@ -40,6 +45,18 @@ def info(path: StorePath, json: Json = False) -> None:
     if found.classes:
         output.table(found.class_table, as_json=False)
     output.table(found.capture_table, as_json=False)
+
+
+def _show_page(path: str, json: bool) -> bool:
+    """Show what a page says of itself; False for any other file."""
+    from probekit._sizes import format_size
+    from probekit.report.written import page_at
+
+    page = page_at(path)
+    if page is not None:
+        size = page.bytes if json else format_size(page.bytes)
+        output.pairs(f"{path}: a page to open in a browser", asdict(page) | {"bytes": size}, as_json=json)
+    return page is not None
 
 
 def _show_results(path: str, tree: xr.DataTree, json: bool) -> None:

@@ -26,10 +26,12 @@ from PIL.PngImagePlugin import PngImageFile
 from probekit._files import local_path, whole_file
 from probekit._measure.top_samples import TopSample
 from probekit._table import shown
+from probekit._version import __version__
 from probekit.errors import DataError, ProbekitError, check_choice, check_kind
 from probekit.plot import Drawing
 from probekit.report.samples import shown_samples
 from probekit.report.tables import TONES, Tabular, cells_of
+from probekit.report.written import GENERATOR
 
 __all__ = ["Outcome", "Page", "Picture"]
 
@@ -207,6 +209,7 @@ class Page:
         template = _TEMPLATES.get_template("page.html")
         scripts = _scripts() if self._next("explorer") > 1 else []
         return template.render(
+            generator=f"{GENERATOR} {__version__}",
             title=self.title,
             lede=self.lede,
             headings=headings,

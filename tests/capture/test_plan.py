@@ -43,7 +43,7 @@ def test_a_plan_of_data_without_a_length_has_no_total():
     plan = pk.plan(model(), [X[:5]], sites="1")
     assert (plan.rows, plan.bytes) == (None, None)
     assert "unknown" in plan.summary()
-    assert repr(plan).splitlines()[-1].split()[-2:] == ["64", "–"]
+    assert repr(plan).splitlines()[-1].split()[-3:] == ["64", "bytes", "–"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_the_table_prints_and_becomes_a_frame():
     title, head, row = repr(table).splitlines()
     assert title == "Sequential: 1 sites"
     assert head.split() == ["site", "kind", "type", "calls", "shape", "nodes", "dtype", "parameters", "bytes/sample"]
-    assert row.split() == ["0", "output", "Conv2d", "1", "2×4×2×2", "axis", "1", "float32", "112", "64"]
+    assert row.split() == ["0", "output", "Conv2d", "1", "2×4×2×2", "axis", "1", "float32", "112", "64", "bytes"]
     assert "<td>Conv2d</td>" in table._repr_html_()
     assert table.to_dataframe()["shape"].tolist() == ["2×4×2×2"]
 
