@@ -75,7 +75,7 @@ def _text_and_examples(command: Any, path: str) -> tuple[str, str]:
 
 def _row(parameter: Any, context: typer.Context) -> str:
     written, text = parameter.get_help_record(context)
-    text, about = re.fullmatch(r"(.*?)(?:  \[([^\[]*)\])?", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    text, about = re.fullmatch(r"(.*?)(?:  \[([^\[]*)\])?", text, re.DOTALL).groups()
     facts = [fact for fact in (about or "").split("; ") if fact]
     bounds = "".join(fact[1:].replace(">=", " ≥ ") for fact in facts if fact.startswith("x>="))
     default = next((f"`{fact.removeprefix('default: ')}`" for fact in facts if fact.startswith("default: ")), "")
