@@ -51,9 +51,10 @@ docs: $(VENV)/installed-docs
 	@$(BIN)/python -m sphinx --fail-on-warning --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-# The README's table of metrics, from what is registered, and its session on a terminal.
+# The README's table of metrics and its session on a terminal, and docs/command-line.md, from what is registered.
 readme: $(VENV)/installed
 	@$(BIN)/python docs/readme_metrics.py
+	@$(BIN)/python docs/command_line.py
 	@$(BIN)/python -m docs.readme_session
 
 # The newest versions that the ranges in pyproject.toml allow, on the oldest Python that they allow.

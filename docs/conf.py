@@ -19,6 +19,8 @@ exclude_patterns = ["_build", "examples", "results"]
 
 html_theme = "furo"
 html_title = "probekit"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 # Pages run in a folder of their own, so that what they write isn't left in docs/.
 nb_execution_mode = "force"
