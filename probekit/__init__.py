@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from probekit._capture.capture import capture, plan
     from probekit._capture.fingerprint import weights_digest
     from probekit._capture.generation import generate
+    from probekit._compare.compare import compare
     from probekit._data.sampler import ChunkSampler
     from probekit._measure.live import measure_live
     from probekit._measure.measure import measure
@@ -41,6 +42,7 @@ __all__ = [
     "callbacks",
     "capture",
     "cluster",
+    "compare",
     "errors",
     "generate",
     "info",
@@ -72,6 +74,7 @@ _WHERE = {
     "Watch": "probekit._measure.watch:Watch",
     "as_dataset": "probekit._store.torch_dataset:as_dataset",
     "capture": "probekit._capture.capture:capture",
+    "compare": "probekit._compare.compare:compare",
     "generate": "probekit._capture.generation:generate",
     "info": "probekit._store.store:info",
     "measure": "probekit._measure.measure:measure",

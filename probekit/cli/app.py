@@ -11,7 +11,15 @@ from typer.core import TyperGroup
 import probekit
 from probekit import plugins
 from probekit._provenance import COMMAND
-from probekit.cli import figure_commands, model_commands, output, plugin_commands, report_commands, store_commands
+from probekit.cli import (
+    compare_commands,
+    figure_commands,
+    model_commands,
+    output,
+    plugin_commands,
+    report_commands,
+    store_commands,
+)
 from probekit.cli.hints import option_hint
 from probekit.cli.recipes import RecipeGroup
 from probekit.errors import ProbekitError
@@ -69,6 +77,7 @@ app.command("info")(store_commands.info)
 app.command("verify")(store_commands.verify)
 app.command("measure")(store_commands.measure)
 app.command("top")(store_commands.top)
+app.command("compare")(compare_commands.compare)
 app.command("plot")(figure_commands.plot)
 app.command("report")(report_commands.report)
 app.command("metrics")(plugin_commands.metrics)

@@ -1,0 +1,183 @@
+"""The headlines of metrics in several stores, their differences, and how uncertain these are over the samples.
+
+The uncertainty comes from random halves: the samples are cut into two halves, each with half the samples of every
+class, and the same samples in each store. With d₁ and d₂ the difference between two stores in either half, the variance
+of the difference in all samples is estimated by the mean of ((d₁ − d₂) / 2)² over several cuts. It is the jackknife that
+deletes half of the samples (Shao and Wu 1989, A general theory for jackknife variance estimation, section 2, with
+d = n / 2, where its factor is 1), which also serves medians, ranks and trained probes. Resampling with replacement would
+put one sample into a probe's training and its test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from probekit._compare.members import Member
+from probekit._measure.measure import measure
+from probekit._results.headlines import headline_value, headlines_of
+from probekit._results.summary import sites_of
+from probekit.errors import DataError
+from probekit.metrics import Headline, Metric
+from probekit.metrics.block import Array
+from probekit.progress import Progress
+
+__all__ = ["Difference", "Differences", "differences"]
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Key: TypeAlias = tuple[str, str]  # a site and a metric
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The headline of a metric at a site, in a store and in the first one.
+
+    `difference` is `value` less `value_first`, and `error` its standard error over the samples.
+    """
+
+    store: str
+    site: str
+    metric: str
+    value_first: float
+    value: float
+    difference: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Differences:
+    """All differences, how to read the metrics, and for each store and site the differences of single nodes.
+
+    `nodes` has, by the names of store and site, variables (node,): the metric's name is the difference's, and
+    ``<metric>_error`` its standard error's, beside ``<metric>_first``, the value in the first store.
+    """
+
+    rows: tuple[Difference, ...]
+    headlines: Mapping[str, Headline]
+    nodes: Mapping[tuple[str, str], xr.Dataset]
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What was measured of a store: the number of each site and metric, and of each of its nodes where it has them."""
+
+    sites: Mapping[Key, float]
+    nodes: Mapping[Key, Array]
+
+
+def differences(
+    members: Sequence[Member],
+    metrics: Sequence[Metric],
+    *,
+    repeats: int,
+    seed: int,
+    memory: str | int,
+    progress: Progress,
+) -> Differences:
+    """The differences of every store from the first one; `members` have the same samples in the same order."""
+    shared = [site for site in members[0].chosen if all(site in each.chosen for each in members)]
+    if not shared:
+        return Differences((), {}, {})
+    headlines: dict[str, Headline] = {}
+    parts = [None, *_halves(members[0], repeats, seed)]
+    full: list[_Values] = []
+    halves: list[list[_Values]] = []
+    for part in progress(parts, f"{len(members)} stores, {repeats} times in halves", len(parts)):
+        found = []
+        for member in members:
+            tree = measure(member.tree, metrics, sites=shared, where=part, memory=memory)
+            headlines |= {name: one for name, one in headlines_of(tree).items() if one.variable not in tree.data_vars}
+            found.append(_values(tree, headlines))
+        _check_headlines(metrics, headlines)
+        if part is None:
+            full = found
+        else:
+            halves.append(found)
+    return Differences(
+        tuple(_rows(members, full, halves)), headlines, dict(_of_nodes(members, shared, full, halves))
+    )
+
+
+def _check_headlines(metrics: Sequence[Metric], known: Mapping[str, Headline]) -> None:
+    for each in metrics:
+        if each.name not in known:
+            raise DataError(
+                f"{each.name} has no headline, a number that can be compared. Give its class one (see "
+                "probekit.metrics.Headline), or leave it out.",
+                arguments=("metrics",),
+            )
+
+
+def _halves(member: Member, repeats: int, seed: int) -> Iterator[Mask]:
+    """So many times two masks of the samples, a half and the other one; of every class half of its samples.
+
+    They depend on the ids of the samples, whatever the order is in which they come.
+    """
+    by_id = np.argsort(member.ids, kind="stable")
+    strata = np.zeros(len(by_id), np.int64) if member.labels is None else member.labels[by_id]
+    for repeat in range(repeats):
+        shuffled = np.random.default_rng([seed, repeat]).permutation(len(by_id))
+        # In the order of the classes, and within them a random one, every other sample.
+        turn = shuffled[np.argsort(strata[shuffled], kind="stable")]
+        half = np.zeros(len(by_id), np.bool_)
+        half[by_id[turn[::2]]] = True
+        yield half
+        yield ~half
+
+
+def _values(tree: xr.DataTree, headlines: Mapping[str, Headline]) -> _Values:
+    sites, nodes = {}, {}
+    for site, key in sites_of(tree, None).items():
+        data = tree.children[key].to_dataset()
+        for metric, headline in headlines.items():
+            if headline.variable in data:
+                variable = data[headline.variable]
+                sites[site, metric] = headline_value(variable, headline).item()
+                if "node" in variable.dims:
+                    nodes[site, metric] = _by_node(variable)
+    return _Values(sites, nodes)
+
+
+def _by_node(variable: xr.DataArray) -> Array:
+    """The value of each node: the mean over the classes, as a site's headline has it."""
+    others = [dim for dim in variable.dims if dim != "node"]
+    values: Array = variable.astype(np.float64).mean(others, skipna=True).values
+    return values
+
+
+def _rows(members: Sequence[Member], full: Sequence[_Values], halves: Sequence[Sequence[_Values]]) -> Iterator[Difference]:
+    for at, member in enumerate(members[1:], 1):
+        for (site, metric), value in full[at].sites.items():
+            first = full[0].sites[site, metric]
+            apart = [each[at].sites[site, metric] - each[0].sites[site, metric] for each in halves]
+            error = float(_error(np.array(apart)))
+            yield Difference(member.name, site, metric, first, value, value - first, error)
+
+
+def _of_nodes(
+    members: Sequence[Member], sites: Sequence[str], full: Sequence[_Values], halves: Sequence[Sequence[_Values]]
+) -> Iterator[tuple[tuple[str, str], xr.Dataset]]:
+    """The differences of single nodes, where a site has as many nodes in both stores."""
+    for at, member in enumerate(members[1:], 1):
+        for site in sites:
+            if members[0].sources[site].nodes != member.sources[site].nodes:
+                continue
+            found: dict[str, tuple[str, Array]] = {}
+            for key, values in full[at].nodes.items():
+                if key[0] == site:
+                    first, metric = full[0].nodes[key], key[1]
+                    apart = np.array([each[at].nodes[key] - each[0].nodes[key] for each in halves])
+                    found |= {metric: ("node", values - first), f"{metric}_first": ("node", first)}
+                    found[f"{metric}_error"] = ("node", _error(apart))
+            yield (member.name, site), xr.Dataset(found)
+
+
+def _error(apart: Array) -> Array:
+    """The standard error of a difference, from those in the halves (half, …), of which two and two are one cut."""
+    error: Array = np.sqrt((((apart[::2] - apart[1::2]) / 2) ** 2).mean(axis=0))
+    return error
