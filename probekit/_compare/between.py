@@ -6,10 +6,10 @@ memory that is allowed, while chunk rows of all sites of a tile's pair are read 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import isqrt, sqrt
+from math import isqrt, prod, sqrt
 from typing import TypeAlias
 
 import numpy as np
@@ -177,10 +177,14 @@ class _Tile:
 
     @property
     def bytes(self) -> int:
-        return 8 * (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
+        return 8 * prod(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return _length(self.rows), _length(self.columns)
 
 
-def _passes(pairs: Iterator[_Pair] | Sequence[_Pair], budget: int) -> Iterator[list[_Tile]]:
+def _passes(pairs: Iterable[_Pair], budget: int) -> Iterator[list[_Tile]]:
     """The tiles of all pairs, as many of the same rows together as fit in so many bytes."""
     together: list[_Tile] = []
     for tile in (tile for pair in pairs for tile in _tiles(pair, budget)):
@@ -205,7 +209,7 @@ def _run(tiles: Sequence[_Tile], memory: int) -> None:
     """Add the cross-scatters of the tiles to their pairs, in one pass over the rows."""
     needed = {(tile.pair.a, tile.rows.start): tile.rows for tile in tiles}
     needed |= {(tile.pair.b, tile.columns.start): tile.columns for tile in tiles}
-    sums = [np.zeros((t.rows.stop - t.rows.start, t.columns.stop - t.columns.start)) for t in tiles]
+    sums = [np.zeros(tile.shape) for tile in tiles]
     sources = [site.source for site, _ in needed]
     for part in _parts(sources[0].rows, _rows_together(sources, memory)):
         values = {key: key[0].values(part, nodes) for key, nodes in needed.items()}
@@ -218,9 +222,13 @@ def _run(tiles: Sequence[_Tile], memory: int) -> None:
 def _rows_together(sources: Sequence[Source], memory: int) -> int:
     """The rows of all these sites that fit in so many bytes: whole chunk rows, where one fits."""
     row = sum(each.nodes * (each.positions * each.variable.dtype.itemsize + 24) for each in sources)
-    fitting = max(1, memory // row)
-    chunk = max(each.chunk[0] for each in sources)
-    return fitting // chunk * chunk or fitting
+    fitting = max(1, memory // int(row))
+    chunk = max(int(each.chunk[0]) for each in sources)
+    return fitting if fitting < chunk else fitting - fitting % chunk
+
+
+def _length(part: slice) -> int:
+    return len(range(part.start, part.stop))
 
 
 def _parts(length: int, step: int) -> Iterator[slice]:
@@ -287,5 +295,9 @@ def _table(members: Sequence[Member], values: dict[str, dict[tuple[Names, Names]
         ]
         for name, found in values.items()
     }
-    coords: dict[str, Sequence[str]] = {"store": [each.name for each in others], "site": list(first.chosen), "site_b": sites}
+    coords: dict[str, Sequence[str]] = {
+        "store": [each.name for each in others],
+        "site": list(first.chosen),
+        "site_b": sites,
+    }
     return xr.Dataset({name: (tuple(coords), np.array(table)) for name, table in tables.items()}, coords)

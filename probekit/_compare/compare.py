@@ -49,16 +49,16 @@ def compare(
     Every store is compared with the first one, on the samples that all of them have, joined by ``sample_id`` whatever
     their order (rows of tokens by ``sample_id`` and ``position``). The result has the differences of each metric's
     headline, at sites and at nodes, with their uncertainty over the samples; how alike all sites of the first store and
-    of the others are, by debiased CKA and by RSA; and how the nodes of the same sites correlate. It prints itself, draws
-    itself (``.plot``) and writes a page (``.write``). What isn't comparable is among its ``cautions``.
+    of the others are, by debiased CKA and by RSA; and how the nodes of the same sites correlate. It prints itself,
+    draws itself (``.plot``) and writes a page (``.write``). What isn't comparable is among its ``cautions``.
 
     The uncertainty is that of the difference over samples, paired: the samples are cut at random into two halves, with
     half of every class, and the metrics are measured in both halves of every store. With d₁ and d₂ the difference in
     either half, the mean over the cuts of ((d₁ − d₂) / 2)² estimates the variance of the difference in all samples
-    (the jackknife that deletes half of the samples: Shao and Wu 1989). Intervals take Student's t with `repeats` degrees
-    of freedom. This serves means, medians, ranks and trained probes alike; it tells nothing of other seeds of a training.
-    Where half of the samples are too few for a metric, the interval is NaN. The metrics are measured ``1 + 2 repeats``
-    times, half of them on half the samples.
+    (the jackknife that deletes half of the samples: Shao and Wu 1989). Intervals take Student's t with `repeats`
+    degrees of freedom. This serves means, medians, ranks and trained probes alike; it tells nothing of other seeds of a
+    training. Each class keeps its share of the samples. Where half of the samples are too few for a metric, the
+    interval is NaN. The metrics are measured once on all samples and ``2 * repeats`` times on half of them.
 
     Chunk rows of the stores are read, never whole stores; samples in another order than in the first store cost more
     reading. For feature maps, means over the positions are compared.
@@ -164,13 +164,15 @@ def _nodes(members: Sequence[Member], measured: Differences, alike: Between) -> 
 
 def _origins(members: Sequence[Member]) -> pd.DataFrame:
     """What is known of each store, a row for each fact that is known of any of them, and whether it is the same."""
-    known = [name for name in _ORIGINS if any(name in each.attrs for each in members)]
-    columns = {each.name: [_text(each.attrs.get(name)) for name in known] for each in members}
-    frame = pd.DataFrame(columns, index=pd.Index([name.replace("_", " ") for name in known], name="of the store"))
-    frame.loc["samples"] = [f"{each.samples:,}" for each in members]
-    frame.loc["sites"] = [str(len(each.chosen)) for each in members]
-    return frame.assign(**{"": ["same" if row.nunique(dropna=False) == 1 else "differs" for _, row in frame.iterrows()]})
+    facts = {name: [each.attrs.get(name) for each in members] for name in _ORIGINS}
+    facts |= {"samples": [each.samples for each in members], "sites": [len(each.chosen) for each in members]}
+    rows = {
+        name.replace("_", " "): [*(None if value is None else str(value) for value in values), _alike(values)]
+        for name, values in facts.items()
+        if any(value is not None for value in values)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*(each.name for each in members), ""], dtype=object)
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+def _alike(values: Sequence[object]) -> str:
+    return "same" if all(value == values[0] for value in values) else "differs"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
@@ -49,8 +49,8 @@ class Comparison(ShownAsTable):
         similarity: a Dataset with `cka`, `cka_biased` and `rsa` (store, site, site_b): the sites of the first store
             beside those (`site_b`) of each other `store`.
         nodes: a tree with a group for each site that all stores have, and variables (store, node): `correlation`,
-            `best_correlation`, `best_node`, and of each metric with a value for each node ``<metric>``, the difference
-            of its mean over the classes, ``<metric>_error`` and ``<metric>_first``.
+            `best_correlation`, `best_node`; and of each metric with a value for each node, (store, label, node) if it
+            has one for each class, the difference ``<metric>``, ``<metric>_error`` and ``<metric>_first``.
         origins: a DataFrame of what is known of each store, a column a store.
         cautions: what isn't comparable, a sentence each.
         headlines: the `probekit.metrics.Headline` of each metric.
@@ -132,10 +132,19 @@ class Comparison(ShownAsTable):
         )
         alike = (
             "cka is the debiased estimator: 0 for unrelated sites whatever their width, 1 for the same up to rotation; "
-            "cka biased is the usual one, high for few samples and many nodes. same node and best node: the median over "
-            "nodes of the correlation with the node of the same number, and with the one most alike, in the other store."
+            "cka biased is the usual one, high for few samples and many nodes. same node and best node: the median "
+            "over nodes of the correlation with the node of the same number, and with the one most alike, in the other "
+            "store."
         )
-        return (*([half] if self.differences else []), alike, *self.cautions)
+        return (*([half] if self.differences else []), alike, *self._without_interval(), *self.cautions)
+
+    def _without_interval(self) -> Iterator[str]:
+        for metric in self.headlines:
+            rows = (row for row in self.differences if row.metric == metric and row.error != row.error)
+            sites = dict.fromkeys(row.site for row in rows if row.difference == row.difference)
+            if sites:
+                at = ", ".join(sites)
+                yield f"The interval of {metric} is missing at {at}: half of the samples are too few for it."
 
     def plot(self, what: str = "cka", *, nodes: bool = False) -> Drawing:
         """A figure with all stores in one panel, or on one scale.
@@ -176,7 +185,8 @@ class Comparison(ShownAsTable):
     def moved_nodes(self, metric: str, n: int = 10) -> pd.DataFrame:
         """The nodes that differ most between two stores by a metric, largest difference first.
 
-        The columns are `store`, `site`, `node`, `value_first`, `value`, `difference`, `low` and `high`.
+        The columns are `store`, `site`, `class_name` if it has a value for each class, `node`, `value_first`, `value`,
+        `difference`, `low` and `high`.
 
         Raises:
             DataError: the metric has no value for each node.
@@ -199,7 +209,8 @@ class Comparison(ShownAsTable):
             low=found["difference"] - half,
             high=found["difference"] + half,
         )
-        return found[["store", "site", "node", "value_first", "value", "difference", "low", "high"]]
+        columns = ["store", "site", "class_name", "node", "value_first", "value", "difference", "low", "high"]
+        return found[[name for name in columns if name in found]]
 
     def write(self, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
         """Write a self-contained page of the whole comparison, and return its path.

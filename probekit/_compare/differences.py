@@ -1,11 +1,11 @@
 """The headlines of metrics in several stores, their differences, and how uncertain these are over the samples.
 
 The uncertainty comes from random halves: the samples are cut into two halves, each with half the samples of every
-class, and the same samples in each store. With d₁ and d₂ the difference between two stores in either half, the variance
-of the difference in all samples is estimated by the mean of ((d₁ − d₂) / 2)² over several cuts. It is the jackknife that
-deletes half of the samples (Shao and Wu 1989, A general theory for jackknife variance estimation, section 2, with
-d = n / 2, where its factor is 1), which also serves medians, ranks and trained probes. Resampling with replacement would
-put one sample into a probe's training and its test.
+class, and the same samples in each store. With d₁ and d₂ the difference between two stores in either half, the mean of
+((d₁ − d₂) / 2)² over several cuts estimates the variance of the difference in all samples. It is the jackknife that
+deletes half of the samples (Shao and Wu 1989, A general theory for jackknife variance estimation, with d = n / 2, where
+its factor is 1), which also serves medians, ranks and trained probes. Resampling with replacement would put one sample
+into a probe's training and its test.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Difference:
 class Differences:
     """All differences, how to read the metrics, and for each store and site the differences of single nodes.
 
-    `nodes` has, by the names of store and site, variables (node,): the metric's name is the difference's, and
-    ``<metric>_error`` its standard error's, beside ``<metric>_first``, the value in the first store.
+    `nodes` has, by the names of store and site, variables (node,) or (label, node): the metric's name is the
+    difference's, and ``<metric>_error`` its standard error's, beside ``<metric>_first``, the value in the first store.
     """
 
     rows: tuple[Difference, ...]
@@ -67,7 +67,7 @@ class _Values:
     """What was measured of a store: the number of each site and metric, and of each of its nodes where it has them."""
 
     sites: Mapping[Key, float]
-    nodes: Mapping[Key, Array]
+    nodes: Mapping[Key, xr.DataArray]
 
 
 def differences(
@@ -98,9 +98,7 @@ def differences(
             full = found
         else:
             halves.append(found)
-    return Differences(
-        tuple(_rows(members, full, halves)), headlines, dict(_of_nodes(members, shared, full, halves))
-    )
+    return Differences(tuple(_rows(members, full, halves)), headlines, dict(_of_nodes(members, shared, full, halves)))
 
 
 def _check_headlines(metrics: Sequence[Metric], known: Mapping[str, Headline]) -> None:
@@ -143,16 +141,20 @@ def _values(tree: xr.DataTree, headlines: Mapping[str, Headline]) -> _Values:
     return _Values(sites, nodes)
 
 
-def _by_node(variable: xr.DataArray) -> Array:
-    """The value of each node: the mean over the classes, as a site's headline has it."""
-    others = [dim for dim in variable.dims if dim != "node"]
-    values: Array = variable.astype(np.float64).mean(others, skipna=True).values
-    return values
+def _by_node(variable: xr.DataArray) -> xr.DataArray:
+    """The value of each node, for each class if it has classes: the mean over any other dims."""
+    others = [dim for dim in variable.dims if dim not in ("label", "node")]
+    values = variable.astype(np.float64).mean(others, skipna=True)
+    return values.transpose(..., "node")
 
 
-def _rows(members: Sequence[Member], full: Sequence[_Values], halves: Sequence[Sequence[_Values]]) -> Iterator[Difference]:
+def _rows(
+    members: Sequence[Member], full: Sequence[_Values], halves: Sequence[Sequence[_Values]]
+) -> Iterator[Difference]:
     for at, member in enumerate(members[1:], 1):
         for (site, metric), value in full[at].sites.items():
+            if (site, metric) not in full[0].sites:
+                continue  # it has labels, and the first store none
             first = full[0].sites[site, metric]
             apart = [each[at].sites[site, metric] - each[0].sites[site, metric] for each in halves]
             error = float(_error(np.array(apart)))
@@ -162,19 +164,24 @@ def _rows(members: Sequence[Member], full: Sequence[_Values], halves: Sequence[S
 def _of_nodes(
     members: Sequence[Member], sites: Sequence[str], full: Sequence[_Values], halves: Sequence[Sequence[_Values]]
 ) -> Iterator[tuple[tuple[str, str], xr.Dataset]]:
-    """The differences of single nodes, where a site has as many nodes in both stores."""
+    """The differences of single nodes, where a site has as many nodes in both stores, and the same classes."""
     for at, member in enumerate(members[1:], 1):
         for site in sites:
-            if members[0].sources[site].nodes != member.sources[site].nodes:
-                continue
-            found: dict[str, tuple[str, Array]] = {}
+            found: dict[str, xr.DataArray] = {}
             for key, values in full[at].nodes.items():
-                if key[0] == site:
+                if key[0] == site and _alike(values, full[0].nodes.get(key)):
                     first, metric = full[0].nodes[key], key[1]
-                    apart = np.array([each[at].nodes[key] - each[0].nodes[key] for each in halves])
-                    found |= {metric: ("node", values - first), f"{metric}_first": ("node", first)}
-                    found[f"{metric}_error"] = ("node", _error(apart))
-            yield (member.name, site), xr.Dataset(found)
+                    apart = np.array([each[at].nodes[key].values - each[0].nodes[key].values for each in halves])
+                    found |= {metric: values - first, f"{metric}_first": first}
+                    found[f"{metric}_error"] = first.copy(data=_error(apart))
+            yield (member.name, site), xr.Dataset({name: each.drop_attrs() for name, each in found.items()})
+
+
+def _alike(values: xr.DataArray, first: xr.DataArray | None) -> bool:
+    """Whether two measured variables are of the same nodes and classes."""
+    if first is None or values.shape != first.shape:
+        return False
+    return all(values[name].equals(first[name]) for name in ("label", "class_name") if name in first.coords)
 
 
 def _error(apart: Array) -> Array:

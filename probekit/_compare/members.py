@@ -144,11 +144,13 @@ def _token_keys(member: Member, source: Source) -> npt.NDArray[Any]:
     """The sample and the position of each row of a site of tokens, as one array of pairs."""
     columns = source.columns(member.root)
     ids, positions = (columns.find(name).values for name in (_ID, _POSITION))
-    keys = np.rec.fromarrays([ids, positions], names="sample_id,position")
+    kind = [(_ID, ids.dtype), (_POSITION, positions.dtype)]
+    keys: npt.NDArray[Any] = np.empty(len(ids), kind)
+    keys[_ID], keys[_POSITION] = ids, positions
     if len(np.unique(keys)) < len(keys):
         raise DataError(
-            f"Site {source.name!r} of {member.name} has rows that share a sample and a position, so nothing tells which "
-            "is which elsewhere. Leave the site out with sites=.",
+            f"Site {source.name!r} of {member.name} has rows that share a sample and a position, so nothing tells "
+            "which is which elsewhere. Leave the site out with sites=.",
             arguments=("sites",),
         )
     return keys

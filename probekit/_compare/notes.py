@@ -51,8 +51,8 @@ def _data(first: Member, other: Member) -> Iterator[str]:
     ]
     if differing:
         yield (
-            f"{first.name} and {other.name} differ in {'; '.join(differing)}: samples with one sample_id may not be the "
-            "same."
+            f"{first.name} and {other.name} differ in {'; '.join(differing)}: samples with one sample_id may not be "
+            "the same."
         )
 
 

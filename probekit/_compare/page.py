@@ -18,7 +18,7 @@ _WORDS = {
     "cka_biased": "CKA without the correction, which is high for few samples and many nodes.",
     "rsa": "RSA of each pair of sites: 1 where they arrange the classes alike.",
 }
-_BADGES = {"differs": "bad", "same": "good"}
+_BADGES = {"differs": "neutral", "same": "good"}
 
 
 def page_of(found: Comparison, title: str | None) -> Page:
@@ -51,7 +51,7 @@ def _tiles(found: Comparison) -> dict[str, object]:
     tiles: dict[str, object] = {"samples in common": f"{found.samples:,}", "sites in common": len(found.site_nodes)}
     if len(frame):
         apart = int(((frame["low"] > 0) | (frame["high"] < 0)).sum())
-        tiles[f"of {len(frame)} differences lie beyond their interval"] = apart
+        tiles[f"of {len(frame)} differences have an interval without 0"] = apart
     alike = [row for row in found.site_table.rows if row[2] == row[2]]
     if alike:
         least = min(alike, key=lambda row: float(str(row[2])))
@@ -61,7 +61,9 @@ def _tiles(found: Comparison) -> dict[str, object]:
 
 def _add_metrics(page: Page, found: Comparison) -> None:
     page.heading("Metric by metric")
-    page.table(found.table.to_dataframe(), "The headline of each metric at each site; a star where the interval leaves 0 out.")
+    page.table(
+        found.table.to_dataframe(), "The headline of each metric at each site; a star where the interval is without 0."
+    )
     page.figures({_caption(found, metric): found.plot(metric) for metric in found.headlines})
 
 
@@ -75,13 +77,24 @@ def _add_sites(page: Page, found: Comparison) -> None:
     page.heading("Sites beside sites")
     if found.site_table.rows:
         page.table(found.site_table.to_dataframe(), f"{found.site_table.title}.", formats=".3f")
-    page.figures({text: found.plot(name) for name, text in _WORDS.items() if name in found.similarity})
+    drawn = {text: found.plot(name) for name, text in _WORDS.items() if name in found.similarity}
+    if len(found.names) == 2:
+        page.figures(drawn)
+        return
+    for text, drawing in drawn.items():  # a panel a store, too wide for two side by side
+        page.figure(drawing, text)
 
 
 def _add_nodes(page: Page, found: Comparison) -> None:
     page.heading("Nodes beside nodes")
     page.figure(found.plot("correlation"), "Correlation of the nodes of the same site over the common samples.")
-    page.figures({f"{name} of every node.": found.plot(name, nodes=True) for name in found.node_metrics})
+    for name in found.node_metrics:
+        by_class = (
+            " for each class" if any("label" in data.get(name, data).dims for data in found.site_nodes.values()) else ""
+        )
+        page.figure(
+            found.plot(name, nodes=True), f"{name} of every node{by_class}; on the line it is the same in both."
+        )
     moved = pd.concat([found.moved_nodes(name).assign(metric=name) for name in found.node_metrics] or [pd.DataFrame()])
     if len(moved):
         columns = ["metric", *(name for name in moved.columns if name != "metric")]

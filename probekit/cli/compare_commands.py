@@ -21,7 +21,9 @@ __all__ = ["compare"]
 
 def compare(
     stores: Annotated[list[str], typer.Argument(help="Two or more stores; all are compared with the first one.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write a page here, such as compare.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write a page here, such as compare.html.")
+    ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option("--metric", "-m", help="A metric; may be repeated. By default those that fit all stores."),

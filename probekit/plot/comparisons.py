@@ -1,8 +1,8 @@
-"""Figures of a comparison of stores, in which what is compared shares a panel and a scale; `probekit.compare` draws them."""
+"""Figures of a comparison of stores, as `probekit.compare` draws them: what is compared shares a panel and a scale."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -107,20 +107,24 @@ def correlations(nodes: Mapping[str, xr.Dataset], first: str) -> Drawing:
         found = {
             at: values[np.isfinite(values)]
             for at, data in enumerate(nodes.values())
-            if kind in data and other in data["store"] and np.isfinite(values := data[kind].sel(store=other).values).any()
+            if kind in data
+            and other in data["store"]
+            and np.isfinite(values := data[kind].sel(store=other).values).any()
         }
         if found:
             _boxes(ax, found, (number + 0.5) * room - 0.4, room * 0.8, colour, filled=kind == "correlation")
     label_sites(ax.xaxis, {site: at for at, site in enumerate(nodes)})
     ax.set_xlim(-0.5, len(nodes) - 0.5)
     ax.axhline(0, color=RULE, linestyle=":", linewidth=1.2, zorder=1.5)
-    ax.set_ylim(-1.05, 1.05)
+    ax.set_ylim(top=1.05)
     ax.set_ylabel(f"correlation with {short(first)}")
     tidy(ax)
     handles = {
-        f"{short(other)}, {text}": Line2D([], [], marker="s", linestyle="", color=colour, fillstyle=fill)
+        f"{short(other)}, {text}": Line2D(
+            [], [], marker="s", linestyle="", color=colour, markerfacecolor=face or colour
+        )
         for other, colour in zip(others, colours[1:], strict=True)
-        for text, fill in (("same node", "full"), ("best node", "none"))
+        for text, face in (("same node", ""), ("best node", "none"))
     }
     ax.legend(handles.values(), handles, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
     return Drawing.of(ax)
@@ -142,7 +146,10 @@ def _boxes(ax: Axes, found: Mapping[int, Floats], aside: float, width: float, co
 
 
 def node_values(nodes: Mapping[str, xr.Dataset], metric: str, first: str) -> Drawing:
-    """A panel a site, all on one scale: a dot for each node, its value in the first store across, in another one up."""
+    """A panel a site, all on one scale: a dot for each node, its value in the first store across, in another one up.
+
+    Where there is a value for each class, so many dots.
+    """
     chosen = {site: data for site, data in nodes.items() if metric in data}
     columns = min(_COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -160,8 +167,8 @@ def node_values(nodes: Mapping[str, xr.Dataset], metric: str, first: str) -> Dra
         ax.axline((low, low), slope=1, color=RULE, linewidth=1, zorder=1.5)
         for colour, other in zip(colours[1:], others, strict=True):
             one = data.sel(store=other)
-            x = one[f"{metric}_first"].values
-            ax.scatter(x, x + one[metric].values, s=9, color=colour, alpha=0.7, linewidths=0, rasterized=True)
+            x = one[f"{metric}_first"].values.ravel()
+            ax.scatter(x, x + one[metric].values.ravel(), s=9, color=colour, alpha=0.7, linewidths=0, rasterized=True)
         ax.set(xlim=(low - around, high + around), ylim=(low - around, high + around), box_aspect=1)
         ax.set_title(short_site(site), fontsize="medium")
         tidy(ax)
