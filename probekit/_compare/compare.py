@@ -134,8 +134,7 @@ def _comparable(metrics: Sequence[Metric]) -> list[Metric]:
         if getattr(each, "scope", "") == "sites":
             raise DataError(
                 f"{each.name} compares the sites of one store. compare finds cka and rsa between the stores itself: "
-                f"leave {each.name} out.",
-                arguments=("metrics",),
+                f"leave {each.name} out."
             )
     return list(metrics)
 

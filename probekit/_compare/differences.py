@@ -106,8 +106,7 @@ def _check_headlines(metrics: Sequence[Metric], known: Mapping[str, Headline]) -
         if each.name not in known:
             raise DataError(
                 f"{each.name} has no headline, a number that can be compared. Give its class one (see "
-                "probekit.metrics.Headline), or leave it out.",
-                arguments=("metrics",),
+                "probekit.metrics.Headline), or leave it out."
             )
 
 

@@ -83,6 +83,8 @@ def opened(stores: Stores, sites: Selector | None) -> list[Member]:
         SiteError: no store has a site that matches `sites`.
     """
     check_kind("stores", stores, (list, tuple, Mapping), _EXPECTED)
+    if isinstance(stores, xr.DataTree):  # which is a mapping of its groups
+        raise DataError(f"stores is one DataTree; compare takes {_EXPECTED}.", arguments=("stores",))
     given = list(stores.values()) if isinstance(stores, Mapping) else list(stores)
     if len(given) < 2:
         raise DataError(f"compare takes {_EXPECTED}; there {'is one' if given else 'is none'}.", arguments=("stores",))
