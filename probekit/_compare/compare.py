@@ -166,11 +166,11 @@ def _origins(members: Sequence[Member]) -> pd.DataFrame:
     facts = {name: [each.attrs.get(name) for each in members] for name in _ORIGINS}
     facts |= {"samples": [each.samples for each in members], "sites": [len(each.chosen) for each in members]}
     rows = {
-        name.replace("_", " "): [*(None if value is None else str(value) for value in values), _alike(values)]
+        name.replace("_", " "): [_alike(values), *(None if value is None else str(value) for value in values)]
         for name, values in facts.items()
         if any(value is not None for value in values)
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[*(each.name for each in members), ""], dtype=object)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["", *(each.name for each in members)], dtype=object)
 
 
 def _alike(values: Sequence[object]) -> str:

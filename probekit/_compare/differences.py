@@ -31,6 +31,7 @@ __all__ = ["Difference", "Differences", "differences"]
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Key: TypeAlias = tuple[str, str]  # a site and a metric
+Apart: TypeAlias = dict[tuple[Key, bool], Array]  # also whether it is of nodes
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,18 @@ def differences(
     headlines: dict[str, Headline] = {}
     parts = [None, *_halves(members[0], repeats, seed)]
     full: list[_Values] = []
-    halves: list[list[_Values]] = []
+    errors = [_Errors() for _ in members[1:]]
     for part in progress(parts, f"{len(members)} stores, {repeats} times in halves", len(parts)):
-        found = []
-        for member in members:
-            tree = measure(member.tree, metrics, sites=shared, where=part, memory=memory)
-            headlines |= {name: one for name, one in headlines_of(tree).items() if one.variable not in tree.data_vars}
-            found.append(_values(tree, headlines))
+        trees = [measure(each.tree, metrics, sites=shared, where=part, memory=memory) for each in members]
+        headlines |= {name: one for tree in trees for name, one in headlines_of(tree).items()}
         _check_headlines(metrics, headlines)
+        found = [_values(tree, headlines) for tree in trees]
         if part is None:
             full = found
         else:
-            halves.append(found)
-    return Differences(tuple(_rows(members, full, halves)), headlines, dict(_of_nodes(members, shared, full, halves)))
+            for error, values in zip(errors, found[1:], strict=True):
+                error.add_half(_apart(values, found[0]))
+    return Differences(tuple(_rows(members, full, errors)), headlines, dict(_of_nodes(members, shared, full, errors)))
 
 
 def _check_headlines(metrics: Sequence[Metric], known: Mapping[str, Headline]) -> None:
@@ -147,33 +147,68 @@ def _by_node(variable: xr.DataArray) -> xr.DataArray:
     return values.transpose(..., "node")
 
 
-def _rows(
-    members: Sequence[Member], full: Sequence[_Values], halves: Sequence[Sequence[_Values]]
-) -> Iterator[Difference]:
-    for at, member in enumerate(members[1:], 1):
-        for (site, metric), value in full[at].sites.items():
-            if (site, metric) not in full[0].sites:
-                continue  # it has labels, and the first store none
-            first = full[0].sites[site, metric]
-            apart = [each[at].sites[site, metric] - each[0].sites[site, metric] for each in halves]
-            error = float(_error(np.array(apart)))
-            yield Difference(member.name, site, metric, first, value, value - first, error)
+def _apart(values: _Values, first: _Values) -> Apart:
+    """The differences of one store from the first, where both have one: for a site and metric and for its nodes."""
+    sites = {
+        (key, False): np.array(each - first.sites[key]) for key, each in values.sites.items() if key in first.sites
+    }
+    nodes = {
+        (key, True): (each - first.nodes[key]).values
+        for key, each in values.nodes.items()
+        if _alike(each, first.nodes.get(key))
+    }
+    return sites | nodes
+
+
+class _Errors:
+    """The standard errors of the differences of a store, from those in halves, of which two and two are one cut."""
+
+    def __init__(self) -> None:
+        self._squares: Apart = {}
+        self._cuts = 0
+        self._other: Apart | None = None
+
+    def add_half(self, apart: Apart) -> None:
+        if self._other is None:
+            self._other = apart
+            return
+        for key, values in apart.items():
+            self._squares[key] = self._squares.get(key, np.zeros(())) + ((self._other[key] - values) / 2) ** 2
+        self._other, self._cuts = None, self._cuts + 1
+
+    def of(self, key: Key, *, nodes: bool) -> Array:
+        error: Array = np.sqrt(self._squares[key, nodes] / self._cuts)
+        return error
+
+
+def _rows(members: Sequence[Member], full: Sequence[_Values], errors: Sequence[_Errors]) -> Iterator[Difference]:
+    for member, values, error in zip(members[1:], full[1:], errors, strict=True):
+        for (key, nodes), apart in _apart(values, full[0]).items():
+            if not nodes:
+                yield Difference(
+                    member.name,
+                    *key,
+                    full[0].sites[key],
+                    values.sites[key],
+                    float(apart),
+                    float(error.of(key, nodes=False)),
+                )
 
 
 def _of_nodes(
-    members: Sequence[Member], sites: Sequence[str], full: Sequence[_Values], halves: Sequence[Sequence[_Values]]
+    members: Sequence[Member], sites: Sequence[str], full: Sequence[_Values], errors: Sequence[_Errors]
 ) -> Iterator[tuple[tuple[str, str], xr.Dataset]]:
     """The differences of single nodes, where a site has as many nodes in both stores, and the same classes."""
-    for at, member in enumerate(members[1:], 1):
+    for member, values, error in zip(members[1:], full[1:], errors, strict=True):
+        apart = _apart(values, full[0])
         for site in sites:
             found: dict[str, xr.DataArray] = {}
-            for key, values in full[at].nodes.items():
-                if key[0] == site and _alike(values, full[0].nodes.get(key)):
-                    first, metric = full[0].nodes[key], key[1]
-                    apart = np.array([each[at].nodes[key].values - each[0].nodes[key].values for each in halves])
-                    found |= {metric: values - first, f"{metric}_first": first}
-                    found[f"{metric}_error"] = first.copy(data=_error(apart))
-            yield (member.name, site), xr.Dataset({name: each.drop_attrs() for name, each in found.items()})
+            for key, nodes in apart:
+                if nodes and key[0] == site:
+                    first, metric = full[0].nodes[key].drop_attrs(), key[1]
+                    found |= {metric: first.copy(data=apart[key, True]), f"{metric}_first": first}
+                    found[f"{metric}_error"] = first.copy(data=error.of(key, nodes=True))
+            yield (member.name, site), xr.Dataset(found)
 
 
 def _alike(values: xr.DataArray, first: xr.DataArray | None) -> bool:
@@ -181,9 +216,3 @@ def _alike(values: xr.DataArray, first: xr.DataArray | None) -> bool:
     if first is None or values.shape != first.shape:
         return False
     return all(values[name].equals(first[name]) for name in ("label", "class_name") if name in first.coords)
-
-
-def _error(apart: Array) -> Array:
-    """The standard error of a difference, from those in the halves (half, …), of which two and two are one cut."""
-    error: Array = np.sqrt((((apart[::2] - apart[1::2]) / 2) ** 2).mean(axis=0))
-    return error
