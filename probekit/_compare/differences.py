@@ -89,7 +89,7 @@ def differences(
     full: list[_Values] = []
     errors = [_Errors() for _ in members[1:]]
     for part in progress(parts, f"{len(members)} stores, {repeats} times in halves", len(parts)):
-        trees = [measure(each.tree, metrics, sites=shared, where=part, memory=memory) for each in members]
+        trees = [_measured(each, metrics, shared, part, memory) for each in members]
         headlines |= {name: one for tree in trees for name, one in headlines_of(tree).items()}
         _check_headlines(metrics, headlines)
         found = [_values(tree, headlines) for tree in trees]
@@ -99,6 +99,18 @@ def differences(
             for error, values in zip(errors, found[1:], strict=True):
                 error.add_half(_apart(values, found[0]))
     return Differences(tuple(_rows(members, full, errors)), headlines, dict(_of_nodes(members, shared, full, errors)))
+
+
+def _measured(
+    member: Member, metrics: Sequence[Metric], sites: list[str], part: Mask | None, memory: str | int
+) -> xr.DataTree:
+    try:
+        return measure(member.tree, metrics, sites=sites, where=part, memory=memory)
+    except DataError as error:
+        raise DataError(
+            f"{member.name} can't be measured. {error} compare leaves no samples out: choose other sites= or metrics.",
+            arguments=error.arguments,
+        ) from error
 
 
 def _check_headlines(metrics: Sequence[Metric], known: Mapping[str, Headline]) -> None:

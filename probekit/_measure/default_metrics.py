@@ -63,8 +63,7 @@ def _of_classes(sources: Sequence[Source], rows: Mapping[str, Observations]) -> 
     negative = next((each.name for each in sources if (each.bounds or (-inf, inf))[0] < 0), None)
     below = f"site {negative!r} may go below 0" if negative is not None else ""
     yield "selectivity", "which nodes answer to one class", why or below
-    tokens = "the tokens of one sample would be trained on and tested" if any(e.tokens for e in sources) else ""
-    yield "linear_probe", "how well whole sites tell the classes", why or tokens or _too_wide(sources)
+    yield "linear_probe", "how well whole sites tell the classes", why or _unfit_for_probes(sources)
 
 
 def _of_whole_sites(sources: Sequence[Source], comparable: bool) -> Iterator[Verdict]:
@@ -78,7 +77,13 @@ def _of_whole_sites(sources: Sequence[Source], comparable: bool) -> Iterator[Ver
 def _of_target(sources: Sequence[Source], target: str | None) -> Iterator[Verdict]:
     if target is not None:
         yield "correlation", f"how single nodes follow {target!r}", ""
-        yield "ridge_probe", f"how well whole sites tell {target!r}", _too_wide(sources)
+        yield "ridge_probe", f"how well whole sites tell {target!r}", _unfit_for_probes(sources)
+
+
+def _unfit_for_probes(sources: Sequence[Source]) -> str:
+    if any(source.tokens for source in sources):
+        return "the tokens of one sample would be trained on and tested"
+    return _too_wide(sources)
 
 
 def _too_wide(sources: Sequence[Source]) -> str:

@@ -151,14 +151,17 @@ def measure(
     return results
 
 
-def fitting_metrics(tree: xr.DataTree, sites: Selector | None, named: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The metrics that `measure` takes by default for an open store and those that it leaves out, with the reasons.
+def fitting_metrics(
+    tree: xr.DataTree, sites: Selector | None = None, named: str = "the tree"
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The metrics that `measure` takes by default for an open store, and those that it leaves out, with the reasons.
 
     `named` is how errors name the store.
     """
     sources = {source.key: source for source in find_sources(tree, sites, named, "mean")}
     root = tree.to_dataset(inherit=False)
-    return _fitting(sources, _rows(sources, root, "label", None)[0], root, None)
+    rows, _ = _rows(sources, root, "label", None)
+    return _fitting(sources, rows, root, None)
 
 
 def _fitting(

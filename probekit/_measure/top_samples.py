@@ -38,7 +38,8 @@ class TopSample:
         sample: its place among the samples of the store.
         sample_id: its id in the store; None where there is none.
         class_name: its class; None where there are no labels.
-        text: the sample's text, or the tokens around its own; None where the store has neither.
+        text: the sample's text, or the tokens around its own; None where the store has neither. A special token, which
+            has no characters in the text, stands in front of it.
         start: where the token begins in the text, in characters; None where nothing is marked.
         end: where it ends.
         path: the sample's file, as the store has it.

@@ -12,5 +12,6 @@
 - ``store``: `probekit.open`, `probekit.info`, and laying out a new store.
 - ``integrity``: what is damaged; ``verify``: `probekit.verify` and its repair.
 - ``sample_columns``: the columns of a site's rows, its own and the root's.
+- ``class_names``: classes by name or code; ``selection``: `probekit.sel`.
 - ``torch_dataset``: `probekit.as_dataset`.
 """

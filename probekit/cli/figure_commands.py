@@ -44,6 +44,7 @@ def plot(
     - matrix: how alike sites are
     - pairs: how alike classes are at up to four sites
     - confusion: which class the model takes for which
+    - samples: the samples that excite the best nodes of up to four classes most
     - by-step: each metric's headline over the steps of a training
     - by-position: what was measured at each position of the tokens
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _UNLIMITED = 10_000  # characters
+_NUMBER = re.compile(r"[\d.,-]*\d(e[+-]\d+)?")
 _BETWEEN = 3  # characters between two columns
 
 out = Console()
@@ -78,7 +80,7 @@ def _drawn(content: Table) -> rich.table.Table:
 
 def _is_number(text: str) -> bool:
     """Whether a text reads as a number, as the names of many classes do, or stands for a missing one."""
-    return text == MISSING or text.replace(".", "").replace(",", "").replace("-", "").replace("e+", "").isdigit()
+    return text == MISSING or _NUMBER.fullmatch(text) is not None
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, object]]:

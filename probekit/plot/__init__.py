@@ -1,4 +1,4 @@
-"""Figures of measured results: class medians, activation distributions, a quantity over the layers.
+"""Figures of measured results.
 
 Every function takes the tree that `probekit.measure` returns (one group per site), and returns a `Drawing`, which shows
 itself in a notebook and has `figure`, `axes` and ``save("medians.png")``. A function that draws one panel draws on
@@ -14,7 +14,7 @@ from probekit.plot.layers import profile
 from probekit.plot.matrices import confusion, matrix, pairs
 from probekit.plot.nodes import medians, medians_grid
 from probekit.plot.progressions import by_position, by_step
-from probekit.plot.samples import images, sentences
+from probekit.plot.samples import images, samples, sentences
 from probekit.plot.standard import standard
 from probekit.plot.style import palette
 
@@ -35,6 +35,7 @@ __all__ = [
     "pairs",
     "palette",
     "profile",
+    "samples",
     "sentences",
     "standard",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import xarray as xr
 
+from probekit._measure.top import top
 from probekit._results.headlines import headlines_of
 from probekit.plot.densities import distribution_grid
 from probekit.plot.drawing import Drawing
@@ -17,16 +19,16 @@ from probekit.plot.layers import profile
 from probekit.plot.matrices import confusion, matrix, pairs
 from probekit.plot.nodes import medians
 from probekit.plot.progressions import by_position, by_step
+from probekit.plot.samples import samples
 
 __all__ = ["KINDS", "Kind", "Source"]
 
+_SAMPLES = 6  # of a node
 _FEW = 4  # sites that have figures of their own, spread over the depth of the model
 # Variables in the order in which they are preferred.
 _AT_NODES = ("mean", "auroc_rest", "overlap_rest", "median", "sparsity")
 _OF_CLASSES = ("mean", "sparsity", "auroc_rest", "overlap_rest", "silhouette")
 _OF_PAIRS = ("overlap_pairs", "auroc", "dprime", "ks", "wasserstein")
-
-OVERLAP = "overlap:null='permute'"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Kind:
         shows: what it shows, in a few words.
         needs: what has to be there, for an error where it isn't.
         draw: the figures of a source, by what tells them apart; none where it lacks what they need.
-        metrics: what is measured of a store for it.
+        metrics: what is measured of a store for it, as far as it fits the store.
     """
 
     name: str
@@ -148,6 +150,18 @@ def _confusion(source: Source) -> Named:
         yield "", confusion(source.store)
 
 
+def _samples(source: Source) -> Named:
+    sites = source.sites("auroc_rest", "label", "node")
+    if not sites or not source.store.children:
+        return
+    classes = source.results.children[sites[0]].to_dataset()["label"].values.tolist()
+    at = np.linspace(0, len(classes) - 1, min(_FEW, len(classes))).round().astype(int)
+    best = top(source.results, "auroc", per_class=1, classes=[classes[index] for index in at])
+    found = best.samples(source.store, n=_SAMPLES)
+    if all(each.text is not None or (each.path is not None and Path(each.path).is_file()) for each in found.samples):
+        yield "", samples(found)
+
+
 def _by_step(source: Source) -> Named:
     for name, dims in _headlines(source.results):
         if "step" in dims:
@@ -168,7 +182,7 @@ _EACH = (
         "each metric's headline over the sites, beside its chance or null",
         "metrics measured at sites, of one step",
         _profiles,
-        ("sparsity", OVERLAP, "auroc", "linear_probe", "effective_rank"),
+        ("sparsity", "overlap", "auroc", "selectivity", "linear_probe", "effective_rank"),
     ),
     Kind("medians", "the median of each class at every node", "the metric median", _medians, ("median",)),
     Kind(
@@ -176,7 +190,7 @@ _EACH = (
         "the distribution of each class at three nodes of up to four sites",
         "the metric histogram",
         _distributions,
-        ("histogram", OVERLAP),
+        ("histogram", "overlap"),
     ),
     Kind(
         "heatmap",
@@ -198,9 +212,16 @@ _EACH = (
         "how alike classes are at up to four sites",
         f"one of the variables {', '.join(_OF_PAIRS)} by pair of classes",
         _pairs,
-        (OVERLAP,),
+        ("overlap",),
     ),
     Kind("confusion", "which class the model takes for which", "a store with labels and predictions", _confusion),
+    Kind(
+        "samples",
+        "the samples that excite the best nodes of up to four classes most",
+        "a labelled store with texts, or with the paths of images that are still there",
+        _samples,
+        ("auroc",),
+    ),
     Kind("by-step", "each metric's headline over the steps of a training", "results of probekit.Watch", _by_step),
     Kind(
         "by-position",

@@ -99,4 +99,4 @@ def _is_logarithmic(steps: npt.NDArray[Any]) -> bool:
     positive = steps[steps > 0]
     if len(positive) < 3:
         return False
-    return bool(positive.max() >= _WIDE * positive.min() and np.median(positive) < positive.max() / 10)
+    return bool(positive.max() >= _WIDE * positive.min() and np.median(positive) < positive.max() / 5)

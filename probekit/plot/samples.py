@@ -15,13 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from probekit._files import local_path
+from probekit._measure.top_samples import TopSample, TopSamples
 from probekit._table import shown
 from probekit.errors import DataError, check_kind
 from probekit.errors import plain as printable
 from probekit.plot.drawing import Drawing
 from probekit.plot.style import INK, RULE, new_figure, plain, short_site
 
-__all__ = ["Marked", "Picture", "images", "pixels_of", "sentences"]
+__all__ = ["Marked", "Picture", "images", "pixels_of", "samples", "sentences"]
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | Tensor | npt.ArrayLike
 Marked: TypeAlias = tuple[str, int, int, float]
@@ -31,6 +32,7 @@ _MOST_PIXELS = 256  # of a side: a picture is an inch wide
 _LINE = 0.24  # inches of a line of text
 _CONTEXT = 44  # characters kept on each side of the marked token
 _LONGEST_TOKEN = 24
+_WHOLE = 2 * _CONTEXT + _LONGEST_TOKEN  # characters kept of a text in which nothing is marked
 _WIDTH = 9.0
 _BASELINE = 0.14  # of a line: how far the middle of its letters lies above their baseline
 _VALUE = "#6a6a6a"
@@ -79,7 +81,8 @@ def sentences(rows: Mapping[str, Sequence[Marked]]) -> Drawing:
 
     A text is ``(text, start, end, value)``: its characters from `start` to before `end` are marked, the darker the
     larger the `value` beside the others of the panel, which stands in front. The marked tokens stand below each other,
-    with as much of the text on both sides as there is room for.
+    with as much of the text on both sides as there is room for. A text in which nothing is marked, since `start` is
+    `end`, is shown from its beginning.
 
     Raises DataError for a mark outside its text.
 
@@ -95,6 +98,44 @@ def sentences(rows: Mapping[str, Sequence[Marked]]) -> Drawing:
     for ax, (name, texts) in zip(panels, rows.items(), strict=True):
         _write_texts(ax, name, texts)
     return Drawing.of(*panels)
+
+
+def samples(found: TopSamples) -> Drawing:
+    """The samples to which nodes answer most, a row or a panel for each node.
+
+    `found` is what ``probekit.top(m).samples(store)`` gave. Where the samples have texts, they are drawn as
+    `sentences`, with the token marked at sites of tokens; otherwise as `images`, of the data set that was given to
+    ``samples(store, data=…)`` or of the files that the store names.
+
+    Raises DataError where they have neither.
+
+    >>> import torch, probekit as pk
+    >>> x, y = torch.rand(40, 1, 4, 4), torch.arange(40) % 2
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3), torch.nn.ReLU())
+    >>> tree = pk.capture(model, (x, y), "top.zarr", sites="2")  # doctest: +SKIP
+    >>> best = pk.top(pk.measure("top.zarr", "auroc"), per_class=1)  # doctest: +SKIP
+    >>> pk.plot.samples(best.samples("top.zarr", n=4, data=(x, y)))  # doctest: +SKIP
+    """
+    check_kind("found", found, TopSamples, "what probekit.top(...).samples(store) gives")
+    of_nodes: dict[str, list[TopSample]] = {}
+    for sample in found.samples:
+        of_nodes.setdefault(f"{sample.site} [{sample.node}]", []).append(sample)
+    if all(sample.text is not None for sample in found.samples):
+        return sentences({node: [_marked(each) for each in of] for node, of in of_nodes.items()})
+    pictures: dict[str, list[Any]] = {
+        node: [each.path if each.input is None else each.input for each in of] for node, of in of_nodes.items()
+    }
+    if any(each is None for of in pictures.values() for each in of):
+        raise DataError(
+            "The samples have no texts, and the store knows no files of theirs. Give the data set that was captured: "
+            "samples(store, data=...).",
+            arguments=("found",),
+        )
+    return images(pictures, captions={node: [each.value for each in of] for node, of in of_nodes.items()})
+
+
+def _marked(sample: TopSample) -> Marked:
+    return sample.text or "", sample.start or 0, sample.end or 0, sample.value
 
 
 def _check_rows(rows: Mapping[str, Sequence[Any]], what: str) -> None:
@@ -168,6 +209,9 @@ def _write_texts(ax: Axes, name: str, texts: Sequence[Marked]) -> None:
     for row, ((before, token, after), shade) in enumerate(zip(parts, _shades(values), strict=True)):
         line = row + _BASELINE
         ax.text(0.065, line, shown(float(values[row])), ha="right", **_TYPE | {"color": _VALUE})
+        if not token:
+            ax.text(0.09, line, after, ha="left", **_TYPE)
+            continue
         box = {"boxstyle": "square,pad=0.12", "facecolor": colormaps["Oranges"](shade), "linewidth": 0}
         mark = ax.text(0.52, line, token, ha="center", bbox=box, **_TYPE)
         # Beside the mark, wherever its font makes it end.
@@ -178,6 +222,8 @@ def _write_texts(ax: Axes, name: str, texts: Sequence[Marked]) -> None:
 def _around(marked: Marked, where: str) -> tuple[str, str, str]:
     """What stands before a mark, the mark, and what stands after it, each cut to fit."""
     text, start, end, _ = marked
+    if start == end:
+        return "", "", _visible(text if len(text) <= _WHOLE else text[: _WHOLE - 1] + "…")
     if not 0 <= start < end <= len(text):
         raise DataError(
             f"{where} is marked from {start} to {end}, and it has {len(text)} characters.", arguments=("rows",)

@@ -8,22 +8,18 @@ from types import NoneType
 
 import xarray as xr
 
-from probekit._measure.measure import measure
-from probekit._measure.site_source import Source as Site
+from probekit._measure.measure import fitting_metrics, measure
 from probekit._measure.site_source import find_sources
 from probekit._probe.selectors import Selector, match_names
 from probekit._results.opening import is_store, open_any
 from probekit.errors import DataError, check_kind, near
 from probekit.plot.drawing import Drawing
-from probekit.plot.kinds import KINDS, OVERLAP, Kind, Source
+from probekit.plot.kinds import KINDS, Kind, Source
 from probekit.progress import Progress, silent
 
 __all__ = ["standard"]
 
-_LABELLED = {OVERLAP, "auroc", "linear_probe"}  # metrics that need classes
-_SQUARE = {"linear_probe", "effective_rank"}  # that hold a table of all pairs of a site's nodes
-_MOST_NODES = 4096  # of a site, of which such a table is made without being asked for
-_MOST_IN_ALL = 8192  # nodes of all sites, between which cka holds a table
+_ALWAYS = ("median", "histogram")  # which any store has, beside what `measure` takes by default
 _OF_POSITIONS = ("std", "sparsity")
 
 
@@ -36,8 +32,8 @@ def standard(
 ) -> dict[str, Drawing]:
     """The figures that belong to a store or to results, by name, such as ``"profile-overlap"``.
 
-    A store is measured for them. Metrics that need classes, a row for each sample, or tables of all pairs of nodes are
-    left out where there are none, or where the tables would be large.
+    A store is measured for them, by those metrics that `probekit.measure` would take by default, and by the median and
+    the histogram.
 
     Args:
         source: the path of a store or of results, or such a tree.
@@ -102,23 +98,12 @@ def _measured(
     tree: xr.DataTree, kinds: Sequence[Kind], sites: Selector | None, named: str, progress: Progress
 ) -> Source:
     """A store, with what the kinds are drawn of measured."""
-    found = list(find_sources(tree, sites, named, "mean"))
-    wanted = dict.fromkeys(name for kind in kinds for name in kind.metrics)
-    metrics = [name for name in wanted if _fits(name, found, labelled="label" in tree.to_dataset().variables)]
     results, positions = xr.DataTree(), xr.DataTree()
-    if metrics:
+    fitting = {name.partition(":")[0]: name for name in (*_ALWAYS, *fitting_metrics(tree, sites)[0])}
+    wanted = dict.fromkeys(name for kind in kinds for name in kind.metrics)
+    if metrics := [fitting[name] for name in wanted if name in fitting]:
         results = measure(tree, metrics, sites=sites, progress=progress)
-    if any(kind.name == "by-position" for kind in kinds) and any(site.tokens for site in found):
-        tokens = [site.name for site in found if site.tokens]
+    tokens = [site.name for site in find_sources(tree, sites, named, "mean") if site.tokens]
+    if tokens and any(kind.name == "by-position" for kind in kinds):
         positions = measure(tree, _OF_POSITIONS, sites=tokens, by="position", progress=progress)
     return Source(results, tree, positions)
-
-
-def _fits(metric: str, sites: Sequence[Site], *, labelled: bool) -> bool:
-    """Whether a metric can be measured at all sites, without tables that are large."""
-    if metric == "cka":
-        alike = len({site.rows for site in sites}) == 1 and not any(site.tokens for site in sites)
-        return alike and len(sites) > 1 and sum(site.nodes for site in sites) <= _MOST_IN_ALL
-    if metric in _SQUARE and max(site.nodes for site in sites) > _MOST_NODES:
-        return False
-    return labelled or metric not in _LABELLED

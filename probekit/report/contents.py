@@ -18,6 +18,7 @@ from probekit._version import __version__
 from probekit.errors import ProbekitError
 from probekit.report.best_nodes import add_best_nodes
 from probekit.report.cautions import cautions
+from probekit.report.explorer import has_nodes
 from probekit.report.page import Page
 from probekit.report.subject import Subject
 
@@ -56,8 +57,8 @@ def page_of(subject: Subject, title: str | None, command: str, data: Any) -> Pag
     _add_layers(page, subject, summed)
     _add_classes(page, subject)
     add_best_nodes(page, subject, data)
-    page.heading("Explore every node")
-    page.explorer(subject.measured)
+    if has_nodes(subject.measured):
+        page.heading("Explore every node").explorer(subject.measured)
     _add_appendix(page, subject, summed)
     return page
 
@@ -77,7 +78,9 @@ def _without_folders(name: str) -> str:
 def _lede(subject: Subject) -> str:
     classes = f", for each of {len(subject.classes)} classes" if subject.classes else ""
     sites = f"{len(subject.sites)} sites" if len(subject.sites) > 1 else "one site"
-    return f"What {subject.nodes:,} nodes at {sites} of a neural network do{classes}."
+    nodes = f"{subject.nodes:,} nodes at " if subject.nodes else ""
+    do = "do" if nodes or len(subject.sites) > 1 else "does"
+    return f"What {nodes}{sites} of a neural network {do}{classes}."
 
 
 def _tiles(subject: Subject, summed: Summary) -> dict[str, object]:
@@ -87,7 +90,7 @@ def _tiles(subject: Subject, summed: Summary) -> dict[str, object]:
     if subject.samples is not None:
         tiles["samples"] = f"{subject.samples:,}"
     tiles |= {"classes": len(subject.classes)} if subject.classes else {}
-    tiles |= {"sites": len(subject.sites), "nodes": f"{subject.nodes:,}"}
+    tiles |= {"sites": len(subject.sites)} | ({"nodes": f"{subject.nodes:,}"} if subject.nodes else {})
     probes = [each for each in summed.readings if each.metric == "linear_probe" and each.value == each.value]
     if probes:
         best = max(probes, key=lambda each: each.value)

@@ -19,7 +19,7 @@ from probekit.report.charts import charts
 from probekit.report.colours import class_colours
 from probekit.report.packing import packed, packed_pairs
 
-__all__ = ["MOST_BYTES", "Explorer", "explorer_of"]
+__all__ = ["MOST_BYTES", "Explorer", "explorer_of", "has_nodes"]
 
 MOST_BYTES = 8_000_000  # of packed results; the charting library takes 1.3 MB more
 
@@ -87,7 +87,8 @@ class _Site:
         One that most nodes lack isn't, such as the selectivity of nodes that go below 0.
         """
         ranked = {name: each for name, each in self.variables.items() if each.kind != "pairs"}
-        known = [name for name, each in ranked.items() if np.isfinite(each.rank_key()).mean() > 0.5]
+        numbers = {name: each for name, each in ranked.items() if each.values.dtype != bool}
+        known = [name for name, each in numbers.items() if np.isfinite(each.rank_key()).mean() > 0.5]
         told = [name for name in known if ranked[name].large]
         return next((name for name in told if ranked[name].neutral is not None), [*told, *known, *ranked][0])
 
@@ -121,7 +122,7 @@ def explorer_of(tree: xr.DataTree, most_bytes: int = MOST_BYTES) -> Explorer:
         DataError: no site has numbers for its nodes.
     """
     check_kind("tree", tree, xr.DataTree, RESULTS)
-    sites = [site for key, group in tree.children.items() if (site := _site(tree, key, group)) is not None]
+    sites = _sites(tree)
     if not sites:
         raise DataError("There is nothing to explore: the results have no site with numbers for its nodes.")
     share, found = min(1.0, most_bytes / (0.2 * sum(site.size for site in sites) + 1)), []
@@ -142,6 +143,15 @@ def explorer_of(tree: xr.DataTree, most_bytes: int = MOST_BYTES) -> Explorer:
         "charts": charts(len(classes)),
     }
     return Explorer(data, sum(len(site.nodes) for site in kept), sum(site.total for site in kept))
+
+
+def has_nodes(tree: xr.DataTree) -> bool:
+    """Whether there is anything to explore."""
+    return bool(_sites(tree))
+
+
+def _sites(tree: xr.DataTree) -> list[_Site]:
+    return [site for key, group in tree.children.items() if (site := _site(tree, key, group)) is not None]
 
 
 def _site(tree: xr.DataTree, key: str, group: xr.DataTree) -> _Site | None:

@@ -15,7 +15,6 @@ from probekit._provenance import COMMAND, call_of
 from probekit.errors import check_kind
 from probekit.metrics import Metric
 from probekit.progress import Progress, silent
-from probekit.report.contents import page_of
 from probekit.report.subject import Subject
 
 __all__ = ["write"]
@@ -63,6 +62,8 @@ def write(
         'report.html'
     """
     given = locals().copy()
+    from probekit.report.contents import page_of  # which imports Bokeh
+
     target = local_path(path, "path")
     check_kind("title", title, (str, type(None)), "the title of the page, or None")
     check_kind("progress", progress, Callable, "a callable that wraps an iterable")

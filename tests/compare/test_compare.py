@@ -311,6 +311,13 @@ def test_an_interval_that_halves_are_too_small_for_is_missing_and_said(data):
     assert "The interval of auroc is missing at a, b: half of the samples are too few for it." in found.notes
 
 
+def test_a_store_with_nan_is_named(data):
+    ids, labels, first, _ = data
+    faulty = first | {"b": np.where(np.arange(60)[:, None] == 3, np.nan, first["b"])}
+    with pytest.raises(DataError, match="new can't be measured. Site 'b' holds NaN"):
+        pk.compare({"old": store(first, ids, labels), "new": store(faulty, ids, labels)}, "mean")
+
+
 def test_plot_and_moved_nodes_refuse_what_was_not_compared(data):
     ids, labels, first, _ = data
     found = pk.compare([store(first, ids, labels)] * 2, ["mean", "effective_rank"], repeats=2)

@@ -113,9 +113,42 @@ def test_what_would_not_be_seen_is_shown(tmp_path: Path) -> None:
         (lambda: pk.plot.images({"a": [GREY]}, captions={"b": [1]}), "'a' has 1 pictures and 0 captions"),
         (lambda: pk.plot.sentences({"a": "text"}), "'a' has no texts"),
         (lambda: pk.plot.sentences({"a": [("cat", 1, 4, 1.0)]}), "Text 0 of 'a' is marked from 1 to 4, and it has 3"),
-        (lambda: pk.plot.sentences({"a": [("cat", 2, 2, 1.0)]}), "marked from 2 to 2"),
     ],
 )
 def test_what_is_no_sample_is_refused(draw, message: str) -> None:
     with pytest.raises(DataError, match=message):
         draw()
+
+
+def _top(tmp_path: Path, data: object, **options: object) -> tuple[Path, object]:
+    path = tmp_path / "a.zarr"
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3), torch.nn.ReLU())
+    pk.capture(model, data, path, sites="2", **options)
+    return path, pk.top(pk.measure(path, "auroc"), per_class=1)
+
+
+def test_the_samples_of_top_nodes_are_drawn_as_pictures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = torch.rand(40, 1, 4, 4), torch.arange(40) % 2
+    store, best = _top(tmp_path, data)
+    found = best.samples(store, n=3, data=data)
+    drawing = pk.plot.samples(found)
+    assert len(drawing.axes) == 3 * len({(each.site, each.node) for each in found.samples})
+    for ax, sample in zip(drawing.axes, found.samples, strict=True):
+        np.testing.assert_allclose(ax.images[0].get_array(), data[0][sample.sample, 0])
+        assert ax.get_xlabel() == f"{sample.value:.4g}"
+    with pytest.raises(DataError, match=r"no texts, .*samples\(store, data=...\)"):
+        pk.plot.samples(best.samples(store, n=3))
+    with pytest.raises(DataError, match="found is a list"):
+        pk.plot.samples([1])
+
+
+def test_the_samples_of_top_nodes_are_drawn_as_texts(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    texts = [f"text number {number}" for number in range(40)]
+    store, best = _top(tmp_path, (torch.rand(40, 16), torch.arange(40) % 2), columns={"text": texts})
+    found = best.samples(store, n=2)
+    ax = pk.plot.samples(found).axes[0]
+    assert [text.get_text() for text in ax.texts] == [
+        part for each in found.samples[:2] for part in (f"{each.value:.4g}", texts[each.sample])
+    ]

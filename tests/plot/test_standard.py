@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import xarray as xr
@@ -86,6 +87,22 @@ def test_tokens_have_positions_and_no_similarity_of_sites(tmp_path: Path) -> Non
     assert list(pk.plot.standard(by_position)) == ["by-position-std"]
 
 
+def test_texts_and_images_of_the_best_nodes_are_shown(tmp_path: Path) -> None:
+    words = [f"text {number}" for number in range(90)]
+    pk.capture(_model(), (X, Y), tmp_path / "a.zarr", sites=["3"], columns={"text": words})
+    drawing = pk.plot.standard(tmp_path / "a.zarr", ["samples"])["samples"]
+    best = pk.top(pk.measure(tmp_path / "a.zarr", "auroc"), per_class=1)
+    expected = [each.text for each in best.samples(tmp_path / "a.zarr", n=6).samples]
+    assert [text.get_text() for ax in drawing.axes for text in ax.texts[1::2]] == expected
+    paths = [str(tmp_path / f"{number}.png") for number in range(90)]
+    pk.capture(_model(), (X, Y), tmp_path / "b.zarr", sites=["3"], columns={"path": paths})
+    with pytest.raises(DataError, match="paths of images that are still there"):
+        pk.plot.standard(tmp_path / "b.zarr", ["samples"])
+    for path in paths:
+        PIL.Image.new("RGB", (8, 8), "#00ff00").save(path)
+    assert pk.plot.standard(tmp_path / "b.zarr", ["samples"])["samples"].axes[0].images[0].get_array()[0, 0, 1] == 1
+
+
 def test_a_training_has_its_steps(tmp_path: Path) -> None:
     watch = pk.Watch(_model(), (X, Y), ["mean", "sparsity"], every=1, sites=["1"], out=tmp_path / "w.zarr")
     watch(0)
@@ -100,6 +117,7 @@ def test_large_tables_are_not_made_without_being_asked_for(tmp_path: Path) -> No
         "profile-sparsity_site",
         "profile-overlap",
         "profile-auroc_rest",
+        "profile-selectivity",
     ]
 
 

@@ -19,7 +19,7 @@ from torch import nn
 import probekit as pk
 from probekit.errors import DataError, SiteError, StoreError
 from tests.report.parsed import Parsed
-from tests.report.unpacked import explorer_data
+from tests.report.unpacked import explorer_data, unpacked
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 NAMES = ["ant", HOSTILE, "cat"]
@@ -150,6 +150,25 @@ def test_one_site_no_labels_and_a_title(tmp_path: Path) -> None:
     assert Parsed(html).within("h1") == ["Mine"]
     assert "Class by class" not in texts(html)
     assert "The strongest nodes" in texts(html)
+
+
+def test_results_of_whole_sites_have_no_nodes_to_explore(store: Path, tmp_path: Path) -> None:
+    html = pk.report.write(pk.measure(store, ["effective_rank", "cka"]), tmp_path / "r.html").read_text("utf-8")
+    assert "What 2 sites of a neural network do." in texts(html)
+    assert "Explore every node" not in texts(html)
+    assert "<script" not in html
+
+
+def test_the_last_step_of_a_watch_is_shown(tmp_path: Path) -> None:
+    net = _net()
+    watch = pk.Watch(net, (IMAGES, torch.from_numpy(LABELS)), ["mean", "auroc"], sites="2")
+    for step in range(2):
+        watch(step=step)
+        net[1].weight.data *= 3
+    html = pk.report.write(watch.results, tmp_path / "r.html").read_text("utf-8")
+    (mean,) = (each for each in explorer_data(html)["sites"][0]["variables"] if each["name"] == "mean")
+    last = watch.results["2"]["mean"].isel(step=-1).transpose("label", "node").values
+    np.testing.assert_allclose(unpacked(mean["values"]), last.ravel(), rtol=5e-4)
 
 
 def test_images_that_moved_are_named(tmp_path: Path) -> None:

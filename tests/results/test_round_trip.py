@@ -34,7 +34,8 @@ class Cast(nn.Module):
 
 
 def stored(dtype: torch.dtype, folder: Path) -> Path:
-    pk.capture(Cast(dtype), (X, LABELS), folder / "acts.zarr", sites="cast", class_names=["ant", "bee", "cat"])
+    columns, names = {"age": np.linspace(0, 1, len(X))}, ["ant", "bee", "cat"]
+    pk.capture(Cast(dtype), (X, LABELS), folder / "acts.zarr", sites="cast", columns=columns, class_names=names)
     return folder / "acts.zarr"
 
 
@@ -45,7 +46,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     assert len(names) > 30
     folder = tmp_path_factory.mktemp("measured")
     metrics = [f"{name}{NEEDED.get(name, '')}" for name in names]
-    return pk.measure(stored(request.param, folder), metrics, out=folder / "m.zarr"), folder / "m.zarr"
+    return pk.measure(stored(request.param, folder), metrics, target="age", out=folder / "m.zarr"), folder / "m.zarr"
 
 
 def assert_same(opened: xr.DataTree, results: xr.DataTree) -> None:
