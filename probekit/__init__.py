@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from probekit._capture.capture import capture, plan
     from probekit._capture.fingerprint import weights_digest
     from probekit._capture.generation import generate
+    from probekit._compare.compare import compare
     from probekit._data.sampler import ChunkSampler
     from probekit._export.export import export
     from probekit._measure.live import measure_live
@@ -44,6 +45,7 @@ __all__ = [
     "callbacks",
     "capture",
     "cluster",
+    "compare",
     "errors",
     "export",
     "generate",
@@ -77,6 +79,7 @@ _WHERE = {
     "Watch": "probekit._measure.watch:Watch",
     "as_dataset": "probekit._store.torch_dataset:as_dataset",
     "capture": "probekit._capture.capture:capture",
+    "compare": "probekit._compare.compare:compare",
     "export": "probekit._export.export:export",
     "generate": "probekit._capture.generation:generate",
     "info": "probekit._store.store:info",

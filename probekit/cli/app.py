@@ -12,6 +12,7 @@ import probekit
 from probekit import plugins
 from probekit._provenance import COMMAND
 from probekit.cli import (
+    compare_commands,
     export_commands,
     figure_commands,
     model_commands,
@@ -81,6 +82,7 @@ for command in (
     store_commands.measure,
     store_commands.top,
     report_commands.report,
+    compare_commands.compare,
     figure_commands.plot,
     export_commands.export,
     plugin_commands.metrics,
@@ -88,8 +90,8 @@ for command in (
 ):
     app.command(command.__name__, epilog=epilog(command.__name__))(command)
 _new = typer.Typer(no_args_is_help=True)
-_new.command("metric")(new.metric)
-_new.command("recipe")(new.recipe)
+for command in (new.metric, new.recipe):
+    _new.command(command.__name__, epilog=epilog(f"new {command.__name__}"))(command)
 app.add_typer(_new, name="new", help="Begin a package with a metric or a recipe of your own.")
 app.add_typer(
     typer.Typer(cls=RecipeGroup, no_args_is_help=True),

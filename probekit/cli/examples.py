@@ -35,9 +35,15 @@ EXAMPLES = {
         "probekit export acts.zarr folder --format npy",
         "probekit export acts.zarr folder --format parquet --sites 'layer4.*' --where label=cat",
     ),
+    "compare": (
+        "probekit compare before.zarr after.zarr -o compare.html",
+        "probekit compare seed0.zarr seed1.zarr seed2.zarr -m auroc --sites 'layer4.*'",
+    ),
     "metrics": ("probekit metrics",),
     "recipes": ("probekit recipes",),
     "run": ("probekit run relu-vs-sigmoid", "probekit run relu-vs-sigmoid --help"),
+    "new metric": ("probekit new metric spread",),
+    "new recipe": ("probekit new recipe my-study",),
 }
 
 

@@ -21,20 +21,12 @@ _ENDING = ".jinja"
 
 
 def metric(name: Name, into: Into = Path()) -> None:
-    """Begin a package with a metric of your own, registered and tested.
-
-    \b
-    Example: probekit new metric spread
-    """
+    """Begin a package with a metric of your own, registered and tested."""
     _begin("metric", name, into)
 
 
 def recipe(name: Name, into: Into = Path()) -> None:
-    """Begin a package with a recipe of your own: a study that becomes a command, registered and tested.
-
-    \b
-    Example: probekit new recipe my-study
-    """
+    """Begin a package with a recipe of your own: a study that becomes a command, registered and tested."""
     _begin("recipe", name, into)
 
 
