@@ -91,8 +91,8 @@ for command in (
     app.command(command.__name__, epilog=epilog(command.__name__))(command)
 _new = typer.Typer(no_args_is_help=True)
 for command in (new.metric, new.recipe):
-    _new.command(command.__name__, epilog=epilog(f"new {command.__name__}"))(command)
-app.add_typer(_new, name="new", help="Begin a package with a metric or a recipe of your own.")
+    _new.command(command.__name__, epilog=epilog("new"))(command)
+app.add_typer(_new, name="new", help="Begin a package with a metric or a recipe of your own.", epilog=epilog("new"))
 app.add_typer(
     typer.Typer(cls=RecipeGroup, no_args_is_help=True),
     name="run",

@@ -42,8 +42,7 @@ EXAMPLES = {
     "metrics": ("probekit metrics",),
     "recipes": ("probekit recipes",),
     "run": ("probekit run relu-vs-sigmoid", "probekit run relu-vs-sigmoid --help"),
-    "new metric": ("probekit new metric spread",),
-    "new recipe": ("probekit new recipe my-study",),
+    "new": ("probekit new metric spread", "probekit new recipe my-study"),
 }
 
 
