@@ -153,7 +153,7 @@ def node_values(nodes: Mapping[str, xr.Dataset], metric: str, first: str) -> Dra
     chosen = {site: data for site, data in nodes.items() if metric in data}
     columns = min(_COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure = new_figure(2.5 * columns + 1.4, 2.5 * rows + 0.4)
+    figure = new_figure(2.5 * columns + 0.8, 2.9 * rows + 0.5)
     panels: list[Axes] = []
     others = [str(each) for each in next(iter(chosen.values()))["store"].values]
     colours = palette(1 + len(others))
