@@ -106,8 +106,10 @@ def _add_origin(page: Page, subject: Subject, command: str) -> None:
         counts = subject.class_samples.values()
         known["Samples of a class"] = f"{min(counts):,} to {max(counts):,}"
     page.facts(known)
-    captured = str(subject.attrs.get("command", ""))
-    page.text("The commands that make this page again:").code("\n".join(filter(None, [captured, command])))
+    commands = dict.fromkeys(
+        filter(None, [str(subject.attrs.get("command", "")), command])
+    )  # a recipe has one for both
+    page.text("What makes this page again:").code("\n".join(commands))
 
 
 def _add_layers(page: Page, subject: Subject, summed: Summary) -> None:
