@@ -53,7 +53,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], str, list[Any]]] = {
     "compare repeats": (lambda v: pk.compare([TREE, TREE], "mean", repeats=v), "repeats", [None, "3", 1, 1.5, True]),
     "compare confidence": (lambda v: pk.compare([TREE, TREE], "mean", confidence=v), "confidence", [None, "95", 95]),
     "compare seed": (lambda v: pk.compare([TREE, TREE], "mean", seed=v), "seed", [None, "1", -1, 0.5]),
-    "compare progress": (lambda v: pk.compare([TREE, TREE], "mean", progress=v), "progress", [True, None]),
+    "compare progress": (lambda v: pk.compare([TREE, TREE], "mean", progress=v), "progress", [True, "bars"]),
     "top": (lambda v: pk.top(v, "mean"), "measured", [None, "m.zarr", RESULTS["site"].to_dataset()]),
     "top by": (lambda v: pk.top(RESULTS, v), "by", [None, ["mean"], 3]),
     "top per_class": (lambda v: pk.top(RESULTS, "mean", per_class=v), "per_class", [None, "3", 0, 1.5, True]),

@@ -71,7 +71,7 @@ def offered(folder: Path, line: str) -> list[str]:
         ("probekit sites ne", ["nets.py"]),
         ("probekit sites torchvision:resnet1", [f"torchvision:resnet{n}" for n in (101, 152, 18)]),
         ("probekit capture nets.py dig", ["digits"]),
-        ("probekit run relu", ["relu-vs-sigmoid"]),
+        ("probekit run class", ["class-selectivity"]),
         ("probekit measure nowhere.zarr --sites ", []),
         ("probekit top plain --class ", []),
     ],
