@@ -65,11 +65,10 @@ def test_the_default_runs_and_runs_again(tmp_path: Path) -> None:
     assert table.loc["6", "linear_probe"] > 0.9
     assert (table["overlap"] < table["overlap_null"]).all()
     store = pk.open(folder / "acts.zarr")
-    best = pd.read_csv(folder / "tables" / "best-nodes.csv")
-    for _, row in best.groupby("label").head(1).iterrows():
-        values = store[str(row["site"])]["activation"].values[:, row["node"]]
-        expected = roc_auc_score(store["label"].values == row["label"], values)
-        np.testing.assert_allclose(row["value"], expected, atol=1e-9)
+    best = pd.read_csv(folder / "tables" / "best-nodes.csv", dtype={"site": str})
+    for row in best.groupby("label").head(1).itertuples():
+        values = store[row.site]["activation"].values[:, row.node]
+        np.testing.assert_allclose(row.value, roc_auc_score(store["label"].values == row.label, values), atol=1e-9)
     assert {path.name for path in (folder / "figures").iterdir()} == {
         f"{name}.png" for name in ("overlap", "selectivity", "probe", "rank")
     }
