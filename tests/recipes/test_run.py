@@ -287,13 +287,13 @@ def test_exported_networks_give_the_same_outputs(done):
         keys = {name: told[name] for name in ("activation", "depth", "batch_norm", "seed")}
         row = results[(results[list(keys)] == pd.Series(keys)).all(axis=1)].iloc[0]
         assert row.test_accuracy == pytest.approx(told["test_accuracy"])
-        right = network(x[tested()]).argmax(1).numpy() == digits.target[tested()]
+        right = network(x[held_out_digits()]).argmax(1).numpy() == digits.target[held_out_digits()]
         assert right.mean() == pytest.approx(told["test_accuracy"])
     with pytest.raises(DataError, match=r"is no exported network: it takes NAME.safetensors and NAME.json"):
         zoo.load(folder / "none.safetensors")
 
 
-def tested():
+def held_out_digits():
     """The rows of the digits that a run tests on."""
     return data.split_of(settings.resolve({}), None, "cpu").test.index.numpy()
 
