@@ -51,9 +51,8 @@ def _shown(sample: TopSample) -> Shown:
         return Shown(caption, None, False, "", "", "")
     try:
         image = _thumbnail(pixels_of(picture, caption))
-    except DataError:
-        # Not every input is a picture, nor is every path a file that is still there.
-        return Shown(caption, None, False, sample.path or "", "", "")
+    except DataError as error:  # not every input is a picture, nor is every path a file that is still there
+        return Shown(caption, None, False, f"No picture: {error}", "", "")
     return Shown(caption, _address(image), max(image.size) <= _COARSE, "", "", "")
 
 

@@ -19,13 +19,18 @@ from probekit.errors import DataError
 
 from .settings import Settings
 
-__all__ = ["Samples", "Split", "channel_scaling", "split_arrays", "split_of", "validation_size"]
+__all__ = ["Samples", "Split", "arrays_and_split", "channel_scaling", "split_arrays", "split_of", "validation_size"]
 
 Array: TypeAlias = NDArray[Any]
 
 
 def split_of(settings: Settings, data_dir: Path | None, device: str) -> Split:
     """The data set that the settings name, split as they say, on `device`."""
+    return arrays_and_split(settings, data_dir, scaled=True)[1].to(device)
+
+
+def arrays_and_split(settings: Settings, data_dir: Path | None, *, scaled: bool) -> tuple[load.Arrays, Split]:
+    """The data set that the settings name, and its split, on the CPU."""
     arrays = load.arrays(settings.source, data_dir)
     if arrays.y_train is None:
         raise DataError(f"{settings.source!r} has no labels of classes, which the study compares.")
@@ -37,8 +42,9 @@ def split_of(settings: Settings, data_dir: Path | None, device: str) -> Split:
         y_test=arrays.y_test,
         validation_size=validation_size(len(arrays.y_train)),
         seed=settings.split_seed,
+        scaled=scaled,
     )
-    return split.to(device)
+    return arrays, split
 
 
 def validation_size(samples: int) -> int | float:

@@ -17,7 +17,9 @@ import xarray as xr
 from torch import nn
 
 import probekit as pk
+from probekit._measure.top_samples import TopSample
 from probekit.errors import DataError, SiteError, StoreError
+from probekit.report.samples import shown_samples
 from tests.report.parsed import Parsed
 from tests.report.unpacked import explorer_data, unpacked
 
@@ -221,3 +223,14 @@ def test_wrong_input_writes_nothing(
     with pytest.raises(error, match=message):
         pk.report.write(source, tmp_path / "r.html", **options)
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"])
+def test_a_picture_that_can_not_be_shown_says_why(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "cat.png"
+    if content is not None:
+        path.write_bytes(content)
+    [found] = shown_samples([TopSample("relu", 0, 0, 1.5, 3, path=str(path))])
+    assert found.image is None
+    assert found.before.startswith("No picture: ")
+    assert "cat.png" in found.before

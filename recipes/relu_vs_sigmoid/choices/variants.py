@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probekit import load
 from probekit.errors import DataError, near
 
-from ..data import Split, channel_scaling, split_arrays, validation_size
+from ..data import Split, arrays_and_split, channel_scaling
 from ..settings import Settings
 from ..training.networks import Builder, Config, Initialise, Member, Scale, build
 
@@ -97,19 +96,7 @@ def builder(scaled: Mapping[str, Scale]) -> Builder:
 
 def raw_split(settings: Settings, data_dir: Path | None, device: str) -> tuple[Split, dict[str, Scale]]:
     """The settings' data set, split as a run splits it but not scaled, and the module of each scaling."""
-    arrays = load.arrays(settings.source, data_dir)
-    if arrays.y_train is None:
-        raise DataError(f"{settings.source!r} has no labels of classes, which the study compares.")
-    split = split_arrays(
-        arrays.x_train,
-        arrays.y_train,
-        arrays.class_names,
-        x_test=arrays.x_test,
-        y_test=arrays.y_test,
-        validation_size=validation_size(len(arrays.y_train)),
-        seed=settings.split_seed,
-        scaled=False,
-    )
+    arrays, split = arrays_and_split(settings, data_dir, scaled=False)
     return split.to(device), scalings(arrays.x_train[split.train.index.numpy()])
 
 
