@@ -25,13 +25,13 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/installed
 	@$(BIN)/probekit run relu-vs-sigmoid
 
-# Types are checked meanwhile, where a test waits for something.
+# Types are checked meanwhile, where a test waits for something. make test SLOW=yes runs the slow tests among the others.
 test: lint
 	@$(BIN)/mypy > $(VENV)/types & types=$$!; \
-	$(PYTEST); tests=$$?; \
+	$(PYTEST) $(if $(SLOW),-m 'not long'); tests=$$?; \
 	wait $$types || { cat $(VENV)/types; exit 1; }; exit $$tests
 
-# Studies, large models, and processes that import torch anew: CI runs them too.
+# Studies, large models, and processes that import torch anew.
 test-slow: $(VENV)/installed-test
 	@$(PYTEST) -m slow
 
