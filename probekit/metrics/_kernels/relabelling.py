@@ -45,53 +45,56 @@ def cell_counts(values: Array, bins: int, classes: int) -> Callable[[Codes], Cod
     The cells are those of `count_cells` with bins of equal mass, but for atoms that lie in an order of their own. Their
     edges depend on the labels only where the classes differ in size: then every sample weighs as its class says.
     """
-    prepared = [_Cells.of(row, bins) for row in values]
-    width = bins + max((len(cells.starts) for cells in prepared), default=0)
-    fixed: dict[tuple[int, ...], list[Array]] = {}
+    nodes = [_Node(row, bins) for row in values]
+    width = bins + max((len(node.atoms) for node in nodes), default=0)
+    of_equal: list[Array] = []  # the cell of each sample where all weigh the same, for which no sample is looked up
 
     def count(codes: Codes) -> Codes:
         in_class = np.bincount(codes, minlength=classes)
-        weights = weights_of(in_class)
-        counts = np.empty((len(prepared), classes * width), np.int64)
-        if len(np.unique(in_class[in_class > 0])) == 1:  # so that all samples weigh the same
-            if not fixed:
-                fixed[()] = [cells.of_samples(np.ones(values.shape[1], np.int64)) for cells in prepared]
-            cell_of = fixed[()]
-        else:
-            cell_of = [cells.of_samples(weights[codes]) for cells in prepared]
-        shifted = codes * width
-        for node, of_samples in enumerate(cell_of):
-            counts[node] = np.bincount(shifted + of_samples, minlength=classes * width)
+        counts = np.empty((len(nodes), classes * width), np.int64)
+        equal = len(np.unique(in_class[in_class > 0])) == 1
+        if equal and not of_equal:
+            of_equal.extend(node.in_samples(node.cells(np.ones(len(codes), np.int64))) for node in nodes)
+        shifted, weights = codes * width, weights_of(in_class)
+        small = codes.astype(np.min_scalar_type(classes))
+        for number, node in enumerate(nodes):
+            if equal:
+                places = shifted + of_equal[number]
+            else:
+                in_order = small.take(node.order)
+                places = in_order * np.int64(width) + node.cells(weights.take(in_order))
+            counts[number] = np.bincount(places, minlength=classes * width)
         return np.ascontiguousarray(counts.reshape(-1, classes, width).transpose(2, 1, 0))
 
     return count
 
 
-class _Cells:
-    """The sorted samples of a node, with its atoms from `starts` to `stops`."""
+class _Node:
+    """The sorted samples of a node: their `order`, and the numbers of those at which `atoms` begin."""
 
-    def __init__(self, keys: Array, order: Codes, bins: int) -> None:
-        self.starts, self._keys, self._order, self._bins = atoms_of(keys), keys, order, bins
-        self._stops = np.searchsorted(keys, keys[self.starts], "right")
+    def __init__(self, row: Array, bins: int) -> None:
+        self._keys, self.order = pooled(row, np.arange(len(row)))
+        self._bins, self.atoms = bins, atoms_of(self._keys)
+        self._stops = np.searchsorted(self._keys, self._keys[self.atoms], "right")
 
-    @classmethod
-    def of(cls, row: Array, bins: int) -> _Cells:
-        return cls(*pooled(row, np.arange(len(row))), bins)
-
-    def of_samples(self, weights: Codes) -> Array:
-        """The cell of each sample, (sample,), when they weigh so much."""
-        mass = weights[self._order]
-        for start, stop in zip(self.starts, self._stops, strict=True):
+    def cells(self, mass: Codes) -> Codes:
+        """The cell of each sample in order; the samples weigh as `mass`, in order, says, which is changed."""
+        for start, stop in zip(self.atoms, self._stops, strict=True):
             mass[start:stop] = 0
         cumulative = np.cumsum(mass)
         total = int(cumulative[-1]) if len(cumulative) else 0
-        cell = np.zeros(len(mass), np.int32)
+        cells = np.zeros(len(mass), np.int64)
         if total:
             edges = np.searchsorted(cumulative, [edge * total // self._bins for edge in range(1, self._bins)], "right")
             firsts = np.searchsorted(self._keys, self._keys[edges])  # a tied value doesn't split
-            cell = np.searchsorted(firsts, np.arange(len(mass)), "right").astype(np.int32)
-        for number, (start, stop) in enumerate(zip(self.starts, self._stops, strict=True)):
-            cell[start:stop] = self._bins + number
-        found = np.empty_like(cell)
-        found[self._order] = cell
+            lengths = np.diff(np.concatenate([[0], firsts, [len(mass)]]))
+            cells = np.repeat(np.arange(self._bins), lengths)
+        for number, (start, stop) in enumerate(zip(self.atoms, self._stops, strict=True)):
+            cells[start:stop] = self._bins + number
+        return cells
+
+    def in_samples(self, in_order: Codes) -> Array:
+        """What is known of the samples in order, by sample."""
+        found = np.empty(len(in_order), np.int32)
+        found[self.order] = in_order
         return found
