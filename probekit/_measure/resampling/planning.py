@@ -17,7 +17,7 @@ from probekit._measure.needs import state_bytes
 from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.repeats import ALL_SITES, CI, NULL, Repeats, What
 from probekit._measure.resampling.settings import Resampling
-from probekit._measure.resampling.units import ROW, Units
+from probekit._measure.resampling.units import ROW, SAMPLE_ID, Units
 from probekit._measure.site_source import Source
 from probekit._measure.tasks import Task, Work, spec_of
 from probekit.errors import DataError, ProbekitError
@@ -58,10 +58,11 @@ def repeats_of(asked: Resampling, work: Work, root: xr.Dataset, measure: Measure
 
 
 def _draws(asked: Resampling, source: Source, rows: Observations, root: xr.Dataset) -> Draws:
-    columns = source.columns(root)
-    units = Units.find(source, columns, rows, asked.within, asked.together)
-    if units.labels is None and asked == Resampling(seed=asked.seed):  # nobody asked for the null of a metric's own
-        units = Units.find(source, columns, rows, None, ROW)
+    columns, together = source.columns(root), asked.together
+    if asked == Resampling(seed=asked.seed):  # nobody asked for the null, which a metric has of its own
+        units = None if source.tokens and not columns.has(SAMPLE_ID) else Units.find(source, columns, rows, None, None)
+        together = ROW if units is None or units.labels is None else None
+    units = Units.find(source, columns, rows, asked.within, together)
     return Draws(units, asked.seed, source.name)
 
 

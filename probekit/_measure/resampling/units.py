@@ -12,10 +12,10 @@ from probekit._store.sample_columns import SampleColumns
 from probekit.errors import DataError
 from probekit.metrics.block import Array, Codes
 
-__all__ = ["ROW", "Units"]
+__all__ = ["ROW", "SAMPLE_ID", "Units"]
 
 ROW = "row"  # for `together`: each row by itself
-_SAMPLE_ID = "sample_id"
+SAMPLE_ID = "sample_id"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,13 @@ def _ids(source: Source, columns: SampleColumns, rows: Observations, together: s
         return "row", np.arange(rows.number)
     if together is None and not source.tokens:
         return "sample", rows.numbers
-    name = together or _SAMPLE_ID
+    if together is None and not columns.has(SAMPLE_ID):
+        raise DataError(
+            f"Nothing tells which rows of site {source.name!r} are of one sample: there is no {SAMPLE_ID!r}. Give "
+            "together= another column, or together='row' to take each row by itself.",
+            arguments=("together",),
+        )
+    name = together or SAMPLE_ID
     return ("sample" if together is None else name), _values(columns, name, "together")[rows.numbers]
 
 
