@@ -257,6 +257,13 @@ class Observations:
             raise DataError(f"Site {site!r}: all {omitted} observations hold a NaN, so there is nothing to measure.")
         return replace(self, codes=self.codes[places], numbers=self.numbers[places], kept=kept, omitted=omitted)
 
+    def only(self, chosen: Mask) -> Observations:
+        """Those of these that are `chosen` (observation)."""
+        kept = chosen if self.kept is None else self.kept.copy()
+        if self.kept is not None:
+            kept[self.kept] = chosen
+        return replace(self, codes=self.codes[chosen], numbers=self.numbers[chosen], kept=kept)
+
     def _repeated(self, each: int) -> Observations:
         if each == 1:
             return self

@@ -26,6 +26,7 @@ from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, s
 from probekit._measure.live_memory import LiveMemory
 from probekit._measure.measure import NAN
 from probekit._measure.metric_set import MetricSet, resolved
+from probekit._measure.resampling.sketched import with_null
 from probekit._measure.site_source import POSITIONS, bounds_of
 from probekit._probe.hooks import probing
 from probekit._probe.model_run import device_of, running
@@ -324,7 +325,7 @@ class _Meter:
         blocks: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
         for block in Sketch().blocks(state):
             for metric in columns:
-                variables = call(metric, where, metric.compute, block)
+                variables = call(metric, where, with_null, metric, block)
                 blocks[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
         return {metric.name: join(metric, blocks[metric.name]) for metric in columns}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -22,6 +22,11 @@ from probekit._measure.executors import Executor, executor_for
 from probekit._measure.grouping import Groups, Observations, Where, selected
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.planner import Plan, plan_of
+from probekit._measure.resampling.balance import balanced
+from probekit._measure.resampling.planning import column_bytes, repeat_tasks, repeats_of
+from probekit._measure.resampling.repeats import ALL_SITES
+from probekit._measure.resampling.results import Found, beside, found_at
+from probekit._measure.resampling.settings import Resampling
 from probekit._measure.site_source import POSITIONS, Source, as_tree, find_sources
 from probekit._measure.targets import targets_of
 from probekit._measure.task_cache import TaskCache, key_of
@@ -35,7 +40,7 @@ from probekit._store.store import open_record, read_record
 from probekit._version import __version__
 from probekit.errors import DataError, StoreError, check_choice, check_kind
 from probekit.metrics import Metric, State, Variables
-from probekit.progress import Progress
+from probekit.progress import Progress, silent
 
 __all__ = ["NAN", "fitting_metrics", "measure"]
 
@@ -57,6 +62,14 @@ def measure(
     target: str | None = None,
     nan: Literal["raise", "omit"] = "raise",
     positions: Literal["mean", "max", "each"] = "mean",
+    null: Literal["permute"] | None = None,
+    ci: Literal["bootstrap", "jackknife"] | None = None,
+    repeats: int = 200,
+    confidence: float = 0.95,
+    within: str | None = None,
+    together: str | None = None,
+    balance: bool = False,
+    seed: int = 0,
     memory: str | int = "1GiB",
     out: str | Path | None = None,
     scheduler: str | None = None,
@@ -68,6 +81,24 @@ def measure(
     its attributes {metric, version, parameters, n, activation_dtype, approximate} what it is; what compares sites is at
     the root, such as ``m["cka"]`` (site, site_b). float16 is measured as float32, integers as float64. For feature maps
     the node is the channel, of tokens the feature. The numbers don't depend on `memory` or on the number of threads.
+
+    **A null** tells what a metric gives where labels mean nothing: with ``null="permute"`` every metric that depends on
+    the labels is measured again with shuffled ones, `repeats` times, and a variable ``v`` has beside it ``v_null`` and
+    ``v_null_std``, the mean and the standard deviation of the shuffles; ``v_p``, the two-sided p-value, which is twice
+    the smaller tail (1 + shuffles at least, or at most, as large) / (1 + repeats); and ``v_q``, the p-values adjusted
+    over the nodes of the site, for each class by itself (Benjamini and Hochberg 1995). The least p is
+    2 / (1 + repeats), so many nodes ask for more repeats. The one number that stands for a site in `probekit.summary`
+    has its own: ``v_null_site``, ``v_null_std_site``, ``v_p_site``. Pairs of classes have none: select two classes with
+    `where`. A metric of a `target` has it shuffled instead of the labels.
+
+    **An interval**, ``v_low`` to ``v_high``, and ``v_low_site`` to ``v_high_site``, says how a variable varies over
+    samples. ``ci="bootstrap"`` draws samples with replacement within their class, `repeats` times; the interval is the
+    normal one, less the bias that the draws show (Davison and Hinkley 1997, eq. 5.5). ``ci="jackknife"`` leaves out
+    blocks of samples, up to `repeats` and no more than the root of the samples, with Student's t (Shao and Wu 1989):
+    each metric sees every sample once, so it serves trained probes and comparisons of sites too, which have it for
+    ``"bootstrap"`` as well; the attribute `ci` says so. An interval is NaN where some repeat gave no number.
+
+    Rows of one sample keep one label and are drawn together.
 
     Args:
         store: the path of a store, or an open one; or one site of it: ``tree["layers.0"]``, such a Dataset, or an array
@@ -89,6 +120,17 @@ def measure(
             whose attribute `omitted` then counts them.
         positions: how to treat the positions of feature maps: take their ``"mean"`` or ``"max"``, or take ``"each"`` as
             an observation of its own.
+        null: ``"permute"`` for the null of shuffled labels.
+        ci: ``"bootstrap"`` or ``"jackknife"`` for intervals.
+        repeats: how often labels are shuffled and samples drawn.
+        confidence: of the intervals.
+        within: a column; labels are shuffled, and samples drawn, among those that have the same value in it, such as a
+            speaker or a session.
+        together: a column; rows with the same value in it keep one label, and are drawn or left out as one, such as the
+            samples of a patient. By default the rows of a sample; ``"row"`` takes each row by itself.
+        balance: take as many samples of every class as the smallest has, drawn by `seed`; the attribute `balanced` of
+            the results says how many at each site.
+        seed: of the shuffles and draws, on which they depend alone.
         memory: the most memory that all threads together use for values of the store, and for states and tables of
             metrics; on a cluster, each thread. The results themselves come in addition.
         out: also write the results as a new zarr store, which appears whole or not at all. A measurement that was
@@ -101,7 +143,7 @@ def measure(
     Raises:
         PluginError: an unknown metric, or one that fails or returns what it doesn't declare.
         SiteError: no site matches `sites`.
-        DataError: NaN in the data, no column `by`, or no sample to measure.
+        DataError: NaN in the data, no column `by`, or no sample to measure; or labels that can't be shuffled.
         StoreError: no store at `store`, `out` exists or can't be written.
         ProbekitError: one node's samples, or what a metric needs, don't fit in `memory`. Nothing is read then.
 
@@ -112,12 +154,20 @@ def measure(
         >>> m = pk.measure(xr.DataTree.from_dict({"/": columns, "relu": relu}), ["median", "sparsity"])
         >>> m["relu"]["median"].sel(label=0).values
         array([0.5, 3. ])
+        >>> x, y = np.random.default_rng(0).normal(size=(90, 3)), np.arange(90) % 3
+        >>> x[:, 2] += y
+        >>> site = xr.Dataset({"activation": (("sample", "node"), x)}, {"label": ("sample", y)})
+        >>> m = pk.measure(site, "fisher", null="permute", ci="bootstrap")
+        >>> (m["activation"]["fisher_q"] < 0.05).values
+        array([False, False,  True])
     """
+    resampling = Resampling(null, ci, repeats, seed, confidence, within, together)
     given = None if metrics is None else resolved(metrics)
     check_choice("nan", nan, NAN)
     check_choice("positions", positions, POSITIONS)
     check_kind("by", by, (str, NoneType), "the name of one column, or None")
     check_kind("target", target, (str, NoneType), "the name of one column, or None")
+    check_kind("balance", balance, bool, "True or False")
     check_kind("scheduler", scheduler, (str, NoneType), "the address of a dask cluster's scheduler, or None")
     shown = default(progress)
     store_at = None if out is None else local_path(out, "out", StoreError)
@@ -127,18 +177,23 @@ def measure(
         sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
         root = tree.to_dataset(inherit=False)
         rows, grouped = _rows(sources, root, by, where)
+        each_class: dict[str, int] = {}
+        if balance:
+            rows, each_class = balanced(sources, root, rows, together, seed)
         reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root, target)
         chosen = given or resolved(list(reasons))
         targets = targets_of(chosen, sources, rows, root, target)
         cache = None
         if store_at is not None:
             options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions, "target": target}
+            options |= {"resampling": asdict(resampling), "balance": balance}
             # Nobody can tell whether a tree in memory is the one that it was.
             key = None if identity is None else key_of(chosen, **identity, **options)
             cache = stack.enter_context(TaskCache(store_at, key))
         work = replace(_work(MetricSet(chosen), sources, rows, root, nan), targets=targets)
+        work = replace(work, repeats=repeats_of(resampling, work, root, _measured_alone))
         workers = stack.enter_context(executor_for(scheduler))
-        plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
+        plan = _plan(work, parse_size(memory), workers)
         done = dict(shown(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
         results = _results(work, [(task, done[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
@@ -147,9 +202,25 @@ def measure(
             results.attrs |= {"default_metrics": json.dumps(reasons), "left_out": json.dumps(left_out)}
         if target is not None:
             results.attrs["target"] = target
+        if balance:
+            results.attrs |= {"balanced": json.dumps(each_class), "balanced_by_seed": seed}
         if store_at is not None:
             write(results, store_at)
     return results
+
+
+def _measured_alone(tree: xr.DataTree, metric: Metric) -> xr.DataTree:
+    return measure(tree, metric, progress=silent)
+
+
+def _plan(work: Work, memory: int, workers: Executor) -> Plan:
+    """The tasks, with those that repeat them."""
+    again = column_bytes(work.repeats, work.metrics)
+    plan = plan_of(work.metrics, work.sources, work.rows, memory, workers.parallel, workers.apart, again)
+    if work.repeats is None:
+        return plan
+    each = memory if workers.apart else memory // plan.parallel
+    return replace(plan, tasks=(*plan.tasks, *repeat_tasks(work.repeats, work, each, plan.parallel)))
 
 
 def fitting_metrics(
@@ -267,9 +338,20 @@ def _task_results(
 def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> xr.DataTree:
     """The tree of results, from those of the tasks in the order of the plan."""
     children = {key: _of_site(work, key, [each for each in done if each[0].site == key]) for key in work.sources}
-    overall = [result for task, result in done if task.kind == "sites"]
+    overall = [result for task, result in done if task.kind == "sites" and not task.repeat]
     root = _of_sites(work, overall[0]) if overall else xr.Dataset()
-    return xr.DataTree.from_dict({"/": root, **children})
+    made = {ALL_SITES: root, **children}
+    if work.repeats is not None:
+        made = beside(made, {key: _repeated(work, key, done) for key in made}, work.repeats)
+    return xr.DataTree.from_dict({"/": made.pop(ALL_SITES), **made})
+
+
+def _repeated(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> list[Found]:
+    """What the repeats of a site gave, or those of all sites."""
+    of_site = [(task, result.repeats) for task, result in done if task.site == key]
+    blocks = [repeats for task, repeats in of_site if task.kind == "block"]
+    parts = [repeats for task, repeats in of_site if task.repeat]
+    return found_at(work.metrics.metrics, blocks, parts)
 
 
 def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> xr.Dataset:

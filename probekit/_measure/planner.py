@@ -85,13 +85,13 @@ class _Cost:
         return bisect_right(range(1, nodes + 1), memory, key=self.of)
 
     @classmethod
-    def of_block(cls, source: Source, rows: Observations, needs: _Needs, columns: bool) -> _Cost:
+    def of_block(cls, source: Source, rows: Observations, needs: _Needs, columns: bool, again: int = 0) -> _Cost:
         height, width = source.chunk
         stored = height * source.positions * source.variable.dtype.itemsize
         # Chunks as they are decoded, read and upcast, and what streaming metrics make of a batch in float64.
         fixed, node = stored * width, 2 * stored + 8 * height * source.each + 40 * min(BATCH, height * source.each)
         if columns:  # the block, as much again as scratch of the metrics, and the observations of one node
-            fixed, node = fixed + 64 * rows.number, node + 2 * rows.number * source.dtype.itemsize
+            fixed, node = fixed + 64 * rows.number, node + rows.number * (2 * source.dtype.itemsize + again)
         return cls(fixed, node, needs, f"One node of site {source.name!r} with its {rows.number} observations")
 
     @classmethod
@@ -116,18 +116,20 @@ def plan_of(
     memory: int,
     parallel: int,
     apart: bool,
+    again: int = 0,
 ) -> Plan:
     """The tasks, for `parallel` of them at a time; columns of which not one fits in memory are read several times.
 
     All of them together hold no more than `memory`, or each of them where they run `apart`. What metrics say that they
-    need beside their samples counts.
+    need beside their samples counts. `again` are the bytes that an observation of a node takes where columns are
+    measured repeatedly, which they can't be in several passes.
 
     Raises:
         ProbekitError: a task of the least size doesn't fit.
     """
     blocks = bool(metrics.columns) or (bool(metrics.streaming("node")) and not metrics.streaming("site"))
-    costs = {key: _of_nodes(metrics, sources[key], rows[key]) for key in sources} if blocks else {}
-    selected = _selected(metrics, sources, rows, costs, memory)
+    costs = {key: _of_nodes(metrics, sources[key], rows[key], again) for key in sources} if blocks else {}
+    selected = {} if again else _selected(metrics, sources, rows, costs, memory)
     costs |= {
         key: _Cost.of_selection(sources[key], rows[key], costs[key].needs, selection)
         for key, selection in selected.items()
@@ -148,14 +150,14 @@ def plan_of(
     return Plan(tuple(tasks), parallel, max((selection.passes for selection in selected.values()), default=1))
 
 
-def _of_nodes(metrics: MetricSet, source: Source, rows: Observations) -> _Cost:
+def _of_nodes(metrics: MetricSet, source: Source, rows: Observations, again: int) -> _Cost:
     """The cost of blocks of nodes."""
     streaming = [] if metrics.streaming("site") else metrics.streaming("node")
     spec, number = spec_of(source, rows, 1), rows.number
     where = f"at one node of site {source.name!r}, with {number} observations of {spec.classes} classes,"
     others = {metric.name: need_of_nodes(metric, spec, number) for metric in metrics.columns}
     needs = _Needs(where, _together(streaming, lambda metric: need_of_nodes(metric, spec, number)), others)
-    return _Cost.of_block(source, rows, needs, bool(metrics.columns))
+    return _Cost.of_block(source, rows, needs, bool(metrics.columns), again)
 
 
 def _whole_rows(metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping[str, Observations]) -> Iterator[_Cost]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ import torch
 from probekit._measure.accumulator import BATCH, Accumulator, call, finalized
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
+from probekit._measure.resampling.evaluation import Columns
+from probekit._measure.resampling.repeats import Repeats
 from probekit._measure.site_source import Source
 from probekit._results.assemble import check
 from probekit.errors import DataError, PluginError
-from probekit.metrics import Block, SampleMetric, Spec, State, StreamingMetric, Variables
+from probekit.metrics import Block, Metric, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.order import OrderMetric
@@ -37,6 +39,9 @@ class Task:
     - ``site``: streaming metrics over whole rows of a site, those of nodes with them;
     - ``samples``: one sample metric, `metric`, over a site;
     - ``sites``: streaming metrics over the rows of all sites, and `site` is empty.
+
+    With `repeat`, the last three are repeated for a null or an interval: `start` to `stop` of the repeats, or all
+    blocks of a jackknife where these are equal.
     """
 
     kind: Literal["block", "select", "site", "samples", "sites"]
@@ -45,14 +50,19 @@ class Task:
     stop: int = 0
     metric: str = ""
     memory: int = 0
+    repeat: Literal["", "null", "ci"] = ""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The states of streaming metrics and the variables of other metrics, by the metric's name."""
+    """The states of streaming metrics and the variables of other metrics, by the metric's name; the sums of `repeats`.
+
+    These are by what they are for and the metric's name.
+    """
 
     states: dict[str, State] = field(default_factory=dict)
     variables: dict[str, Variables] = field(default_factory=dict)
+    repeats: dict[str, Variables] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class Work:
     """The metrics, the sites, and the observations of each that are measured: all tasks share them.
 
     `common` are those that metrics of all sites see; None where there are no such metrics. `targets` has the target of
-    each row of each site, (row,), where a metric needs one.
+    each row of each site, (row,), where a metric needs one. `repeats` are asked for nulls and intervals.
     """
 
     metrics: MetricSet
@@ -68,6 +78,7 @@ class Work:
     rows: Mapping[str, Observations]
     common: Observations | None
     targets: Mapping[str, Array] = field(default_factory=dict)
+    repeats: Repeats | None = None
 
     def run(self, task: Task) -> TaskResult:
         """Do one task.
@@ -76,6 +87,8 @@ class Work:
             DataError: NaN in the data.
             PluginError: a metric fails.
         """
+        if task.repeat:
+            return self._repeated(task)
         if task.kind == "sites":
             return self._sites()
         source, rows = self.sources[task.site], self.rows[task.site]
@@ -99,11 +112,17 @@ class Work:
         states = _stream(self._of_nodes, source, rows, start, stop, values)
         if values is None:
             return TaskResult(states)
+        repeats = self.repeats if self.repeats is not None and self.repeats.any_of(columns) else None
+        held = None if repeats is None else Columns.of(values, rows)
         block, where = Block.sort(values, rows.grouping.offsets), at_site(source, start, stop)
-        found = {
-            m.name: check(m, call(m, where, m.compute, block), rows.labels, where, node=block.nodes) for m in columns
-        }
-        return TaskResult(states, found)
+
+        def checked(metric: Metric, returned: Any) -> Variables:
+            return check(metric, returned, rows.labels, where, node=block.nodes)
+
+        found = {m.name: checked(m, call(m, where, m.compute, block)) for m in columns}
+        if repeats is None or held is None:
+            return TaskResult(states, found)
+        return TaskResult(states, found, repeats.of_columns(columns, held, found, source.key, where, checked))
 
     def _site(self, source: Source, rows: Observations) -> TaskResult:
         """The variables, since the states of such metrics may be large, and no others are to be joined with them."""
@@ -135,6 +154,43 @@ class Work:
         for batches in zip(*(_batches(source, rows) for source in sources), strict=True):
             found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
         return TaskResult(found.states)
+
+    def _repeated(self, task: Task) -> TaskResult:
+        assert self.repeats is not None
+        assert task.repeat
+        part = range(task.start, task.stop)
+        if task.kind == "samples":
+            source, rows = self.sources[task.site], self.rows[task.site]
+            metric = next(m for m in self.metrics.samples if m.name == task.metric)
+
+            def measured(of: Observations, target: Array | None) -> Variables:
+                return _samples(metric, source, of, target).variables[metric.name]
+
+            target = self.targets.get(task.site)
+            return TaskResult(
+                repeats=self.repeats.of_samples(task.repeat, metric, part, measured, rows, target, task.site)
+            )
+        if task.kind == "sites":
+            assert self.common is not None
+            sources, rows, where = list(self.sources.values()), self.common, "over the sites"
+            metrics, lengths = self.metrics.streaming("sites"), {"site": len(sources), "site_b": len(sources)}
+            spec: Any = [spec_of(source, rows, source.nodes) for source in sources]
+        else:
+            source, rows = self.sources[task.site], self.rows[task.site]
+            sources, where, lengths = [source], at_site(source), {"node": source.nodes}
+            metrics, spec = self.metrics.streaming("node", "site"), spec_of(source, rows, source.nodes)
+
+        def batches() -> Iterator[tuple[Any, Codes]]:
+            for each in zip(*(_batches(source, rows) for source in sources), strict=True):
+                x = [values for values, _ in each]
+                yield (x if task.kind == "sites" else x[0]), each[0][1]
+
+        def checked(metric: Metric, returned: Any) -> Variables:
+            return check(metric, returned, rows.labels, where, **lengths)
+
+        return TaskResult(
+            repeats=self.repeats.of_streams(task.repeat, metrics, part, spec, batches, rows, task.site, where, checked)
+        )
 
 
 def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Observations, memory: int) -> Selection:

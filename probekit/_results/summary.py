@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit._probe.selectors import Selector, match_names
-from probekit._results.headlines import headline_value, headlines_of, over
+from probekit._results.headlines import beside_of, headline_value, headlines_of, of_site, over
 from probekit._results.opening import is_store
 from probekit._table import ShownAsTable, Table, shown
 from probekit.errors import RESULTS, DataError, check_kind, near
@@ -28,8 +28,10 @@ class Reading:
     """The headline of one metric at one site.
 
     `value` is one number for the site, from the values of `variable` as `over` says; `beside` is that of the variable
-    that belongs beside it, such as a chance level. `n` observations were measured, and `omitted` left out for a NaN. Of
-    the `size` values of the variable, `missing` are NaN.
+    `beside_name`, which belongs beside it: a chance level, or else the mean of its null. Where they were measured, `p`
+    is the p-value of the site's number under that null, and `low` and `high` are the ends of its interval. `n`
+    observations were measured, and `omitted` left out for a NaN. Of the `size` values of the variable, `missing` are
+    NaN.
     """
 
     site: str
@@ -38,6 +40,10 @@ class Reading:
     value: float
     over: str
     beside: float | None
+    beside_name: str | None
+    p: float | None
+    low: float | None
+    high: float | None
     n: int | None
     omitted: int
     size: int
@@ -66,23 +72,28 @@ class Summary(ShownAsTable):
     @cached_property
     def table(self) -> Table:
         """A row for each site, and a column for each metric and what belongs beside it."""
-        sites: dict[str, dict[str, float]] = {}
+        sites: dict[str, dict[str, object]] = {}
         for each in self.readings:
-            values = sites.setdefault(each.site, {})
-            values[each.metric] = each.value
-            if each.beside is not None:
-                values[str(self.headlines[each.metric].beside)] = each.beside
-        names = [name for name in self._columns if any(name in values for values in sites.values())]
+            sites.setdefault(each.site, {}).update(self._cells(each))
+        ordered = sorted(self.readings, key=lambda each: list(self.headlines).index(each.metric))
+        names = list(dict.fromkeys(name for each in ordered for name in self._cells(each)))
         rows = [
-            (site, self._n(site), *(self._shown(values.get(name)) for name in names), self._missing_at(site))
+            (site, self._n(site), *(values.get(name) for name in names), self._missing_at(site))
             for site, values in sites.items()
         ]
         return Table(self.title, ("site", "n", *names, "missing"), rows)
 
-    @property
-    def _columns(self) -> list[str]:
-        """Each metric, with the variable beside it, in order."""
-        return [name for metric, headline in self.headlines.items() for name in (metric, headline.beside) if name]
+    def _cells(self, each: Reading) -> dict[str, object]:
+        """What is known of a metric at a site, by the names of columns."""
+        cells = {each.metric: self._shown(each.value)}
+        if each.low is not None:
+            cells[f"{each.metric} interval"] = self._interval(each)
+        if each.beside is not None:
+            cells[str(each.beside_name)] = self._shown(each.beside)
+        return cells | ({f"{each.metric} p": self._shown(each.p)} if each.p is not None else {})
+
+    def _interval(self, each: Reading) -> str:
+        return f"{shown(each.low, self.fmt)} to {shown(each.high, self.fmt)}"
 
     def _n(self, site: str) -> object:
         numbers = sorted({each.n for each in self.readings if each.site == site and each.n is not None})
@@ -93,14 +104,20 @@ class Summary(ShownAsTable):
 
     @cached_property
     def long_table(self) -> Table:
-        """A row for each metric and site."""
-        rows = [
-            (each.metric, each.site, self._shown(each.value), self._shown(each.beside), each.n, each.missing)
-            for metric in self.headlines
-            for each in self.readings
-            if each.metric == metric
-        ]
-        return Table(self.title, ("metric", "site", "value", "beside", "n", "missing"), rows)
+        """A row for each metric and site; with intervals and p-values where there are some."""
+        ordered = [each for metric in self.headlines for each in self.readings if each.metric == metric]
+        columns: dict[str, list[object]] = {
+            "metric": [each.metric for each in ordered],
+            "site": [each.site for each in ordered],
+            "value": [self._shown(each.value) for each in ordered],
+        }
+        if any(each.low is not None for each in ordered):
+            columns["interval"] = [None if each.low is None else self._interval(each) for each in ordered]
+        columns["beside"] = [self._shown(each.beside) for each in ordered]
+        if any(each.p is not None for each in ordered):
+            columns["p"] = [self._shown(each.p) for each in ordered]
+        columns |= {"n": [each.n for each in ordered], "missing": [each.missing for each in ordered]}
+        return Table(self.title, tuple(columns), list(zip(*columns.values(), strict=True)))
 
     def _shown(self, value: float | None) -> object:
         return None if value is None else shown(value, self.fmt)
@@ -122,8 +139,9 @@ class Summary(ShownAsTable):
         said = [f"{name} ({how})" if how else name]
         said += [f"Large: {headline.large}" if headline.large else "The metric doesn't say how to read it"]
         said += [f"{headline.neutral:g} says nothing"] if headline.neutral is not None else []
-        beside = any(each.beside is not None for each in self.readings if each.metric == metric)
-        said += [f"Compare it with {headline.beside}"] if beside else []
+        those = [each for each in self.readings if each.metric == metric]
+        beside = next((each.beside_name for each in those if each.beside_name is not None), None)
+        said += [f"Compare it with {beside}"] if beside else []
         return ". ".join([*said, ""]).rstrip()
 
     def _why_missing(self, metric: str) -> str:
@@ -244,7 +262,7 @@ def _of_site(tree: xr.DataTree, site: str, key: str) -> xr.Dataset:
 
 def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Reading:
     variable = data[headline.variable]
-    beside = headline.beside if headline.beside in data else None
+    beside = beside_of(data, headline)
     return Reading(
         site=site,
         metric=metric,
@@ -252,6 +270,10 @@ def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Re
         value=headline_value(variable, headline).item(),
         over=over(variable, headline),
         beside=None if beside is None else headline_value(data[beside], headline).item(),
+        beside_name=beside,
+        p=of_site(data, headline.variable, "p"),
+        low=of_site(data, headline.variable, "low"),
+        high=of_site(data, headline.variable, "high"),
         n=variable.attrs.get("n"),
         omitted=variable.attrs.get("omitted", 0),
         size=variable.size,

@@ -130,6 +130,25 @@ def measure(
     positions: Annotated[
         Literal["mean", "max", "each"], typer.Option(help="What to do with the positions of feature maps.")
     ] = "mean",
+    null: Annotated[
+        Literal["permute"] | None,
+        typer.Option(help="Measure shuffled labels, too: null, p-value, FDR over nodes."),
+    ] = None,
+    ci: Annotated[
+        Literal["bootstrap", "jackknife"] | None,
+        typer.Option(help="Find an interval of each number, over samples."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Shuffles and draws for --null and --ci.")] = 200,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    within: Annotated[
+        str | None, typer.Option(help="The samples' column within whose values labels are shuffled and samples drawn.")
+    ] = None,
+    together: Annotated[
+        str | None,
+        typer.Option(help="The column whose equal rows keep one label and are drawn together; row for none."),
+    ] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="Take as many samples of every class.")] = False,
+    seed: Annotated[int, typer.Option(help="Of shuffles and draws.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="The address of a dask cluster's scheduler.")] = None,
     memory: Annotated[str, typer.Option(help="Maximum memory for activations read from the store.")] = "1GiB",
     out: Annotated[Path | None, typer.Option(help="Write the results here, as a store.")] = None,
@@ -148,6 +167,14 @@ def measure(
         target=target,
         nan=nan,
         positions=positions,
+        null=null,
+        ci=ci,
+        repeats=repeats,
+        confidence=confidence,
+        within=within,
+        together=together,
+        balance=balance,
+        seed=seed,
         scheduler=scheduler,
         memory=memory,
         out=out,

@@ -18,6 +18,7 @@ from probekit.metrics.probes import LinearProbe
 from probekit.metrics.protocol import (
     ColumnMetric,
     Metric,
+    Relabelling,
     SampleMetric,
     Samples,
     Spec,
@@ -67,6 +68,7 @@ __all__ = [
     "ParticipationRatio",
     "Perplexity",
     "Quantile",
+    "Relabelling",
     "RidgeProbe",
     "SampleMetric",
     "Samples",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar
@@ -12,6 +13,7 @@ from probekit.errors import PluginError
 from probekit.metrics._kernels.cells import cells_bytes, count_cells
 from probekit.metrics._kernels.class_pairs import check_min_count, in_order, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
+from probekit.metrics._kernels.relabelling import cell_counts
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
@@ -57,6 +59,17 @@ class MutualInformation(Parameters):
 
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))
+
+    def relabelling(self, values: Array, classes: int) -> Callable[[Codes], Variables]:
+        """Those of `compute`, from the samples of each class in cells that are found once."""
+        count = cell_counts(values, self.bins, classes)
+
+        def compute(codes: Codes) -> Variables:
+            kept = np.flatnonzero(np.bincount(codes, minlength=classes) >= self.min_count)
+            found = _information(count(codes)[:, kept]) if len(kept) > 1 else np.full(len(values), np.nan)
+            return {"mutual_information": (("node",), found)}
+
+        return compute
 
     def _compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)

@@ -35,6 +35,10 @@ samples. The engine asks for it before anything runs: it gives blocks of as many
 fit. Without the method, a streaming metric takes twice the state that `init` makes, on torch's ``meta`` device if it
 can, and another metric no more than its samples.
 
+A column metric may have the method ``relabelling(values, classes)`` (see `Relabelling`), by which the engine evaluates
+many shuffles of the labels sooner than by as many calls of `compute`. Its attribute `null_repeats` is the number of
+shuffles that the engine measures for it where the caller asks for no null.
+
 Streaming metrics with equal `state_key` attributes have the same `init`, `update` and `merge`: measured together, they
 share one state.
 """
@@ -60,6 +64,7 @@ __all__ = [
     "FunctionMetric",
     "Metric",
     "Parameters",
+    "Relabelling",
     "SampleMetric",
     "Samples",
     "Spec",
@@ -130,6 +135,18 @@ class ColumnMetric(Metric, Protocol):
 
     def compute(self, block: Block) -> Variables:
         """The variables of the block's nodes; `block` is shared between metrics and must not be changed."""
+
+
+@runtime_checkable
+class Relabelling(ColumnMetric, Protocol):
+    """A column metric that prepares a node's samples once for many labels, as the null of shuffled labels needs."""
+
+    def relabelling(self, values: Array, classes: int) -> Callable[[Codes], Variables]:
+        """A function that gives the variables of `values` (node, sample) for class codes (sample,), 0 to `classes` − 1.
+
+        They are those of `compute`, to the same bits; variables of pairs of classes may lack. `values`, in any order,
+        don't change.
+        """
 
 
 class Samples(Protocol):

@@ -12,7 +12,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from probekit._results.headlines import beside_of, of_site
 from probekit.errors import RESULTS, DataError, check_kind
+from probekit.metrics import Headline
 from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import headline_of, measured, neutral_of, over_nodes, read, site_values
 from probekit.plot.style import RULE, label_sites, legend_beside, new_axes, palette, tidy, words
@@ -39,9 +41,10 @@ def profile(
 
     `trees` is one result, or a list of them that differ by their seed alone, or several of either as
     ``{name: result}``, each in its own colour. The value is the mean over the nodes, or what the metric's headline says
-    of nodes, and then the mean over any other dims, such as label; NaN are left out. The band of one result spans the
-    middle half of its values, unless the headline isn't their mean or median; the band of several seeds goes from the
-    lowest seed to the highest, around the mean of the seeds.
+    of nodes, and then the mean over any other dims, such as label; NaN are left out. The band of one result is the
+    interval of that value, where one was measured (``ci=``), or else spans the middle half of its values, unless the
+    headline isn't their mean or median; the band of several seeds goes from the lowest seed to the highest, around the
+    mean of the seeds.
 
     Drawn beside it, if there is one: dashed, the variable that the headline names, such as ``linear_probe_chance``, or
     else ``<variable>_null``, the value for shuffled labels; dotted, the neutral value, which says nothing.
@@ -107,6 +110,9 @@ def _values(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a site that is NaN for every seed
             return np.nanmean(lines, axis=0), np.array([np.nanmin(lines, axis=0), np.nanmax(lines, axis=0)])
+    ends = [[of_site(seeds[0].children[site].to_dataset(), variable, end) for site in sites] for end in ("low", "high")]
+    if None not in (*ends[0], *ends[1]):
+        return lines[0], np.array(ends, np.float64)
     data = [read(seeds[0], site, variable).values.astype(float) for site in sites]
     if over_nodes(seeds[0], variable) not in ("mean", "median") or max(each.size for each in data) == 1:
         return lines[0], None
@@ -126,13 +132,13 @@ def _middle_half(values: Floats) -> Floats:
 
 def _beside(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> str | None:
     """The variable that is drawn beside another, where all have it."""
-    headline = headline_of(seeds[0], variable)
-    name = (headline and headline.beside) or f"{variable}_null"
-    return name if all(name in tree.children[site].data_vars for tree in seeds for site in sites) else None
+    headline = headline_of(seeds[0], variable) or Headline(variable, "mean", "")
+    found = {beside_of(tree.children[site].to_dataset(), headline) for tree in seeds for site in sites}
+    return found.pop() if len(found) == 1 else None
 
 
 def _reads(beside: str) -> str:
-    return "shuffled labels" if beside.endswith("_null") else beside.rpartition("_")[2]
+    return "shuffled labels" if beside.endswith(("_null", "_null_site")) else beside.rpartition("_")[2]
 
 
 def label_of(tree: xr.DataTree, variable: str) -> str:

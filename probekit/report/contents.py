@@ -138,8 +138,12 @@ def _wide(summed: Summary) -> pd.DataFrame:
     for each in summed.readings:
         row = rows.setdefault(each.site, {})
         row[each.metric] = each.value
+        if each.low is not None:
+            row |= {f"{each.metric} low": each.low, f"{each.metric} high": each.high}
         if each.beside is not None:
-            row[str(summed.headlines[each.metric].beside)] = each.beside
+            row[str(each.beside_name)] = each.beside
+        if each.p is not None:
+            row[f"{each.metric} p"] = each.p
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("site")
 
 

@@ -71,17 +71,6 @@ def test_built_in_metrics_keep_to_the_protocol(check: Callable[[], None]) -> Non
     check()
 
 
-@conformance(
-    metrics.Overlap(null="permute", min_count=1),
-    except_for={
-        "class permutation": "the draw is of the samples in the order of the classes",
-        "precision": "the draw depends on the bits of the values",
-    },
-)
-def test_a_shuffled_null_keeps_to_the_protocol(check: Callable[[], None]) -> None:
-    check()
-
-
 @pytest.mark.parametrize(
     "name", [n for n, p in plugins.find(plugins.METRICS).items() if p.distribution == "probekit-torch"]
 )

@@ -123,7 +123,7 @@ def test_built_in_metrics_say_what_they_are(metric: pk.metrics.Metric) -> None:
 
 def test_parameters_are_the_fields() -> None:
     assert Std(ddof=1).parameters == {"ddof": 1}
-    assert Overlap().parameters == {"bins": 32, "null": None, "seed": 0, "min_count": 10, "pairs": None}
+    assert Overlap().parameters == {"bins": 32, "null": None, "min_count": 10, "pairs": None}
 
 
 samples = st.lists(st.tuples(st.integers(-4, 4), st.integers(-2, 2), st.integers(0, 3)), min_size=1, max_size=40)

@@ -38,11 +38,12 @@ def test_every_variable_says_what_it_is(tree: xr.DataTree) -> None:
     assert json.loads(attrs.pop("parameters")) == {
         "bins": 32,
         "null": "permute",
-        "seed": 0,
         "min_count": 10,
         "pairs": None,
     }
-    assert attrs == {"metric": "overlap", "version": 1, "n": 200, "activation_dtype": "float32", "approximate": 0}
+    null = {"of": "overlap", "null": "permute", "repeats": 1, "seed": 0, "together": "sample"}
+    about = {"metric": "overlap", "version": 2, "n": 200, "activation_dtype": "float32", "approximate": 0}
+    assert attrs == about | null
     assert json.loads(results["relu"]["std"].attrs["parameters"]) == {"ddof": 1}
 
 
