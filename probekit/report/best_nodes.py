@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +47,14 @@ def add_best_nodes(page: Page, subject: Subject, data: Any) -> None:
 
 
 def _samples(found: Top, subject: Subject, data: Any) -> Sequence[TopSample]:
-    """The samples of the nodes, with the paths of their files from here."""
+    """The samples to which the nodes answer most; none where the store isn't known."""
     if subject.store is None:
         return []
-    samples = found.samples(subject.store, _SAMPLES, data=data).samples
-    folder = subject.folder
-    return [replace(each, path=str(folder / each.path)) if folder and each.path else each for each in samples]
+    return found.samples(subject.store, _SAMPLES, data=data).samples
 
 
 def _is_there(sample: TopSample) -> bool:
-    return sample.path is not None and Path(sample.path).is_file()
+    return sample.file is not None and Path(sample.file).is_file()
 
 
 def _classes(found: Top) -> list[list[TopNode]]:

@@ -103,8 +103,8 @@ def _add_origin(page: Page, subject: Subject, command: str) -> None:
     page.heading("Model and data")
     known = {name: subject.attrs[key] for key, name in _FACTS.items() if subject.attrs.get(key, "none") != "none"}
     if subject.class_samples:
-        counts = subject.class_samples.values()
-        known["Samples of a class"] = f"{min(counts):,} to {max(counts):,}"
+        least, most = min(subject.class_samples.values()), max(subject.class_samples.values())
+        known["Samples of a class"] = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     page.facts(known)
     commands = dict.fromkeys(
         filter(None, [str(subject.attrs.get("command", "")), command])

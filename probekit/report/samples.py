@@ -46,7 +46,7 @@ def _shown(sample: TopSample) -> Shown:
     caption = ", ".join([*([sample.class_name] if sample.class_name else []), named, shown(sample.value)])
     if sample.text is not None:
         return Shown(caption, None, False, *_parts(sample))
-    picture = sample.path if sample.input is None else sample.input
+    picture = sample.file if sample.input is None else sample.input
     if picture is None:
         return Shown(caption, None, False, "", "", "")
     try:

@@ -183,7 +183,12 @@ def test_images_that_moved_are_named(tmp_path: Path) -> None:
     pk.capture(nn.Flatten(), data, tmp_path / "a.zarr", reduce=slice(0, 4))
     there = pk.report.write(tmp_path / "a.zarr", tmp_path / "there.html", metrics="auroc").read_text("utf-8")
     assert len([attrs for attrs in Parsed(there).all("img") if ", sample " in attrs["alt"]]) == 16
+    best = pk.top(pk.measure(tmp_path / "a.zarr", "auroc"), per_class=1, classes="bee")
+    drawn = pk.plot.samples(best.samples(tmp_path / "a.zarr", n=2))  # also from their files
+    assert len(drawn.axes) == 2
     (tmp_path / "photos").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"aren't where they were .*\.png\. .*samples\(store, data="):
+        pk.plot.samples(best.samples(tmp_path / "a.zarr", n=2))
     moved = texts(pk.report.write(tmp_path / "a.zarr", tmp_path / "moved.html", metrics="auroc").read_text("utf-8"))
     assert "The images aren't where they were when they were captured" in moved
     assert ".png" in moved
@@ -230,7 +235,7 @@ def test_a_picture_that_can_not_be_shown_says_why(tmp_path: Path, content: bytes
     path = tmp_path / "cat.png"
     if content is not None:
         path.write_bytes(content)
-    [found] = shown_samples([TopSample("relu", 0, 0, 1.5, 3, path=str(path))])
+    [found] = shown_samples([TopSample("relu", 0, 0, 1.5, 3, file=str(path))])
     assert found.image is None
     assert found.before.startswith("No picture: ")
     assert "cat.png" in found.before
