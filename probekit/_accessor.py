@@ -93,7 +93,9 @@ class Accessor:
         return [name for name in vars(type(self)) if not name.startswith("_")]
 
     def __repr__(self) -> str:
-        return f"What probekit does with this {type(self._data).__name__}: {', '.join(f'.{name}' for name in dir(self))}"
+        return (
+            f"What probekit does with this {type(self._data).__name__}: {', '.join(f'.{name}' for name in dir(self))}"
+        )
 
     @property
     def _tree(self) -> xr.DataTree:

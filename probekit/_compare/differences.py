@@ -110,8 +110,8 @@ def _measured(
         if "nan" in error.arguments:  # its message offers an argument that compare lacks
             fact = str(error).partition(". ")[0]
             raise DataError(
-                f"{member.name} can't be compared. {fact}. compare leaves no samples out, since each has to be in every "
-                "store: mend the model or the data, or choose other sites (sites=).",
+                f"{member.name} can't be compared. {fact}. compare leaves no samples out, since each has to be in "
+                "every store: mend the model or the data, or choose other sites (sites=).",
                 arguments=("sites",),
             ) from error
         raise DataError(

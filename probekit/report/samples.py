@@ -15,6 +15,7 @@ from probekit._measure.top_samples import TopSample
 from probekit._table import shown
 from probekit.errors import DataError
 from probekit.plot.samples import pixels_of
+from probekit.report.local_paths import without_folders
 
 __all__ = ["Shown", "shown_samples"]
 
@@ -52,7 +53,7 @@ def _shown(sample: TopSample) -> Shown:
     try:
         image = _thumbnail(pixels_of(picture, caption))
     except DataError as error:  # not every input is a picture, nor is every path a file that is still there
-        return Shown(caption, None, False, f"No picture: {error}", "", "")
+        return Shown(caption, None, False, f"No picture: {without_folders(str(error))}", "", "")
     return Shown(caption, _address(image), max(image.size) <= _COARSE, "", "", "")
 
 

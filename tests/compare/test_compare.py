@@ -332,7 +332,9 @@ def test_an_interval_that_halves_are_too_small_for_is_missing_and_said(data):
 def test_a_store_with_nan_is_named(data):
     ids, labels, first, _ = data
     faulty = first | {"b": np.where(np.arange(60)[:, None] == 3, np.nan, first["b"])}
-    with pytest.raises(DataError, match=r"^new can't be compared\. Site 'b' holds NaN [^']*leaves no samples out") as found:
+    with pytest.raises(
+        DataError, match=r"^new can't be compared\. Site 'b' holds NaN [^']*leaves no samples out"
+    ) as found:
         pk.compare({"old": store(first, ids, labels), "new": store(faulty, ids, labels)}, "mean")
     assert "omit" not in str(found.value)
 
