@@ -407,6 +407,6 @@ def _by_site(given: Any, table: SiteTable, modules: Modules) -> dict[str, Any]:
         if not picked:
             where = f"the captured sites of {table.model}"
             lister = "probekit.plan(model, data), or `probekit plan` on the command line"
-            raise no_match(selector, dict.fromkeys(table.names), where, lister)
+            raise no_match(selector, dict.fromkeys(table.names), where, f"List them with {lister}.")
         chosen |= dict.fromkeys((names[site] for site in picked), value)
     return chosen

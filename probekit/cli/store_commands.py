@@ -225,7 +225,8 @@ def top(
     if json:
         tables = {"nodes": found} | ({} if answers is None else {"samples": answers})
         rows = {name: output.records(each.to_dataframe()) for name, each in tables.items()}
-        output.pairs("", {"variable": found.variable, "smallest": found.smallest} | rows, as_json=True)
+        about = {name: getattr(found, name) for name in ("variable", "smallest", "left_out", "repeated")}
+        output.pairs("", about | rows, as_json=True)
         return
     output.table(found.table, as_json=False)
     if answers is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -50,15 +50,27 @@ def _few_samples(subject: Subject) -> Iterator[str]:
 
 
 def _dead(subject: Subject) -> Iterator[str]:
-    found = {}
+    """Nodes that never change; where no metric looked for them, those that are off for every sample."""
+    constant, off = {}, {}
     for key, group in subject.measured.children.items():
-        constant = next((group[name] for name in ("overlap_constant", "auroc_constant") if name in group), None)
-        if constant is not None and bool(constant.any()):
-            found[str(group.attrs.get("site", key))] = (int(constant.sum()), constant.size)
-    if found:
-        named = [f"{count} of {size} at {site}" for site, (count, size) in found.items()]
-        dead = sum(count for count, _ in found.values())
-        yield f"{dead} node{'s have' if dead > 1 else ' has'} the same value for every sample: {_some(named)}."
+        site = str(group.attrs.get("site", key))
+        known = next((group[name] for name in ("overlap_constant", "auroc_constant") if name in group), None)
+        if known is not None:
+            constant[site] = int(known.sum()), known.size
+        elif "dead" in group and int(group["dead"]):
+            off[site] = int(group["dead"]), round(float(group["dead"] / group["dead_share"]))
+        elif "sparsity_node" in group:
+            off[site] = int((group["sparsity_node"] == 1).sum()), group["sparsity_node"].size
+    yield from _counted(constant, "the same value for every sample")
+    yield from _counted(off, "no sample that turns them on")
+
+
+def _counted(found: Mapping[str, tuple[int, int]], what: str) -> Iterator[str]:
+    """How many nodes have something, of how many, by site."""
+    named = [f"{count} of {size} at {site}" for site, (count, size) in found.items() if count]
+    total = sum(count for count, _ in found.values())
+    if named:
+        yield f"{total} node{'s have' if total > 1 else ' has'} {what}: {_some(named)}."
 
 
 def _missing(summary: Summary) -> Iterator[str]:
