@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from probekit._measure.grouping import Observations
+from probekit._measure.positions import at_capture
 from probekit._measure.site_source import Source
 
 __all__ = ["default_metrics"]
@@ -42,10 +43,13 @@ def default_metrics(
 
 def _of_bounds(sources: Sequence[Source]) -> Iterator[Verdict]:
     bounds = [source.bounds or (-inf, inf) for source in sources]
+    pooled = next((each for each in sources if at_capture(each.attrs)), None)
+    has = "" if pooled is None else f"site {pooled.name!r} has only the {at_capture(pooled.attrs)}"
+    fault = has and f"it counts each position, and {has}"
     if any(low == 0 for low, _ in bounds):
-        yield "sparsity", "there are sites whose least value is 0", ""
+        yield "sparsity", "there are sites whose least value is 0", fault
     if all(isfinite(low) and isfinite(high) for low, high in bounds):
-        yield "saturation", "every site has two bounds", ""
+        yield "saturation", "every site has two bounds", fault
 
 
 def _of_classes(sources: Sequence[Source], rows: Mapping[str, Observations]) -> Iterator[Verdict]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from math import prod
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, s
 from probekit._measure.live_memory import LiveMemory
 from probekit._measure.measure import NAN
 from probekit._measure.metric_set import MetricSet, resolved
+from probekit._measure.positions import POSITIONS, all_said, by_pooling, positions_said, warn_of_means
 from probekit._measure.resampling.sketched import with_null
-from probekit._measure.site_source import POSITIONS, bounds_of
+from probekit._measure.site_source import bounds_of
 from probekit._probe.hooks import probing
 from probekit._probe.model_run import device_of, running
 from probekit._probe.pooling import Reduced
@@ -37,12 +38,14 @@ from probekit._results.assemble import Labels, check, dataset_of, join
 from probekit._store.layout import group_names, node_axis
 from probekit._version import __version__
 from probekit.errors import DataError, PluginError, check_choice, check_kind
-from probekit.metrics import ColumnMetric, Metric, Spec, State, Variables
+from probekit.metrics import ColumnMetric, Metric, Spec, State, StreamingMetric, Variables
 from probekit.metrics.block import working_dtype
 from probekit.metrics.sketch import Sketch
 from probekit.progress import Progress
 
 __all__ = ["measure_live"]
+
+Measured: TypeAlias = tuple[Variables, dict[str, Any]]
 
 _GATHERED_BYTES = 8 * 2**20  # of a site's observations that wait for an update
 
@@ -63,7 +66,7 @@ def measure_live(
     reset: Reset | None = None,
     by: Literal["label"] | None = "label",
     nan: Literal["raise", "omit"] = "raise",
-    positions: Literal["mean", "max", "each"] = "mean",
+    positions: Literal["mean", "max", "each"] | None = None,
     batch_size: int | None = None,
     workers: int = 0,
     labels: Any = None,
@@ -113,7 +116,8 @@ def measure_live(
             arguments=("by", "labels"),
         )
     check_choice("nan", nan, NAN)
-    check_choice("positions", positions, POSITIONS)
+    if positions is not None:
+        check_choice("positions", positions, POSITIONS)
     if chosen.samples:
         raise PluginError(
             f"The metric {chosen.samples[0].name!r} reads the samples more than once, and a running model gives them "
@@ -134,6 +138,8 @@ def measure_live(
         first, stream = peek(batches)
     how = RunOptions(mode, loss, reset=reset, stop_early=stop_early)
     plan = plan_sites(model, first, SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask), how)
+    if positions is None:
+        warn_of_means(chosen.metrics, {site.name: site.spec.attrs for site in plan.sites})
     labelled = by is not None and first.labels is not None
     require_model_order(batches, plan, how)
     check_early_stop(model, first, plan, how)
@@ -164,17 +170,23 @@ def measure_live(
 class _Meters:
     """The measurement of each site so far. `begin` a batch, `add` what the sites give, `end` it."""
 
-    def __init__(self, metrics: MetricSet, plan: SitePlan, positions: str, nan: str, labelled: bool) -> None:
+    def __init__(self, metrics: MetricSet, plan: SitePlan, positions: str | None, nan: str, labelled: bool) -> None:
         self._metrics = metrics
-        self._meters = {site.name: _Meter(site, metrics, positions, nan == "omit") for site in plan.sites}
+        alike = by_pooling(metrics.metrics, positions)
+        self._meters = {site.name: _meters(site, metrics, alike, nan == "omit") for site in plan.sites}
         self.classes, self._labelled = 0, labelled
         self._codes: dict[torch.device, Tensor] = {}
-        self._together = _Together(metrics, list(self._meters.values())) if metrics.streaming("sites") else None
+        self._together: dict[str, _Together] = {}
+        for pooling, those in alike.items():
+            compared = MetricSet(those, live=True).streaming("sites")
+            if compared:
+                meters = [_seeing(meters, pooling) for meters in self._meters.values()]
+                self._together[pooling] = _Together(compared, meters, pooling)
 
     def memory(self, device: torch.device, batches: int | None) -> LiveMemory:
-        specs = {name: partial(meter.spec, device=device) for name, meter in self._meters.items()}
-        observations = {name: meter.observed for name, meter in self._meters.items()}
-        return LiveMemory(self._metrics, device, specs, observations, batches)
+        specs = {name: partial(meters[0].spec, device=device) for name, meters in self._meters.items()}
+        seen = {name: [(m.metrics, m.observed) for m in meters] for name, meters in self._meters.items()}
+        return LiveMemory(self._metrics, device, specs, seen, batches)
 
     def begin(self, batch: Batch) -> None:
         codes = batch.labels if self._labelled and batch.labels is not None else np.zeros(batch.rows, np.int64)
@@ -182,7 +194,10 @@ class _Meters:
         self.classes = max(self.classes, int(codes.max(initial=0)) + 1)
 
     def add(self, name: str, reduced: Reduced) -> None:
-        meter = self._meters[name]
+        for meter in self._meters[name]:
+            self._add(meter, reduced)
+
+    def _add(self, meter: _Meter, reduced: Reduced) -> None:
         x = meter.observations(reduced)
         if x.device not in self._codes:
             self._codes[x.device] = self._codes[torch.device("cpu")].to(x.device, non_blocking=True)
@@ -195,12 +210,12 @@ class _Meters:
             real = reduced.real.on("given", x.device).flatten()
             x, y = x[real], y[real]
         meter.add(x, y, self.classes)
-        if self._together is not None:
-            self._together.add(name, x, y)
+        for together in self._together.values():
+            together.add(meter, x, y)
 
     def end(self) -> None:
-        if self._together is not None:
-            self._together.end(self.classes)
+        for together in self._together.values():
+            together.end(self.classes)
 
     def results(self, class_names: Sequence[str]) -> xr.DataTree:
         """The tree of results; DataError where there was a NaN, or no sample."""
@@ -208,9 +223,29 @@ class _Meters:
         names = (*class_names, *map(str, range(len(class_names), classes)))
         labels = Labels(np.arange(len(names)), names) if self._labelled else Labels(None, ("",))
         groups = group_names(list(self._meters))  # as in a store, so that a slash in a name is no group of its own
-        children = {groups[name]: meter.results(labels) for name, meter in self._meters.items()}
-        root = xr.Dataset() if self._together is None else self._together.results(labels)
+        children = {groups[name]: self._of_site(meters, labels) for name, meters in self._meters.items()}
+        compared = [together.results(labels) for together in self._together.values()]
+        root = xr.merge(compared, combine_attrs="override") if compared else xr.Dataset()
         return xr.DataTree.from_dict({"/": root, **children})
+
+    def _of_site(self, meters: Sequence[_Meter], labels: Labels) -> xr.Dataset:
+        found = dict[str, Measured]()
+        for meter in meters:
+            found |= meter.results(labels)
+        measured = [(metric, found[metric.name][0]) for metric in self._metrics.metrics if metric.name in found]
+        made = dataset_of(measured, labels, lambda metric: found[metric.name][1])
+        return made.assign_attrs(meters[0].attrs | all_said([meter.positions for meter in meters], meters[0].width))
+
+
+def _meters(site: PlannedSite, metrics: MetricSet, alike: Mapping[str, list[Metric]], omit: bool) -> list[_Meter]:
+    """What measures a site: for each way to see its positions, if it has any."""
+    if _Meter(site, metrics, "mean", omit).width == 1:
+        return [_Meter(site, metrics, "mean", omit)]
+    return [_Meter(site, MetricSet(those, live=True), pooling, omit) for pooling, those in alike.items()]
+
+
+def _seeing(meters: Sequence[_Meter], pooling: str) -> _Meter:
+    return next((meter for meter in meters if meter.positions == pooling), meters[0])
 
 
 class _Meter:
@@ -218,10 +253,10 @@ class _Meter:
 
     def __init__(self, site: PlannedSite, metrics: MetricSet, positions: str, omit: bool) -> None:
         self.name, self._spec = site.name, site.spec
-        self._metrics, self.positions, self._omit = metrics, positions, omit
+        self.metrics, self.positions, self._omit = metrics, positions, omit
         self._axis = 1 + node_axis(self._spec.dims) if self._spec.shape else None
         self._nodes = self._spec.shape[self._axis - 1] if self._axis else 1
-        self._width = prod(self._spec.shape) // max(1, self._nodes)
+        self.width = prod(self._spec.shape) // max(1, self._nodes)  # positions of a row
         self._dtype = torch.float32 if working_dtype(self._spec.dtype) == np.float32 else torch.float64
         self._counted: list[Accumulator] = []
         self._gathered = _Gathered(self._nodes, self._dtype)
@@ -252,7 +287,11 @@ class _Meter:
     @property
     def observed(self) -> int:
         """Observations of a row."""
-        return self._width if self.positions == "each" else 1
+        return self.width if self.positions == "each" else 1
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return dict(self._spec.attrs) | {"site": self.name}
 
     def spec(self, classes: int, device: torch.device) -> Spec:
         attrs = self._spec.attrs
@@ -261,8 +300,8 @@ class _Meter:
     def add(self, x: Tensor, y: Tensor, classes: int) -> None:
         if not self._counted:
             spec, where = self.spec(classes, x.device), f"at site {self.name!r}"
-            sketched = [Sketch()] if self._metrics.columns else []
-            self._counted = [Accumulator(m, spec, where) for m in (self._metrics.streaming("node", "site"), sketched)]
+            sketched = [Sketch()] if self.metrics.columns else []
+            self._counted = [Accumulator(m, spec, where) for m in (self.metrics.streaming("node", "site"), sketched)]
         if not self._gathered.add(x, y):
             self._update_gathered(classes)
             if not self._gathered.add(x, y):
@@ -291,7 +330,8 @@ class _Meter:
         self._omitted += len(x) - len(kept)
         return kept, y[whole]
 
-    def results(self, labels: Labels) -> xr.Dataset:
+    def results(self, labels: Labels) -> dict[str, Measured]:
+        """The variables of each metric, with the attributes that they have beside the metric's own."""
         where, (streaming, sketched) = f"at site {self.name!r}", self._counted
         self._update_gathered(labels.number)
         if self._nan:
@@ -302,26 +342,23 @@ class _Meter:
             )
         if not self._number:
             raise DataError(f"Site {self.name!r}: all {self._omitted} observations hold a NaN, so nothing is measured.")
-        found = {
-            metric.name: check(metric, variables, labels, where, node=self._nodes)
-            for metric, variables in finalized(self._metrics.streaming("node", "site"), streaming.states, where)
-        }
+        streamed = finalized(self.metrics.streaming("node", "site"), streaming.states, where)
         about = {"n": self._number, "activation_dtype": str(self._spec.dtype), "approximate": 0}
         about |= {"omitted": self._omitted} if self._omitted else {}
-        abouts: dict[str, Mapping[str, Any]] = {}
-        if self._metrics.columns:
-            found |= self._from_sketch(sketched.states["sketch"], labels)
-            abouts = {
-                metric.name: about | _errors(metric, sketched.states["sketch"]) for metric in self._metrics.columns
-            }
-        measured = [(metric, found[metric.name]) for metric in self._metrics.metrics if metric.name in found]
-        made = dataset_of(measured, labels, lambda metric: abouts.get(metric.name, about))
-        pooled = {"positions": f"{self.positions} of {self._width}"} if self._width > 1 else {}
-        return made.assign_attrs(dict(self._spec.attrs) | {"site": self.name} | pooled)
+        found = {m.name: (check(m, v, labels, where, node=self._nodes), about | self._said(m)) for m, v in streamed}
+        if self.metrics.columns:
+            state = sketched.states["sketch"]
+            variables = self._from_sketch(state, labels)
+            for metric in self.metrics.columns:
+                found[metric.name] = variables[metric.name], about | self._said(metric) | _errors(metric, state)
+        return found
+
+    def _said(self, metric: Metric) -> dict[str, str]:
+        return positions_said(metric, self.positions, self.width, self._spec.attrs)
 
     def _from_sketch(self, state: State, labels: Labels) -> dict[str, Variables]:
         """The column metrics' variables, computed from the sketch's samples."""
-        columns, where = self._metrics.columns, f"at site {self.name!r}, from a sketch"
+        columns, where = self.metrics.columns, f"at site {self.name!r}, from a sketch"
         blocks: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
         for block in Sketch().blocks(state):
             for metric in columns:
@@ -375,15 +412,16 @@ class _Gathered:
 class _Together:
     """All sites at once, for metrics that compare them."""
 
-    def __init__(self, metrics: MetricSet, meters: Sequence[_Meter]) -> None:
-        self._metrics, self._meters = metrics.streaming("sites"), meters
+    def __init__(self, metrics: Sequence[StreamingMetric], meters: Sequence[_Meter], pooling: str) -> None:
+        self._metrics, self._meters, self._pooling = metrics, meters, pooling
         self._counted: Accumulator | None = None
         self._batch: dict[str, Tensor] = {}
         self._y = torch.empty(0)
         self._number = 0
 
-    def add(self, name: str, x: Tensor, y: Tensor) -> None:
-        self._batch[name], self._y = x.clone(), y  # a later layer may work in place
+    def add(self, meter: _Meter, x: Tensor, y: Tensor) -> None:
+        if meter in self._meters:
+            self._batch[meter.name], self._y = x.clone(), y  # a later layer may work in place
 
     def end(self, classes: int) -> None:
         x = [self._batch[meter.name] for meter in self._meters]
@@ -405,5 +443,6 @@ class _Together:
     def results(self, labels: Labels) -> xr.Dataset:
         assert self._counted is not None
         self._counted.grow(labels.number)
-        about = {"n": self._number, "approximate": 0}
+        about: dict[str, Any] = {"n": self._number, "approximate": 0}
+        about |= all_said([self._pooling], *(meter.width for meter in self._meters))
         return sites_results(self._metrics, self._counted.states, [meter.name for meter in self._meters], labels, about)

@@ -22,12 +22,13 @@ from probekit._measure.executors import Executor, executor_for
 from probekit._measure.grouping import Groups, Observations, Where, selected
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.planner import Plan, plan_of
+from probekit._measure.positions import POSITIONS, all_said, merged, parts_of, positions_said, warn_of_means
 from probekit._measure.resampling.balance import balanced
-from probekit._measure.resampling.planning import column_bytes, repeat_tasks, repeats_of
+from probekit._measure.resampling.planning import column_bytes, repeat_tasks, repeats_of, seeing_labels
 from probekit._measure.resampling.repeats import ALL_SITES
 from probekit._measure.resampling.results import Found, beside, found_at
 from probekit._measure.resampling.settings import Resampling
-from probekit._measure.site_source import POSITIONS, Source, as_tree, find_sources
+from probekit._measure.site_source import Source, as_tree, find_sources
 from probekit._measure.targets import targets_of
 from probekit._measure.task_cache import TaskCache, key_of
 from probekit._measure.tasks import Task, TaskResult, Work, at_site
@@ -61,7 +62,7 @@ def measure(
     where: Where | None = None,
     target: str | None = None,
     nan: Literal["raise", "omit"] = "raise",
-    positions: Literal["mean", "max", "each"] = "mean",
+    positions: Literal["mean", "max", "each"] | None = None,
     null: Literal["permute"] | None = None,
     ci: Literal["bootstrap", "jackknife"] | None = None,
     repeats: int = 200,
@@ -119,7 +120,9 @@ def measure(
         nan: how to treat samples with a NaN at a site: ``"raise"`` an error, or ``"omit"`` these samples at that site,
             whose attribute `omitted` then counts them.
         positions: how to treat the positions of feature maps: take their ``"mean"`` or ``"max"``, or take ``"each"`` as
-            an observation of its own.
+            an observation of its own. By default each metric's own way: ``"each"`` for those that count how often a
+            node is on or how its activation is shared out, such as ``sparsity``, ``dead`` and ``saturation``, else
+            the ``"mean"``. The attribute `positions` of each variable says it, also where the capture pooled them.
         null: ``"permute"`` for the null of shuffled labels.
         ci: ``"bootstrap"`` or ``"jackknife"`` for intervals.
         repeats: how often labels are shuffled and samples drawn.
@@ -164,7 +167,8 @@ def measure(
     resampling = Resampling(null, ci, repeats, seed, confidence, within, together)
     given = None if metrics is None else resolved(metrics)
     check_choice("nan", nan, NAN)
-    check_choice("positions", positions, POSITIONS)
+    if positions is not None:
+        check_choice("positions", positions, POSITIONS)
     check_kind("by", by, (str, NoneType), "the name of one column, or None")
     check_kind("target", target, (str, NoneType), "the name of one column, or None")
     check_kind("balance", balance, bool, "True or False")
@@ -174,7 +178,7 @@ def measure(
     with ExitStack() as stack:
         tree, identity = _opened(store)
         named = "the tree" if identity is None else str(store)
-        sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
+        sources = {source.key: source for source in find_sources(tree, sites, named, positions or "mean")}
         root = tree.to_dataset(inherit=False)
         rows, grouped = _rows(sources, root, by, where)
         each_class: dict[str, int] = {}
@@ -182,6 +186,8 @@ def measure(
             rows, each_class = balanced(sources, root, rows, together, seed)
         reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root, target)
         chosen = given or resolved(list(reasons))
+        if positions is None:
+            warn_of_means(chosen, {source.name: source.attrs for source in sources.values()})
         targets = targets_of(chosen, sources, rows, root, target)
         cache = None
         if store_at is not None:
@@ -190,12 +196,21 @@ def measure(
             # Nobody can tell whether a tree in memory is the one that it was.
             key = None if identity is None else key_of(chosen, **identity, **options)
             cache = stack.enter_context(TaskCache(store_at, key))
-        work = replace(_work(MetricSet(chosen), sources, rows, root, nan), targets=targets)
-        work = replace(work, repeats=repeats_of(resampling, work, root, _measured_alone))
         workers = stack.enter_context(executor_for(scheduler))
-        plan = _plan(work, parse_size(memory), workers)
-        done = dict(shown(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
-        results = _results(work, [(task, done[task]) for task in plan.tasks])
+        seeing = seeing_labels(resampling, chosen, _measured_alone)
+        parts: list[tuple[Work, Plan]] = []
+        for of_metrics, seen in parts_of(chosen, sources, positions):
+            of_rows = {key: rows[key] for key in seen}
+            if any(seen[key].each != sources[key].each for key in seen):
+                of_rows = _rows(seen, root, by, where)[0]
+                of_rows = balanced(seen, root, of_rows, together, seed)[0] if balance else of_rows
+            work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets)
+            work = replace(work, repeats=repeats_of(resampling, seeing, work, root))
+            parts.append((work, _plan(work, parse_size(memory), workers).seeing(next(iter(seen.values())).pooling)))
+        task_results = (each for work, plan in parts for each in _task_results(work, plan, workers, cache))
+        most = max((plan for _, plan in parts), key=lambda plan: plan.passes)
+        done = dict(shown(task_results, str(most), sum(len(plan.tasks) for _, plan in parts)))
+        results = merged([_results(work, [(t, done[t]) for t in plan.tasks]) for work, plan in parts], chosen, sources)
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
         if given is None:
@@ -335,15 +350,15 @@ def _task_results(
         yield task, result
 
 
-def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> xr.DataTree:
-    """The tree of results, from those of the tasks in the order of the plan."""
+def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> dict[str, xr.Dataset]:
+    """The results of each site, and of all together, from those of the tasks in the order of the plan."""
     children = {key: _of_site(work, key, [each for each in done if each[0].site == key]) for key in work.sources}
     overall = [result for task, result in done if task.kind == "sites" and not task.repeat]
     root = _of_sites(work, overall[0]) if overall else xr.Dataset()
     made = {ALL_SITES: root, **children}
     if work.repeats is not None:
         made = beside(made, {key: _repeated(work, key, done) for key in made}, work.repeats)
-    return xr.DataTree.from_dict({"/": made.pop(ALL_SITES), **made})
+    return made
 
 
 def _repeated(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> list[Found]:
@@ -370,9 +385,12 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
     about = {"n": rows.number, "activation_dtype": str(source.variable.dtype), "approximate": 0}
     about |= {"omitted": rows.omitted} if rows.omitted else {}
-    made = dataset_of([(m, found[m.name]) for m in metrics.metrics if m.name in found], rows.labels, lambda _: about)
-    pooled = {"positions": f"{source.pooling} of {source.positions}"} if source.positions > 1 else {}
-    return made.assign_attrs(source.attrs | {"site": source.name} | pooled)
+
+    def said(metric: Metric) -> dict[str, Any]:
+        return about | positions_said(metric, source.pooling, source.positions, source.attrs)
+
+    made = dataset_of([(m, found[m.name]) for m in metrics.metrics if m.name in found], rows.labels, said)
+    return made.assign_attrs(source.attrs | {"site": source.name} | all_said([source.pooling], source.positions))
 
 
 def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
@@ -382,5 +400,7 @@ def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
 def _of_sites(work: Work, result: TaskResult) -> xr.Dataset:
     """The results that compare sites, in the order of `work`."""
     assert work.common is not None
-    names, about = [source.name for source in work.sources.values()], {"n": work.common.number, "approximate": 0}
-    return sites_results(work.metrics.streaming("sites"), result.states, names, work.common.labels, about)
+    sources, metrics = list(work.sources.values()), work.metrics.streaming("sites")
+    about: dict[str, Any] = {"n": work.common.number, "approximate": 0}
+    about |= all_said([sources[0].pooling], *(source.positions for source in sources))
+    return sites_results(metrics, result.states, [source.name for source in sources], work.common.labels, about)

@@ -37,6 +37,10 @@ class Plan:
     parallel: int
     passes: int = 1
 
+    def seeing(self, pooling: str) -> Plan:
+        """The plan, whose tasks say how positions are seen, which tells them from those of other plans."""
+        return replace(self, tasks=tuple(replace(task, pooling=pooling) for task in self.tasks))
+
     def __str__(self) -> str:
         return "measure" if self.passes == 1 else f"measure, up to {self.passes} passes a column"
 

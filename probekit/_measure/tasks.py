@@ -42,6 +42,7 @@ class Task:
 
     With `repeat`, the last three are repeated for a null or an interval: `start` to `stop` of the repeats, or all
     blocks of a jackknife where these are equal.
+    `pooling` is what becomes of positions.
     """
 
     kind: Literal["block", "select", "site", "samples", "sites"]
@@ -51,6 +52,7 @@ class Task:
     metric: str = ""
     memory: int = 0
     repeat: Literal["", "null", "ci"] = ""
+    pooling: str = "mean"
 
 
 @dataclass(frozen=True)

@@ -158,14 +158,23 @@ def top(
         raise DataError(f"No chosen site has {variable!r}.", arguments=("sites",))
     if smallest is None:
         smallest = _none_above(list(values.values()), headline)
-    positions = {site: str(tree.children[key].attrs.get("positions", "")) for site, key in sites_of(tree, None).items()}
     repeated = _repeated(values)
     kept = {site: each for site, each in values.items() if site not in repeated}
     groups = list(_groups(kept, classes))
     found = [_of_class(name, label, rows, per_class, smallest) for name, label, rows in groups]
     left_out = tuple(name for (name, *_), nodes in zip(groups, found, strict=True) if name is not None and not nodes)
     best = tuple(node for nodes in found for node in nodes)
-    return Top(best, variable, smallest, positions, left_out, repeated)
+    return Top(best, variable, smallest, _positions(tree, variable), left_out, repeated)
+
+
+def _positions(tree: xr.DataTree, variable: str) -> dict[str, str]:
+    """How the positions of each site were seen where the variable was measured, as its results say."""
+    found = {}
+    for site, key in sites_of(tree, None).items():
+        data = tree.children[key].to_dataset()
+        of_variable = data[variable].attrs if variable in data else {}
+        found[site] = str(of_variable.get("positions", data.attrs.get("positions", "")))
+    return found
 
 
 def _variable(tree: xr.DataTree, by: str) -> tuple[str, Headline | None]:

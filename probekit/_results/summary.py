@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from html import escape
@@ -21,6 +21,8 @@ from probekit.metrics import Headline
 __all__ = ["Reading", "Summary", "sites_of", "summary"]
 
 _NAMED = 3  # sites that a note names
+_POSITIONS = {"each": "each position", "mean": "the mean over positions", "max": "the largest value of a map"}
+_CAPTURE = " at capture"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Reading:
     `beside_name`, which belongs beside it: a chance level, or else the mean of its null. Where they were measured, `p`
     is the p-value of the site's number under that null, and `low` and `high` are the ends of its interval. `n`
     observations were measured, and `omitted` left out for a NaN. Of the `size` values of the variable, `missing` are
-    NaN.
+    NaN. `positions` says what became of the positions of feature maps, such as ``each of 196`` or ``mean of 196``; it
+    is empty where there were none.
     """
 
     site: str
@@ -48,6 +51,7 @@ class Reading:
     omitted: int
     size: int
     missing: int
+    positions: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,9 +132,25 @@ class Summary(ShownAsTable):
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """How to read each metric, and why values are missing: a sentence each."""
+        """How to read each metric, what became of positions, and why values are missing: a sentence each."""
         readings = (self._how_to_read(metric) for metric in self.headlines)
-        return (*readings, *filter(None, map(self._why_missing, self.headlines)))
+        return (*readings, *self._of_positions(), *filter(None, map(self._why_missing, self.headlines)))
+
+    def _of_positions(self) -> Iterator[str]:
+        """What became of the positions of feature maps: in the measurement, and before it in the capture."""
+        before = [each for each in self.readings if _CAPTURE in each.positions]
+        seen = [
+            f"{said} counts for {_names(those)}"
+            for how, said in _POSITIONS.items()
+            if (those := [e.metric for e in self.readings if e.positions.startswith(how) and e not in before])
+        ]
+        if seen:
+            yield f"Feature maps: {'; '.join(seen)}."
+        for how in dict.fromkeys(each.positions.partition(_CAPTURE)[0] for each in before):
+            those = [each for each in before if each.positions.startswith(f"{how}{_CAPTURE}")]
+            counting = _names(each.metric for each in those if each.positions.endswith("not each"))
+            fault = f", each of which {counting} would count: capture without reduce=" if counting else ""
+            yield f"The capture kept the {how} positions at {_at(each.site for each in those)}{fault}."
 
     def _how_to_read(self, metric: str) -> str:
         headline = self.headlines[metric]
@@ -149,8 +169,7 @@ class Summary(ShownAsTable):
         if not those:
             return ""
         missing, size = sum(each.missing for each in those), sum(each.size for each in those)
-        named, more = ", ".join(each.site for each in those[:_NAMED]), len(those) - _NAMED
-        at = f"{named} and {more} more" if more > 0 else named
+        at = _at(each.site for each in those)
         why = f": {headline.missing}" if headline.missing else ""
         return f"{headline.variable} is missing for {missing} of {size} values at {at}{why}."
 
@@ -159,6 +178,17 @@ class Summary(ShownAsTable):
 
     def _repr_html_(self) -> str:
         return "\n".join([self.table._repr_html_(), *(f"<p>{escape(note)}</p>" for note in self.notes)])
+
+
+def _names(metrics: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(metrics))
+
+
+def _at(sites: Iterable[str]) -> str:
+    """The first sites by name, and the number of the others."""
+    those = list(dict.fromkeys(sites))
+    named, more = ", ".join(those[:_NAMED]), len(those) - _NAMED
+    return f"{named} and {more} more" if more > 0 else named
 
 
 def summary(
@@ -278,4 +308,5 @@ def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Re
         omitted=variable.attrs.get("omitted", 0),
         size=variable.size,
         missing=int(variable.isnull().sum()),
+        positions=str(variable.attrs.get("positions", "")),
     )

@@ -71,16 +71,19 @@ def _show_results(path: str, tree: xr.DataTree, json: bool) -> None:
             group.sizes.get("node"),
             group.sizes.get("label"),
             list(map(str, group.data_vars)),
+            list(dict.fromkeys(str(each.attrs["positions"]) for each in group.values() if "positions" in each.attrs)),
         )
         for site, group in groups.items()
     ]
-    columns = ("site", "type", "nodes", "classes", "variables")
+    columns = ("site", "type", "nodes", "classes", "variables", "positions")
     attrs = {str(key): value for key, value in tree.attrs.items()}
     if json:
         sites = [dict(zip(columns, row, strict=True)) for row in rows]
         output.pairs("", {"path": path, "sites": sites, "attrs": attrs}, as_json=True)
         return
     compared = f"; between sites: {', '.join(map(str, tree.data_vars))}" if tree.data_vars else ""
+    if not any(positions for *_, positions in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     output.table(Table(f"{path}: results of {len(rows)} sites{compared}", columns, rows), as_json=False)
     output.pairs("What was measured", attrs, as_json=False)
 
@@ -128,8 +131,12 @@ def measure(
     ] = None,
     nan: Annotated[Literal["raise", "omit"], typer.Option(help="What to do with samples that hold a NaN.")] = "raise",
     positions: Annotated[
-        Literal["mean", "max", "each"], typer.Option(help="What to do with the positions of feature maps.")
-    ] = "mean",
+        Literal["mean", "max", "each"] | None,
+        typer.Option(
+            help="What to do with the positions of feature maps. By default each counts for what counts values "
+            "(sparsity, dead, …), and other metrics take their mean."
+        ),
+    ] = None,
     null: Annotated[
         Literal["permute"] | None,
         typer.Option(help="Measure shuffled labels, too: null, p-value, FDR over nodes."),

@@ -25,6 +25,10 @@ lengths; a metric may add dims of its own. A column metric's variables have the 
 joins blocks of nodes. Where blocks differ in the length of an added dim, they are padded at its end with NaN (0 in
 counts). The metric's attribute ``coords``, ``{dim: values}``, gives values to the positions along an added dim.
 
+A metric may have the class attribute ``positions = "each"``: each position of a feature map is then an observation for
+it, unless the user asks for something else (``pk.measure(…, positions="mean")``). It is for metrics that count values,
+since the mean over a map's positions is hardly ever 0. Other metrics are given that mean.
+
 A metric may have the attribute ``headline``, a `probekit.metrics.Headline`: which of its variables to look at first,
 and how to read it.
 

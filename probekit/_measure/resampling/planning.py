@@ -23,7 +23,7 @@ from probekit._measure.tasks import Task, Work, spec_of
 from probekit.errors import DataError, ProbekitError
 from probekit.metrics import Metric, StreamingMetric
 
-__all__ = ["column_bytes", "repeat_tasks", "repeats_of"]
+__all__ = ["column_bytes", "repeat_tasks", "repeats_of", "seeing_labels"]
 
 Measure: TypeAlias = Callable[[xr.DataTree, Metric], xr.DataTree]
 
@@ -31,22 +31,31 @@ _SAMPLES, _NODES, _CLASSES = 240, 3, 4  # of the small store on which a metric s
 _TOGETHER = 10  # repeats of a sample metric in a task, which is what progress counts
 
 
-def repeats_of(asked: Resampling, work: Work, root: xr.Dataset, measure: Measure) -> Repeats | None:
-    """The repeats that metrics are asked for; None where there are none. `measure` measures a small store.
+def seeing_labels(asked: Resampling, metrics: Sequence[Metric], measure: Measure) -> frozenset[str]:
+    """The names of the metrics that are measured with shuffled labels. `measure` measures a small store.
 
-    Raises DataError where labels can't be shuffled, or no metric depends on them.
+    Raises DataError where nulls are asked for, and no metric depends on the labels.
     """
-    metrics = work.metrics
-    shuffled = [metric for metric in metrics.metrics if asked.shuffles(metric)]
-    if not shuffled and not asked.ci:
-        return None
+    shuffled = [metric for metric in metrics if asked.shuffles(metric)]
     seeing = frozenset(metric.name for metric in shuffled if not asked.null or _sees_labels(metric, measure))
     if asked.null and not seeing:
         raise DataError(
             f"null={asked.null!r} shuffles labels, and nothing that was asked for depends on them: "
-            f"{', '.join(metric.name for metric in metrics.metrics)}. Ask for a metric that compares classes.",
+            f"{', '.join(metric.name for metric in metrics)}. Ask for a metric that compares classes.",
             arguments=("null",),
         )
+    return seeing
+
+
+def repeats_of(asked: Resampling, seeing: frozenset[str], work: Work, root: xr.Dataset) -> Repeats | None:
+    """The repeats that metrics are asked for, with shuffled labels those `seeing`; None where there are none.
+
+    Raises DataError where labels can't be shuffled.
+    """
+    metrics = work.metrics
+    seeing &= {metric.name for metric in metrics.metrics}
+    if not seeing and not asked.ci:
+        return None
     draws = {key: _draws(asked, source, work.rows[key], root) for key, source in work.sources.items()}
     if work.common is not None:
         first = next(iter(work.sources.values()))
