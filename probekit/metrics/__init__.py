@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from probekit.metrics.auroc import AUROC
 from probekit.metrics.block import Block
+from probekit.metrics.coactivation import Coactivation, NodeCorrelation
 from probekit.metrics.collapse import NeuralCollapse
+from probekit.metrics.dormant import Dormant
 from probekit.metrics.extremes import Max, Min
+from probekit.metrics.feature_entropy import FeatureEntropy
 from probekit.metrics.gradients import GradientNorm
 from probekit.metrics.headline import Headline
 from probekit.metrics.histogram import Histogram
@@ -31,8 +34,10 @@ from probekit.metrics.regression import Correlation, RidgeProbe
 from probekit.metrics.saturation import Saturation
 from probekit.metrics.selectivity import Perplexity, Selectivity
 from probekit.metrics.separation import DPrime, Fisher, Separability
+from probekit.metrics.shape import Kurtosis, Skewness
 from probekit.metrics.silhouette import Silhouette
 from probekit.metrics.similarity import CKA, RSA
+from probekit.metrics.sparseness import LifetimeSparseness, PopulationSparseness
 from probekit.metrics.sparsity import AlwaysOn, Dead, Sparsity
 from probekit.metrics.spectrum import EffectiveRank, ParticipationRatio
 from probekit.metrics.top import TopSamples
@@ -45,17 +50,22 @@ __all__ = [
     "RSA",
     "AlwaysOn",
     "Block",
+    "Coactivation",
     "ColumnMetric",
     "Correlation",
     "Count",
     "DPrime",
     "Dead",
+    "Dormant",
     "EffectiveRank",
     "Entropy",
+    "FeatureEntropy",
     "Fisher",
     "GradientNorm",
     "Headline",
     "Histogram",
+    "Kurtosis",
+    "LifetimeSparseness",
     "LinearProbe",
     "Max",
     "Mean",
@@ -63,10 +73,12 @@ __all__ = [
     "Min",
     "MutualInformation",
     "NeuralCollapse",
+    "NodeCorrelation",
     "OrderMetric",
     "Overlap",
     "ParticipationRatio",
     "Perplexity",
+    "PopulationSparseness",
     "Quantile",
     "Relabelling",
     "RidgeProbe",
@@ -76,6 +88,7 @@ __all__ = [
     "Selectivity",
     "Separability",
     "Silhouette",
+    "Skewness",
     "Sparsity",
     "Spec",
     "State",
