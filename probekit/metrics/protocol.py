@@ -21,9 +21,10 @@ A metric is pure and knows arrays only. There are three kinds.
   user names (``pk.measure(store, metric, target="age")``).
 
 All return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed
-lengths; a metric may add dims of its own. A column metric's variables have the dim ``node``, along which the engine
-joins blocks of nodes. Where blocks differ in the length of an added dim, they are padded at its end with NaN (0 in
-counts). The metric's attribute ``coords``, ``{dim: values}``, gives values to the positions along an added dim.
+lengths, and ``node_b`` stands beside ``node`` in a table of all pairs; a metric may add dims of its own. A column
+metric's variables have the dim ``node``, along which the engine joins blocks of nodes. Where blocks differ in the
+length of an added dim, they are padded at its end with NaN (0 in counts). The metric's attribute ``coords``,
+``{dim: values}``, gives values to the positions along an added dim.
 
 A metric may have the class attribute ``positions = "each"``: each position of a feature map is then an observation for
 it, unless the user asks for something else (``pk.measure(…, positions="mean")``). It is for metrics that count values,
