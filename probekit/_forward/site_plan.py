@@ -176,7 +176,7 @@ class _Planner:
         owners = self._owner_source(site)
         batch_dim = self._batch_dims[site.name] or 0 if owners is not None else self._batch_dim(site, reducer)
         nodes = self._nodes(site, batch_dim)
-        mask = None if owners is not None else self._mask(site, reducer, _positions(site, batch_dim, nodes))
+        mask = None if owners is not None else self._mask(site, reducer, _positions(site, batch_dim, nodes, reducer))
         reduced = self._reduced(site, reducer, batch_dim, nodes, mask, owners)
         result = reduced.tensor
         check_storable(site, result)
@@ -349,7 +349,7 @@ class _Planner:
         """The (batch, position) of the sites that are pooled over positions which no mask tells from padding."""
         found = {}
         for one, site in zip(planned, self._dry.sites, strict=True):
-            positions = _positions(site, one.batch_dim, one.nodes)
+            positions = _positions(site, one.batch_dim, one.nodes, one.reducer)
             pools = one.reducer is not None and one.reducer.pools
             if pools and positions is not None and one.mask is None and self._masks[site.name] is None:
                 found[site.name] = positions
@@ -370,12 +370,15 @@ def _as_given(nodes: NodeAxis, batch_dim: int) -> NodeAxis:
     return nodes._replace(axis=nodes.axis - (0 < nodes.axis <= batch_dim))
 
 
-def _positions(site: Site, batch_dim: int, nodes: NodeAxis) -> tuple[int, int] | None:
-    """The (batch, position) of an activation whose samples have one axis beside that of the nodes; None for others."""
-    if len(site.shape) != 3:
-        return None
+def _positions(site: Site, batch_dim: int, nodes: NodeAxis, reducer: Reducer | None) -> tuple[int, int] | None:
+    """The (batch, position) of an activation whose samples have one axis beside that of the nodes; None for others.
+
+    Those of an attention map are its queries, on the last axis but one.
+    """
     moved = [site.shape[batch_dim], *(length for axis, length in enumerate(site.shape) if axis != batch_dim)]
-    return moved[0], moved[3 - nodes.axis]
+    if reducer is not None and reducer.of_attention and len(moved) in (3, 4):
+        return moved[0], moved[-2]
+    return (moved[0], moved[3 - nodes.axis]) if len(moved) == 3 else None
 
 
 def _kept(
