@@ -147,10 +147,10 @@ class Summary(ShownAsTable):
         if seen:
             yield f"Feature maps: {'; '.join(seen)}."
         for how in dict.fromkeys(each.positions.partition(_CAPTURE)[0] for each in before):
-            those = [each for each in before if each.positions.startswith(f"{how}{_CAPTURE}")]
-            counting = _names(each.metric for each in those if each.positions.endswith("not each"))
+            alike = [each for each in before if each.positions.startswith(f"{how}{_CAPTURE}")]
+            counting = _names(each.metric for each in alike if each.positions.endswith("not each"))
             fault = f", each of which {counting} would count: capture without reduce=" if counting else ""
-            yield f"The capture kept the {how} positions at {_at(each.site for each in those)}{fault}."
+            yield f"The capture kept the {how} positions at {_at(each.site for each in alike)}{fault}."
 
     def _how_to_read(self, metric: str) -> str:
         headline = self.headlines[metric]

@@ -82,9 +82,9 @@ def _show_results(path: str, tree: xr.DataTree, json: bool) -> None:
         output.pairs("", {"path": path, "sites": sites, "attrs": attrs}, as_json=True)
         return
     compared = f"; between sites: {', '.join(map(str, tree.data_vars))}" if tree.data_vars else ""
-    if not any(positions for *_, positions in rows):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
-    output.table(Table(f"{path}: results of {len(rows)} sites{compared}", columns, rows), as_json=False)
+    width = len(columns) if any(positions for *_, positions in rows) else len(columns) - 1
+    shown = Table(f"{path}: results of {len(rows)} sites{compared}", columns[:width], [row[:width] for row in rows])
+    output.table(shown, as_json=False)
     output.pairs("What was measured", attrs, as_json=False)
 
 
