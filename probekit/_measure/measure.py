@@ -29,7 +29,7 @@ from probekit._measure.tasks import Task, TaskResult, Work, at_site
 from probekit._probe.selectors import Selector
 from probekit._results.assemble import check, dataset_of, join
 from probekit._results.files import write
-from probekit._sizes import parse_size
+from probekit._sizes import format_size, parse_size
 from probekit._store.backend import backend_of
 from probekit._store.store import open_record, read_record
 from probekit._version import __version__
@@ -139,7 +139,8 @@ def measure(
         work = replace(_work(MetricSet(chosen), sources, rows, root, nan), targets=targets)
         workers = stack.enter_context(executor_for(scheduler))
         plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
-        done = dict(shown(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
+        named = f"{plan} ({format_size(sum(source.variable.nbytes for source in sources.values()))})"
+        done = dict(shown(_task_results(work, plan, workers, cache), named, len(plan.tasks)))
         results = _results(work, [(task, done[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
