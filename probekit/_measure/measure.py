@@ -35,7 +35,7 @@ from probekit._measure.tasks import Task, TaskResult, Work, at_site
 from probekit._probe.selectors import Selector
 from probekit._results.assemble import check, dataset_of, join
 from probekit._results.files import write
-from probekit._sizes import parse_size
+from probekit._sizes import format_size, parse_size
 from probekit._store.backend import backend_of
 from probekit._store.store import open_record, read_record
 from probekit._version import __version__
@@ -209,7 +209,8 @@ def measure(
             parts.append((work, _plan(work, parse_size(memory), workers).seeing(next(iter(seen.values())).pooling)))
         task_results = (each for work, plan in parts for each in _task_results(work, plan, workers, cache))
         most = max((plan for _, plan in parts), key=lambda plan: plan.passes)
-        done = dict(shown(task_results, str(most), sum(len(plan.tasks) for _, plan in parts)))
+        named = f"{most} ({format_size(sum(source.variable.nbytes for source in sources.values()))})"
+        done = dict(shown(task_results, named, sum(len(plan.tasks) for _, plan in parts)))
         results = merged([_results(work, [(t, done[t]) for t in plan.tasks]) for work, plan in parts], chosen, sources)
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
