@@ -225,7 +225,7 @@ class Observations:
 
     `of_rows` has the group of each row, of which each is `each` observations, side by side. `kept` (observation) tells
     those that are measured among all that the site has; it is None where all are. `omitted` of the others were left
-    out for a NaN.
+    out for a NaN. `shuffled` has other groups for those that are measured, which a null asks for.
     """
 
     labels: Labels
@@ -233,6 +233,7 @@ class Observations:
     each: int = 1
     kept: Mask | None = None
     omitted: int = 0
+    shuffled: Codes | None = None
 
     @classmethod
     def of(cls, source: Source, groups: Groups, kept: Mask | None) -> Observations:
@@ -259,7 +260,7 @@ class Observations:
         kept = chosen if self.kept is None else self.kept.copy()
         if self.kept is not None:
             kept[self.kept] = chosen
-        return replace(self, kept=kept)
+        return replace(self, kept=kept, shuffled=None if self.shuffled is None else self.shuffled[chosen])
 
     @cached_property
     def number(self) -> int:
@@ -268,7 +269,7 @@ class Observations:
     @cached_property
     def codes(self) -> Codes:
         """The group of each observation."""
-        return self._of_observations(self.of_rows)
+        return self._of_observations(self.of_rows) if self.shuffled is None else self.shuffled
 
     @cached_property
     def numbers(self) -> Codes:
@@ -292,5 +293,7 @@ class Observations:
             if self.kept is not None:
                 kept = self.kept[first : first + len(x)]
                 x, codes = x[kept], codes[kept]
+            if self.shuffled is not None:
+                codes = self.shuffled[first_chosen : first_chosen + len(x)]
             yield first_chosen, x, codes
             first_chosen += len(x)

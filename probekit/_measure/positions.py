@@ -101,7 +101,8 @@ def _side_by_side(found: Sequence[xr.Dataset], order: Mapping[str, int]) -> xr.D
                         f"one of length {lengths[str(dim)]}. Measure them in separate calls."
                     )
     whole = xr.merge(found, combine_attrs="override", compat="override", join="exact")
-    return whole[sorted(owners, key=lambda name: order[owners[name]])]
+    names: list[str] = sorted(owners, key=lambda name: order[owners[name]])
+    return whole[names]
 
 
 def positions_said(metric: Metric, pooling: str, positions: int, site: Mapping[str, Any]) -> dict[str, str]:

@@ -117,3 +117,15 @@ def test_the_summary_says_once_what_became_of_positions(store: Path) -> None:
     notes = pk.summary(pk.measure(store, ["sparsity", "dead", "mean"])).notes
     said = "Feature maps: each position counts for sparsity, dead; the mean over positions counts for mean."
     assert [note for note in notes if "positions" in note] == [said]
+
+
+def test_nulls_intervals_and_balance_go_along_with_both_kinds(store: Path) -> None:
+    found = pk.measure(store, ["sparsity", "mean", "dead"], null="permute", ci="bootstrap", repeats=20, balance=True)
+    maps = found["1"].to_dataset()
+    assert maps["sparsity_p"].attrs["positions"] == "each of 20"
+    assert maps["sparsity_p"].attrs["together"] == "sample"  # the positions of a sample keep one label
+    assert maps["mean_q"].attrs["positions"] == "mean of 20"
+    assert ((maps["sparsity_low"] <= maps["sparsity"]) & (maps["sparsity"] <= maps["sparsity_high"])).mean() > 0.5
+    assert list(maps)[-1].startswith("dead")
+    with pytest.raises(pk.errors.DataError, match="nothing that was asked for depends on them: dead, always_on"):
+        pk.measure(store, ["dead", "always_on"], null="permute")

@@ -134,7 +134,7 @@ class Repeats:
             elif needs_target(metric):
                 tally.add(measured(rows, self._other_target(target, repeat, rows, key)))
             else:
-                tally.add(measured(replace(rows, codes=self.draws[key].labels(repeat)), target))
+                tally.add(measured(replace(rows, shuffled=self.draws[key].labels(repeat)), target))
         return {f"{what}/{metric.name}": tally.variables}
 
     def _other_target(self, target: Array | None, repeat: int, rows: Observations, key: str) -> Array | None:
