@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Container, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -72,7 +73,7 @@ def over(variable: xr.DataArray, headline: Headline) -> str:
     return ", ".join(said.get(dim, f"mean over {dim}") for dim in dims)
 
 
-def beside_of(data: xr.Dataset, headline: Headline) -> str | None:
+def beside_of(data: Container[Any], headline: Headline) -> str | None:
     """The variable of a site that belongs beside a headline's, if there is one.
 
     It is what the headline names, but the null of the one number that stands for the site where that was measured.
@@ -83,7 +84,7 @@ def beside_of(data: xr.Dataset, headline: Headline) -> str | None:
     return next((each for each in order if each in data), None)
 
 
-def of_site(data: xr.Dataset, variable: str, ending: str) -> float | None:
+def of_site(data: Mapping[Any, xr.DataArray], variable: str, ending: str) -> float | None:
     """What a null or an interval says of the one number that a site has for a variable; None where there is none."""
     names = (f"{variable}_{ending}_site", f"{variable}_{ending}")
     return next((float(data[name]) for name in names if name in data and not data[name].dims), None)

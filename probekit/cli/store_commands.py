@@ -194,11 +194,15 @@ def measure(
 
 
 def _reasons(tree: xr.DataTree) -> Iterator[str]:
-    """Why metrics were measured and others left out, where none were named."""
+    """Why metrics were measured and others left out, where none were named; and how many samples a class has."""
     for attribute, text in (("default_metrics", "Measured by default"), ("left_out", "Left out")):
         reasons = loads(tree.attrs.get(attribute, "{}"))
         if reasons:
             yield f"{text}: {'; '.join(f'{name} ({reason})' for name, reason in reasons.items())}."
+    each_class = loads(tree.attrs.get("balanced", "{}"))
+    if each_class:
+        counts = "; ".join(f"{number} samples of each class at {site}" for site, number in each_class.items())
+        yield f"Balanced by seed {tree.attrs['balanced_by_seed']}: {counts}."
 
 
 def top(

@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from probekit._results.headlines import beside_of, of_site
 from probekit.errors import RESULTS, DataError, check_kind
@@ -61,7 +63,7 @@ def profile(
     found = {name: measured(seeds[0], sites, variable) for name, seeds in named.items()}
     order = list(dict.fromkeys(site for names in found.values() for site in names))
     ax = new_axes(ax, 6.4, 3.6)
-    handles, dashed = {}, {}
+    handles, dashed = dict[str, Artist](), dict[str, Artist]()
     for index, (name, seeds) in enumerate(named.items()):
         colour, marker = palette(len(named))[index], _MARKERS[index % len(_MARKERS)]
         at = [order.index(site) for site in found[name]]
@@ -70,6 +72,8 @@ def profile(
         (handles[name],) = ax.plot(at, means, linewidth=1.6, markersize=size, color=colour, marker=marker)
         if bands is not None:
             _draw_band(ax, at, bands, colour)
+            if (share := _confidence(seeds, found[name], variable)) is not None:
+                dashed[f"{share:.0%} interval"] = Patch(color=RULE, alpha=0.3, linewidth=0)
         if beside := _beside(seeds, found[name], variable):
             values = _values(seeds, found[name], beside)[0]
             ax.plot(at, values, "--", color=colour, linewidth=1.2, marker="_" if len(at) == 1 else "", markersize=12)
@@ -110,13 +114,21 @@ def _values(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a site that is NaN for every seed
             return np.nanmean(lines, axis=0), np.array([np.nanmin(lines, axis=0), np.nanmax(lines, axis=0)])
-    ends = [[of_site(seeds[0].children[site].to_dataset(), variable, end) for site in sites] for end in ("low", "high")]
-    if None not in (*ends[0], *ends[1]):
-        return lines[0], np.array(ends, np.float64)
+    if _confidence(seeds, sites, variable) is not None:
+        groups = [seeds[0].children[site].data_vars for site in sites]
+        return lines[0], np.array([[of_site(each, variable, end) for each in groups] for end in ("low", "high")], float)
     data = [read(seeds[0], site, variable).values.astype(float) for site in sites]
     if over_nodes(seeds[0], variable) not in ("mean", "median") or max(each.size for each in data) == 1:
         return lines[0], None
     return lines[0], np.transpose([_middle_half(each[~np.isnan(each)]) for each in data])
+
+
+def _confidence(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> float | None:
+    """The confidence of the intervals of the sites' values, where one result has such."""
+    groups = [seeds[0].children[site].data_vars for site in sites]
+    names = (f"{variable}_low_site", f"{variable}_low")
+    found = [[each[name] for name in names if name in each and not each[name].dims] for each in groups]
+    return float(found[0][0].attrs["confidence"]) if len(seeds) == 1 and all(found) else None
 
 
 def _draw_band(ax: Axes, at: Sequence[int], bands: Floats, colour: str) -> None:
@@ -133,7 +145,7 @@ def _middle_half(values: Floats) -> Floats:
 def _beside(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> str | None:
     """The variable that is drawn beside another, where all have it."""
     headline = headline_of(seeds[0], variable) or Headline(variable, "mean", "")
-    found = {beside_of(tree.children[site].to_dataset(), headline) for tree in seeds for site in sites}
+    found = {beside_of(tree.children[site].data_vars, headline) for tree in seeds for site in sites}
     return found.pop() if len(found) == 1 else None
 
 
