@@ -32,6 +32,7 @@ from probekit._measure.site_source import Source, as_tree, find_sources
 from probekit._measure.targets import targets_of
 from probekit._measure.task_cache import TaskCache, key_of
 from probekit._measure.tasks import Task, TaskResult, Work, at_site
+from probekit._measure.units import units_of
 from probekit._probe.selectors import Selector
 from probekit._results.assemble import check, dataset_of, join
 from probekit._results.files import write
@@ -189,6 +190,7 @@ def measure(
         if positions is None:
             warn_of_means(chosen, {source.name: source.attrs for source in sources.values()})
         targets = targets_of(chosen, sources, rows, root, target)
+        units = units_of(chosen, sources, root)
         cache = None
         if store_at is not None:
             options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions, "target": target}
@@ -204,7 +206,7 @@ def measure(
             if any(seen[key].each != sources[key].each for key in seen):
                 of_rows = _rows(seen, root, by, where)[0]
                 of_rows = balanced(seen, root, of_rows, together, seed)[0] if balance else of_rows
-            work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets)
+            work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets, units=units)
             work = replace(work, repeats=repeats_of(resampling, seeing, work, root))
             parts.append((work, _plan(work, parse_size(memory), workers).seeing(next(iter(seen.values())).pooling)))
         task_results = (each for work, plan in parts for each in _task_results(work, plan, workers, cache))

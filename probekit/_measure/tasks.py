@@ -19,6 +19,7 @@ from probekit._measure.metric_set import MetricSet
 from probekit._measure.resampling.evaluation import Columns
 from probekit._measure.resampling.repeats import Repeats
 from probekit._measure.site_source import Source
+from probekit._measure.units import Units
 from probekit._results.assemble import check
 from probekit.errors import DataError, PluginError
 from probekit.metrics import Block, Metric, SampleMetric, Spec, State, StreamingMetric, Variables
@@ -72,7 +73,8 @@ class Work:
     """The metrics, the sites, and the observations of each that are measured: all tasks share them.
 
     `common` are those that metrics of all sites see; None where there are no such metrics. `targets` has the target of
-    each row of each site, (row,), where a metric needs one. `repeats` are asked for nulls and intervals.
+    each row of each site, (row,), where a metric needs one, and `units` the unit of each row, where one splits them.
+    `repeats` are asked for nulls and intervals.
     """
 
     metrics: MetricSet
@@ -80,6 +82,7 @@ class Work:
     rows: Mapping[str, Observations]
     common: Observations | None
     targets: Mapping[str, Array] = field(default_factory=dict)
+    units: Units = field(default_factory=dict)
     repeats: Repeats | None = None
 
     def run(self, task: Task) -> TaskResult:
@@ -96,12 +99,15 @@ class Work:
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
-            return _samples(metric, source, rows, self.targets.get(task.site))
+            return _samples(metric, _Samples(source, rows, self.targets.get(task.site), self._units(task.site, metric)))
         if task.kind == "site":
             return self._site(source, rows)
         if task.kind == "select":
             return self._select(source, rows, task)
         return self._block(source, rows, task.start, task.stop)
+
+    def _units(self, site: str, metric: SampleMetric) -> Codes | None:
+        return self.units[site, metric.split_by] if hasattr(metric, "split_by") else None
 
     @property
     def _of_nodes(self) -> list[StreamingMetric]:
@@ -166,9 +172,9 @@ class Work:
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
 
             def measured(of: Observations, target: Array | None) -> Variables:
-                return _samples(metric, source, of, target).variables[metric.name]
+                return _samples(metric, _Samples(source, of, target, units)).variables[metric.name]
 
-            target = self.targets.get(task.site)
+            target, units = self.targets.get(task.site), self._units(task.site, metric)
             return TaskResult(
                 repeats=self.repeats.of_samples(task.repeat, metric, part, measured, rows, target, task.site)
             )
@@ -202,10 +208,10 @@ def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Observati
     return Selection.of(metrics, counts, stored.newbyteorder("="), memory)
 
 
-def _samples(metric: SampleMetric, source: Source, rows: Observations, target: Array | None) -> TaskResult:
-    where = at_site(source)
-    variables = call(metric, where, metric.compute_samples, _Samples(source, rows, target))
-    return TaskResult(variables={metric.name: check(metric, variables, rows.labels, where, node=source.nodes)})
+def _samples(metric: SampleMetric, samples: _Samples) -> TaskResult:
+    where = at_site(samples.source)
+    variables = call(metric, where, metric.compute_samples, samples)
+    return TaskResult(variables={metric.name: check(metric, variables, samples.of.labels, where, node=samples.nodes)})
 
 
 def _stream(
@@ -257,14 +263,21 @@ class _Samples:
 
     source: Source
     of: Observations
-    of_rows: Array | None = None
+    target_of_rows: Array | None = None
+    units_of_rows: Codes | None = None
 
     @property
     def target(self) -> Array:
-        if self.of_rows is None:
+        if self.target_of_rows is None:
             raise PluginError("it reads a target, but doesn't say so. Give the metric needs_target = True")
-        found: Array = self.of_rows[self.of.numbers]
+        found: Array = self.target_of_rows[self.of.numbers]
         return found
+
+    @property
+    def units(self) -> Codes:
+        if self.units_of_rows is None:
+            raise PluginError("it asks for units, but doesn't say so. Give the metric split_by = None")
+        return self.units_of_rows[self.of.numbers]
 
     @property
     def number(self) -> int:

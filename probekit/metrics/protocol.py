@@ -18,7 +18,8 @@ A metric is pure and knows arrays only. There are three kinds.
   bound of the result's error.
 - A *sample* metric reads the whole rows of a site itself, as often as it must: ``compute_samples(samples)``. With the
   class attribute ``needs_target = True`` it also has ``samples.target``, a number for each row from the column that the
-  user names (``pk.measure(store, metric, target="age")``).
+  user names (``pk.measure(store, metric, target="age")``). With the attribute ``split_by``, the name of a column or
+  None, it has ``samples.units``: which rows must stay on one side of a split into training and held-out rows.
 
 All return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed
 lengths, and ``node_b`` stands beside ``node`` in a table of all pairs; a metric may add dims of its own. A column
@@ -180,6 +181,15 @@ class Samples(Protocol):
         """The number of each row in the column that is the measurement's target, (row,), float64 and finite.
 
         Only a metric whose attribute `needs_target` is True has it.
+        """
+
+    @property
+    def units(self) -> Codes:
+        """The unit of each row, (row,), int64: rows of one unit aren't independent, so a split keeps them together.
+
+        For a metric whose attribute `split_by` is None, a unit is a sample, as one with several tokens; the units of
+        samples have the same numbers at every site. For one whose `split_by` names a column, a unit is a value of it.
+        Other metrics have no units.
         """
 
     def batches(self) -> Iterator[tuple[Array, Codes]]:

@@ -45,12 +45,17 @@ class Rows:
     classes: int
     rows: npt.NDArray[np.int64]
     batch: int
+    of_units: npt.NDArray[np.int64] | None = None
     of_rows: Array | None = None
 
     @property
     def target(self) -> Array:
         assert self.of_rows is not None
         return self.of_rows
+
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        return self.rows if self.of_units is None else self.of_units
 
     @property
     def number(self) -> int:
@@ -71,14 +76,16 @@ class Rows:
 
 @pytest.fixture(scope="session")
 def samples_of() -> Callable[..., Samples]:
-    """The samples (x, y) of a site, all rows of its store unless `rows` says which."""
+    """The samples (x, y) of a site, all rows of its store unless `rows` says which, each a unit unless `units` says."""
 
-    def make(x: Array, y: Array, classes: int, rows: Array | None = None, batch: int = 100) -> Samples:
+    def make(
+        x: Array, y: Array, classes: int, rows: Array | None = None, batch: int = 100, units: Array | None = None
+    ) -> Samples:
         numbers = np.arange(len(x)) if rows is None else np.array(rows, dtype=np.int64)
         values, codes = np.array(x), np.array(y, dtype=np.int64)
         for array in (values, codes, numbers):
             array.setflags(write=False)
-        return Rows(values, codes, classes, numbers, batch)
+        return Rows(values, codes, classes, numbers, batch, None if units is None else np.array(units, np.int64))
 
     return make
 

@@ -26,6 +26,7 @@ from scipy.spatial.distance import cdist, pdist
 from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 from sklearn.metrics import calinski_harabasz_score, mutual_info_score, roc_auc_score
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import probekit as pk
@@ -45,6 +46,7 @@ CLASSES = 10
 PAIRS = np.triu_indices(CLASSES, 1)
 SITES = {"mlp": ["1", "1:grad", "3"], "resnet": ["bn1", "layer1", "layer4"]}
 SPECS = {"var": "var:ddof=1", "saturation": "saturation:bounds=(0,1)", "silhouette": "silhouette:500"}
+SPECS["linear_probe"] = "linear_probe:method='ridge',shuffles=0"
 EACH = ["count", "mean", "std", "min", "max", "median", "sparsity", "selectivity", "fisher", "effective_rank"]
 NODES = {"ks": 6, "wasserstein": 6, "auroc": 6, "overlap": 32, "entropy": 32, "mutual_information": 32}  # of slow loops
 
@@ -250,13 +252,29 @@ def draws(x: Array) -> Array:
     return np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,))).random(len(x))
 
 
+def held_out(x: Array, y: Array) -> Mask:
+    """Of each class the quarter of the rows whose draws are least."""
+    held, drawn = np.zeros(len(y), bool), draws(x)
+    for code in range(CLASSES):
+        of_class = np.flatnonzero(y == code)
+        held[of_class[drawn[of_class].argsort()][: int(len(of_class) / 4 + 0.5)]] = True
+    return held
+
+
 def linear_probe(x: Array, y: Array) -> Variables:
-    held, wide = draws(x) < 0.25, x.astype(np.float64)
-    penalty = 1e-3 * (~held).sum() * wide[~held].var(0).mean()
-    fitted = Ridge(alpha=penalty).fit(wide[~held], np.eye(CLASSES)[y[~held]])
+    held = held_out(x, y)
+    z = StandardScaler().fit(x[~held].astype(np.float64)).transform(x.astype(np.float64))
+    fitted = Ridge(alpha=1e-3 * (~held).sum()).fit(z[~held], np.eye(CLASSES)[y[~held]])
+    hits, codes = fitted.predict(z[held]).argmax(1) == y[held], y[held]
+    shares = of_classes(np.mean, hits, codes)
+    counts = np.bincount(codes)
     return {
-        "linear_probe": (fitted.predict(wide[held]).argmax(1) == y[held]).mean(),
-        "linear_probe_chance": (y[held] == np.bincount(y[~held]).argmax()).mean(),
+        "linear_probe": hits.mean(),
+        "linear_probe_chance": (codes == np.bincount(y[~held]).argmax()).mean(),
+        "linear_probe_se": np.sqrt(hits.var() / len(hits)),
+        "linear_probe_balanced": shares.mean(),
+        "linear_probe_balanced_chance": 1 / CLASSES,
+        "linear_probe_balanced_se": np.sqrt((shares * (1 - shares) / counts).sum()) / CLASSES,
         "linear_probe_held_out": held.sum(),
     }
 
@@ -323,7 +341,7 @@ REFERENCES: dict[str, tuple[Reference, float]] = {
     "effective_rank": (lambda x, y: {"effective_rank": np.exp(stats.entropy(deviations(x)))}, 1e-9),
     "participation_ratio": (participation_ratio, 1e-11),
     "top_samples": (top_samples, 0),
-    "linear_probe": (linear_probe, 0),
+    "linear_probe": (linear_probe, 1e-12),
     "silhouette": (silhouette, 1e-12),
     "gradient_norm": (gradient_norm, 1e-12),
 }
