@@ -12,9 +12,11 @@ from probekit.metrics.feature_entropy import FeatureEntropy
 from probekit.metrics.gradients import GradientNorm
 from probekit.metrics.headline import Headline
 from probekit.metrics.histogram import Histogram
+from probekit.metrics.hypersphere import Alignment, Uniformity
 from probekit.metrics.information import Entropy, MutualInformation
 from probekit.metrics.ks import KS
 from probekit.metrics.moments import Count, Mean, Std, Var
+from probekit.metrics.neighbours import KNNAccuracy
 from probekit.metrics.order import OrderMetric, Quantile, median
 from probekit.metrics.overlap import Overlap
 from probekit.metrics.probes import LinearProbe
@@ -41,13 +43,16 @@ from probekit.metrics.sparseness import LifetimeSparseness, PopulationSparseness
 from probekit.metrics.sparsity import AlwaysOn, Dead, Sparsity
 from probekit.metrics.spectrum import EffectiveRank, ParticipationRatio
 from probekit.metrics.top import TopSamples
+from probekit.metrics.variability import CDNV
 from probekit.metrics.wasserstein import Wasserstein
 
 __all__ = [
     "AUROC",
+    "CDNV",
     "CKA",
     "KS",
     "RSA",
+    "Alignment",
     "AlwaysOn",
     "Block",
     "Coactivation",
@@ -64,6 +69,7 @@ __all__ = [
     "GradientNorm",
     "Headline",
     "Histogram",
+    "KNNAccuracy",
     "Kurtosis",
     "LifetimeSparseness",
     "LinearProbe",
@@ -95,6 +101,7 @@ __all__ = [
     "Std",
     "StreamingMetric",
     "TopSamples",
+    "Uniformity",
     "Var",
     "Variables",
     "Wasserstein",

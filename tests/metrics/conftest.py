@@ -100,3 +100,24 @@ def tree_of() -> Callable[..., xr.DataTree]:
         return xr.DataTree.from_dict({"/": root, **groups})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def nearest_mean_share() -> Callable[[Array, Array], float]:
+    """The share of rows nearest to the mean of their class without the row, written out row by row."""
+
+    def share(x: Array, y: Array) -> float:
+        x, codes, hits = x.astype(np.float64), np.unique(y), 0.0
+        within = sum(np.square(x[y == c] - x[y == c].mean(0)).sum() for c in codes) / (len(x) - len(codes))
+        for i, code in enumerate(y):
+            others = np.arange(len(x)) != i
+            distances = []
+            for c in codes:
+                rows = x[(y == c) & others]
+                alone = not len(rows)
+                distances.append(np.inf if alone else np.square(x[i] - rows.mean(0)).sum() - within / len(rows))
+            near = np.isclose(distances, min(distances), rtol=1e-12, atol=1e-12)
+            hits += near[codes == code][0] / near.sum()
+        return hits / len(x)
+
+    return share

@@ -16,6 +16,8 @@ VARIANTS = [
     metrics.Entropy(bins=5, min_count=1),
     metrics.Histogram(bins=5, edges="width"),
     metrics.KS(min_count=1),
+    metrics.CDNV(unbiased=False, pairs=False),
+    metrics.KNNAccuracy(1, distance="cosine", shuffles=0),
     metrics.LinearProbe("lda", folds=3),
     metrics.LinearProbe("ridge", shuffles=0),
     metrics.MutualInformation(bins=5, min_count=1),
@@ -30,6 +32,8 @@ VARIANTS = [
 ]
 DEFAULTS = [
     metrics.AUROC,
+    metrics.Alignment,
+    metrics.CDNV,
     metrics.CKA,
     metrics.Correlation,
     metrics.KS,
@@ -48,6 +52,7 @@ DEFAULTS = [
     metrics.Histogram,
     metrics.Kurtosis,
     metrics.LifetimeSparseness,
+    metrics.KNNAccuracy,
     metrics.LinearProbe,
     metrics.Max,
     metrics.Mean,
@@ -69,6 +74,7 @@ DEFAULTS = [
     metrics.Sparsity,
     metrics.Std,
     metrics.TopSamples,
+    metrics.Uniformity,
     metrics.Var,
     metrics.Wasserstein,
     metrics.median,
@@ -77,6 +83,16 @@ DEFAULTS = [
 
 @conformance(*DEFAULTS, *VARIANTS)
 def test_built_in_metrics_keep_to_the_protocol(check: Callable[[], None]) -> None:
+    check()
+
+
+@conformance(
+    metrics.NeuralCollapse(
+        head=[[1, 2, 0, 0, 1, 0, 3], [0, 1, 4, 0, 0, 1, 1], [2, 2, 0, 1, 0, 1, 0], [1, 0] * 3 + [1]]
+    ),
+    except_for=dict.fromkeys(("class permutation", "missing class"), "the rows of the head are of the classes"),
+)
+def test_a_head_keeps_to_the_protocol(check: Callable[[], None]) -> None:
     check()
 
 

@@ -45,8 +45,8 @@ Reference: TypeAlias = Callable[[Array, Array], Variables]
 CLASSES = 10
 PAIRS = np.triu_indices(CLASSES, 1)
 SITES = {"mlp": ["1", "1:grad", "3"], "resnet": ["bn1", "layer1", "layer4"]}
-SPECS = {"var": "var:ddof=1", "saturation": "saturation:bounds=(0,1)", "silhouette": "silhouette:500"}
-SPECS["linear_probe"] = "linear_probe:method='ridge',shuffles=0"
+SPECS = {"var": "var:ddof=1", "saturation": "saturation:bounds=(0,1)"}
+SPECS |= {"linear_probe": "linear_probe:method='ridge',shuffles=0", "knn_accuracy": "knn_accuracy:1,shuffles=0"}
 EACH = ["count", "mean", "std", "min", "max", "median", "sparsity", "selectivity", "fisher", "effective_rank"]
 NODES = {"ks": 6, "wasserstein": 6, "auroc": 6, "overlap": 32, "entropy": 32, "mutual_information": 32}  # of slow loops
 
@@ -207,28 +207,98 @@ def fisher(x: Array, y: Array) -> Variables:
 
 
 def of_nearest_mean(x: Array, y: Array) -> Any:
-    return (cdist(x, of_classes(mean64, x, y)).argmin(1) == y).mean()
+    """Each row's own class has the mean of its other rows; the variance of a mean is taken from squared distances."""
+    x, counts = x.astype(np.float64), np.bincount(y)
+    means, rows = of_classes(mean64, x, y), np.arange(len(y))
+    variance = np.square(x - means[y]).sum() / (len(x) - CLASSES)
+    apart = cdist(x, means, "sqeuclidean") - variance / counts
+    without = (counts[y][:, None] * means[y] - x) / (counts[y] - 1)[:, None]
+    apart[rows, y] = np.square(x - without).sum(1) - variance / (counts[y] - 1)
+    return (apart.argmin(1) == y).mean()
 
 
 def separability(x: Array, y: Array) -> Variables:
     within = (np.bincount(y) @ of_classes(var64, x, y)).sum()
     return {
-        "separability": (len(x) * var64(x, axis=0).sum() - within) / within,
+        "separability": (len(x) * var64(x, axis=0).sum() - within) / within - (CLASSES - 1) / (len(x) - CLASSES),
         "separability_calinski_harabasz": calinski_harabasz_score(x.astype(np.float64), y),
         "separability_nearest_mean": of_nearest_mean(x, y),
     }
 
 
 def neural_collapse(x: Array, y: Array) -> Variables:
-    means = of_classes(mean64, x, y)
+    means, counts = of_classes(mean64, x, y), np.bincount(y)
     apart = means - means.mean(0)
-    within = np.mean([np.cov(x[y == code].T, ddof=0, dtype=np.float64) for code in range(CLASSES)], axis=0)
+    covariances = [np.cov(x[y == code].T, dtype=np.float64) for code in range(CLASSES)]
+    noise = np.array([np.trace(covariance) for covariance in covariances]) / counts
+    centring = np.eye(CLASSES) - 1 / CLASSES
+    products = centring @ (apart @ apart.T - np.diag(noise)) @ centring
+    reliability = np.trace(products) / np.square(apart).sum()
     inverse = np.linalg.pinv(apart / np.sqrt(CLASSES), rcond=1e-12)  # (MᵀM)⁺ = M⁺(M⁺)ᵀ, which loses fewer digits
+    nc1 = (
+        np.trace(inverse.T @ np.mean(covariances, axis=0) @ inverse) / CLASSES / reliability if reliability > 0 else inf
+    )
+    norms = np.sqrt(np.diag(products).clip(0))
+    lengths = np.where(norms > 0, norms, np.nan)
+    cosines = (products / lengths / lengths[:, None])[PAIRS]
+    known = 1 if reliability >= 0.5 else np.nan
     return {
-        "neural_collapse_nc1": np.trace(inverse.T @ within @ inverse) / CLASSES,
-        "neural_collapse_nc2_norms": stats.variation(np.linalg.norm(apart, axis=1)),
-        "neural_collapse_nc2_cosines": np.abs(1 - pdist(apart, "cosine") + 1 / (CLASSES - 1)).mean(),
+        "neural_collapse_nc1": plug_in / reliability if reliability > 0 else inf,
+        "neural_collapse_nc2_norms": stats.variation(norms) * known,
+        "neural_collapse_nc2_cosines": np.abs(cosines + 1 / (CLASSES - 1)).mean() * known,
         "neural_collapse_nc4": of_nearest_mean(x, y),
+        "neural_collapse_reliability": reliability,
+    }
+
+
+def cdnv(x: Array, y: Array) -> Variables:
+    means, counts = of_classes(mean64, x, y), np.bincount(y)
+    variance = of_classes(partial(var64, ddof=1), x, y).sum(1)
+    distance = cdist(means, means, "sqeuclidean") - (variance / counts)[:, None] - variance / counts
+    spread = (variance[:, None] + variance) / 2
+    table = np.where(distance > 0, spread / np.where(distance > 0, distance, 1), inf)
+    np.fill_diagonal(table, np.nan)
+    return {
+        "cdnv": table[PAIRS].mean(),
+        "cdnv_median": np.median(table[PAIRS]),
+        "cdnv_inverse": (distance / spread)[PAIRS].mean(),
+        "cdnv_pairs": table,
+    }
+
+
+def directions(x: Array) -> Array:
+    return x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+
+
+def alignment(x: Array, y: Array) -> Variables:
+    f = directions(x)
+    within = np.array([pdist(f[y == code], "sqeuclidean").mean() for code in range(CLASSES)])
+    between = [cdist(f[y == a], f[y == b], "sqeuclidean").mean() for a, b in zip(*PAIRS, strict=True)]
+    return {"alignment": within.mean(), "alignment_between": np.mean(between), "alignment_classes": within}
+
+
+def uniformity(x: Array, y: Array) -> Variables:
+    return {
+        "uniformity": np.log(np.exp(-2 * pdist(directions(x), "sqeuclidean")).mean()),
+        "uniformity_floor": np.log(special.hyp0f1(x.shape[1] / 2, 4.0)) - 4,
+        "uniformity_size": np.int64(len(x)),
+    }
+
+
+def knn_accuracy(x: Array, y: Array) -> Variables:
+    """By the nearest sample, so that no two are equally near."""
+    apart = cdist(x.astype(np.float64), x.astype(np.float64))
+    np.fill_diagonal(apart, inf)
+    hits = y[apart.argmin(1)] == y
+    shares, counts = of_classes(np.mean, hits, y), np.bincount(y)
+    return {
+        "knn_accuracy": hits.mean(),
+        "knn_accuracy_chance": counts.max() / len(y),
+        "knn_accuracy_se": np.sqrt(hits.var() / len(y)),
+        "knn_accuracy_balanced": shares.mean(),
+        "knn_accuracy_balanced_chance": 1 / CLASSES,
+        "knn_accuracy_balanced_se": np.sqrt((shares * (1 - shares) / counts).sum()) / CLASSES,
+        "knn_accuracy_size": np.int64(len(y)),
     }
 
 
@@ -280,15 +350,20 @@ def linear_probe(x: Array, y: Array) -> Variables:
 
 
 def silhouette(x: Array, y: Array) -> Variables:
-    """Rousseeuw's, of 500 samples at most."""
-    some = np.argsort(draws(x))[:500]
-    codes, own = y[some], np.eye(CLASSES, dtype=bool)[y[some]]
-    sums, counts = cdist(x[some], x[some]) @ own, np.bincount(codes)
-    a, b = sums[own] / (counts[codes] - 1), np.where(own, inf, sums / counts).min(1)
-    each = (b - a) / np.maximum(a, b)
+    """Rousseeuw's; also with the nearest class by every other sample of each class, and its distance by the others."""
+    own, counts, half = np.eye(CLASSES, dtype=bool)[y], np.bincount(y), np.zeros(len(y), int)
+    for code in range(CLASSES):
+        half[y == code] = np.arange(counts[code]) % 2
+    apart = cdist(x.astype(np.float64), x.astype(np.float64))
+    a = (apart @ own)[own] / (counts[y] - 1)
+    means = [np.where(own, inf, apart[:, h] @ own[h] / own[h].sum(0)) for h in (half == 0, half == 1)]
+    b = np.where(own, inf, apart @ own / counts).min(1)
+    crossed = [np.take_along_axis(means[1 - h], means[h].argmin(1)[:, None], 1)[:, 0] for h in (0, 1)]
+    each, halves = (b - a) / np.maximum(a, b), np.mean([(c - a) / np.maximum(a, c) for c in crossed], axis=0)
     return {
-        "silhouette": of_classes(np.mean, each, codes),
+        "silhouette": of_classes(np.mean, each, y),
         "silhouette_site": each.mean(),
+        "silhouette_crossfit": halves.mean(),
         "silhouette_size": np.int64(len(each)),
     }
 
@@ -337,12 +412,16 @@ REFERENCES: dict[str, tuple[Reference, float]] = {
     "dprime": (dprime, 1e-10),
     "fisher": (fisher, 1e-12),
     "separability": (separability, 1e-12),
-    "neural_collapse": (neural_collapse, 1e-9),
+    "neural_collapse": (neural_collapse, 1e-7),
     "effective_rank": (lambda x, y: {"effective_rank": np.exp(stats.entropy(deviations(x)))}, 1e-9),
     "participation_ratio": (participation_ratio, 1e-11),
     "top_samples": (top_samples, 0),
     "linear_probe": (linear_probe, 1e-12),
-    "silhouette": (silhouette, 1e-12),
+    "silhouette": (silhouette, 1e-9),
+    "knn_accuracy": (knn_accuracy, 1e-12),
+    "cdnv": (cdnv, 1e-9),
+    "alignment": (alignment, 1e-9),
+    "uniformity": (uniformity, 1e-9),
     "gradient_norm": (gradient_norm, 1e-12),
 }
 OF_SITES: dict[str, tuple[Callable[[Sequence[Array], Array], Variables], float]] = {
