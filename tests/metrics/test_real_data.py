@@ -235,9 +235,7 @@ def neural_collapse(x: Array, y: Array) -> Variables:
     products = centring @ (apart @ apart.T - np.diag(noise)) @ centring
     reliability = np.trace(products) / np.square(apart).sum()
     inverse = np.linalg.pinv(apart / np.sqrt(CLASSES), rcond=1e-12)  # (MᵀM)⁺ = M⁺(M⁺)ᵀ, which loses fewer digits
-    nc1 = (
-        np.trace(inverse.T @ np.mean(covariances, axis=0) @ inverse) / CLASSES / reliability if reliability > 0 else inf
-    )
+    plug_in = np.trace(inverse.T @ np.mean(covariances, axis=0) @ inverse) / CLASSES
     norms = np.sqrt(np.diag(products).clip(0))
     lengths = np.where(norms > 0, norms, np.nan)
     cosines = (products / lengths / lengths[:, None])[PAIRS]
