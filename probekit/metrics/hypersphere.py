@@ -157,4 +157,5 @@ class Uniformity(Parameters):
 
 def _length(x: Tensor) -> Tensor:
     """The length of each row, (row, 1) float64."""
-    return torch.linalg.vector_norm(x.double(), dim=1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(x.double(), dim=1, keepdim=True)
+    return length

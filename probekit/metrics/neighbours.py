@@ -97,7 +97,7 @@ class KNNAccuracy(Parameters):
         split, nothing = Split.of(samples.units, codes, self.seed), np.zeros(len(codes), bool)
         generators = generators_of(self.seed, self.shuffles)
         found: dict[str, list[float]] = {}
-        errors = {}
+        errors: dict[str, float] = {}
         for labels in (codes, *(split.shuffled(codes, nothing, each) for each in generators)):
             own = labels[chosen]
             hits = np.full(len(own), np.nan) if nearest is None else (_votes(labels[nearest]) == own).astype(float)
@@ -148,7 +148,8 @@ class KNNAccuracy(Parameters):
         if self.distance == "euclidean":
             return x
         lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        return x / lengths.where(lengths > 0, 1.0)
+        placed: Tensor = x / lengths.where(lengths > 0, 1.0)
+        return placed
 
 
 def _votes(classes: Array) -> Codes:

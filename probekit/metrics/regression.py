@@ -225,5 +225,6 @@ def _squared_error(training: Training, target: Array, test: Mask, alpha: float) 
     weights = penalised_solution(training.correlation, alpha, products / training.number)
     error = 0.0
     for x, places in training.rows.those(test):
-        error += float((of_rows[places] - centre - ((x - training.centre) / training.scale) @ weights).square().sum())
+        z = x.sub_(training.centre).div_(training.scale)
+        error += float((of_rows[places] - centre - z @ weights).square().sum())
     return error

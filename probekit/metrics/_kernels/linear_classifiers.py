@@ -74,7 +74,7 @@ class Classifier:
         """The class of each chosen row; None where a score isn't finite."""
         found = []
         for x, _ in rows.those(mask):
-            scores = ((x - self.centre) / self.scale) @ self.weights + self.bias
+            scores = x.sub_(self.centre).div_(self.scale) @ self.weights + self.bias
             if not scores.isfinite().all():
                 return None
             found.append(scores.argmax(1).numpy())
@@ -130,8 +130,9 @@ class Training:
         return Classifier(classes, self.centre, self.scale, weights, bias)
 
     def standardised(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training rows, standardised, in batches, and their places among all rows."""
         for x, places in self.rows.those(self.mask):
-            yield (x - self.centre) / self.scale, places
+            yield x.sub_(self.centre).div_(self.scale), places
 
     def class_means(self, codes: Codes, classes: int) -> tuple[Tensor, Tensor]:
         """The mean of each class, standardised (class, node), and its share of the rows (class,)."""
