@@ -121,7 +121,7 @@ class Uniformity(Parameters):
     headline: ClassVar[Headline] = Headline(
         "uniformity",
         None,
-        "(near 0) samples lie in few directions",
+        "samples lie in few directions",
         beside="uniformity_floor",
         missing="it needs two samples that aren't all 0, and finite values",
     )
