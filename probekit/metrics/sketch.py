@@ -82,7 +82,7 @@ class Sketch:
         array([500.], dtype=float32)
     """
 
-    samples: int = 16_384
+    samples: int = 8192
     name: ClassVar[str] = "sketch"
 
     def __post_init__(self) -> None:
@@ -348,14 +348,15 @@ def _shares(state: State, part: slice, loose: float) -> tuple[Array, Array, Code
     ranges, cells = _ranges(state, part), state[_name(state)][:, part]
     several = _several(state, ranges)
     counts = state["count"].clamp(min=1)
-    shares = (_halves(each[None])[0] * several / count for each, count in zip(cells, counts.double(), strict=True))
-    largest, squares = zip(*((each.amax((1, 2)), each.square().sum((1, 2))) for each in shares), strict=True)
+    crowded = (_halves(each[None])[0] * several for each in cells)  # of one class after the other
+    pairs = [(each.amax((1, 2)), torch.linalg.vector_norm(each.double(), dim=(1, 2))) for each in crowded]
+    largest, norms = (torch.stack(each) / counts[:, None].double() for each in zip(*pairs, strict=True))
     of_all = cells.sum(0).double() / counts.sum()
     hides = torch.zeros_like(of_all, dtype=torch.bool)
     hides[:, : 2 * CELLS] = several.flatten(1)
     may_be = of_all >= 1 / MOST_ATOMS - loose
     ambiguous = may_be & (hides | ((of_all - 1 / MOST_ATOMS).abs() < loose))
-    found = torch.stack(largest), torch.stack(squares), (may_be & ~hides).sum(1), ambiguous.any(1)
+    found = largest, norms.square(), (may_be & ~hides).sum(1), ambiguous.any(1)
     of_classes, squared, atoms, unclear = (each.cpu().numpy() for each in found)
     return of_classes, squared, atoms, unclear
 

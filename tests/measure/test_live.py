@@ -162,7 +162,7 @@ def test_column_metrics_of_many_samples_are_approximate_and_say_so(tmp_path: Pat
         attrs = live[site]["median"].attrs
         assert attrs["approximate"] == 1
         assert 0 < attrs["value_error"] <= 2**-8
-        assert attrs["rank_error"] == 0  # no sample is left out
+        assert attrs["rank_error"] == pytest.approx(1 / (2 * 8192))
         assert live[site]["mean"].attrs["approximate"] == 0
         exact = stored[site]
         np.testing.assert_allclose(live[site]["median"], exact["median"], rtol=2 * 2**-8, atol=2e-3)

@@ -45,18 +45,32 @@ def place_on_line(x: Tensor, line: str) -> Tensor:
     if line == "signed":
         return x + 0.0
     low = 0.0 if line == "unit" else -1.0
-    if not (x.amin() > low - _ROUNDING and x.amax() < 1 + _ROUNDING):
+    least, most = float(x.amin()), float(x.amax())
+    if least < low - _ROUNDING or most > 1 + _ROUNDING:
         raise DataError(
-            f"There are values from {x.min():.6g} to {x.max():.6g} where the activation's type lets expect none "
-            f"outside {low:g} and 1. Capture a store with probekit.capture, and measure that."
+            f"There are values from {least:.6g} to {most:.6g} where the activation's type lets expect none outside "
+            f"{low:g} and 1. Capture a store with probekit.capture, and measure that."
         )
+    x = x.clamp(low, 1) if least < low or most > 1 else x + 0.0
+    return _folded(x, line)
+
+
+def _folded(x: Tensor, line: str) -> Tensor:
+    """The numbers on a line with bounds.
+
+    On a CPU torch adds, shifts and masks integers ten times as fast as it compares and chooses.
+    """
+    whole, last = _INTEGERS[x.dtype], 8 * x.itemsize - 1
+    half, infinity = (int(torch.tensor(each, dtype=x.dtype).view(whole)) for each in (0.5, torch.inf))
+    magnitude = x.abs()
+    distance, bits = (1 - magnitude).view(whole), magnitude.view(whole)
+    beyond = (half - bits).bitwise_right_shift_(last)  # −1 above ½, else 0
     if line == "unit":
-        x = x.clamp(0, 1)
-        return torch.minimum(x, 1 - x).copysign_(0.5 - x)
-    magnitude = x.abs().clamp_(max=1)
-    distance = 1 - magnitude
-    mirrored = _mirrored(distance).masked_fill_(distance == 0, torch.inf)
-    return torch.where(magnitude > 0.5, mirrored, magnitude).copysign_(x).add_(0.0)
+        moved = distance.sub_(bits).bitwise_and_(beyond).add_(bits)
+        return moved.bitwise_or_(beyond.bitwise_and_(torch.iinfo(whole).min)).view(x.dtype)
+    at_bound = (distance - 1).bitwise_right_shift_(last).bitwise_and_(infinity - 2 * half)
+    moved = at_bound.sub_(distance).sub_(bits).add_(2 * half).bitwise_and_(beyond)
+    return moved.add_(bits).view(x.dtype).copysign_(x)
 
 
 def values_on_line(numbers: Tensor, line: str, dtype: torch.dtype) -> Tensor:
