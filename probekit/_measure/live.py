@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from math import prod
 from types import NoneType
@@ -24,6 +23,7 @@ from probekit._forward.sample_order import SampleOrder
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
 from probekit._measure.accumulator import BATCH, Accumulator, finalized, sites_results
 from probekit._measure.from_sketch import errors_of, variables_of, warn_of_coarse_cells
+from probekit._measure.gathered import Gathered, one_thread
 from probekit._measure.live_memory import LiveMemory
 from probekit._measure.measure import NAN
 from probekit._measure.metric_set import MetricSet, resolved
@@ -46,8 +46,6 @@ from probekit.progress import Progress
 __all__ = ["measure_live"]
 
 Measured: TypeAlias = tuple[Variables, dict[str, Any]]
-
-_GATHERED_BYTES = 8 * 2**20  # of a site's observations that wait for an update
 
 
 def measure_live(
@@ -262,7 +260,7 @@ class _Meter:
         self.width = prod(self._spec.shape) // max(1, self._nodes)  # positions of a row
         self._dtype = torch.float32 if working_dtype(self._spec.dtype) == np.float32 else torch.float64
         self._counted: list[Accumulator] = []
-        self._gathered = _Gathered(self._nodes, self._dtype)
+        self._gathered = Gathered(self._nodes, self._dtype)
         self._nan = torch.zeros((), dtype=torch.bool)  # soon on the device: to ask for its value would wait for it
         self._number = self._omitted = 0
 
@@ -311,7 +309,7 @@ class _Meter:
                 self._update(x, y, classes)
 
     def _update_gathered(self, classes: int) -> None:
-        with _one_thread():
+        with one_thread():
             self._update(*self._gathered.take(), classes)
 
     def _update(self, x: Tensor, y: Tensor, classes: int) -> None:
@@ -358,42 +356,6 @@ class _Meter:
 
     def _said(self, metric: Metric) -> dict[str, str]:
         return positions_said(metric, self.positions, self.width, self._spec.attrs)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to the calling thread: so little work takes longer to hand from core to core than to do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class _Gathered:
-    """The observations of several small batches, for an update to be worth its calls."""
-
-    def __init__(self, nodes: int, dtype: torch.dtype) -> None:
-        self._rows = min(BATCH, _GATHERED_BYTES // max(1, nodes * dtype.itemsize))
-        self._x, self._y = torch.empty(0, nodes, dtype=dtype), torch.empty(0, dtype=torch.int64)
-        self._filled = 0
-
-    def add(self, x: Tensor, y: Tensor) -> bool:
-        """Whether there was room for these; where there wasn't, nothing is added."""
-        end = self._filled + x.shape[0]
-        if end > self._rows:
-            return False
-        if not self._x.shape[0]:
-            self._x, self._y = x.new_empty(self._rows, x.shape[1]), y.new_empty(self._rows)
-        self._x[self._filled : end], self._y[self._filled : end] = x, y
-        self._filled = end
-        return True
-
-    def take(self) -> tuple[Tensor, Tensor]:
-        """All of them, which are then forgotten."""
-        filled, self._filled = self._filled, 0
-        return self._x[:filled], self._y[:filled]
 
 
 class _Together:
