@@ -17,9 +17,10 @@ from probekit.metrics._kernels.class_pairs import (
 )
 from probekit.metrics._kernels.cross_ranks import cross_ranks
 from probekit.metrics._kernels.node_blocks import join_nodes
-from probekit.metrics.block import Block
+from probekit.metrics.block import Array, Block
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.resolution import Resolution
 
 __all__ = ["KS"]
 
@@ -63,6 +64,9 @@ class KS(Parameters):
 
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, pair_blocks(block)))
+
+    def error_bound(self, resolution: Resolution) -> Array:
+        return resolution.compared(self.min_count)
 
     def _compute(self, block: Block) -> Variables:
         lead = cross_ranks(block).lead

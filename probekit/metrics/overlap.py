@@ -16,6 +16,7 @@ from probekit.metrics._kernels.relabelling import cell_counts
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.resolution import Resolution
 
 __all__ = ["Overlap"]
 
@@ -68,11 +69,6 @@ class Overlap(Parameters):
             )
 
     @property
-    def cuts(self) -> int:
-        """The edges between the bins."""
-        return max(1, self.bins - 1)
-
-    @property
     def null_repeats(self) -> int:
         """Shuffles of the labels, where no null is asked for."""
         return int(self.null == "permute")
@@ -83,6 +79,12 @@ class Overlap(Parameters):
 
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))
+
+    def error_bound(self, resolution: Resolution) -> Array:
+        # Both classes move past an edge together, but samples are left out of each.
+        more = (self.bins - 1 + 2 * resolution.atoms) * resolution.rank_error
+        bound: Array = np.minimum(1.0, resolution.moved(self.bins - 1, self.min_count) + more)
+        return bound
 
     def _compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)

@@ -13,9 +13,8 @@ A metric is pure and knows arrays only. There are three kinds.
     batches, one for each site; the dims ``site`` and ``site_b`` of its variables are the sites, in this order.
 
 - A *column* metric needs every sample of a node at once: ``compute(block)``. While a model runs, the values may be
-  rounded. The class attribute `cuts`, by default 1, says at how many places the metric cuts the values of a node: 0 for
-  order statistics alone, the number of inner edges for bins. `probekit.metrics.sketch.Sketch.errors` then knows the
-  bound of the result's error.
+  rounded. The method ``error_bound(resolution)`` → (node,), if the metric has one, then says how far its results are
+  from the exact ones at most, from what a `probekit.metrics.resolution.Resolution` says of the block.
 - A *sample* metric reads the whole rows of a site itself, as often as it must: ``compute_samples(samples)``. With the
   class attribute ``needs_target = True`` it also has ``samples.target``, a number for each row from the column that the
   user names (``pk.measure(store, metric, target="age")``). With the attribute ``split_by``, the name of a column or
