@@ -118,9 +118,10 @@ def measure_live(
     check_choice("nan", nan, NAN)
     if positions is not None:
         check_choice("positions", positions, POSITIONS)
-    if chosen.samples:
+    reading = [*chosen.samples, *chosen.comparing]
+    if reading:
         raise PluginError(
-            f"The metric {chosen.samples[0].name!r} reads the samples more than once, and a running model gives them "
+            f"The metric {reading[0].name!r} reads the samples more than once, and a running model gives them "
             "once. Capture a store with probekit.capture, and measure that."
         )
     batches = Batches(
@@ -394,4 +395,5 @@ class _Together:
         self._counted.grow(labels.number)
         about: dict[str, Any] = {"n": self._number, "approximate": 0}
         about |= all_said([self._pooling], *(meter.width for meter in self._meters))
-        return sites_results(self._metrics, self._counted.states, [meter.name for meter in self._meters], labels, about)
+        names = [meter.name for meter in self._meters]
+        return sites_results(self._metrics, self._counted.states, {}, names, labels, about)

@@ -298,7 +298,7 @@ def _work(
     metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset, nan: str
 ) -> Work:
     """The sites, metrics and observations that all tasks share."""
-    common = _common(list(sources.values()), rows, root) if metrics.streaming("sites") else None
+    common = _common(list(sources.values()), rows, root) if metrics.of_sites else None
     if nan == "omit":
         faulty = {key: source.with_nan() for key, source in sources.items()}
         rows = {key: rows[key].without(faulty[key], source.name) for key, source in sources.items()}
@@ -357,8 +357,8 @@ def _task_results(
 def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> dict[str, xr.Dataset]:
     """The results of each site, and of all together, from those of the tasks in the order of the plan."""
     children = {key: _of_site(work, key, [each for each in done if each[0].site == key]) for key in work.sources}
-    overall = [result for task, result in done if task.kind == "sites" and not task.repeat]
-    root = _of_sites(work, overall[0]) if overall else xr.Dataset()
+    overall = [result for task, result in done if task.kind in ("sites", "compare") and not task.repeat]
+    root = _of_sites(work, overall) if overall else xr.Dataset()
     made = {ALL_SITES: root, **children}
     if work.repeats is not None:
         made = beside(made, {key: _repeated(work, key, done) for key in made}, work.repeats)
@@ -401,10 +401,13 @@ def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
     return {name: side_by_side([each[name] for each in states]) for name in states[0]}
 
 
-def _of_sites(work: Work, result: TaskResult) -> xr.Dataset:
+def _of_sites(work: Work, results: Sequence[TaskResult]) -> xr.Dataset:
     """The results that compare sites, in the order of `work`."""
     assert work.common is not None
-    sources, metrics = list(work.sources.values()), work.metrics.streaming("sites")
+    sources = list(work.sources.values())
     about: dict[str, Any] = {"n": work.common.number, "approximate": 0}
     about |= all_said([sources[0].pooling], *(source.positions for source in sources))
-    return sites_results(metrics, result.states, [source.name for source in sources], work.common.labels, about)
+    states = {name: state for result in results for name, state in result.states.items()}
+    found = {name: variables for result in results for name, variables in result.variables.items()}
+    names = [source.name for source in sources]
+    return sites_results(work.metrics.of_sites, states, found, names, work.common.labels, about)

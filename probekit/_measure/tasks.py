@@ -39,14 +39,15 @@ class Task:
       `memory` bytes;
     - ``site``: streaming metrics over whole rows of a site, those of nodes with them;
     - ``samples``: one sample metric, `metric`, over a site;
-    - ``sites``: streaming metrics over the rows of all sites, and `site` is empty.
+    - ``sites``: streaming metrics over the rows of all sites, and `site` is empty;
+    - ``compare``: one sample metric, `metric`, of all sites, and `site` is empty.
 
-    With `repeat`, the last three are repeated for a null or an interval: `start` to `stop` of the repeats, or all
+    With `repeat`, the last four are repeated for a null or an interval: `start` to `stop` of the repeats, or all
     blocks of a jackknife where these are equal.
     `pooling` is what becomes of positions.
     """
 
-    kind: Literal["block", "select", "site", "samples", "sites"]
+    kind: Literal["block", "select", "site", "samples", "sites", "compare"]
     site: str = ""
     start: int = 0
     stop: int = 0
@@ -96,6 +97,10 @@ class Work:
             return self._repeated(task)
         if task.kind == "sites":
             return self._sites()
+        if task.kind == "compare":
+            metric = next(m for m in self.metrics.comparing if m.name == task.metric)
+            assert self.common is not None
+            return TaskResult(variables={metric.name: self._compared(metric, self.common)})
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
@@ -163,6 +168,13 @@ class Work:
             found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
         return TaskResult(found.states)
 
+    def _compared(self, metric: SampleMetric, rows: Observations) -> Variables:
+        """The variables of a metric that reads the rows of all sites itself."""
+        where, sites = "over the sites", len(self.sources)
+        samples = [_Samples(source, rows) for source in self.sources.values()]
+        variables = call(metric, where, metric.compute_samples, samples)
+        return check(metric, variables, rows.labels, where, site=sites, site_b=sites)
+
     def _repeated(self, task: Task) -> TaskResult:
         assert self.repeats is not None
         assert task.repeat
@@ -177,6 +189,16 @@ class Work:
             target, units = self.targets.get(task.site), self._units(task.site, metric)
             return TaskResult(
                 repeats=self.repeats.of_samples(task.repeat, metric, part, measured, rows, target, task.site)
+            )
+        if task.kind == "compare":
+            assert self.common is not None
+            compared = next(m for m in self.metrics.comparing if m.name == task.metric)
+
+            def of_all(of: Observations, target: Array | None) -> Variables:
+                return self._compared(compared, of)
+
+            return TaskResult(
+                repeats=self.repeats.of_samples(task.repeat, compared, part, of_all, self.common, None, task.site)
             )
         if task.kind == "sites":
             assert self.common is not None
@@ -228,10 +250,12 @@ def _stream(
     return found.states
 
 
-def _without_nan(source: Source, rows: Observations, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
-    """The values as they are read; DataError after the last of them, if there was a NaN."""
+def _without_nan(
+    source: Source, rows: Observations, start: int, stop: int, places: Codes | None = None
+) -> Iterator[tuple[int, Array, Codes]]:
+    """The values as they are read, all or around some places; DataError after the last of them, if there was a NaN."""
     nan = np.zeros(stop - start, dtype=bool)
-    for first, x, codes in rows.read(source, start, stop):
+    for first, x, codes in rows.read(source, start, stop, places):
         if len(x) and np.isnan(x.min()):
             nan |= np.isnan(x).any(axis=0)
         yield first, x, codes
@@ -306,7 +330,7 @@ class _Samples:
     def take(self, places: Codes) -> Array:
         taken = np.empty((len(places), self.nodes), self.source.dtype)
         done = 0
-        for first, x, _ in _without_nan(self.source, self.of, 0, self.nodes):
+        for first, x, _ in _without_nan(self.source, self.of, 0, self.nodes, places):
             until = int(np.searchsorted(places, first + len(x)))
             taken[done:until] = x[places[done:until] - first]
             done = until
@@ -319,7 +343,7 @@ def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
 
 def spec_of(source: Source, rows: Observations, nodes: int) -> Spec:
     dtype = torch.float32 if source.dtype == np.float32 else torch.float64
-    return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds)
+    return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds, rows.number)
 
 
 def _split(array: Array) -> tuple[torch.Tensor, ...]:

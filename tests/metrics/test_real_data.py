@@ -47,6 +47,7 @@ PAIRS = np.triu_indices(CLASSES, 1)
 SITES = {"mlp": ["1", "1:grad", "3"], "resnet": ["bn1", "layer1", "layer4"]}
 SPECS = {"var": "var:ddof=1", "saturation": "saturation:bounds=(0,1)"}
 SPECS |= {"linear_probe": "linear_probe:method='ridge',shuffles=0", "knn_accuracy": "knn_accuracy:1,shuffles=0"}
+SPECS |= {"participation_ratio": "participation_ratio:biased=True"}
 EACH = ["count", "mean", "std", "min", "max", "median", "sparsity", "selectivity", "fisher", "effective_rank"]
 NODES = {"ks": 6, "wasserstein": 6, "auroc": 6, "overlap": 32, "entropy": 32, "mutual_information": 32}  # of slow loops
 
@@ -372,10 +373,72 @@ def gradient_norm(x: Array, y: Array) -> Variables:
 
 
 def cka(x: Sequence[Array], y: Array) -> Variables:
-    """By the samples' Gram matrices, which the metric doesn't make."""
-    centred = [site - mean64(site, axis=0) for site in x]
-    grams = [(rows @ rows.T).ravel() for rows in centred]
-    return {"cka": np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in grams] for a in grams])}
+    """By the samples' kernels without their diagonals, whose rows and columns are centred (Székely and Rizzo 2014)."""
+    kernels = []
+    for site in x:
+        rows = site - mean64(site, axis=0)
+        kernel, n = rows @ rows.T, len(rows)
+        np.fill_diagonal(kernel, 0)
+        sums = kernel.sum(0)
+        kernel = kernel - (sums[:, None] + sums) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
+        np.fill_diagonal(kernel, 0)
+        kernels.append(kernel.ravel())
+    table = [[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in kernels] for a in kernels]
+    return {"cka": np.array(table), "cka_batch": np.int64(len(x[0]))}
+
+
+def rankme(x: Array, y: Array) -> Variables:
+    roots = np.linalg.svd(x.astype(np.float64), compute_uv=False)
+    shares = roots / roots.sum() + 1e-7
+    return {"rankme": np.exp(-(shares * np.log(shares)).sum())}
+
+
+def twonn(x: Array, y: Array) -> Variables:
+    """Facco et al. (2017), of 2,000 samples at most."""
+    some = x[np.sort(np.argsort(draws(x))[:2000])].astype(np.float64)
+    apart = np.sort(cdist(some, some), axis=1)
+    apart = apart[apart[:, 1] > 0]
+    ratios = np.log(np.sort(apart[:, 2] / apart[:, 1]))[: int(0.9 * len(apart))]
+    heights = -np.log(1 - np.arange(1, len(ratios) + 1) / len(apart))
+    slope = ratios @ heights / (ratios @ ratios)
+    return {"twonn": slope, "twonn_error": slope / np.sqrt(len(apart)), "twonn_size": np.int64(len(apart))}
+
+
+def of_pairs(name: str, function: Callable[[Array, Array], float]) -> Callable[..., Variables]:
+    """What a function of the centred samples of two sites gives."""
+
+    def found(x: Sequence[Array], y: Array) -> Variables:
+        sites = [site - mean64(site, axis=0) for site in x]
+        return {name: np.array([[function(a, b) for b in sites] for a in sites])}
+
+    return found
+
+
+def _rotated(a: Array, b: Array) -> float:
+    a, b = (each / np.linalg.norm(each) for each in (a, b))
+    square = 2 - 2 * np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    return float(np.sqrt(square)) if square > 1e-12 else 0.0
+
+
+def _basis(x: Array, share: float) -> Array:
+    """Orthonormal values of the samples along the principal directions that hold a share of the variance."""
+    u, roots, _ = np.linalg.svd(x, full_matrices=False)
+    number = int((np.cumsum(roots**2) < share * (roots**2).sum()).sum()) + 1 if share < 1 else len(roots)
+    return u[:, : min(number, int((roots > 1e-5 * roots[0]).sum()))]
+
+
+def _canonical(a: Array, b: Array, share: float, weighted: bool) -> float:
+    of_a, of_b = _basis(a, share), _basis(b, share)
+    if of_a.shape[1] + of_b.shape[1] >= len(a):
+        return np.nan
+    u, correlations, _ = np.linalg.svd(of_a.T @ of_b, full_matrices=False)
+    weights = np.abs((of_a @ u).T @ a).sum(1) if weighted else None
+    return float(np.average(correlations, weights=weights))
+
+
+procrustes = of_pairs("procrustes", _rotated)
+svcca = of_pairs("svcca", partial(_canonical, share=0.99, weighted=False))
+pwcca = of_pairs("pwcca", partial(_canonical, share=1.0, weighted=True))
 
 
 def rsa(x: Sequence[Array], y: Array) -> Variables:
@@ -413,6 +476,9 @@ REFERENCES: dict[str, tuple[Reference, float]] = {
     "neural_collapse": (neural_collapse, 1e-7),
     "effective_rank": (lambda x, y: {"effective_rank": np.exp(stats.entropy(deviations(x)))}, 1e-9),
     "participation_ratio": (participation_ratio, 1e-11),
+    "rankme": (rankme, 1e-5),
+    "stable_rank": (lambda x, y: {"stable_rank": (deviations(x) ** 2).sum() / deviations(x)[0] ** 2}, 1e-9),
+    "twonn": (twonn, 1e-6),
     "top_samples": (top_samples, 0),
     "linear_probe": (linear_probe, 1e-12),
     "silhouette": (silhouette, 1e-9),
@@ -425,6 +491,9 @@ REFERENCES: dict[str, tuple[Reference, float]] = {
 OF_SITES: dict[str, tuple[Callable[[Sequence[Array], Array], Variables], float]] = {
     "cka": (cka, 1e-12),
     "rsa": (rsa, 1e-12),
+    "procrustes": (procrustes, 1e-6),
+    "svcca": (svcca, 1e-6),
+    "pwcca": (pwcca, 1e-5),
 }
 TOLERANCES = {name: rtol for name, (_, rtol) in [*REFERENCES.items(), *OF_SITES.items()]}
 METRICS = [SPECS.get(name, name) for name in TOLERANCES]
