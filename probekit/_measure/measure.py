@@ -93,11 +93,12 @@ def measure(
     `where`. A metric of a `target` has it shuffled instead of the labels.
 
     **An interval**, ``v_low`` to ``v_high``, and ``v_low_site`` to ``v_high_site``, says how a variable varies over
-    samples. ``ci="bootstrap"`` draws samples with replacement within their class, `repeats` times; the interval is the
-    normal one, less the bias that the draws show (Davison and Hinkley 1997, eq. 5.5). ``ci="jackknife"`` leaves out
-    blocks of samples, up to `repeats` and no more than the root of the samples, with Student's t (Shao and Wu 1989):
-    each metric sees every sample once, so it serves trained probes and comparisons of sites too, which have it for
-    ``"bootstrap"`` as well; the attribute `ci` says so. An interval is NaN where some repeat gave no number.
+    samples. ``ci="bootstrap"`` draws samples with replacement within their class, `repeats` times; the interval is
+    Student's t by the draws' deviation, moved by the bias that they show where it exceeds a quarter of that (Efron and
+    Tibshirani 1993, sections 10.3 and 12). ``ci="jackknife"`` leaves out blocks of samples, up to `repeats` and no more
+    than the root of the samples (Shao and Wu 1989). Trained probes and comparisons of sites, which mustn't see a sample
+    twice, always have the jackknife; medians and quantiles, which it doesn't serve, always the bootstrap: the attribute
+    `ci` of a variable says which. An interval is NaN where some repeat gave no number.
 
     Rows of one sample keep one label and are drawn together.
 
