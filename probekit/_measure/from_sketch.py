@@ -18,10 +18,11 @@ from probekit.metrics.block import Array
 from probekit.metrics.resolution import Resolution
 from probekit.metrics.sketch import Sketch
 
-__all__ = ["errors_of", "variables_of", "warn_of_coarse_cells"]
+__all__ = ["errors_of", "variables_of", "warn_of_coarse_cells", "without_bounds_of_nulls"]
 
 _COARSE = 0.01  # the share of a class in a cell, and the bound of an error, from which a warning says so
 _NAMED = 3  # sites that a warning names
+_BOUNDS = ("value_error", "rank_error", "error_bound", "cell_share", "coarse_nodes")
 
 
 def variables_of(columns: Sequence[ColumnMetric], state: State, labels: Labels, site: str) -> dict[str, Variables]:
@@ -55,6 +56,14 @@ def _errors(metric: ColumnMetric, resolution: Resolution, where: str) -> dict[st
         "cell_share": float(share.max(initial=0)),
         "coarse_nodes": int(((share > _COARSE) & (most > _COARSE)).sum()),
     }
+
+
+def without_bounds_of_nulls(measured: xr.Dataset) -> xr.Dataset:
+    """The dataset, whose nulls have no bound: each comes of another shuffle than that of the exact samples."""
+    for name, variable in measured.data_vars.items():
+        if str(name).endswith("_null"):
+            variable.attrs = {key: value for key, value in variable.attrs.items() if key not in _BOUNDS}
+    return measured
 
 
 def warn_of_coarse_cells(results: xr.DataTree) -> None:

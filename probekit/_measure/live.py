@@ -22,7 +22,7 @@ from probekit._forward.recorder import Recorder
 from probekit._forward.sample_order import SampleOrder
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
 from probekit._measure.accumulator import BATCH, Accumulator, finalized, sites_results
-from probekit._measure.from_sketch import errors_of, variables_of, warn_of_coarse_cells
+from probekit._measure.from_sketch import errors_of, variables_of, warn_of_coarse_cells, without_bounds_of_nulls
 from probekit._measure.gathered import Gathered, one_thread
 from probekit._measure.live_memory import LiveMemory
 from probekit._measure.measure import NAN
@@ -235,7 +235,7 @@ class _Meters:
         for meter in meters:
             found |= meter.results(labels)
         measured = [(metric, found[metric.name][0]) for metric in self._metrics.metrics if metric.name in found]
-        made = dataset_of(measured, labels, lambda metric: found[metric.name][1])
+        made = without_bounds_of_nulls(dataset_of(measured, labels, lambda metric: found[metric.name][1]))
         return made.assign_attrs(meters[0].attrs | all_said([meter.positions for meter in meters], meters[0].width))
 
 

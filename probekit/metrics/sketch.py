@@ -40,6 +40,7 @@ _LARGEST = 2**31 - 1  # the largest count
 _NODES = 32  # in a block
 _TOGETHER = 128  # nodes that an update handles together on a CPU, whose counts then stay in the cache
 _VALUES = 2**26  # in a block
+_SCRATCH = 200_000  # bytes per node, while a block is made
 _ROWS = 2048  # samples that are counted together when the first are
 
 
@@ -110,8 +111,10 @@ class Sketch:
         return 8 * spec.classes + 50 * spec.nodes + max(each * kept, counts)
 
     def memory(self, spec: Spec, samples: int) -> int:
-        """The most bytes that a state takes while it grows, or its samples become counts."""
-        return 2 * self.state_bytes(spec, samples)
+        """The most bytes that a state takes while it grows, its samples become counts, or a block is made of it."""
+        state, kept = self.state_bytes(spec, samples), min(samples, (self.samples + _FEWEST) * spec.classes)
+        block = min(spec.nodes, _together(kept)) * (kept * spec.dtype.itemsize + _SCRATCH)
+        return state + max(state, block)
 
     def grow(self, state: State, classes: int) -> State:
         """The state with room for so many classes."""
@@ -160,7 +163,7 @@ class Sketch:
         """
         counts, width = _counts(state), state["x"].shape[1]
         kept = self._kept(counts) if _counted(state) else counts
-        together = nodes or max(1, min(_NODES, _VALUES // max(1, int(kept.sum()))))
+        together = nodes or _together(int(kept.sum()))
         for start in range(0, max(1, width), together):
             part = slice(start, min(start + together, width))
             yield _represented(state, part, kept) if _counted(state) else _samples(state, part)
@@ -187,6 +190,11 @@ class Sketch:
             return counts
         kept: Codes = np.maximum(counts * most // total, np.minimum(counts, _FEWEST))
         return kept
+
+
+def _together(samples: int) -> int:
+    """The number of nodes in a block of so many samples."""
+    return max(1, min(_NODES, _VALUES // max(1, samples)))
 
 
 def _room(classes: int, dtype: torch.dtype) -> int:

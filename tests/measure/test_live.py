@@ -157,7 +157,8 @@ def test_column_metrics_of_few_samples_are_exact(tmp_path: Path) -> None:
 def test_column_metrics_of_many_samples_are_approximate_and_say_so(tmp_path: Path) -> None:
     torch.manual_seed(1)
     x, y = torch.randn(20_000, 6), torch.arange(20_000) % 2
-    live, stored = both(tmp_path, mlp(), (x, y), ["median", "overlap", "auroc", "mean"], {"sites": ["1", "3"]})
+    metrics = ["median", "overlap:null='permute'", "auroc", "mean"]
+    live, stored = both(tmp_path, mlp(), (x, y), metrics, {"sites": ["1", "3"]})
     for site in ("1", "3"):
         attrs = live[site]["median"].attrs
         assert attrs["approximate"] == 1
@@ -170,6 +171,7 @@ def test_column_metrics_of_many_samples_are_approximate_and_say_so(tmp_path: Pat
         np.testing.assert_allclose(live[site]["overlap"], exact["overlap"], atol=3e-2)
         assert live[site]["auroc"].attrs["error_bound"] < 0.01 < live[site]["overlap"].attrs["error_bound"] < 1
         assert live[site]["auroc"].attrs["coarse_nodes"] == 0
+        assert "error_bound" not in live[site]["overlap_null"].attrs, "its shuffle is another"
 
 
 RNG = np.random.default_rng(0)
