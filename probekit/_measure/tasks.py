@@ -185,18 +185,14 @@ class Work:
                 repeats=self.repeats.of_samples(task.repeat, metric, part, measured, rows, target, task.site)
             )
         if task.kind == "compare":
-            compared = next(m for m in self.metrics.comparing if m.name == task.metric)
             assert self.common is not None
+            compared = next(m for m in self.metrics.comparing if m.name == task.metric)
+
+            def of_all(of: Observations, target: Array | None) -> Variables:
+                return self._compared(compared, of)
+
             return TaskResult(
-                repeats=self.repeats.of_samples(
-                    task.repeat,
-                    compared,
-                    part,
-                    lambda of, _: self._compared(compared, of),
-                    self.common,
-                    None,
-                    task.site,
-                )
+                repeats=self.repeats.of_samples(task.repeat, compared, part, of_all, self.common, None, task.site)
             )
         if task.kind == "sites":
             assert self.common is not None
