@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.order import OrderMetric
 
-__all__ = ["Task", "TaskResult", "Work", "at_site", "spec_of"]
+__all__ = ["Task", "TaskResult", "Work", "at_site", "selections_of", "spec_of"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Task:
     """A part of a measurement.
 
     - ``block``: streaming metrics of nodes and column metrics, over the nodes `start` to `stop` of a site;
-    - ``select``: the same, but for columns that don't fit in memory: they are read several times, and a node takes
-      `memory` bytes;
+    - ``select``: the same, but for columns that don't fit in memory: they are read several times, and each pass finds
+      `digit` bits;
     - ``site``: streaming metrics over whole rows of a site, those of nodes with them;
     - ``samples``: one sample metric, `metric`, over a site;
     - ``sites``: streaming metrics over the rows of all sites, and `site` is empty.
@@ -44,7 +45,7 @@ class Task:
     start: int = 0
     stop: int = 0
     metric: str = ""
-    memory: int = 0
+    digit: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,22 @@ class Work:
     def _select(self, source: Source, rows: Observations, task: Task) -> TaskResult:
         start, stop, where = task.start, task.stop, at_site(source, task.start, task.stop)
         orders = [metric for metric in self.metrics.columns if isinstance(metric, OrderMetric)]
-        states = _stream(self._of_nodes, source, rows, start, stop, None) if self._of_nodes else {}
+        selection = next(each for each in selections_of(orders, source, rows) if each.digit == task.digit)
+        streamed = Accumulator(self._of_nodes, spec_of(source, rows, stop - start), where)
+        passes = count()
 
         def read() -> Iterator[tuple[Codes, Array]]:
-            return ((codes, x) for _, x, codes in _without_nan(source, rows, start, stop))
+            first_pass = next(passes) == 0
+            for _, x, codes in _without_nan(source, rows, start, stop):
+                for batch, y in zip(_split(x), _split(codes), strict=True) if first_pass else ():
+                    streamed.update(batch, y)
+                yield codes, x
 
-        found = selection_of(orders, source, rows, task.memory).select(read, stop - start)
+        found = selection.select(read, stop - start)
         variables = {metric.name: call(metric, where, found.compute, metric) for metric in orders}
         return TaskResult(
-            states, {m.name: check(m, variables[m.name], rows.labels, where, node=stop - start) for m in orders}
+            streamed.states,
+            {m.name: check(m, variables[m.name], rows.labels, where, node=stop - start) for m in orders},
         )
 
     def _sites(self) -> TaskResult:
@@ -137,11 +145,11 @@ class Work:
         return TaskResult(found.states)
 
 
-def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Observations, memory: int) -> Selection:
-    """How the order statistics that the metrics need are found, in `memory` bytes a node if that is enough."""
+def selections_of(metrics: Sequence[OrderMetric], source: Source, rows: Observations) -> list[Selection]:
+    """The ways to find the order statistics that the metrics need: from the fewest passes to the least memory."""
     stored = source.variable.dtype if source.pooling == "each" or source.positions == 1 else source.dtype
     counts = np.bincount(rows.codes, minlength=rows.labels.number)
-    return Selection.of(metrics, counts, stored.newbyteorder("="), memory)
+    return Selection.choices(metrics, counts, stored.newbyteorder("="))
 
 
 def _samples(metric: SampleMetric, source: Source, rows: Observations, target: Array | None) -> TaskResult:
