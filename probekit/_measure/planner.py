@@ -180,9 +180,8 @@ def plan_of(
     shares = {number: memory if apart else memory // number for number in at_a_time}
     reads = {number: _reads(ways, each) for number, each in shares.items()}
     # Fewer tasks at a time have more memory each: a core less costs less than reading everything many times.
-    parallel = next(
-        (number for number in at_a_time if reads[number] <= _READS), min(reversed(at_a_time), key=reads.get)
-    )
+    few = [number for number in at_a_time if reads[number] <= _READS]
+    parallel = few[0] if few else min((reads[number], number) for number in at_a_time)[1]
     tasks = [task for key in sources for task in _of_whole_rows(metrics, key)]
     chosen = [_best(those, shares[parallel]) for those in ways.values()]
     share = ceil(parallel / len(sources)) if metrics.columns else 1

@@ -157,6 +157,17 @@ def test_columns_that_do_not_fit_are_read_several_times(stored: Stored, dtype: t
     assert min(peaks) < bound + 10 * 100_000 * 8  # and what there is of each sample: its class and its row
 
 
+def test_long_columns_of_wide_chunks_are_read_a_few_times(stored: Stored) -> None:
+    """Tokens that take five times the memory, in one column of chunks: a task for a few nodes reads all of it."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200_000, 16)).astype(np.float32), rng.integers(0, 2, 200_000)
+    tree, reads = stored(tree_of(y, relu=x), (4000, 16))
+    found = pk.measure(tree, [median, "quantile"], memory=x.nbytes // 5)["relu"]["median"]
+    assert len(reads) == 50
+    assert sum(reads.values()) <= 5 * len(reads)
+    np.testing.assert_array_equal(found[:2], [np.median(x[y == code], axis=0) for code in (0, 1)])
+
+
 @pytest.mark.parametrize(
     ("sites", "found"),
     [(None, ["a.0", "a.1", "b"]), ("a.*", ["a.0", "a.1"]), (["b", "a.0"], ["a.0", "b"]), ("**", ["a.0", "a.1", "b"])],

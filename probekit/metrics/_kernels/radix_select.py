@@ -185,9 +185,11 @@ class _Search:
         order = np.arange(len(self.owner)) - np.searchsorted(self.owner, self.owner)
         for nth in range(int(order.max()) + 1):
             those = order == nth
-            key = np.zeros((self.classes, numbers.shape[1]), self.key.dtype)
+            # What is wanted begins with zeros below the digits that are found, so 1 is the beginning of nothing.
+            key = np.ones((self.classes, numbers.shape[1]), self.key.dtype)
             number = np.full(key.shape, -1)
-            key[self.owner[those]], number[self.owner[those]] = self.key[those], numbers[those]
+            number[self.owner[those]] = numbers[those]
+            key[self.owner[those]] = np.where(numbers[those] >= 0, self.key[those], 1)
             if (number >= 0).any():
                 yield key, number
 
@@ -213,14 +215,23 @@ def _tally(counts: Array, prefixes: _Prefixes, codes: Codes, keys: Array, shift:
     """Add the digits at `shift` of samples, with class `codes` and `keys` (row, node), to `counts` (prefix, digit)."""
     kind, size = keys.dtype.type, counts.shape[1]
     above = kind(max(0, 2 ** (8 * keys.itemsize) - (size << shift)))  # the bits of the digits that are found
+    digits = ((keys >> kind(shift)) & kind(size - 1)).ravel()
+    if not above:  # nothing is found yet: each class has one prefix at each node
+        ((_, number),) = prefixes.tables
+        _count(counts, number.take(codes, 0).ravel(), digits)
+        return
     found = keys & above
-    flat = torch.from_numpy(counts).view(-1)
     for begins, number in prefixes.tables:
         hits = np.flatnonzero(begins.take(codes, 0) == found)
-        prefix = number.take(codes, 0).ravel()[hits]
-        digit = (keys.ravel()[hits] >> kind(shift) & kind(size - 1)).astype(np.int64)
-        index = torch.from_numpy((prefix * size + digit)[prefix >= 0])
-        flat.scatter_add_(0, index, flat.new_ones(len(index)))
+        _count(counts, number.take(codes, 0).ravel().take(hits), digits.take(hits))
+
+
+def _count(counts: Array, prefix: Codes, digits: Array) -> None:
+    """Count samples by their prefix and digit; `prefix` becomes the place of the count."""
+    prefix *= counts.shape[1]
+    prefix += digits.astype(np.int64)
+    flat = torch.from_numpy(counts).view(-1)
+    flat.scatter_add_(0, torch.from_numpy(prefix), flat.new_ones(1).expand(len(prefix)))
 
 
 def _exact(dtype: npt.DTypeLike) -> np.dtype[Any]:
