@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -40,6 +41,7 @@ from probekit.progress import Progress
 __all__ = ["NAN", "fitting_metrics", "measure"]
 
 NAN = ("raise", "omit")
+_STEPS = 100  # of a task, as progress counts them
 # Attributes of a store that its results keep: what it holds the activations of, and the command that made it.
 _CARRIED = (
     *("model_name", "model", "weights_from", "weights", "mode", "created"),
@@ -96,7 +98,8 @@ def measure(
         scheduler: the address of a dask cluster's scheduler, such as ``"tcp://127.0.0.1:8786"``, whose workers, which
             must be able to read the store, then run the tasks; by default that of the active ``distributed.Client``,
             or threads of this process. The numbers are the same.
-        progress: wraps the iterable of finished tasks; by default bars, see `probekit.options`.
+        progress: wraps the iterable of what is done, a hundred steps for each task; by default bars, see
+            `probekit.options`. Ctrl-C ends a measurement at once.
 
     Raises:
         PluginError: an unknown metric, or one that fails or returns what it doesn't declare.
@@ -139,7 +142,10 @@ def measure(
         work = replace(_work(MetricSet(chosen), sources, rows, root, nan), targets=targets)
         workers = stack.enter_context(executor_for(scheduler))
         plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
-        done = dict(shown(_task_results(work, plan, workers, cache), str(plan), len(plan.tasks)))
+        done: dict[Task, TaskResult] = {}
+        with closing(_steps(work, plan, workers, cache, done)) as steps:
+            for _ in shown(steps, str(plan), _STEPS * len(plan.tasks)):
+                pass
         results = _results(work, [(task, done[task]) for task in plan.tasks])
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
@@ -247,21 +253,26 @@ def _real(source: Source) -> npt.NDArray[np.bool_]:
     return np.empty(0, np.bool_) if source.real is None else source.real
 
 
-def _task_results(
-    work: Work, plan: Plan, workers: Executor, cache: TaskCache | None
-) -> Iterator[tuple[Task, TaskResult]]:
-    """Every task with its result: those that are finished already, then the others."""
-    todo = []
+def _steps(
+    work: Work, plan: Plan, workers: Executor, cache: TaskCache | None, done: dict[Task, TaskResult]
+) -> Generator[None]:
+    """Do the tasks that aren't finished already, and put the results of all into `done`: `_STEPS` steps for each."""
+    taken = dict.fromkeys(plan.tasks, 0)
     for task in plan.tasks:
         result = cache.find(task) if cache is not None else None
-        if result is None:
-            todo.append(task)
+        if result is not None:
+            done[task], taken[task] = result, _STEPS
+            yield from repeat(None, _STEPS)
+    for task, found in workers.run(work, [task for task in plan.tasks if task not in done], plan.parallel):
+        steps = _STEPS
+        if isinstance(found, TaskResult):
+            if cache is not None:
+                cache.keep(task, found)
+            done[task] = found
         else:
-            yield task, result
-    for task, result in workers.run(work, todo, plan.parallel):
-        if cache is not None:
-            cache.keep(task, result)
-        yield task, result
+            steps = min(int(found * _STEPS), _STEPS - 1)
+        yield from repeat(None, steps - taken[task])
+        taken[task] = max(steps, taken[task])
 
 
 def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> xr.DataTree:

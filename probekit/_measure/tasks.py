@@ -6,10 +6,10 @@ metrics the values are put in their places by class, sorted once, and handed to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
-from typing import Literal
+from itertools import count, product
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,14 +18,19 @@ from probekit._measure.accumulator import BATCH, Accumulator, call, finalized
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
 from probekit._measure.site_source import Source
-from probekit._results.assemble import check
+from probekit._results.assemble import check, join
 from probekit.errors import DataError, PluginError
 from probekit.metrics import Block, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.order import OrderMetric
 
-__all__ = ["Task", "TaskResult", "Work", "at_site", "selections_of", "spec_of"]
+__all__ = ["Beat", "Task", "TaskResult", "Work", "at_site", "selections_of", "spec_of"]
+
+
+Beat: TypeAlias = Callable[[float], None]
+
+_READING = 0.5  # of a task whose columns are measured too
 
 
 @dataclass(frozen=True)
@@ -70,50 +75,55 @@ class Work:
     common: Observations | None
     targets: Mapping[str, Array] = field(default_factory=dict)
 
-    def run(self, task: Task) -> TaskResult:
-        """Do one task.
+    def run(self, task: Task, beat: Beat = lambda share: None) -> TaskResult:
+        """Do one task. `beat` is called now and then with the share that is done; what it raises ends the task.
 
         Raises:
             DataError: NaN in the data.
             PluginError: a metric fails.
         """
         if task.kind == "sites":
-            return self._sites()
+            return self._sites(beat)
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
-            return _samples(metric, source, rows, self.targets.get(task.site))
+            return _samples(metric, source, rows, self.targets.get(task.site), beat)
         if task.kind == "site":
-            return self._site(source, rows)
+            return self._site(source, rows, beat)
         if task.kind == "select":
-            return self._select(source, rows, task)
-        return self._block(source, rows, task.start, task.stop)
+            return self._select(source, rows, task, beat)
+        return self._block(source, rows, task.start, task.stop, beat)
 
     @property
     def _of_nodes(self) -> list[StreamingMetric]:
         """Streaming metrics of blocks of nodes. Where others see whole rows, these go with them."""
         return [] if self.metrics.streaming("site") else self.metrics.streaming("node")
 
-    def _block(self, source: Source, rows: Observations, start: int, stop: int) -> TaskResult:
+    def _block(self, source: Source, rows: Observations, start: int, stop: int, beat: Beat) -> TaskResult:
         columns = self.metrics.columns
         values = rows.grouping.allocate(stop - start, source.dtype) if columns else None
-        states = _stream(self._of_nodes, source, rows, start, stop, values)
+        reading = _part(beat, 0, _READING) if columns else beat
+        states = _stream(self._of_nodes, source, rows, start, stop, values, reading)
         if values is None:
             return TaskResult(states)
-        block, where = Block.sort(values, rows.grouping.offsets), at_site(source, start, stop)
-        found = {
-            m.name: check(m, call(m, where, m.compute, block), rows.labels, where, node=block.nodes) for m in columns
-        }
-        return TaskResult(states, found)
+        few = Block.sort(values, rows.grouping.offsets).split()
+        found: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
+        for done, (block, metric) in enumerate(product(few, columns)):
+            beat(_READING + (1 - _READING) * done / (len(few) * len(columns)))
+            where = at_site(source, start, start + block.nodes)
+            variables = call(metric, where, metric.compute, block)
+            found[metric.name].append(check(metric, variables, rows.labels, where, node=block.nodes))
+            start += block.nodes if metric is columns[-1] else 0
+        return TaskResult(states, {metric.name: join(metric, found[metric.name]) for metric in columns})
 
-    def _site(self, source: Source, rows: Observations) -> TaskResult:
+    def _site(self, source: Source, rows: Observations, beat: Beat) -> TaskResult:
         """The variables, since the states of such metrics may be large, and no others are to be joined with them."""
         streaming, where = self.metrics.streaming("node", "site"), at_site(source)
-        states = _stream(streaming, source, rows, 0, source.nodes, None)
+        states = _stream(streaming, source, rows, 0, source.nodes, None, beat)
         found = finalized(streaming, states, where)
         return TaskResult(variables={m.name: check(m, v, rows.labels, where, node=source.nodes) for m, v in found})
 
-    def _select(self, source: Source, rows: Observations, task: Task) -> TaskResult:
+    def _select(self, source: Source, rows: Observations, task: Task, beat: Beat) -> TaskResult:
         start, stop, where = task.start, task.stop, at_site(source, task.start, task.stop)
         orders = [metric for metric in self.metrics.columns if isinstance(metric, OrderMetric)]
         selection = next(each for each in selections_of(orders, source, rows) if each.digit == task.digit)
@@ -121,9 +131,10 @@ class Work:
         passes = count()
 
         def read() -> Iterator[tuple[Codes, Array]]:
-            first_pass = next(passes) == 0
-            for _, x, codes in _without_nan(source, rows, start, stop):
-                for batch, y in zip(_split(x), _split(codes), strict=True) if first_pass else ():
+            number = next(passes)
+            part = _part(beat, number / selection.passes, (number + 1) / selection.passes)
+            for _, x, codes in _without_nan(source, rows, start, stop, part):
+                for batch, y in zip(_split(x), _split(codes), strict=True) if number == 0 else ():
                     streamed.update(batch, y)
                 yield codes, x
 
@@ -134,13 +145,14 @@ class Work:
             {m.name: check(m, variables[m.name], rows.labels, where, node=stop - start) for m in orders},
         )
 
-    def _sites(self) -> TaskResult:
+    def _sites(self, beat: Beat) -> TaskResult:
         """Whole rows of all sites, which are read side by side."""
         assert self.common is not None
         sources, rows = list(self.sources.values()), self.common
         specs = [spec_of(source, rows, source.nodes) for source in sources]
         found = Accumulator(self.metrics.streaming("sites"), specs, "over the sites")
-        for batches in zip(*(_batches(source, rows) for source in sources), strict=True):
+        each = [_batches(source, rows, beat if source is sources[0] else _unheard) for source in sources]
+        for batches in zip(*each, strict=True):
             found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
         return TaskResult(found.states)
 
@@ -152,18 +164,24 @@ def selections_of(metrics: Sequence[OrderMetric], source: Source, rows: Observat
     return Selection.choices(metrics, counts, stored.newbyteorder("="))
 
 
-def _samples(metric: SampleMetric, source: Source, rows: Observations, target: Array | None) -> TaskResult:
+def _samples(metric: SampleMetric, source: Source, rows: Observations, target: Array | None, beat: Beat) -> TaskResult:
     where = at_site(source)
-    variables = call(metric, where, metric.compute_samples, _Samples(source, rows, target))
+    variables = call(metric, where, metric.compute_samples, _Samples(source, rows, target, beat))
     return TaskResult(variables={metric.name: check(metric, variables, rows.labels, where, node=source.nodes)})
 
 
 def _stream(
-    metrics: Sequence[StreamingMetric], source: Source, rows: Observations, start: int, stop: int, values: Array | None
+    metrics: Sequence[StreamingMetric],
+    source: Source,
+    rows: Observations,
+    start: int,
+    stop: int,
+    values: Array | None,
+    beat: Beat,
 ) -> dict[str, State]:
     """The states of the metrics after all observations, which are also put into `values` by their groups."""
     found = Accumulator(metrics, spec_of(source, rows, stop - start), at_site(source, start, stop))
-    for first, x, codes in _without_nan(source, rows, start, stop):
+    for first, x, codes in _without_nan(source, rows, start, stop, beat):
         if values is not None:
             rows.grouping.place(values, first, x)
         if metrics:
@@ -172,13 +190,25 @@ def _stream(
     return found.states
 
 
-def _without_nan(source: Source, rows: Observations, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
+def _part(beat: Beat, start: float, stop: float) -> Beat:
+    """A beat for what takes a task from the share `start` to the share `stop`."""
+    return lambda share: beat(start + share * (stop - start))
+
+
+def _unheard(share: float) -> None:
+    """The beat of what another one speaks for."""
+
+
+def _without_nan(
+    source: Source, rows: Observations, start: int, stop: int, beat: Beat
+) -> Iterator[tuple[int, Array, Codes]]:
     """The values as they are read; DataError after the last of them, if there was a NaN."""
     nan = np.zeros(stop - start, dtype=bool)
     for first, x, codes in rows.read(source, start, stop):
         if len(x) and np.isnan(x.min()):
             nan |= np.isnan(x).any(axis=0)
         yield first, x, codes
+        beat((first + len(x)) / rows.number)
     if nan.any():
         raise DataError(
             f"Site {source.name!r} holds NaN at {nan.sum()} of its nodes {start} to {stop - 1}, the first at node "
@@ -188,10 +218,10 @@ def _without_nan(source: Source, rows: Observations, start: int, stop: int) -> I
         )
 
 
-def _batches(source: Source, rows: Observations) -> Iterator[tuple[torch.Tensor, Codes]]:
+def _batches(source: Source, rows: Observations, beat: Beat) -> Iterator[tuple[torch.Tensor, Codes]]:
     """Whole rows with their codes, in batches whose size doesn't depend on how a site is stored."""
     left, begun = np.empty((0, source.nodes), source.dtype), 0
-    for _, x, _ in _without_nan(source, rows, 0, source.nodes):
+    for _, x, _ in _without_nan(source, rows, 0, source.nodes, beat):
         left = np.concatenate([left, x])
         whole = len(left) - len(left) % BATCH
         for at in range(0, whole, BATCH):
@@ -207,7 +237,9 @@ class _Samples:
 
     source: Source
     of: Observations
-    of_rows: Array | None = None
+    of_rows: Array | None
+    beat: Beat
+    passes: Iterator[int] = field(default_factory=count)
 
     @property
     def target(self) -> Array:
@@ -236,14 +268,19 @@ class _Samples:
     def rows(self) -> Codes:
         return self.of.numbers
 
+    def _read(self) -> Iterator[tuple[int, Array, Codes]]:
+        """All rows. Nobody knows how many passes a metric takes: each has half of what the one before left."""
+        left = 0.5 ** next(self.passes)
+        return _without_nan(self.source, self.of, 0, self.nodes, _part(self.beat, 1 - left, 1 - left / 2))
+
     def batches(self) -> Iterator[tuple[Array, Codes]]:
-        for _, x, codes in _without_nan(self.source, self.of, 0, self.nodes):
+        for _, x, codes in self._read():
             yield x, codes
 
     def take(self, places: Codes) -> Array:
         taken = np.empty((len(places), self.nodes), self.source.dtype)
         done = 0
-        for first, x, _ in _without_nan(self.source, self.of, 0, self.nodes):
+        for first, x, _ in self._read():
             until = int(np.searchsorted(places, first + len(x)))
             taken[done:until] = x[places[done:until] - first]
             done = until
