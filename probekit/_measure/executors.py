@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
+from probekit._measure.heap import give_back
 from probekit._measure.tasks import Task, TaskResult, Work
 from probekit.cluster import RETRIES, client_of, result_of
 from probekit.errors import ProbekitError
@@ -143,6 +144,7 @@ class _Crew:
             self._said.put((task, error))
             raise _Stopped from error
         self._said.put((task, result))
+        give_back()
 
     def _next(self) -> Task | None:
         with self._lock:
@@ -191,3 +193,5 @@ def _run(work: Work, task: Task) -> TaskResult | ProbekitError:
         return work.run(task)
     except ProbekitError as error:
         return error
+    finally:
+        give_back()
