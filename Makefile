@@ -19,19 +19,19 @@ FORGET_OLD_NAME = rm -rf probekit.egg-info \
 # Where the environment forbids bytecode, every process would compile torch's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow lint types bench docs readme lock clean
+.PHONY: demo test test-slow lint types bench docs notebooks readme lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	@$(BIN)/probekit run relu-vs-sigmoid
 
-# Types are checked meanwhile, where a test waits for something.
+# Types are checked meanwhile, where a test waits for something. make test SLOW=yes runs the slow tests among the others.
 test: lint
 	@$(BIN)/mypy > $(VENV)/types & types=$$!; \
-	$(PYTEST); tests=$$?; \
+	$(PYTEST) $(if $(SLOW),-m 'not long'); tests=$$?; \
 	wait $$types || { cat $(VENV)/types; exit 1; }; exit $$tests
 
-# Studies, large models, and processes that import torch anew: CI runs them too.
+# Studies, large models, and processes that import torch anew.
 test-slow: $(VENV)/installed-test
 	@$(PYTEST) -m slow
 
@@ -51,6 +51,10 @@ docs: $(VENV)/installed-docs
 	@$(BIN)/python -m sphinx --fail-on-warning --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+# The studies of the docs, to open in Jupyter. Only Python is needed.
+notebooks:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m docs.notebooks notebooks
+
 # The README's table of metrics and its session on a terminal, and docs/command-line.md, from what is registered.
 readme: $(VENV)/installed
 	@$(BIN)/python docs/readme_metrics.py
@@ -65,7 +69,7 @@ lock: $(VENV)/uv
 	@mv $(VENV)/constraints constraints.txt
 
 clean:
-	rm -rf $(VENV) build *.egg-info docs/_build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build *.egg-info notebooks docs/_build .mypy_cache .ruff_cache .pytest_cache
 
 # Each stamp is older than what it was made from until that has been installed. An entry point in pyproject.toml
 # reaches an editable install only when it is installed again.

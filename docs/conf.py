@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+
+from docs import notebooks
 
 project = "probekit"
 author = "The probekit authors"
@@ -21,6 +24,10 @@ html_theme = "furo"
 html_title = "probekit"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
+
+# Each study lies beside its page as a notebook.
+html_extra_path = ["_build/notebooks"]
+notebooks.write(Path(__file__).parent / html_extra_path[0])
 
 # Pages run in a folder of their own, so that what they write isn't left in docs/.
 nb_execution_mode = "force"
@@ -51,6 +58,14 @@ autodoc_type_aliases = {alias: alias for alias in ALIASES.split()} | {
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-signature", _readable)
+    app.connect("source-read", _offer_notebook)
+
+
+def _offer_notebook(app: Sphinx, page: str, source: list[str]) -> None:
+    """A line below the title of a study that leads to its notebook."""
+    if page in notebooks.STUDIES:
+        link = f'<a href="{page}.ipynb" download>This page as a notebook</a>, to run in Jupyter.'
+        source[0] = re.sub(r"^(# .+\n)", rf"\1\n{link}\n", source[0], count=1, flags=re.MULTILINE)
 
 
 def _readable(app: Sphinx, kind: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None):

@@ -92,6 +92,11 @@ class Accessor:
     def __dir__(self) -> list[str]:
         return [name for name in vars(type(self)) if not name.startswith("_")]
 
+    def __repr__(self) -> str:
+        return (
+            f"What probekit does with this {type(self._data).__name__}: {', '.join(f'.{name}' for name in dir(self))}"
+        )
+
     @property
     def _tree(self) -> xr.DataTree:
         """The tree of sites that the data are, or one around the single site."""

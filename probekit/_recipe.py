@@ -62,8 +62,8 @@ class Recipe:
         """Raise PluginError where what ``run`` returned has no report and no tables."""
         if not hasattr(outcome, "report") or not isinstance(getattr(outcome, "tables", None), Mapping):
             raise PluginError(
-                f"run() of the recipe {self.name!r} returned {outcome!r}; it has to return a probekit.report.Outcome: "
-                "the path of its report, and its tables by title."
+                f"run() of the recipe {self.name!r} returned a {type(outcome).__name__}; it has to return a "
+                "probekit.report.Outcome: the path of its report, and its tables by title."
             )
 
 

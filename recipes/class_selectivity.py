@@ -22,7 +22,7 @@ from probekit.report import Outcome
 __all__ = ["run"]
 
 DIGITS = "digits"
-METRICS = ["overlap:null='permute'", "auroc", "selectivity", "linear_probe", "effective_rank", "sparsity"]
+METRICS = ["overlap:null='permute'", "auroc", "selectivity", "linear_probe", "effective_rank"]
 FIGURES = {"overlap": "overlap", "selectivity": "selectivity", "probe": "linear_probe", "rank": "effective_rank"}
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.ELU, nn.Hardswish)
 

@@ -69,6 +69,13 @@ def test_results_are_drawn(measured: xr.DataTree) -> None:
         measured.probekit.plot.images()
 
 
+def test_it_says_what_it_has(measured: xr.DataTree) -> None:
+    assert repr(measured.probekit) == (
+        "What probekit does with this DataTree: .as_dataset, .export, .measure, .plot, .report, .summary, "
+        ".to_dataframe, .top"
+    )
+
+
 def test_every_figure_of_one_tree_is_there() -> None:
     functions = {name: getattr(plot, name) for name in plot.__all__ if inspect.isfunction(getattr(plot, name))}
     first = {name: next(iter(inspect.signature(each).parameters.values())) for name, each in functions.items()}

@@ -1,5 +1,7 @@
 """The docs name every command, option, metric, recipe and extra, and say of them what the code says."""
 
+import ast
+import json
 import re
 import shlex
 import tomllib
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from docs import command_line
+from docs import command_line, notebooks
 from probekit import plugins
 from probekit._accessor import Accessor
 from probekit.metrics import Headline
@@ -25,9 +27,9 @@ def own(group):
 
 def rows_of_metrics():
     """The cells of each row of docs/which-metric.md, by the metric that it names."""
-    lines = (DOCS / "which-metric.md").read_text().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
-    return [(row[1].strip("`"), row) for row in cells if row[0] != "question"]
+    tables = re.findall(r"^\| question .*\n\|-.*\n((?:\| .*\n)+)", (DOCS / "which-metric.md").read_text(), re.MULTILINE)
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for table in tables for line in table.splitlines()]
+    return [(row[1].strip("`"), row) for row in cells]
 
 
 def test_each_metric_has_one_question():
@@ -91,6 +93,21 @@ def test_the_accessor_is_described_whole():
     public = [name for name in vars(Accessor) if not name.startswith("_")]
     assert public
     assert [name for name in public if f"`{name}`" not in section] == []
+
+
+@pytest.mark.parametrize("name", notebooks.STUDIES)
+def test_a_study_is_a_notebook_with_the_same_code(name, tmp_path):
+    page = (DOCS / f"{name}.md").read_text()
+    [made] = [json.loads(file.read_text()) for file in notebooks.write(tmp_path) if file.stem == name]
+    code = ["".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "code"]
+    text = "\n".join("".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "markdown")
+    assert len(code) == page.count("```{code-cell}") + 1
+    for cell in code[1:]:
+        ast.parse(cell)
+        assert cell in page
+    assert text.startswith("# ")
+    assert not re.search(r"\{\w+\}`|\.md\)|^```\{|^:tags", text, re.MULTILINE)
+    assert all(f"\n## {heading}\n" in f"{text}\n" for heading in re.findall(r"^## (.+)$", page, re.MULTILINE))
 
 
 def test_every_extra_is_named():

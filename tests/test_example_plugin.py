@@ -14,7 +14,7 @@ import pytest
 from tests import processes
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "docs" / "examples" / "probekit-kurtosis"
+EXAMPLE = ROOT / "docs" / "examples" / "probekit-shape"
 PAGE = ROOT / "docs" / "write-a-metric.md"
 
 CLI = "from probekit.cli import main; main()"
@@ -48,16 +48,19 @@ def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
 def test_probekit_lists_its_metrics(installed: Path, tmp_path: Path) -> None:
     done = processes.script(CLI, "metrics", "--json", paths=(installed,), cwd=tmp_path)
     rows = {row["metric"]: row for row in json.loads(done.stdout)}
-    assert {name: rows[name]["kind"] for name in ("kurtosis", "moors")} == {"kurtosis": "streaming", "moors": "column"}
-    assert rows["kurtosis"]["from"] == "probekit-kurtosis 1.0"
-    assert rows["kurtosis"]["what it gives"].startswith("Kurtosis of each class at each node")
+    assert {name: rows[name]["kind"] for name in ("bimodality", "moors")} == {
+        "bimodality": "streaming",
+        "moors": "column",
+    }
+    assert rows["bimodality"]["from"] == "probekit-shape 1.0"
+    assert rows["bimodality"]["what it gives"].startswith("Sarle's bimodality coefficient of each class")
 
 
 def test_its_readme_works(installed: Path, tmp_path: Path) -> None:
     [code] = blocks(EXAMPLE / "README.md", "python")
     done = processes.script(code, paths=(installed,), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for variable in ("kurtosis", "moors"):
+    for variable in ("bimodality", "moors"):
         assert re.search(rf"{variable} +\(label, node\)", done.stdout)
 
 

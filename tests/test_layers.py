@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,3 +89,10 @@ def test_help_imports_nothing_heavy(python: Callable[..., Any]) -> None:
     assert done.returncode == 0, done.stderr
     assert "run" in done.stdout
     assert done.stdout.splitlines()[-1] == "imported []"
+
+
+def test_the_docs_draw_the_floors_that_are_checked() -> None:
+    drawn = (ROOT / "docs" / "architecture.md").read_text().split("```text\n")[1].partition("```")[0]
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    floors = [{name.strip() for name in re.split(r"[|:]", floor)} for floor in contract["layers"]]
+    assert [set(line.split()[1:]) for line in drawn.splitlines()] == floors

@@ -82,8 +82,9 @@ def capture(
         sites, exclude: which sites to keep, as `probekit.Probe` selects them.
         reduce: what to keep of an activation: ``"mean"`` or ``"max"`` over positions, ``"cls"``, ``"last"``,
             ``"flatten"``, ``"tokens"`` (a row for each real token, with its sample's columns and its ``position``
-            among the sample's real tokens), unit indices, a `probekit.Projection`, a callable tensor → tensor, or a
-            list of these to apply in turn; for all sites, or by selector in a dict, whose first match counts.
+            among the sample's real tokens), ``"attention_entropy"`` of attention maps (for each head, the mean over the
+            real queries, in bits), unit indices, a `probekit.Projection`, a callable tensor → tensor, or a list of
+            these to apply in turn; for all sites, or by selector in a dict, whose first match counts.
         batch_dim: the axis of an activation that is the batch, for all sites or by selector. By default axis 0, or
             axis 1 of what recurrent and attention layers give with the time first. The dry run checks that it follows
             the number of samples.

@@ -61,8 +61,9 @@ def compare(
     training. Each class keeps its share of the samples. Where half of the samples are too few for a metric, the
     interval is NaN. The metrics are measured once on all samples and ``2 * repeats`` times on half of them.
 
-    Chunk rows of the stores are read, never whole stores; samples in another order than in the first store cost more
-    reading. For feature maps, means over the positions are compared.
+    Chunk rows of the stores are read, never whole stores. The sites of a store whose samples are in another order than
+    those of the first are put in order in a temporary file of their size, in the folder that TMPDIR names. For feature
+    maps, means over the positions are compared.
 
     Args:
         stores: two or more, as paths or open, in a list or by name: ``{"epoch 1": "a.zarr", "epoch 9": "b.zarr"}``.
@@ -79,7 +80,7 @@ def compare(
         DataError: fewer than two stores or common samples, a store without unique sample ids, a metric without a
             headline, or NaN in the data.
         SiteError: no site of a store matches `sites`.
-        ProbekitError: what is needed doesn't fit in `memory`.
+        ProbekitError: what is needed doesn't fit in `memory`, or a temporary file doesn't fit on its disk.
 
     Example:
         >>> import numpy as np, xarray as xr, probekit as pk

@@ -107,6 +107,13 @@ def _measured(
     try:
         return measure(member.tree, metrics, sites=sites, where=part, memory=memory)
     except DataError as error:
+        if "nan" in error.arguments:  # its message offers an argument that compare lacks
+            fact = str(error).partition(". ")[0]
+            raise DataError(
+                f"{member.name} can't be compared. {fact}. compare leaves no samples out, since each has to be in "
+                "every store: mend the model or the data, or choose other sites (sites=).",
+                arguments=("sites",),
+            ) from error
         raise DataError(
             f"{member.name} can't be measured. {error} compare leaves no samples out: choose other sites= or metrics.",
             arguments=error.arguments,

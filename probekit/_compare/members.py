@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from probekit._compare.reordering import reordered
 from probekit._measure.site_source import Source, find_sources
 from probekit._probe.selectors import Selector
 from probekit._results.opening import is_store, open_any
@@ -123,7 +124,7 @@ def _names(stores: Sequence[Store]) -> list[str]:
 def matched(members: Sequence[Member]) -> list[Member]:
     """The stores with the samples, and the rows of tokens, that all of them have, in the order of the first one.
 
-    Nothing is read but ids and positions.
+    Nothing is read but ids and positions, and sites whose rows are in another order.
 
     Raises:
         DataError: there are fewer than two such samples, or nothing to join by.
@@ -194,7 +195,9 @@ def _places(keys: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> Rows | slice:
 
 
 def _rows_of(source: Source, rows: Rows | slice) -> xr.Dataset:
-    """These rows of a site, none of them read yet."""
+    """These rows of a site, none of them read yet where they are in the order of the store."""
     dim = ROW if source.tokens else SAMPLE
     beside = source.site.drop_vars(ACTIVATION).isel({dim: rows}, missing_dims="ignore")
-    return beside.assign({ACTIVATION: source.variable.isel({dim: rows})})
+    if isinstance(rows, slice) or (np.diff(rows) > 0).all():
+        return beside.assign({ACTIVATION: source.variable.isel({dim: rows})})
+    return beside.assign({ACTIVATION: reordered(source, rows)})

@@ -10,6 +10,7 @@ import pandas as pd
 from probekit._compare.comparison import Comparison
 from probekit._version import __version__
 from probekit.report import Page
+from probekit.report.local_paths import without_folders
 
 __all__ = ["page_of"]
 
@@ -28,8 +29,9 @@ def page_of(found: Comparison, title: str | None) -> Page:
     page.numbers(_tiles(found))
     if found.cautions:
         page.points(found.cautions, "bad")
-    page.heading("The stores").table(found.origins, "What is known of each store.", badges=_BADGES)
-    page.text("The command that makes this comparison again:").code(found.settings.command)
+    origins = found.origins.map(lambda value: without_folders(value) if isinstance(value, str) else value)
+    page.heading("The stores").table(origins, "What is known of each store.", badges=_BADGES)
+    page.text("The command that makes this comparison again:").code(without_folders(found.settings.command))
     if found.differences:
         _add_metrics(page, found)
     _add_sites(page, found)
@@ -38,7 +40,8 @@ def page_of(found: Comparison, title: str | None) -> Page:
     page.heading("How it was computed").points(found.notes[: len(found.notes) - len(found.cautions)])
     page.facts({"probekit": __version__})
     numbers = {"settings": asdict(found.settings), "differences": [asdict(each) for each in found.differences]}
-    return page.code(json.dumps(numbers, indent=1, default=str), folded="The differences as JSON")
+    text = without_folders(json.dumps(numbers, indent=1, default=str))
+    return page.code(text, folded="The differences as JSON")
 
 
 def _lede(found: Comparison) -> str:

@@ -4,6 +4,7 @@
 - ``dry_run``: what the model gives for the first samples.
 - ``masks``: which of the inputs tells real tokens from padding.
 - ``owners``: sites whose rows aren't samples: to which sample each row belongs.
+- ``batch_axis``: which axis of a site's activation is the batch.
 - ``site_plan``: what is recorded of each site, planned from the dry run.
 - ``parts_of_tokens``: sites that have rows neither for samples nor for tokens.
 - ``storable``: whether a store can keep what a site gives.

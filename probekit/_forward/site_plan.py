@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from probekit._data.batches import Batch, Batches
+from probekit._forward.batch_axis import BatchAxes
 from probekit._forward.dry_run import DryRun, dry_run
 from probekit._forward.masks import MaskSource, choose_mask, given_mask
 from probekit._forward.options import DTYPES, RunOptions, SiteOptions
 from probekit._forward.owners import OwnerSource, rows_of_samples
 from probekit._forward.padding import runs_by_length, warn_of_padding
-from probekit._forward.parts_of_tokens import check_rows_known
 from probekit._forward.storable import check_storable, dtype_on_disk
 from probekit._forward.token_rows import known_tokens
-from probekit._probe.folding import position_counts, unfold
+from probekit._probe.folding import unfold
 from probekit._probe.node_axes import NodeAxis, node_axis_by_shape
 from probekit._probe.pooling import Mask, Reduced, is_mask
 from probekit._probe.reductions import Reducer, plan_reduction
@@ -163,7 +163,7 @@ class _Planner:
             _by_site({key: key for key in owners}, dry.sites, self._modules) if isinstance(owners, Mapping) else None
         )
         self._masks_by_site = isinstance(options.mask, Mapping)
-        self._others = {} if dry.other is None else {site.name: site.shape for site in dry.other}
+        self._batch_axes = BatchAxes(dry, self._modules, self._batch_dims)
 
     def plan(self, site: Site) -> PlannedSite:
         if site.part:
@@ -174,9 +174,9 @@ class _Planner:
         reducer = None if reduction is None else plan_reduction(reduction, site=site.name)
         given, site = site, self._unfolded(site, reducer)
         owners = self._owner_source(site)
-        batch_dim = self._batch_dims[site.name] or 0 if owners is not None else self._batch_dim(site, reducer)
+        batch_dim = self._batch_dims[site.name] or 0 if owners is not None else self._batch_axes.of(site, reducer)
         nodes = self._nodes(site, batch_dim)
-        mask = None if owners is not None else self._mask(site, reducer, _positions(site, batch_dim, nodes))
+        mask = None if owners is not None else self._mask(site, reducer, _positions(site, batch_dim, nodes, reducer))
         reduced = self._reduced(site, reducer, batch_dim, nodes, mask, owners)
         result = reduced.tensor
         check_storable(site, result)
@@ -228,67 +228,6 @@ class _Planner:
                 arguments=("rows",),
             )
         return owners if site.shape[0] != example.rows else None
-
-    def _batch_dim(self, site: Site, reducer: Reducer | None) -> int:
-        """The axis of a site that is the batch: the one that the user gives, or that follows the number of samples."""
-        given, shape, rows = self._batch_dims[site.name], site.shape, self._dry.example.rows
-        if given is not None and not -len(shape) <= given < len(shape):
-            raise SiteError(f"batch_dim is {given} for {site.name}, whose shape is {shape}.", arguments=("batch_dim",))
-        axis = self._usual_batch_dim(site) if given is None else given % len(shape)
-        if reducer is not None and reducer.makes_batch:
-            return axis
-        if shape[axis] != rows:
-            if given is None and axis == 0:
-                check_rows_known(site, rows, position_counts(self._dry.example.inputs, rows), self._modules)
-            raise SiteError(
-                f"Axis {axis} of {site.name} ({site.type}) is not the batch: its shape is {shape} for {rows} samples. "
-                f"Say which axis is: batch_dim={{{site.name!r}: 1}}; or pass a callable that makes it axis 0 in "
-                "reduce=; or select other sites (sites=).",
-                arguments=("batch_dim", "reduce", "sites"),
-            )
-        sure = given is not None or site.folded is not None or self._dry.example.owners is not None
-        self._check_follows(site, axis, sure=sure)
-        return axis
-
-    def _usual_batch_dim(self, site: Site) -> int:
-        """Axis 0, or axis 1 of what recurrent and attention layers give that have the time first."""
-        module, path = self._modules[site.module], site.parts.leaf
-        if len(site.shape) != 3 or site.parts.side == "input" or site.parts.op:
-            return 0
-        if isinstance(module, nn.RNNBase) and path.startswith("[1]"):  # (layer, batch, node), always
-            return int(site.shape[1] == self._dry.example.rows)
-        time_first = isinstance(module, nn.RNNBase | nn.MultiheadAttention) and not module.batch_first
-        if not time_first or path != "[0]":
-            return 0
-        if site.shape[1] != self._dry.example.rows == site.shape[0]:
-            raise SiteError(
-                f"{site.name} ({site.type}) has the time first, as batch_first=False says, and its time, axis 0 of the "
-                f"shape {site.shape}, follows the number of samples. Transpose the model's inputs or give the layer "
-                f"batch_first=True; or, if this is meant, batch_dim={{{site.name!r}: 0}}.",
-                arguments=("batch_dim",),
-            )
-        return 1
-
-    def _check_follows(self, site: Site, axis: int, *, sure: bool) -> None:
-        """Raise SiteError for an axis that didn't change with the number of samples."""
-        other = self._others.get(site.name, ())
-        if len(other) == len(site.shape) and other[axis] == site.shape[axis]:
-            raise SiteError(
-                f"Axis {axis} of {site.name} ({site.type}) is not the batch, although it is as long: its shape is "
-                f"{site.shape}, and {other} for another number of samples. If axis 0 of the model's inputs is not the "
-                f"batch, transpose them. Else say which axis is the batch: batch_dim={{{site.name!r}: 1}}; or select "
-                "other sites (sites=).",
-                arguments=("batch_dim", "sites"),
-            )
-        if self._dry.other is None and not sure:
-            rows = self._dry.example.rows
-            raise SiteError(
-                f"Whether axis {axis} of {site.name}, of shape {site.shape}, is the batch can't be told: "
-                f"{self._dry.sites.model} takes batches of {rows}, neither fewer nor twice as many. If each batch is "
-                "one sample, put an axis of length 1 before it; if the axis is the batch, say so: "
-                f"batch_dim={{'**': {axis}}}.",
-                arguments=("batch_dim",),
-            )
 
     def _nodes(self, site: Site, batch_dim: int) -> NodeAxis:
         """The node axis of the activation when the batch is axis 0."""
@@ -349,7 +288,7 @@ class _Planner:
         """The (batch, position) of the sites that are pooled over positions which no mask tells from padding."""
         found = {}
         for one, site in zip(planned, self._dry.sites, strict=True):
-            positions = _positions(site, one.batch_dim, one.nodes)
+            positions = _positions(site, one.batch_dim, one.nodes, one.reducer)
             pools = one.reducer is not None and one.reducer.pools
             if pools and positions is not None and one.mask is None and self._masks[site.name] is None:
                 found[site.name] = positions
@@ -370,12 +309,15 @@ def _as_given(nodes: NodeAxis, batch_dim: int) -> NodeAxis:
     return nodes._replace(axis=nodes.axis - (0 < nodes.axis <= batch_dim))
 
 
-def _positions(site: Site, batch_dim: int, nodes: NodeAxis) -> tuple[int, int] | None:
-    """The (batch, position) of an activation whose samples have one axis beside that of the nodes; None for others."""
-    if len(site.shape) != 3:
-        return None
+def _positions(site: Site, batch_dim: int, nodes: NodeAxis, reducer: Reducer | None) -> tuple[int, int] | None:
+    """The (batch, position) of an activation whose samples have one axis beside that of the nodes; None for others.
+
+    Those of an attention map are its queries, on the last axis but one.
+    """
     moved = [site.shape[batch_dim], *(length for axis, length in enumerate(site.shape) if axis != batch_dim)]
-    return moved[0], moved[3 - nodes.axis]
+    if reducer is not None and reducer.of_attention and len(moved) in (3, 4):
+        return moved[0], moved[-2]
+    return (moved[0], moved[3 - nodes.axis]) if len(moved) == 3 else None
 
 
 def _kept(
@@ -407,6 +349,6 @@ def _by_site(given: Any, table: SiteTable, modules: Modules) -> dict[str, Any]:
         if not picked:
             where = f"the captured sites of {table.model}"
             lister = "probekit.plan(model, data), or `probekit plan` on the command line"
-            raise no_match(selector, dict.fromkeys(table.names), where, lister)
+            raise no_match(selector, dict.fromkeys(table.names), where, f"List them with {lister}.")
         chosen |= dict.fromkeys((names[site] for site in picked), value)
     return chosen

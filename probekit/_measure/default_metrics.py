@@ -9,7 +9,9 @@ from typing import TypeAlias
 import numpy as np
 
 from probekit._measure.grouping import Observations
+from probekit._measure.positions import at_capture
 from probekit._measure.site_source import Source
+from probekit._store.sample_columns import SAMPLE_ID
 
 __all__ = ["default_metrics"]
 
@@ -42,10 +44,13 @@ def default_metrics(
 
 def _of_bounds(sources: Sequence[Source]) -> Iterator[Verdict]:
     bounds = [source.bounds or (-inf, inf) for source in sources]
+    pooled = next((each for each in sources if at_capture(each.attrs)), None)
+    has = "" if pooled is None else f"site {pooled.name!r} has only the {at_capture(pooled.attrs)}"
+    fault = has and f"it counts each position, and {has}"
     if any(low == 0 for low, _ in bounds):
-        yield "sparsity", "there are sites whose least value is 0", ""
+        yield "sparsity", "there are sites whose least value is 0", fault
     if all(isfinite(low) and isfinite(high) for low, high in bounds):
-        yield "saturation", "every site has two bounds", ""
+        yield "saturation", "every site has two bounds", fault
 
 
 def _of_classes(sources: Sequence[Source], rows: Mapping[str, Observations]) -> Iterator[Verdict]:
@@ -81,8 +86,8 @@ def _of_target(sources: Sequence[Source], target: str | None) -> Iterator[Verdic
 
 
 def _unfit_for_probes(sources: Sequence[Source]) -> str:
-    if any(source.tokens for source in sources):
-        return "the tokens of one sample would be trained on and tested"
+    if any(source.tokens and SAMPLE_ID not in source.site.variables for source in sources):
+        return "nothing tells which tokens are of one sample, which must not be trained on and tested"
     return _too_wide(sources)
 
 

@@ -221,25 +221,26 @@ def _is_in_order(columns: SampleColumns, mask: xr.DataArray) -> bool:
 
 @dataclass(frozen=True)
 class Observations:
-    """The observations of a site that are measured: `codes` has the group of each, `numbers` its row in the store.
+    """The observations of a site that are measured.
 
-    `kept` (observation) tells them among all that the site has; it is None where all are measured. `omitted` of the
-    others were left out for a NaN.
+    `of_rows` has the group of each row, of which each is `each` observations, side by side. `kept` (observation) tells
+    those that are measured among all that the site has; it is None where all are. `omitted` of the others were left
+    out for a NaN. `shuffled` has other groups for those that are measured, which a null asks for.
     """
 
     labels: Labels
-    codes: Codes
-    numbers: Codes
+    of_rows: Codes
+    each: int = 1
     kept: Mask | None = None
     omitted: int = 0
+    shuffled: Codes | None = None
 
     @classmethod
     def of(cls, source: Source, groups: Groups, kept: Mask | None) -> Observations:
         """The observations of the rows that are `kept`, all of them for None, but for padding."""
-        everything = cls(groups.labels, groups.codes, np.arange(source.rows))._repeated(source.each)
         chosen, real = None if kept is None else np.repeat(kept, source.each), source.real
         chosen = real if chosen is None else chosen if real is None else chosen & real
-        return everything if chosen is None else everything._those(chosen)
+        return cls(groups.labels, groups.codes, source.each, chosen)
 
     def without(self, nan: Mask, site: str) -> Observations:
         """These, but for the observations with a NaN; `nan` (observation) is for all that the `site` has.
@@ -248,35 +249,61 @@ class Observations:
         """
         if not nan.any():
             return self
-        at = np.zeros(len(nan), np.int64)
-        at[np.flatnonzero(self.kept) if self.kept is not None else slice(None)] = np.arange(len(self.codes))
         kept = ~nan if self.kept is None else self.kept & ~nan
-        places = at[kept]
-        omitted = len(self.codes) - len(places)
-        if not len(places):
+        omitted = self.number - int(kept.sum())
+        if omitted == self.number:
             raise DataError(f"Site {site!r}: all {omitted} observations hold a NaN, so there is nothing to measure.")
-        return replace(self, codes=self.codes[places], numbers=self.numbers[places], kept=kept, omitted=omitted)
+        return replace(self, kept=kept, omitted=omitted)
 
-    def _repeated(self, each: int) -> Observations:
-        if each == 1:
-            return self
-        return replace(self, codes=np.repeat(self.codes, each), numbers=np.repeat(self.numbers, each))
+    def only(self, chosen: Mask) -> Observations:
+        """Those of these that are `chosen` (observation)."""
+        kept = chosen if self.kept is None else self.kept.copy()
+        if self.kept is not None:
+            kept[self.kept] = chosen
+        return replace(self, kept=kept, shuffled=None if self.shuffled is None else self.shuffled[chosen])
 
-    def _those(self, kept: Mask) -> Observations:
-        return replace(self, codes=self.codes[kept], numbers=self.numbers[kept], kept=kept)
-
-    @property
+    @cached_property
     def number(self) -> int:
-        return len(self.codes)
+        return len(self.of_rows) * self.each if self.kept is None else int(self.kept.sum())
+
+    @cached_property
+    def codes(self) -> Codes:
+        """The group of each observation."""
+        return self._of_observations(self.of_rows) if self.shuffled is None else self.shuffled
+
+    @cached_property
+    def numbers(self) -> Codes:
+        """The row of each observation in the store."""
+        return self._of_observations(np.arange(len(self.of_rows)))
+
+    def _of_observations(self, of_rows: Codes) -> Codes:
+        all_of_them = of_rows if self.each == 1 else np.repeat(of_rows, self.each)
+        return all_of_them if self.kept is None else all_of_them[self.kept]
 
     @cached_property
     def grouping(self) -> Grouping:
         return Grouping.of(self.codes, self.labels.number)
 
-    def read(self, source: Source, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
-        """Those of the nodes `start` to `stop`, in order: (number of the first one, values, their groups)."""
-        first_chosen = 0
-        for first, x in source.read(start, stop):
-            chosen = x if self.kept is None else x[self.kept[first : first + len(x)]]
-            yield first_chosen, chosen, self.codes[first_chosen : first_chosen + len(chosen)]
-            first_chosen += len(chosen)
+    def read(
+        self, source: Source, start: int, stop: int, places: Codes | None = None
+    ) -> Iterator[tuple[int, Array, Codes]]:
+        """Those of the nodes `start` to `stop`, in order: (number of the first one, values, their groups).
+
+        With ascending `places`, only the chunk rows that hold some of them are read.
+        """
+        height = source.chunk[0]
+        firsts = np.arange(0, source.rows, height)
+        # How many of those that are measured come before each chunk row.
+        before = firsts * self.each if self.kept is None else np.append(0, np.cumsum(self.kept))[firsts * self.each]
+        chosen_rows = range(len(firsts)) if places is None else np.unique(before.searchsorted(places, "right") - 1)
+        for number in chosen_rows:
+            row, first_chosen = int(firsts[number]), int(before[number])
+            x = source.values(slice(row, row + height), slice(start, stop))
+            # Where positions are observations, the groups of all of them would be large: they are made as they go.
+            codes = np.repeat(self.of_rows[row : row + len(x) // self.each], self.each)
+            if self.kept is not None:
+                kept = self.kept[row * self.each : row * self.each + len(x)]
+                x, codes = x[kept], codes[kept]
+            if self.shuffled is not None:
+                codes = self.shuffled[first_chosen : first_chosen + len(x)]
+            yield first_chosen, x, codes

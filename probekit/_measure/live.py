@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from math import prod
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -22,28 +21,31 @@ from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteO
 from probekit._forward.recorder import Recorder
 from probekit._forward.sample_order import SampleOrder
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
-from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, sites_results
+from probekit._measure.accumulator import BATCH, Accumulator, finalized, sites_results
+from probekit._measure.from_sketch import errors_of, variables_of, warn_of_coarse_cells
+from probekit._measure.gathered import Gathered, one_thread
 from probekit._measure.live_memory import LiveMemory
 from probekit._measure.measure import NAN
 from probekit._measure.metric_set import MetricSet, resolved
-from probekit._measure.site_source import POSITIONS, bounds_of
+from probekit._measure.positions import POSITIONS, all_said, by_pooling, positions_said, warn_of_means
+from probekit._measure.site_source import bounds_of
 from probekit._probe.hooks import probing
 from probekit._probe.model_run import device_of, running
 from probekit._probe.pooling import Reduced
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector
-from probekit._results.assemble import Labels, check, dataset_of, join
+from probekit._results.assemble import Labels, check, dataset_of
 from probekit._store.layout import group_names, node_axis
 from probekit._version import __version__
 from probekit.errors import DataError, PluginError, check_choice, check_kind
-from probekit.metrics import ColumnMetric, Metric, Spec, State, Variables
+from probekit.metrics import Metric, Spec, StreamingMetric, Variables
 from probekit.metrics.block import working_dtype
 from probekit.metrics.sketch import Sketch
 from probekit.progress import Progress
 
 __all__ = ["measure_live"]
 
-_GATHERED_BYTES = 8 * 2**20  # of a site's observations that wait for an update
+Measured: TypeAlias = tuple[Variables, dict[str, Any]]
 
 
 def measure_live(
@@ -62,7 +64,7 @@ def measure_live(
     reset: Reset | None = None,
     by: Literal["label"] | None = "label",
     nan: Literal["raise", "omit"] = "raise",
-    positions: Literal["mean", "max", "each"] = "mean",
+    positions: Literal["mean", "max", "each"] | None = None,
     batch_size: int | None = None,
     workers: int = 0,
     labels: Any = None,
@@ -78,9 +80,11 @@ def measure_live(
     The memory doesn't depend on the number of samples. Streaming metrics agree with those of a store: counts exactly,
     moments to 1e-6. Column metrics, such as the median, are exact up to 8,195 samples per class. With more samples they
     are **approximate**: computed from the counts of a `probekit.metrics.sketch.Sketch`, whose cells follow the range of
-    a node's values. Their attributes say so in `approximate`, and bound the error for the data that was measured:
-    `value_error`, relative to a value, and `rank_error`, a share of a class. A median is within the first of a value
-    whose rank is within the second; AUROC, KS and overlap are within the second of the exact result.
+    a node's values. Their attributes say so in `approximate`, and bound the error for the data that was measured, at
+    the worst node. A median or quantile is within `value_error`, relative to a value, of one whose rank is within
+    `rank_error`, a share of a class, of the exact one. AUROC, KS, overlap, entropy and mutual information are within
+    `error_bound`, in their own unit, of the exact result. `cell_share` is the largest share of two classes that can't
+    be told apart; a warning says where both are over 1 %, at `coarse_nodes` nodes.
 
     Args:
         model, data, sites, exclude, reduce, batch_dim, node_dim, mask, mode, loss, reset: as for `probekit.capture`.
@@ -112,10 +116,12 @@ def measure_live(
             arguments=("by", "labels"),
         )
     check_choice("nan", nan, NAN)
-    check_choice("positions", positions, POSITIONS)
-    if chosen.samples:
+    if positions is not None:
+        check_choice("positions", positions, POSITIONS)
+    reading = [*chosen.samples, *chosen.comparing]
+    if reading:
         raise PluginError(
-            f"The metric {chosen.samples[0].name!r} reads the samples more than once, and a running model gives them "
+            f"The metric {reading[0].name!r} reads the samples more than once, and a running model gives them "
             "once. Capture a store with probekit.capture, and measure that."
         )
     batches = Batches(
@@ -133,6 +139,8 @@ def measure_live(
         first, stream = peek(batches)
     how = RunOptions(mode, loss, reset=reset, stop_early=stop_early)
     plan = plan_sites(model, first, SiteOptions(sites, exclude, reduce, batch_dim, node_dim, mask), how)
+    if positions is None:
+        warn_of_means(chosen.metrics, {site.name: site.spec.attrs for site in plan.sites})
     labelled = by is not None and first.labels is not None
     require_model_order(batches, plan, how)
     check_early_stop(model, first, plan, how)
@@ -151,6 +159,7 @@ def measure_live(
                 recorder.end()
             meters.end()
     results = meters.results(batches.class_names or ())
+    warn_of_coarse_cells(results)
     results.attrs = {
         "probekit_version": __version__,
         "by": "label" if labelled else "none",
@@ -163,17 +172,23 @@ def measure_live(
 class _Meters:
     """The measurement of each site so far. `begin` a batch, `add` what the sites give, `end` it."""
 
-    def __init__(self, metrics: MetricSet, plan: SitePlan, positions: str, nan: str, labelled: bool) -> None:
+    def __init__(self, metrics: MetricSet, plan: SitePlan, positions: str | None, nan: str, labelled: bool) -> None:
         self._metrics = metrics
-        self._meters = {site.name: _Meter(site, metrics, positions, nan == "omit") for site in plan.sites}
+        alike = by_pooling(metrics.metrics, positions)
+        self._meters = {site.name: _meters(site, metrics, alike, nan == "omit") for site in plan.sites}
         self.classes, self._labelled = 0, labelled
         self._codes: dict[torch.device, Tensor] = {}
-        self._together = _Together(metrics, list(self._meters.values())) if metrics.streaming("sites") else None
+        self._together: dict[str, _Together] = {}
+        for pooling, those in alike.items():
+            compared = MetricSet(those, live=True).streaming("sites")
+            if compared:
+                meters = [_seeing(meters, pooling) for meters in self._meters.values()]
+                self._together[pooling] = _Together(compared, meters, pooling)
 
     def memory(self, device: torch.device, batches: int | None) -> LiveMemory:
-        specs = {name: partial(meter.spec, device=device) for name, meter in self._meters.items()}
-        observations = {name: meter.observed for name, meter in self._meters.items()}
-        return LiveMemory(self._metrics, device, specs, observations, batches)
+        specs = {name: partial(meters[0].spec, device=device) for name, meters in self._meters.items()}
+        seen = {name: [(m.metrics, m.observed) for m in meters] for name, meters in self._meters.items()}
+        return LiveMemory(self._metrics, device, specs, seen, batches)
 
     def begin(self, batch: Batch) -> None:
         codes = batch.labels if self._labelled and batch.labels is not None else np.zeros(batch.rows, np.int64)
@@ -181,7 +196,10 @@ class _Meters:
         self.classes = max(self.classes, int(codes.max(initial=0)) + 1)
 
     def add(self, name: str, reduced: Reduced) -> None:
-        meter = self._meters[name]
+        for meter in self._meters[name]:
+            self._add(meter, reduced)
+
+    def _add(self, meter: _Meter, reduced: Reduced) -> None:
         x = meter.observations(reduced)
         if x.device not in self._codes:
             self._codes[x.device] = self._codes[torch.device("cpu")].to(x.device, non_blocking=True)
@@ -194,12 +212,12 @@ class _Meters:
             real = reduced.real.on("given", x.device).flatten()
             x, y = x[real], y[real]
         meter.add(x, y, self.classes)
-        if self._together is not None:
-            self._together.add(name, x, y)
+        for together in self._together.values():
+            together.add(meter, x, y)
 
     def end(self) -> None:
-        if self._together is not None:
-            self._together.end(self.classes)
+        for together in self._together.values():
+            together.end(self.classes)
 
     def results(self, class_names: Sequence[str]) -> xr.DataTree:
         """The tree of results; DataError where there was a NaN, or no sample."""
@@ -207,9 +225,29 @@ class _Meters:
         names = (*class_names, *map(str, range(len(class_names), classes)))
         labels = Labels(np.arange(len(names)), names) if self._labelled else Labels(None, ("",))
         groups = group_names(list(self._meters))  # as in a store, so that a slash in a name is no group of its own
-        children = {groups[name]: meter.results(labels) for name, meter in self._meters.items()}
-        root = xr.Dataset() if self._together is None else self._together.results(labels)
+        children = {groups[name]: self._of_site(meters, labels) for name, meters in self._meters.items()}
+        compared = [together.results(labels) for together in self._together.values()]
+        root = xr.merge(compared, combine_attrs="override") if compared else xr.Dataset()
         return xr.DataTree.from_dict({"/": root, **children})
+
+    def _of_site(self, meters: Sequence[_Meter], labels: Labels) -> xr.Dataset:
+        found = dict[str, Measured]()
+        for meter in meters:
+            found |= meter.results(labels)
+        measured = [(metric, found[metric.name][0]) for metric in self._metrics.metrics if metric.name in found]
+        made = dataset_of(measured, labels, lambda metric: found[metric.name][1])
+        return made.assign_attrs(meters[0].attrs | all_said([meter.positions for meter in meters], meters[0].width))
+
+
+def _meters(site: PlannedSite, metrics: MetricSet, alike: Mapping[str, list[Metric]], omit: bool) -> list[_Meter]:
+    """What measures a site: for each way to see its positions, if it has any."""
+    if _Meter(site, metrics, "mean", omit).width == 1:
+        return [_Meter(site, metrics, "mean", omit)]
+    return [_Meter(site, MetricSet(those, live=True), pooling, omit) for pooling, those in alike.items()]
+
+
+def _seeing(meters: Sequence[_Meter], pooling: str) -> _Meter:
+    return next((meter for meter in meters if meter.positions == pooling), meters[0])
 
 
 class _Meter:
@@ -217,13 +255,13 @@ class _Meter:
 
     def __init__(self, site: PlannedSite, metrics: MetricSet, positions: str, omit: bool) -> None:
         self.name, self._spec = site.name, site.spec
-        self._metrics, self.positions, self._omit = metrics, positions, omit
+        self.metrics, self.positions, self._omit = metrics, positions, omit
         self._axis = 1 + node_axis(self._spec.dims) if self._spec.shape else None
         self._nodes = self._spec.shape[self._axis - 1] if self._axis else 1
-        self._width = prod(self._spec.shape) // max(1, self._nodes)
+        self.width = prod(self._spec.shape) // max(1, self._nodes)  # positions of a row
         self._dtype = torch.float32 if working_dtype(self._spec.dtype) == np.float32 else torch.float64
         self._counted: list[Accumulator] = []
-        self._gathered = _Gathered(self._nodes, self._dtype)
+        self._gathered = Gathered(self._nodes, self._dtype)
         self._nan = torch.zeros((), dtype=torch.bool)  # soon on the device: to ask for its value would wait for it
         self._number = self._omitted = 0
 
@@ -251,7 +289,11 @@ class _Meter:
     @property
     def observed(self) -> int:
         """Observations of a row."""
-        return self._width if self.positions == "each" else 1
+        return self.width if self.positions == "each" else 1
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return dict(self._spec.attrs) | {"site": self.name}
 
     def spec(self, classes: int, device: torch.device) -> Spec:
         attrs = self._spec.attrs
@@ -260,15 +302,15 @@ class _Meter:
     def add(self, x: Tensor, y: Tensor, classes: int) -> None:
         if not self._counted:
             spec, where = self.spec(classes, x.device), f"at site {self.name!r}"
-            sketched = [Sketch()] if self._metrics.columns else []
-            self._counted = [Accumulator(m, spec, where) for m in (self._metrics.streaming("node", "site"), sketched)]
+            sketched = [Sketch()] if self.metrics.columns else []
+            self._counted = [Accumulator(m, spec, where) for m in (self.metrics.streaming("node", "site"), sketched)]
         if not self._gathered.add(x, y):
             self._update_gathered(classes)
             if not self._gathered.add(x, y):
                 self._update(x, y, classes)
 
     def _update_gathered(self, classes: int) -> None:
-        with _one_thread():
+        with one_thread():
             self._update(*self._gathered.take(), classes)
 
     def _update(self, x: Tensor, y: Tensor, classes: int) -> None:
@@ -290,7 +332,8 @@ class _Meter:
         self._omitted += len(x) - len(kept)
         return kept, y[whole]
 
-    def results(self, labels: Labels) -> xr.Dataset:
+    def results(self, labels: Labels) -> dict[str, Measured]:
+        """The variables of each metric, with the attributes that they have beside the metric's own."""
         where, (streaming, sketched) = f"at site {self.name!r}", self._counted
         self._update_gathered(labels.number)
         if self._nan:
@@ -301,88 +344,34 @@ class _Meter:
             )
         if not self._number:
             raise DataError(f"Site {self.name!r}: all {self._omitted} observations hold a NaN, so nothing is measured.")
-        found = {
-            metric.name: check(metric, variables, labels, where, node=self._nodes)
-            for metric, variables in finalized(self._metrics.streaming("node", "site"), streaming.states, where)
-        }
+        streamed = finalized(self.metrics.streaming("node", "site"), streaming.states, where)
         about = {"n": self._number, "activation_dtype": str(self._spec.dtype), "approximate": 0}
         about |= {"omitted": self._omitted} if self._omitted else {}
-        abouts: dict[str, Mapping[str, Any]] = {}
-        if self._metrics.columns:
-            found |= self._from_sketch(sketched.states["sketch"], labels)
-            abouts = {
-                metric.name: about | _errors(metric, sketched.states["sketch"]) for metric in self._metrics.columns
-            }
-        measured = [(metric, found[metric.name]) for metric in self._metrics.metrics if metric.name in found]
-        made = dataset_of(measured, labels, lambda metric: abouts.get(metric.name, about))
-        pooled = {"positions": f"{self.positions} of {self._width}"} if self._width > 1 else {}
-        return made.assign_attrs(dict(self._spec.attrs) | {"site": self.name} | pooled)
-
-    def _from_sketch(self, state: State, labels: Labels) -> dict[str, Variables]:
-        """The column metrics' variables, computed from the sketch's samples."""
-        columns, where = self._metrics.columns, f"at site {self.name!r}, from a sketch"
-        blocks: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
-        for block in Sketch().blocks(state):
+        found = {m.name: (check(m, v, labels, where, node=self._nodes), about | self._said(m)) for m, v in streamed}
+        if self.metrics.columns:
+            columns, state = self.metrics.columns, sketched.states["sketch"]
+            variables, errors = variables_of(columns, state, labels, self.name), errors_of(columns, state, self.name)
             for metric in columns:
-                variables = call(metric, where, metric.compute, block)
-                blocks[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
-        return {metric.name: join(metric, blocks[metric.name]) for metric in columns}
+                found[metric.name] = variables[metric.name], about | self._said(metric) | errors[metric.name]
+        return found
 
-
-def _errors(metric: ColumnMetric, state: State) -> dict[str, float]:
-    """The attributes that bound the error of a column metric, computed from a sketch."""
-    errors = Sketch().errors(state, getattr(metric, "cuts", 1))
-    return {"approximate": int(any(errors.values()))} | errors
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to the calling thread: so little work takes longer to hand from core to core than to do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class _Gathered:
-    """The observations of several small batches, for an update to be worth its calls."""
-
-    def __init__(self, nodes: int, dtype: torch.dtype) -> None:
-        self._rows = min(BATCH, _GATHERED_BYTES // max(1, nodes * dtype.itemsize))
-        self._x, self._y = torch.empty(0, nodes, dtype=dtype), torch.empty(0, dtype=torch.int64)
-        self._filled = 0
-
-    def add(self, x: Tensor, y: Tensor) -> bool:
-        """Whether there was room for these; where there wasn't, nothing is added."""
-        end = self._filled + x.shape[0]
-        if end > self._rows:
-            return False
-        if not self._x.shape[0]:
-            self._x, self._y = x.new_empty(self._rows, x.shape[1]), y.new_empty(self._rows)
-        self._x[self._filled : end], self._y[self._filled : end] = x, y
-        self._filled = end
-        return True
-
-    def take(self) -> tuple[Tensor, Tensor]:
-        """All of them, which are then forgotten."""
-        filled, self._filled = self._filled, 0
-        return self._x[:filled], self._y[:filled]
+    def _said(self, metric: Metric) -> dict[str, str]:
+        return positions_said(metric, self.positions, self.width, self._spec.attrs)
 
 
 class _Together:
     """All sites at once, for metrics that compare them."""
 
-    def __init__(self, metrics: MetricSet, meters: Sequence[_Meter]) -> None:
-        self._metrics, self._meters = metrics.streaming("sites"), meters
+    def __init__(self, metrics: Sequence[StreamingMetric], meters: Sequence[_Meter], pooling: str) -> None:
+        self._metrics, self._meters, self._pooling = metrics, meters, pooling
         self._counted: Accumulator | None = None
         self._batch: dict[str, Tensor] = {}
         self._y = torch.empty(0)
         self._number = 0
 
-    def add(self, name: str, x: Tensor, y: Tensor) -> None:
-        self._batch[name], self._y = x.clone(), y  # a later layer may work in place
+    def add(self, meter: _Meter, x: Tensor, y: Tensor) -> None:
+        if meter in self._meters:
+            self._batch[meter.name], self._y = x.clone(), y  # a later layer may work in place
 
     def end(self, classes: int) -> None:
         x = [self._batch[meter.name] for meter in self._meters]
@@ -404,5 +393,7 @@ class _Together:
     def results(self, labels: Labels) -> xr.Dataset:
         assert self._counted is not None
         self._counted.grow(labels.number)
-        about = {"n": self._number, "approximate": 0}
-        return sites_results(self._metrics, self._counted.states, [meter.name for meter in self._meters], labels, about)
+        about: dict[str, Any] = {"n": self._number, "approximate": 0}
+        about |= all_said([self._pooling], *(meter.width for meter in self._meters))
+        names = [meter.name for meter in self._meters]
+        return sites_results(self._metrics, self._counted.states, {}, names, labels, about)

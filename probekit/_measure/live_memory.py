@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ class LiveMemory:
         metrics: what is measured.
         device: where the model runs.
         specs: for each site, the spec of its states, given the number of classes.
-        observations: how many a row of each site has.
+        seen: the metrics of each site, together with the number of observations of a row, for each way to see
+            positions.
         batches: their number, if it is known.
     """
 
@@ -34,11 +35,11 @@ class LiveMemory:
         metrics: MetricSet,
         device: torch.device,
         specs: Mapping[str, Callable[[int], Spec]],
-        observations: Mapping[str, int],
+        seen: Mapping[str, Sequence[tuple[MetricSet, int]]],
         batches: int | None,
     ) -> None:
         self._metrics, self._device, self._specs = metrics, device, specs
-        self._observations, self._batches = observations, batches
+        self._seen, self._batches = seen, batches
         self._rows = 0  # so far
         self._checked = 0, 0  # classes and rows that are known to fit
 
@@ -70,15 +71,16 @@ class LiveMemory:
             arguments=("sites", "reduce"),
         )
 
-    def _of_site(self, site: str, classes: int, rows: int) -> list[_State]:
-        spec, number = self._specs[site](classes), rows * self._observations[site]
+    def _of_site(self, site: str, classes: int, rows: int) -> Iterator[_State]:
+        spec = self._specs[site](classes)
         where = f"at site {site!r} with {spec.nodes} nodes"
-        states = _states(self._metrics.streaming("node", "site"), spec, number, where)
-        columns = ", ".join(repr(metric.name) for metric in self._metrics.columns)
-        if columns:
-            held = Sketch().state_bytes(spec, number)
-            states.append(_State(f"The sketch for {columns} {where}", held, Sketch().memory(spec, number)))
-        return states
+        for metrics, observations in self._seen[site]:
+            number = rows * observations
+            yield from _states(metrics.streaming("node", "site"), spec, number, where)
+            columns = ", ".join(repr(metric.name) for metric in metrics.columns)
+            if columns:
+                held = Sketch().state_bytes(spec, number)
+                yield _State(f"The sketch for {columns} {where}", held, Sketch().memory(spec, number))
 
 
 @dataclass(frozen=True)

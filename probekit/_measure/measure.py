@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import repeat
 from pathlib import Path
 from types import NoneType
@@ -23,20 +23,27 @@ from probekit._measure.executors import Executor, executor_for
 from probekit._measure.grouping import Groups, Observations, Where, selected
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.planner import Plan, plan_of
-from probekit._measure.site_source import POSITIONS, Source, as_tree, find_sources
+from probekit._measure.positions import POSITIONS, all_said, merged, parts_of, positions_said, warn_of_means
+from probekit._measure.resampling.balance import balanced
+from probekit._measure.resampling.planning import column_bytes, repeat_tasks, repeats_of, seeing_labels
+from probekit._measure.resampling.repeats import ALL_SITES
+from probekit._measure.resampling.results import Found, beside, found_at
+from probekit._measure.resampling.settings import Resampling
+from probekit._measure.site_source import Source, as_tree, find_sources
 from probekit._measure.targets import targets_of
 from probekit._measure.task_cache import TaskCache, key_of
 from probekit._measure.tasks import Task, TaskResult, Work, at_site
+from probekit._measure.units import units_of
 from probekit._probe.selectors import Selector
 from probekit._results.assemble import check, dataset_of, join
 from probekit._results.files import write
-from probekit._sizes import parse_size
+from probekit._sizes import format_size, parse_size
 from probekit._store.backend import backend_of
 from probekit._store.store import open_record, read_record
 from probekit._version import __version__
 from probekit.errors import DataError, StoreError, check_choice, check_kind
 from probekit.metrics import Metric, State, Variables
-from probekit.progress import Progress
+from probekit.progress import Progress, silent
 
 __all__ = ["NAN", "fitting_metrics", "measure"]
 
@@ -58,7 +65,15 @@ def measure(
     where: Where | None = None,
     target: str | None = None,
     nan: Literal["raise", "omit"] = "raise",
-    positions: Literal["mean", "max", "each"] = "mean",
+    positions: Literal["mean", "max", "each"] | None = None,
+    null: Literal["permute"] | None = None,
+    ci: Literal["bootstrap", "jackknife"] | None = None,
+    repeats: int = 200,
+    confidence: float = 0.95,
+    within: str | None = None,
+    together: str | None = None,
+    balance: bool = False,
+    seed: int = 0,
     memory: str | int = "1GiB",
     out: str | Path | None = None,
     scheduler: str | None = None,
@@ -70,6 +85,25 @@ def measure(
     its attributes {metric, version, parameters, n, activation_dtype, approximate} what it is; what compares sites is at
     the root, such as ``m["cka"]`` (site, site_b). float16 is measured as float32, integers as float64. For feature maps
     the node is the channel, of tokens the feature. The numbers don't depend on `memory` or on the number of threads.
+
+    **A null** tells what a metric gives where labels mean nothing: with ``null="permute"`` every metric that depends on
+    the labels is measured again with shuffled ones, `repeats` times, and a variable ``v`` has beside it ``v_null`` and
+    ``v_null_std``, the mean and the standard deviation of the shuffles; ``v_p``, the two-sided p-value, which is twice
+    the smaller tail (1 + shuffles at least, or at most, as large) / (1 + repeats); and ``v_q``, the p-values adjusted
+    over the nodes of the site, for each class by itself (Benjamini and Hochberg 1995). The least p is
+    2 / (1 + repeats), so many nodes ask for more repeats. The one number that stands for a site in `probekit.summary`
+    has its own: ``v_null_site``, ``v_null_std_site``, ``v_p_site``. Pairs of classes have none: select two classes with
+    `where`. A metric of a `target` has it shuffled instead of the labels.
+
+    **An interval**, ``v_low`` to ``v_high``, and ``v_low_site`` to ``v_high_site``, says how a variable varies over
+    samples. ``ci="bootstrap"`` draws samples with replacement within their class, `repeats` times; the interval is
+    Student's t by the draws' deviation, moved by the bias that they show where it exceeds a quarter of that (Efron and
+    Tibshirani 1993, sections 10.3 and 12). ``ci="jackknife"`` leaves out blocks of samples, up to `repeats` and no more
+    than the root of the samples (Shao and Wu 1989). Trained probes and comparisons of sites, which mustn't see a sample
+    twice, always have the jackknife; medians and quantiles, which it doesn't serve, always the bootstrap: the attribute
+    `ci` of a variable says which. An interval is NaN where some repeat gave no number.
+
+    Rows of one sample keep one label and are drawn together.
 
     Args:
         store: the path of a store, or an open one; or one site of it: ``tree["layers.0"]``, such a Dataset, or an array
@@ -90,7 +124,20 @@ def measure(
         nan: how to treat samples with a NaN at a site: ``"raise"`` an error, or ``"omit"`` these samples at that site,
             whose attribute `omitted` then counts them.
         positions: how to treat the positions of feature maps: take their ``"mean"`` or ``"max"``, or take ``"each"`` as
-            an observation of its own.
+            an observation of its own. By default each metric's own way: ``"each"`` for those that count how often a
+            node is on or how its activation is shared out, such as ``sparsity``, ``dead`` and ``saturation``, else
+            the ``"mean"``. The attribute `positions` of each variable says it, also where the capture pooled them.
+        null: ``"permute"`` for the null of shuffled labels.
+        ci: ``"bootstrap"`` or ``"jackknife"`` for intervals.
+        repeats: how often labels are shuffled and samples drawn.
+        confidence: of the intervals.
+        within: a column; labels are shuffled, and samples drawn, among those that have the same value in it, such as a
+            speaker or a session.
+        together: a column; rows with the same value in it keep one label, and are drawn or left out as one, such as the
+            samples of a patient. By default the rows of a sample; ``"row"`` takes each row by itself.
+        balance: take as many samples of every class as the smallest has, drawn by `seed`; the attribute `balanced` of
+            the results says how many at each site.
+        seed: of the shuffles and draws, on which they depend alone.
         memory: the most memory that all threads together use for values of the store, and for states and tables of
             metrics; on a cluster, each thread. The results themselves come in addition.
         out: also write the results as a new zarr store, which appears whole or not at all. A measurement that was
@@ -104,7 +151,7 @@ def measure(
     Raises:
         PluginError: an unknown metric, or one that fails or returns what it doesn't declare.
         SiteError: no site matches `sites`.
-        DataError: NaN in the data, no column `by`, or no sample to measure.
+        DataError: NaN in the data, no column `by`, or no sample to measure; or labels that can't be shuffled.
         StoreError: no store at `store`, `out` exists or can't be written.
         ProbekitError: one node's samples, or what a metric needs, don't fit in `memory`. Nothing is read then.
 
@@ -115,47 +162,89 @@ def measure(
         >>> m = pk.measure(xr.DataTree.from_dict({"/": columns, "relu": relu}), ["median", "sparsity"])
         >>> m["relu"]["median"].sel(label=0).values
         array([0.5, 3. ])
+        >>> x, y = np.random.default_rng(0).normal(size=(90, 3)), np.arange(90) % 3
+        >>> x[:, 2] += y
+        >>> site = xr.Dataset({"activation": (("sample", "node"), x)}, {"label": ("sample", y)})
+        >>> m = pk.measure(site, "fisher", null="permute", ci="bootstrap")
+        >>> (m["activation"]["fisher_q"] < 0.05).values
+        array([False, False,  True])
     """
+    resampling = Resampling(null, ci, repeats, seed, confidence, within, together)
     given = None if metrics is None else resolved(metrics)
     check_choice("nan", nan, NAN)
-    check_choice("positions", positions, POSITIONS)
+    if positions is not None:
+        check_choice("positions", positions, POSITIONS)
     check_kind("by", by, (str, NoneType), "the name of one column, or None")
     check_kind("target", target, (str, NoneType), "the name of one column, or None")
+    check_kind("balance", balance, bool, "True or False")
     check_kind("scheduler", scheduler, (str, NoneType), "the address of a dask cluster's scheduler, or None")
     shown = default(progress)
     store_at = None if out is None else local_path(out, "out", StoreError)
     with ExitStack() as stack:
         tree, identity = _opened(store)
         named = "the tree" if identity is None else str(store)
-        sources = {source.key: source for source in find_sources(tree, sites, named, positions)}
+        sources = {source.key: source for source in find_sources(tree, sites, named, positions or "mean")}
         root = tree.to_dataset(inherit=False)
         rows, grouped = _rows(sources, root, by, where)
+        each_class: dict[str, int] = {}
+        if balance:
+            rows, each_class = balanced(sources, root, rows, together, seed)
         reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root, target)
         chosen = given or resolved(list(reasons))
+        if positions is None:
+            warn_of_means(chosen, {source.name: source.attrs for source in sources.values()})
         targets = targets_of(chosen, sources, rows, root, target)
+        units = units_of(chosen, sources, root)
         cache = None
         if store_at is not None:
             options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions, "target": target}
+            options |= {"resampling": asdict(resampling), "balance": balance}
             # Nobody can tell whether a tree in memory is the one that it was.
             key = None if identity is None else key_of(chosen, **identity, **options)
             cache = stack.enter_context(TaskCache(store_at, key))
-        work = replace(_work(MetricSet(chosen), sources, rows, root, nan), targets=targets)
         workers = stack.enter_context(executor_for(scheduler))
-        plan = plan_of(work.metrics, sources, work.rows, parse_size(memory), workers.parallel, workers.apart)
+        seeing = seeing_labels(resampling, chosen, _measured_alone)
+        parts: list[tuple[Work, Plan]] = []
+        for of_metrics, seen in parts_of(chosen, sources, positions):
+            of_rows = {key: rows[key] for key in seen}
+            if any(seen[key].each != sources[key].each for key in seen):
+                of_rows = _rows(seen, root, by, where)[0]
+                of_rows = balanced(seen, root, of_rows, together, seed)[0] if balance else of_rows
+            work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets, units=units)
+            work = replace(work, repeats=repeats_of(resampling, seeing, work, root))
+            parts.append((work, _plan(work, parse_size(memory), workers).seeing(next(iter(seen.values())).pooling)))
+        most = max((plan for _, plan in parts), key=lambda plan: plan.passes)
+        named = f"{most} ({format_size(sum(source.variable.nbytes for source in sources.values()))})"
         done: dict[Task, TaskResult] = {}
-        with closing(_steps(work, plan, workers, cache, done)) as steps:
-            for _ in shown(steps, str(plan), _STEPS * len(plan.tasks)):
+        with closing(_steps_of_all(parts, workers, cache, done)) as steps:
+            for _ in shown(steps, named, sum(_STEPS * len(plan.tasks) for _, plan in parts)):
                 pass
-        results = _results(work, [(task, done[task]) for task in plan.tasks])
+        results = merged([_results(work, [(t, done[t]) for t in plan.tasks]) for work, plan in parts], chosen, sources)
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
         if given is None:
             results.attrs |= {"default_metrics": json.dumps(reasons), "left_out": json.dumps(left_out)}
         if target is not None:
             results.attrs["target"] = target
+        if balance:
+            results.attrs |= {"balanced": json.dumps(each_class), "balanced_by_seed": seed}
         if store_at is not None:
             write(results, store_at)
     return results
+
+
+def _measured_alone(tree: xr.DataTree, metric: Metric) -> xr.DataTree:
+    return measure(tree, metric, progress=silent)
+
+
+def _plan(work: Work, memory: int, workers: Executor) -> Plan:
+    """The tasks, with those that repeat them."""
+    again = column_bytes(work.repeats, work.metrics)
+    plan = plan_of(work.metrics, work.sources, work.rows, memory, workers.parallel, workers.apart, again)
+    if work.repeats is None:
+        return plan
+    each = memory if workers.apart else memory // plan.parallel
+    return replace(plan, tasks=(*plan.tasks, *repeat_tasks(work.repeats, work, each, plan.parallel)))
 
 
 def fitting_metrics(
@@ -214,7 +303,7 @@ def _work(
     metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset, nan: str
 ) -> Work:
     """The sites, metrics and observations that all tasks share."""
-    common = _common(list(sources.values()), rows, root) if metrics.streaming("sites") else None
+    common = _common(list(sources.values()), rows, root) if metrics.of_sites else None
     if nan == "omit":
         faulty = {key: source.with_nan() for key, source in sources.items()}
         rows = {key: rows[key].without(faulty[key], source.name) for key, source in sources.items()}
@@ -253,6 +342,13 @@ def _real(source: Source) -> npt.NDArray[np.bool_]:
     return np.empty(0, np.bool_) if source.real is None else source.real
 
 
+def _steps_of_all(
+    parts: Sequence[tuple[Work, Plan]], workers: Executor, cache: TaskCache | None, done: dict[Task, TaskResult]
+) -> Generator[None]:
+    for work, plan in parts:
+        yield from _steps(work, plan, workers, cache, done)
+
+
 def _steps(
     work: Work, plan: Plan, workers: Executor, cache: TaskCache | None, done: dict[Task, TaskResult]
 ) -> Generator[None]:
@@ -275,12 +371,23 @@ def _steps(
         taken[task] = max(steps, taken[task])
 
 
-def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> xr.DataTree:
-    """The tree of results, from those of the tasks in the order of the plan."""
+def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> dict[str, xr.Dataset]:
+    """The results of each site, and of all together, from those of the tasks in the order of the plan."""
     children = {key: _of_site(work, key, [each for each in done if each[0].site == key]) for key in work.sources}
-    overall = [result for task, result in done if task.kind == "sites"]
-    root = _of_sites(work, overall[0]) if overall else xr.Dataset()
-    return xr.DataTree.from_dict({"/": root, **children})
+    overall = [result for task, result in done if task.kind in ("sites", "compare") and not task.repeat]
+    root = _of_sites(work, overall) if overall else xr.Dataset()
+    made = {ALL_SITES: root, **children}
+    if work.repeats is not None:
+        made = beside(made, {key: _repeated(work, key, done) for key in made}, work.repeats)
+    return made
+
+
+def _repeated(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> list[Found]:
+    """What the repeats of a site gave, or those of all sites."""
+    of_site = [(task, result.repeats) for task, result in done if task.site == key]
+    blocks = [repeats for task, repeats in of_site if task.kind == "block"]
+    parts = [repeats for task, repeats in of_site if task.repeat]
+    return found_at(work.metrics.metrics, blocks, parts)
 
 
 def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> xr.Dataset:
@@ -299,17 +406,25 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
     about = {"n": rows.number, "activation_dtype": str(source.variable.dtype), "approximate": 0}
     about |= {"omitted": rows.omitted} if rows.omitted else {}
-    made = dataset_of([(m, found[m.name]) for m in metrics.metrics if m.name in found], rows.labels, lambda _: about)
-    pooled = {"positions": f"{source.pooling} of {source.positions}"} if source.positions > 1 else {}
-    return made.assign_attrs(source.attrs | {"site": source.name} | pooled)
+
+    def said(metric: Metric) -> dict[str, Any]:
+        return about | positions_said(metric, source.pooling, source.positions, source.attrs)
+
+    made = dataset_of([(m, found[m.name]) for m in metrics.metrics if m.name in found], rows.labels, said)
+    return made.assign_attrs(source.attrs | {"site": source.name} | all_said([source.pooling], source.positions))
 
 
 def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
     return {name: side_by_side([each[name] for each in states]) for name in states[0]}
 
 
-def _of_sites(work: Work, result: TaskResult) -> xr.Dataset:
+def _of_sites(work: Work, results: Sequence[TaskResult]) -> xr.Dataset:
     """The results that compare sites, in the order of `work`."""
     assert work.common is not None
-    names, about = [source.name for source in work.sources.values()], {"n": work.common.number, "approximate": 0}
-    return sites_results(work.metrics.streaming("sites"), result.states, names, work.common.labels, about)
+    sources = list(work.sources.values())
+    about: dict[str, Any] = {"n": work.common.number, "approximate": 0}
+    about |= all_said([sources[0].pooling], *(source.positions for source in sources))
+    states = {name: state for result in results for name, state in result.states.items()}
+    found = {name: variables for result in results for name, variables in result.variables.items()}
+    names = [source.name for source in sources]
+    return sites_results(work.metrics.of_sites, states, found, names, work.common.labels, about)

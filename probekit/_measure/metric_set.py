@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,6 +33,21 @@ class MetricSet:
 
     @cached_property
     def samples(self) -> list[SampleMetric]:
+        """Those that read the samples of one site."""
+        return [metric for metric in self._reading if scope_of(metric) != "sites"]
+
+    @cached_property
+    def comparing(self) -> list[SampleMetric]:
+        """Those that read the samples of all sites."""
+        return [metric for metric in self._reading if scope_of(metric) == "sites"]
+
+    @property
+    def of_sites(self) -> list[Metric]:
+        """All that compare sites."""
+        return [*self.streaming("sites"), *self.comparing]
+
+    @cached_property
+    def _reading(self) -> list[SampleMetric]:
         return [metric for metric in self.metrics if isinstance(metric, SampleMetric) and not self._adds_up(metric)]
 
     def streaming(self, *scopes: str) -> list[StreamingMetric]:
@@ -75,6 +90,11 @@ def _metric(given: object) -> Metric:
         raise PluginError(
             f"{given!r} is not a metric. Give a name, a function under @pk.metric, or an object with name, version, "
             "parameters and either compute(block), compute_samples(samples), or init, update, merge and finalize."
+        )
+    if not isinstance(found.parameters, Mapping):
+        raise PluginError(
+            f"The metric {found.name!r} has the parameters {found.parameters!r}; they are a mapping of their names to "
+            "their values, {} where there are none. The metric's author has to fix this."
         )
     return found
 

@@ -38,6 +38,10 @@ class Plan:
     parallel: int
     passes: int = 1
 
+    def seeing(self, pooling: str) -> Plan:
+        """The plan, whose tasks say how positions are seen, which tells them from those of other plans."""
+        return replace(self, tasks=tuple(replace(task, pooling=pooling) for task in self.tasks))
+
     def __str__(self) -> str:
         return "measure" if self.passes == 1 else f"measure, up to {self.passes} passes a column"
 
@@ -98,13 +102,17 @@ class _Cost:
         return cls(stored * width, node, needs, f"One node of site {source.name!r} with its {rows.number} observations")
 
     @classmethod
-    def of_block(cls, source: Source, rows: Observations, needs: _Needs, metrics: Sequence[Metric]) -> _Cost:
+    def of_block(
+        cls, source: Source, rows: Observations, needs: _Needs, metrics: Sequence[Metric], again: int
+    ) -> _Cost:
         """The cost of all observations of some nodes, for these column metrics."""
         stream, values = cls.of_stream(source, rows, needs), rows.number * source.dtype.itemsize
-        if all(isinstance(metric, OrderMetric) for metric in metrics):  # the block, sorted in place
+        if not again and all(isinstance(metric, OrderMetric) for metric in metrics):  # the block, sorted in place
             return replace(stream, node=stream.node + values)
         # The block, as much again as scratch of the metrics, and the observations of one node.
-        return replace(stream, fixed=stream.fixed + 64 * rows.number, node=stream.node + 2 * values)
+        return replace(
+            stream, fixed=stream.fixed + 64 * rows.number, node=stream.node + 2 * values + again * rows.number
+        )
 
     @classmethod
     def of_selection(cls, source: Source, rows: Observations, needs: _Needs, selection: Selection) -> _Cost:
@@ -163,17 +171,19 @@ def plan_of(
     memory: int,
     parallel: int,
     apart: bool,
+    again: int = 0,
 ) -> Plan:
     """The tasks, for `parallel` of them at a time; columns of which not one fits in memory are read several times.
 
     All of them together hold no more than `memory`, or each of them where they run `apart`. What metrics say that they
-    need beside their samples counts.
+    need beside their samples counts. `again` are the bytes that an observation of a node takes where columns are
+    measured repeatedly, which they can't be in several passes.
 
     Raises:
         ProbekitError: a task of the least size doesn't fit.
     """
     blocks = bool(metrics.columns) or (bool(metrics.streaming("node")) and not metrics.streaming("site"))
-    ways = {key: _ways(metrics, key, sources[key], rows[key]) for key in sources} if blocks else {}
+    ways = {key: _ways(metrics, key, sources[key], rows[key], again) for key in sources} if blocks else {}
     cheapest = [min((way.cost for way in those), key=lambda cost: cost.least) for those in ways.values()]
     least = _least(metrics, [*cheapest, *_whole_rows(metrics, sources, rows)], memory)
     at_a_time = [parallel] if apart else _halved(min(parallel, memory // least))
@@ -188,17 +198,18 @@ def plan_of(
     tasks += [task for way in chosen for task in way.tasks(shares[parallel], share)]
     if metrics.streaming("sites"):
         tasks.append(Task("sites"))
+    tasks += [Task("compare", metric=metric.name) for metric in metrics.comparing]
     return Plan(tuple(tasks), parallel, max((way.passes for way in chosen), default=1))
 
 
-def _ways(metrics: MetricSet, key: str, source: Source, rows: Observations) -> list[_Way]:
+def _ways(metrics: MetricSet, key: str, source: Source, rows: Observations, again: int) -> list[_Way]:
     """The ways to take the nodes of a site; several where all that is asked of its columns are order statistics."""
     needs, columns = _of_nodes(metrics, source, rows), metrics.columns
     if not columns:
         return [_Way(source, _Cost.of_stream(source, rows, needs), Task("block", key))]
-    ways = [_Way(source, _Cost.of_block(source, rows, needs, columns), Task("block", key))]
+    ways = [_Way(source, _Cost.of_block(source, rows, needs, columns, again), Task("block", key))]
     orders = [metric for metric in columns if isinstance(metric, OrderMetric)]
-    if len(orders) == len(columns):
+    if len(orders) == len(columns) and not again:
         for selection in selections_of(orders, source, rows):
             cost = _Cost.of_selection(source, rows, needs, selection)
             ways.append(_Way(source, cost, Task("select", key, digit=selection.digit), selection.passes))
@@ -245,6 +256,10 @@ def _whole_rows(metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping
         needs = _Needs(f"over the {len(sources)} sites", _together(metrics.streaming("sites"), every))
         fixed = sum(_Cost.of_rows(source, rows[key], needs).fixed for key, source in sources.items())
         yield _Cost(fixed, 0, needs, f"A chunk of whole rows of all {len(sources)} sites")
+    for metric in metrics.comparing:  # they read one site at a time
+        needed = partial(_fixed, spec=list(specs.values()), samples=max(each.number for each in rows.values()))
+        needs = _Needs(f"over the {len(sources)} sites", _together([metric], needed))
+        yield max((_Cost.of_rows(source, rows[key], needs) for key, source in sources.items()), key=lambda c: c.least)
 
 
 def _together(metrics: Sequence[Metric], need_of: Callable[[Metric], Need]) -> dict[str, Need]:

@@ -18,9 +18,7 @@ from probekit._store.sample_columns import SampleColumns
 from probekit.errors import DataError, StoreError
 from probekit.metrics.block import Array, working_dtype
 
-__all__ = ["POSITIONS", "Source", "as_tree", "bounds_of", "find_sources"]
-
-POSITIONS = ("mean", "max", "each")  # what becomes of the positions of a feature map
+__all__ = ["Source", "as_tree", "bounds_of", "find_sources"]
 
 _ROWS, _NODES = 4096, 128  # samples read at a time, and nodes where an array has no chunks, being in memory
 _READ_BYTES = 8 * 2**20

@@ -105,14 +105,17 @@ class TaskCache:
         if not is_sound_chunk(data):
             return None  # the task runs again
         found = torch.load(BytesIO(data[:-CHECKSUM_BYTES]), weights_only=True)
-        variables = {metric: _arrays(of) for metric, of in found["variables"].items()}
-        return TaskResult(found["states"], variables)
+        variables, repeats = (
+            {metric: _arrays(of) for metric, of in found[kind].items()} for kind in ("variables", "repeats")
+        )
+        return TaskResult(found["states"], variables, repeats)
 
     def keep(self, task: Task, result: TaskResult) -> None:
         """Have the result on the disk, whole or not at all."""
         variables = {metric: _tensors(of) for metric, of in result.variables.items()}
+        repeats = {metric: _tensors(of) for metric, of in result.repeats.items()}
         packed = BytesIO()  # errors of a full disk that torch.save meets don't say what they are
-        torch.save({"states": result.states, "variables": variables}, packed)
+        torch.save({"states": result.states, "variables": variables, "repeats": repeats}, packed)
         content = packed.getvalue()
         with as_store_errors(str(self._out)), whole_file(self._path(task)) as file:
             file.write(content)

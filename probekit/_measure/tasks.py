@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, product
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,10 +17,13 @@ import torch
 from probekit._measure.accumulator import BATCH, Accumulator, call, finalized
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
+from probekit._measure.resampling.evaluation import Columns
+from probekit._measure.resampling.repeats import Repeats
 from probekit._measure.site_source import Source
+from probekit._measure.units import Units
 from probekit._results.assemble import check, join
 from probekit.errors import DataError, PluginError
-from probekit.metrics import Block, SampleMetric, Spec, State, StreamingMetric, Variables
+from probekit.metrics import Block, Metric, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.order import OrderMetric
@@ -42,23 +45,34 @@ class Task:
       `digit` bits;
     - ``site``: streaming metrics over whole rows of a site, those of nodes with them;
     - ``samples``: one sample metric, `metric`, over a site;
-    - ``sites``: streaming metrics over the rows of all sites, and `site` is empty.
+    - ``sites``: streaming metrics over the rows of all sites, and `site` is empty;
+    - ``compare``: one sample metric, `metric`, of all sites, and `site` is empty.
+
+    With `repeat`, the last four are repeated for a null or an interval: `start` to `stop` of the repeats, or all
+    blocks of a jackknife where these are equal.
+    `pooling` is what becomes of positions.
     """
 
-    kind: Literal["block", "select", "site", "samples", "sites"]
+    kind: Literal["block", "select", "site", "samples", "sites", "compare"]
     site: str = ""
     start: int = 0
     stop: int = 0
     metric: str = ""
     digit: int = 0
+    repeat: Literal["", "null", "ci"] = ""
+    pooling: str = "mean"
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The states of streaming metrics and the variables of other metrics, by the metric's name."""
+    """The states of streaming metrics and the variables of other metrics, by the metric's name; the sums of `repeats`.
+
+    These are by what they are for and the metric's name.
+    """
 
     states: dict[str, State] = field(default_factory=dict)
     variables: dict[str, Variables] = field(default_factory=dict)
+    repeats: dict[str, Variables] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,8 @@ class Work:
     """The metrics, the sites, and the observations of each that are measured: all tasks share them.
 
     `common` are those that metrics of all sites see; None where there are no such metrics. `targets` has the target of
-    each row of each site, (row,), where a metric needs one.
+    each row of each site, (row,), where a metric needs one, and `units` the unit of each row, where one splits them.
+    `repeats` are asked for nulls and intervals.
     """
 
     metrics: MetricSet
@@ -74,6 +89,8 @@ class Work:
     rows: Mapping[str, Observations]
     common: Observations | None
     targets: Mapping[str, Array] = field(default_factory=dict)
+    units: Units = field(default_factory=dict)
+    repeats: Repeats | None = None
 
     def run(self, task: Task, beat: Beat = lambda share: None) -> TaskResult:
         """Do one task. `beat` is called now and then with the share that is done; what it raises ends the task.
@@ -82,17 +99,27 @@ class Work:
             DataError: NaN in the data.
             PluginError: a metric fails.
         """
+        if task.repeat:
+            return self._repeated(task, _part(beat, 0, 0))
         if task.kind == "sites":
             return self._sites(beat)
+        if task.kind == "compare":
+            metric = next(m for m in self.metrics.comparing if m.name == task.metric)
+            assert self.common is not None
+            return TaskResult(variables={metric.name: self._compared(metric, self.common, beat)})
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
-            return _samples(metric, source, rows, self.targets.get(task.site), beat)
+            target, units = self.targets.get(task.site), self._units(task.site, metric)
+            return _samples(metric, _Samples(source, rows, target, units, beat))
         if task.kind == "site":
             return self._site(source, rows, beat)
         if task.kind == "select":
             return self._select(source, rows, task, beat)
         return self._block(source, rows, task.start, task.stop, beat)
+
+    def _units(self, site: str, metric: SampleMetric) -> Codes | None:
+        return self.units[site, metric.split_by] if hasattr(metric, "split_by") else None
 
     @property
     def _of_nodes(self) -> list[StreamingMetric]:
@@ -106,15 +133,28 @@ class Work:
         states = _stream(self._of_nodes, source, rows, start, stop, values, reading)
         if values is None:
             return TaskResult(states)
-        few = Block.sort(values, rows.grouping.offsets).split()
+        repeats = self.repeats if self.repeats is not None and self.repeats.any_of(columns) else None
+        held = None if repeats is None else Columns.of(values, rows)
+        whole = Block.sort(values, rows.grouping.offsets)
+        found = self._of_columns(whole, at_site(source, start, stop), rows, beat)
+        if repeats is None or held is None:
+            return TaskResult(states, found)
+        where = at_site(source, start, stop)
+
+        def checked(metric: Metric, returned: Any) -> Variables:
+            return check(metric, returned, rows.labels, where, node=whole.nodes)
+
+        return TaskResult(states, found, repeats.of_columns(columns, held, found, source.key, where, checked))
+
+    def _of_columns(self, whole: Block, where: str, rows: Observations, beat: Beat) -> dict[str, Variables]:
+        """The variables of the column metrics, a few nodes at a time."""
+        few, columns = whole.split(), self.metrics.columns
         found: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
         for done, (block, metric) in enumerate(product(few, columns)):
             beat(_READING + (1 - _READING) * done / (len(few) * len(columns)))
-            where = at_site(source, start, start + block.nodes)
             variables = call(metric, where, metric.compute, block)
             found[metric.name].append(check(metric, variables, rows.labels, where, node=block.nodes))
-            start += block.nodes if metric is columns[-1] else 0
-        return TaskResult(states, {metric.name: join(metric, found[metric.name]) for metric in columns})
+        return {metric.name: join(metric, found[metric.name]) for metric in columns}
 
     def _site(self, source: Source, rows: Observations, beat: Beat) -> TaskResult:
         """The variables, since the states of such metrics may be large, and no others are to be joined with them."""
@@ -156,6 +196,60 @@ class Work:
             found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
         return TaskResult(found.states)
 
+    def _compared(self, metric: SampleMetric, rows: Observations, beat: Beat) -> Variables:
+        """The variables of a metric that reads the rows of all sites itself."""
+        where, sites = "over the sites", len(self.sources)
+        samples = [_Samples(source, rows, beat=beat) for source in self.sources.values()]
+        variables = call(metric, where, metric.compute_samples, samples)
+        return check(metric, variables, rows.labels, where, site=sites, site_b=sites)
+
+    def _repeated(self, task: Task, beat: Beat) -> TaskResult:
+        assert self.repeats is not None
+        assert task.repeat
+        part = range(task.start, task.stop)
+        if task.kind == "samples":
+            source, rows = self.sources[task.site], self.rows[task.site]
+            metric = next(m for m in self.metrics.samples if m.name == task.metric)
+
+            def measured(of: Observations, target: Array | None) -> Variables:
+                return _samples(metric, _Samples(source, of, target, units, beat)).variables[metric.name]
+
+            target, units = self.targets.get(task.site), self._units(task.site, metric)
+            return TaskResult(
+                repeats=self.repeats.of_samples(task.repeat, metric, part, measured, rows, target, task.site)
+            )
+        if task.kind == "compare":
+            assert self.common is not None
+            compared = next(m for m in self.metrics.comparing if m.name == task.metric)
+
+            def of_all(of: Observations, target: Array | None) -> Variables:
+                return self._compared(compared, of, beat)
+
+            return TaskResult(
+                repeats=self.repeats.of_samples(task.repeat, compared, part, of_all, self.common, None, task.site)
+            )
+        if task.kind == "sites":
+            assert self.common is not None
+            sources, rows, where = list(self.sources.values()), self.common, "over the sites"
+            metrics, lengths = self.metrics.streaming("sites"), {"site": len(sources), "site_b": len(sources)}
+            spec: Any = [spec_of(source, rows, source.nodes) for source in sources]
+        else:
+            source, rows = self.sources[task.site], self.rows[task.site]
+            sources, where, lengths = [source], at_site(source), {"node": source.nodes}
+            metrics, spec = self.metrics.streaming("node", "site"), spec_of(source, rows, source.nodes)
+
+        def batches() -> Iterator[tuple[Any, Codes]]:
+            for each in zip(*(_batches(source, rows, beat) for source in sources), strict=True):
+                x = [values for values, _ in each]
+                yield (x if task.kind == "sites" else x[0]), each[0][1]
+
+        def checked(metric: Metric, returned: Any) -> Variables:
+            return check(metric, returned, rows.labels, where, **lengths)
+
+        return TaskResult(
+            repeats=self.repeats.of_streams(task.repeat, metrics, part, spec, batches, rows, task.site, where, checked)
+        )
+
 
 def selections_of(metrics: Sequence[OrderMetric], source: Source, rows: Observations) -> list[Selection]:
     """The ways to find the order statistics that the metrics need: from the fewest passes to the least memory."""
@@ -164,10 +258,10 @@ def selections_of(metrics: Sequence[OrderMetric], source: Source, rows: Observat
     return Selection.choices(metrics, counts, stored.newbyteorder("="))
 
 
-def _samples(metric: SampleMetric, source: Source, rows: Observations, target: Array | None, beat: Beat) -> TaskResult:
-    where = at_site(source)
-    variables = call(metric, where, metric.compute_samples, _Samples(source, rows, target, beat))
-    return TaskResult(variables={metric.name: check(metric, variables, rows.labels, where, node=source.nodes)})
+def _samples(metric: SampleMetric, samples: _Samples) -> TaskResult:
+    where = at_site(samples.source)
+    variables = call(metric, where, metric.compute_samples, samples)
+    return TaskResult(variables={metric.name: check(metric, variables, samples.of.labels, where, node=samples.nodes)})
 
 
 def _stream(
@@ -200,11 +294,11 @@ def _unheard(share: float) -> None:
 
 
 def _without_nan(
-    source: Source, rows: Observations, start: int, stop: int, beat: Beat
+    source: Source, rows: Observations, start: int, stop: int, beat: Beat, places: Codes | None = None
 ) -> Iterator[tuple[int, Array, Codes]]:
-    """The values as they are read; DataError after the last of them, if there was a NaN."""
+    """The values as they are read, all or around some places; DataError after the last of them, if there was a NaN."""
     nan = np.zeros(stop - start, dtype=bool)
-    for first, x, codes in rows.read(source, start, stop):
+    for first, x, codes in rows.read(source, start, stop, places):
         if len(x) and np.isnan(x.min()):
             nan |= np.isnan(x).any(axis=0)
         yield first, x, codes
@@ -237,16 +331,23 @@ class _Samples:
 
     source: Source
     of: Observations
-    of_rows: Array | None
-    beat: Beat
+    target_of_rows: Array | None = None
+    units_of_rows: Codes | None = None
+    beat: Beat = _unheard
     passes: Iterator[int] = field(default_factory=count)
 
     @property
     def target(self) -> Array:
-        if self.of_rows is None:
+        if self.target_of_rows is None:
             raise PluginError("it reads a target, but doesn't say so. Give the metric needs_target = True")
-        found: Array = self.of_rows[self.of.numbers]
+        found: Array = self.target_of_rows[self.of.numbers]
         return found
+
+    @property
+    def units(self) -> Codes:
+        if self.units_of_rows is None:
+            raise PluginError("it asks for units, but doesn't say so. Give the metric split_by = None")
+        return self.units_of_rows[self.of.numbers]
 
     @property
     def number(self) -> int:
@@ -268,10 +369,13 @@ class _Samples:
     def rows(self) -> Codes:
         return self.of.numbers
 
-    def _read(self) -> Iterator[tuple[int, Array, Codes]]:
-        """All rows. Nobody knows how many passes a metric takes: each has half of what the one before left."""
+    def _read(self, places: Codes | None = None) -> Iterator[tuple[int, Array, Codes]]:
+        """The rows, all or around some places.
+
+        Nobody knows how many passes a metric takes: each has half of what the one before left.
+        """
         left = 0.5 ** next(self.passes)
-        return _without_nan(self.source, self.of, 0, self.nodes, _part(self.beat, 1 - left, 1 - left / 2))
+        return _without_nan(self.source, self.of, 0, self.nodes, _part(self.beat, 1 - left, 1 - left / 2), places)
 
     def batches(self) -> Iterator[tuple[Array, Codes]]:
         for _, x, codes in self._read():
@@ -280,7 +384,7 @@ class _Samples:
     def take(self, places: Codes) -> Array:
         taken = np.empty((len(places), self.nodes), self.source.dtype)
         done = 0
-        for first, x, _ in self._read():
+        for first, x, _ in self._read(places):
             until = int(np.searchsorted(places, first + len(x)))
             taken[done:until] = x[places[done:until] - first]
             done = until
@@ -293,7 +397,7 @@ def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
 
 def spec_of(source: Source, rows: Observations, nodes: int) -> Spec:
     dtype = torch.float32 if source.dtype == np.float32 else torch.float64
-    return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds)
+    return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds, rows.number)
 
 
 def _split(array: Array) -> tuple[torch.Tensor, ...]:

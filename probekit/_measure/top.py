@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
@@ -48,21 +48,34 @@ class Top(ShownAsTable):
         variable: the measured variable that they are the best by.
         smallest: whether small values are the best.
         positions: how each site's positions were measured, by its name.
+        left_out: the names of the classes of which no node has a value, since all are NaN.
+        repeated: sites left out because each of their nodes has the values of another site's, which stands behind them:
+            ``{"(root)": "fc"}``.
     """
 
     nodes: tuple[TopNode, ...]
     variable: str
     smallest: bool
     positions: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
+    repeated: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> Table:
         which = "smallest" if self.smallest else "largest"
-        title = f"The nodes with the {which} {self.variable}"
+        title = ". ".join([f"The nodes with the {which} {self.variable}", *self._notes()])
         if any(node.class_name is not None for node in self.nodes):
             rows = [(each.class_name, each.label, each.site, each.node, each.value) for each in self.nodes]
             return Table(title, ("class", "code", "site", "node", "value"), rows)
         return Table(title, ("site", "node", "value"), [(each.site, each.node, each.value) for each in self.nodes])
+
+    def _notes(self) -> Iterator[str]:
+        """What isn't there, and why."""
+        if self.repeated:
+            named = (f"{site}, with the values of {other}" for site, other in self.repeated.items())
+            yield f"Left out: {'; '.join(named)}"
+        if self.left_out:
+            yield f"No node has a value for {', '.join(self.left_out)}: all are NaN"
 
     def to_dataframe(self) -> pd.DataFrame:
         return pd.DataFrame(map(asdict, self.nodes), columns=[field.name for field in fields(TopNode)])
@@ -102,7 +115,8 @@ def top(
 
     By a metric with one value for each node alone, such as ``dprime``, they are the best of all nodes, without a class;
     by ``selectivity``, the best among the nodes that prefer the class. NaN are left out. Of equal values the earlier
-    site and the lower node come first. Results at several steps are taken at the last one.
+    site and the lower node come first. A site with the same values as an earlier one, as the whole model has those of
+    its last layer, is left out, which the result says. Results at several steps are taken at the last one.
 
     Args:
         measured: what `probekit.measure` or `probekit.measure_live` gave, or such a store as xarray opens it.
@@ -144,8 +158,23 @@ def top(
         raise DataError(f"No chosen site has {variable!r}.", arguments=("sites",))
     if smallest is None:
         smallest = _none_above(list(values.values()), headline)
-    positions = {site: str(tree.children[key].attrs.get("positions", "")) for site, key in sites_of(tree, None).items()}
-    return Top(tuple(_best(values, per_class, classes, smallest)), variable, smallest, positions)
+    repeated = _repeated(values)
+    kept = {site: each for site, each in values.items() if site not in repeated}
+    groups = list(_groups(kept, classes))
+    found = [_of_class(name, label, rows, per_class, smallest) for name, label, rows in groups]
+    left_out = tuple(name for (name, *_), nodes in zip(groups, found, strict=True) if name is not None and not nodes)
+    best = tuple(node for nodes in found for node in nodes)
+    return Top(best, variable, smallest, _positions(tree, variable), left_out, repeated)
+
+
+def _positions(tree: xr.DataTree, variable: str) -> dict[str, str]:
+    """How the positions of each site were seen where the variable was measured, as its results say."""
+    found = {}
+    for site, key in sites_of(tree, None).items():
+        data = tree.children[key].to_dataset()
+        of_variable = data[variable].attrs if variable in data else {}
+        found[site] = str(of_variable.get("positions", data.attrs.get("positions", "")))
+    return found
 
 
 def _variable(tree: xr.DataTree, by: str) -> tuple[str, Headline | None]:
@@ -187,8 +216,18 @@ def _none_above(values: Sequence[xr.DataArray], headline: Headline | None) -> bo
     return neutral is not None and not any(bool((each > neutral).any()) for each in values)
 
 
-def _best(values: Mapping[str, xr.DataArray], per_class: int, classes: Any, smallest: bool) -> Iterator[TopNode]:
-    """The best nodes of each class, or of all samples where the values are of no class."""
+def _repeated(values: Mapping[str, xr.DataArray]) -> dict[str, str]:
+    """The sites that have, at each of their nodes, what an earlier site has there, with that site."""
+    found: dict[str, str] = {}
+    for at, (site, each) in enumerate(values.items()):
+        earlier = (name for name in list(values)[:at] if name not in found and each.equals(values[name]))
+        if each.notnull().any() and (same := next(earlier, None)) is not None:
+            found[site] = same
+    return found
+
+
+def _groups(values: Mapping[str, xr.DataArray], classes: Any) -> Iterator[tuple[str | None, Any, Mapping[str, Array]]]:
+    """Name and label of each class and its values (node,) by site; of no class where the values are of none."""
     grouped = {site: each for site, each in values.items() if "label" in each.dims}
     if not grouped:
         if classes is not None:
@@ -196,7 +235,7 @@ def _best(values: Mapping[str, xr.DataArray], per_class: int, classes: Any, smal
                 "The values are of nodes alone, not of classes, so no class can be chosen (classes=).",
                 arguments=("classes",),
             )
-        yield from _of_class(None, None, {site: each.values for site, each in values.items()}, per_class, smallest)
+        yield None, None, {site: each.values for site, each in values.items()}
         return
     known: dict[Any, str] = {}
     for each in grouped.values():
@@ -206,7 +245,7 @@ def _best(values: Mapping[str, xr.DataArray], per_class: int, classes: Any, smal
         rows = {
             s: each.sel(label=labels[place]).values for s, each in grouped.items() if labels[place] in each["label"]
         }
-        yield from _of_class(names[place], labels[place], rows, per_class, smallest)
+        yield names[place], labels[place], rows
 
 
 def _of_class(name: str | None, label: Any, rows: Mapping[str, Array], number: int, smallest: bool) -> list[TopNode]:

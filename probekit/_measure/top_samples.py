@@ -17,6 +17,7 @@ from probekit._store.sample_columns import SAMPLE_ID
 from probekit._store.store import open_store
 from probekit._table import ShownAsTable, Table
 from probekit.errors import DataError, SiteError, check_kind
+from probekit.load.images import FOLDER
 from probekit.metrics.block import Array
 
 __all__ = ["TopSample", "TopSamples", "check_number", "samples_of"]
@@ -43,6 +44,7 @@ class TopSample:
         start: where the token begins in the text, in characters; None where nothing is marked.
         end: where it ends.
         path: the sample's file, as the store has it.
+        file: where that file is: below the folder that was captured, where the data were a folder of images.
         input: the sample in the data set that was given.
     """
 
@@ -57,6 +59,7 @@ class TopSample:
     start: int | None = None
     end: int | None = None
     path: str | None = None
+    file: str | None = None
     input: Any = None
 
     @property
@@ -203,6 +206,8 @@ class _Known:
     def __init__(self, source: Source, root: xr.Dataset, inputs: _Inputs | None) -> None:
         self._site, self._inputs = source.name, inputs
         self._columns = source.columns(root)
+        data = str(root.attrs.get("data", ""))
+        self._folder = data.removeprefix(FOLDER) if data.startswith(FOLDER) else ""
 
     def samples(self, node: int, values: Array, rows: Array) -> Iterator[TopSample]:
         """The samples of some rows, whose values at the node are given in order."""
@@ -222,6 +227,7 @@ class _Known:
                 start=start,
                 end=end,
                 path=paths[rank],
+                file=None if paths[rank] is None else str(Path(self._folder, paths[rank])),
                 input=None if self._inputs is None else self._inputs.of(place),
             )
 

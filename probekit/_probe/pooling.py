@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -14,6 +15,7 @@ from probekit.errors import DataError, SiteError
 
 __all__ = ["NAMED", "Constants", "Mask", "Reduced", "constant", "is_mask", "narrow_dtype", "sample_dims", "wide_dtype"]
 
+_ATTENTION_ERROR = 0.02  # by which shares in half precision, rounded each, may miss a sum of 1
 _SPACE = {1: ("position",), 2: ("y", "x"), 3: ("z", "y", "x")}
 
 Constants: TypeAlias = dict[tuple[object, ...], Tensor]
@@ -229,6 +231,35 @@ def _all_tokens(kept: Reduced, mask: Mask | None) -> Reduced:
     return Reduced(tokens.flatten(0, 1).index_select(0, index), sample, positions)
 
 
+def _attention_entropy(kept: Reduced, mask: Mask | None) -> Reduced:
+    """The mean entropy (batch, head) of the attention of the real queries, in bits."""
+    maps = kept.tensor
+    if maps.dim() not in (3, 4) or not maps.is_floating_point():
+        raise SiteError(
+            "it is no attention map, which is of floats and has the shape (batch, head, query, key), or (batch, query, "
+            "key) for the mean of the heads. Reduce only the sites that are, as in "
+            "reduce={'**.attention[1]': 'attention_entropy'}.",
+            arguments=("reduce",),
+        )
+    maps = (maps if maps.dim() == 4 else maps.unsqueeze(1)).to(wide_dtype(maps.dtype))
+    sums = maps.sum(3)
+    attends = sums != 0  # a query that may attend to nothing, and the zeros of a dry run
+    if not ((maps >= 0).all() and ((sums - 1).abs() < _ATTENTION_ERROR).where(attends, True).all()):
+        raise SiteError(
+            "it is no attention map: the values of a query must be shares, from 0 on, that add up to 1; these go from "
+            f"{float(maps.min()):.3g} on and add up to between {float(sums.min()):.3g} and {float(sums.max()):.3g}. "
+            "Scores before the softmax are none, nor are weights after dropout (mode='eval' leaves that out).",
+            arguments=("reduce", "mode"),
+        )
+    if mask is not None:
+        mask.check(maps.transpose(1, 2))
+        attends = attends & mask.on("given", maps.device)[:, None]
+    # Divided by their sum, since shares in half precision add up to 1 only nearly.
+    entropies = torch.special.entr(maps / sums[..., None]).sum(3).where(attends, 0.0)
+    mean = entropies.sum(2) / attends.sum(2) / math.log(2)
+    return Reduced(mean.to(narrow_dtype(kept.tensor.dtype)))
+
+
 NAMED: dict[str, Callable[[Reduced, Mask | None], Reduced]] = {
     "mean": _mean,
     "max": _max,
@@ -236,4 +267,5 @@ NAMED: dict[str, Callable[[Reduced, Mask | None], Reduced]] = {
     "cls": partial(_one_token, number=0),
     "last": partial(_one_token, number=-1),
     "tokens": _all_tokens,
+    "attention_entropy": _attention_entropy,
 }

@@ -59,6 +59,11 @@ class Reducer:
         return any(isinstance(step, _Named) and step.name != "flatten" for step in self.steps)
 
     @property
+    def of_attention(self) -> bool:
+        """Whether it reduces attention maps, whose positions are the queries."""
+        return _Named("attention_entropy") in self.steps
+
+    @property
     def keeps_positions(self) -> bool:
         """Whether the positions are kept as they are."""
         return all(isinstance(step, _Nodes | _Project) for step in self.steps)
@@ -124,6 +129,9 @@ def plan_reduction(spec: Reduction, *, site: str) -> Reducer:
             - ``"flatten"``: all values of a sample, padding too, as its nodes.
             - ``"cls"``, ``"last"``: the first and the last real token.
             - ``"tokens"``: one row a real token, sample after sample.
+            - ``"attention_entropy"``: of an attention map (batch, head, query, key), −Σ p log₂ p over the keys, in
+              bits, on average over the real queries, for each head (Clark et al. 2019, who take nats): 0 where each
+              query attends to one key, log₂ of the number of keys where it attends to all alike.
             - indices or a slice of nodes; a `Projection` of the nodes (in float32 at least, cast back).
             - a callable, tensor → tensor, that leaves the batch as axis 0, or makes it axis 0. It gets a copy.
         site: the name that errors give.

@@ -33,7 +33,8 @@ __all__ = [
 Rule: TypeAlias = str | re.Pattern[str] | type[nn.Module] | Callable[[str, nn.Module], bool]
 Selector: TypeAlias = Rule | Sequence[Rule]
 
-_LISTER = "probekit.sites(model, example), or `probekit sites` on the command line"
+_WHERE = "List them with probekit.sites(model, example), or `probekit sites` on the command line."
+_NAMED = 8  # sites that an error names
 
 
 @lru_cache(maxsize=1024)
@@ -272,12 +273,14 @@ def match_names(names: Sequence[str], selector: Selector, *, where: str) -> list
     for rule in rules(selector):
         found = {site for site in index.candidates(rule) if selects(rule, site, None)}
         if not found:
-            raise no_match(rule, parsed, where, f"`probekit info {where}`")
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            raise no_match(rule, parsed, where, f"There are {', '.join(names[:_NAMED])}{more}.")
         picked |= found
     return [name for name in names if parsed[name] in picked]
 
 
-def no_match(rule: Rule, known: Mapping[str, object], where: str, lister: str = _LISTER) -> SiteError:
+def no_match(rule: Rule, known: Mapping[str, object], where: str, which: str = _WHERE) -> SiteError:
+    """The error of a rule that picks none of the `known` sites; `which` is the sentence that tells which there are."""
     asked = repr(rule.pattern if isinstance(rule, re.Pattern) else rule)
     hint = near(rule, known) if isinstance(rule, str) else ""
-    return SiteError(f"No site matches {asked} in {where} ({len(known)} sites).{hint} List them with {lister}.")
+    return SiteError(f"No site matches {asked} in {where} ({len(known)} sites).{hint} {which}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Container, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from probekit.metrics import Headline, Metric
 
-__all__ = ["ATTRIBUTE", "attributes", "headline_value", "headlines_of", "over"]
+__all__ = ["ATTRIBUTE", "attributes", "beside_of", "headline_value", "headlines_of", "of_site", "over"]
 
 ATTRIBUTE = "headline"  # of the variable that the headline is about: JSON of the other fields
 _DERIVED_DIMS = {"label", "node", "step"}  # those of a variable of which a mean makes sense, whatever it is
@@ -70,3 +71,20 @@ def over(variable: xr.DataArray, headline: Headline) -> str:
     said = {"node": f"{headline.over_nodes} over nodes"} | {"label": "mean over classes", "site_b": "mean over sites"}
     dims = sorted((str(dim) for dim in variable.dims if dim != "step"), key=lambda dim: dim != "node")
     return ", ".join(said.get(dim, f"mean over {dim}") for dim in dims)
+
+
+def beside_of(data: Container[Any], headline: Headline) -> str | None:
+    """The variable of a site that belongs beside a headline's, if there is one.
+
+    It is what the headline names, but the null of the one number that stands for the site where that was measured.
+    """
+    name, named = headline.variable, headline.beside
+    nulls = [f"{name}_null_site", f"{name}_null"]
+    order = [*nulls, named] if named is None or named.endswith("_null") else [named, *nulls]
+    return next((each for each in order if each in data), None)
+
+
+def of_site(data: Mapping[Any, xr.DataArray], variable: str, ending: str) -> float | None:
+    """What a null or an interval says of the one number that a site has for a variable; None where there is none."""
+    names = (f"{variable}_{ending}_site", f"{variable}_{ending}")
+    return next((float(data[name]) for name in names if name in data and not data[name].dims), None)

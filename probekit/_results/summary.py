@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from html import escape
@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit._probe.selectors import Selector, match_names
-from probekit._results.headlines import headline_value, headlines_of, over
+from probekit._results.headlines import beside_of, headline_value, headlines_of, of_site, over
 from probekit._results.opening import is_store
 from probekit._table import ShownAsTable, Table, shown
 from probekit.errors import RESULTS, DataError, check_kind, near
@@ -21,6 +21,8 @@ from probekit.metrics import Headline
 __all__ = ["Reading", "Summary", "sites_of", "summary"]
 
 _NAMED = 3  # sites that a note names
+_POSITIONS = {"each": "each position", "mean": "the mean over positions", "max": "the largest value of a map"}
+_CAPTURE = " at capture"
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,11 @@ class Reading:
     """The headline of one metric at one site.
 
     `value` is one number for the site, from the values of `variable` as `over` says; `beside` is that of the variable
-    that belongs beside it, such as a chance level. `n` observations were measured, and `omitted` left out for a NaN. Of
-    the `size` values of the variable, `missing` are NaN.
+    `beside_name`, which belongs beside it: a chance level, or else the mean of its null. Where they were measured, `p`
+    is the p-value of the site's number under that null, and `low` and `high` are the ends of its interval. `n`
+    observations were measured, and `omitted` left out for a NaN. Of the `size` values of the variable, `missing` are
+    NaN. `positions` says what became of the positions of feature maps, such as ``each of 196`` or ``mean of 196``; it
+    is empty where there were none.
     """
 
     site: str
@@ -38,10 +43,15 @@ class Reading:
     value: float
     over: str
     beside: float | None
+    beside_name: str | None
+    p: float | None
+    low: float | None
+    high: float | None
     n: int | None
     omitted: int
     size: int
     missing: int
+    positions: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,23 +76,28 @@ class Summary(ShownAsTable):
     @cached_property
     def table(self) -> Table:
         """A row for each site, and a column for each metric and what belongs beside it."""
-        sites: dict[str, dict[str, float]] = {}
+        sites: dict[str, dict[str, object]] = {}
         for each in self.readings:
-            values = sites.setdefault(each.site, {})
-            values[each.metric] = each.value
-            if each.beside is not None:
-                values[str(self.headlines[each.metric].beside)] = each.beside
-        names = [name for name in self._columns if any(name in values for values in sites.values())]
+            sites.setdefault(each.site, {}).update(self._cells(each))
+        ordered = sorted(self.readings, key=lambda each: list(self.headlines).index(each.metric))
+        names = list(dict.fromkeys(name for each in ordered for name in self._cells(each)))
         rows = [
-            (site, self._n(site), *(self._shown(values.get(name)) for name in names), self._missing_at(site))
+            (site, self._n(site), *(values.get(name) for name in names), self._missing_at(site))
             for site, values in sites.items()
         ]
         return Table(self.title, ("site", "n", *names, "missing"), rows)
 
-    @property
-    def _columns(self) -> list[str]:
-        """Each metric, with the variable beside it, in order."""
-        return [name for metric, headline in self.headlines.items() for name in (metric, headline.beside) if name]
+    def _cells(self, each: Reading) -> dict[str, object]:
+        """What is known of a metric at a site, by the names of columns."""
+        cells = {each.metric: self._shown(each.value)}
+        if each.low is not None:
+            cells[f"{each.metric} interval"] = self._interval(each)
+        if each.beside is not None:
+            cells[str(each.beside_name)] = self._shown(each.beside)
+        return cells | ({f"{each.metric} p": self._shown(each.p)} if each.p is not None else {})
+
+    def _interval(self, each: Reading) -> str:
+        return f"{shown(each.low, self.fmt)} to {shown(each.high, self.fmt)}"
 
     def _n(self, site: str) -> object:
         numbers = sorted({each.n for each in self.readings if each.site == site and each.n is not None})
@@ -93,14 +108,20 @@ class Summary(ShownAsTable):
 
     @cached_property
     def long_table(self) -> Table:
-        """A row for each metric and site."""
-        rows = [
-            (each.metric, each.site, self._shown(each.value), self._shown(each.beside), each.n, each.missing)
-            for metric in self.headlines
-            for each in self.readings
-            if each.metric == metric
-        ]
-        return Table(self.title, ("metric", "site", "value", "beside", "n", "missing"), rows)
+        """A row for each metric and site; with intervals and p-values where there are some."""
+        ordered = [each for metric in self.headlines for each in self.readings if each.metric == metric]
+        columns: dict[str, list[object]] = {
+            "metric": [each.metric for each in ordered],
+            "site": [each.site for each in ordered],
+            "value": [self._shown(each.value) for each in ordered],
+        }
+        if any(each.low is not None for each in ordered):
+            columns["interval"] = [None if each.low is None else self._interval(each) for each in ordered]
+        columns["beside"] = [self._shown(each.beside) for each in ordered]
+        if any(each.p is not None for each in ordered):
+            columns["p"] = [self._shown(each.p) for each in ordered]
+        columns |= {"n": [each.n for each in ordered], "missing": [each.missing for each in ordered]}
+        return Table(self.title, tuple(columns), list(zip(*columns.values(), strict=True)))
 
     def _shown(self, value: float | None) -> object:
         return None if value is None else shown(value, self.fmt)
@@ -111,9 +132,25 @@ class Summary(ShownAsTable):
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """How to read each metric, and why values are missing: a sentence each."""
+        """How to read each metric, what became of positions, and why values are missing: a sentence each."""
         readings = (self._how_to_read(metric) for metric in self.headlines)
-        return (*readings, *filter(None, map(self._why_missing, self.headlines)))
+        return (*readings, *self._of_positions(), *filter(None, map(self._why_missing, self.headlines)))
+
+    def _of_positions(self) -> Iterator[str]:
+        """What became of the positions of feature maps: in the measurement, and before it in the capture."""
+        before = [each for each in self.readings if _CAPTURE in each.positions]
+        seen = [
+            f"{said} counts for {_names(those)}"
+            for how, said in _POSITIONS.items()
+            if (those := [e.metric for e in self.readings if e.positions.startswith(how) and e not in before])
+        ]
+        if seen:
+            yield f"Feature maps: {'; '.join(seen)}."
+        for how in dict.fromkeys(each.positions.partition(_CAPTURE)[0] for each in before):
+            alike = [each for each in before if each.positions.startswith(f"{how}{_CAPTURE}")]
+            counting = _names(each.metric for each in alike if each.positions.endswith("not each"))
+            fault = f", each of which {counting} would count: capture without reduce=" if counting else ""
+            yield f"The capture kept the {how} positions at {_at(each.site for each in alike)}{fault}."
 
     def _how_to_read(self, metric: str) -> str:
         headline = self.headlines[metric]
@@ -122,8 +159,9 @@ class Summary(ShownAsTable):
         said = [f"{name} ({how})" if how else name]
         said += [f"Large: {headline.large}" if headline.large else "The metric doesn't say how to read it"]
         said += [f"{headline.neutral:g} says nothing"] if headline.neutral is not None else []
-        beside = any(each.beside is not None for each in self.readings if each.metric == metric)
-        said += [f"Compare it with {headline.beside}"] if beside else []
+        those = [each for each in self.readings if each.metric == metric]
+        beside = next((each.beside_name for each in those if each.beside_name is not None), None)
+        said += [f"Compare it with {beside}"] if beside else []
         return ". ".join([*said, ""]).rstrip()
 
     def _why_missing(self, metric: str) -> str:
@@ -131,8 +169,7 @@ class Summary(ShownAsTable):
         if not those:
             return ""
         missing, size = sum(each.missing for each in those), sum(each.size for each in those)
-        named, more = ", ".join(each.site for each in those[:_NAMED]), len(those) - _NAMED
-        at = f"{named} and {more} more" if more > 0 else named
+        at = _at(each.site for each in those)
         why = f": {headline.missing}" if headline.missing else ""
         return f"{headline.variable} is missing for {missing} of {size} values at {at}{why}."
 
@@ -141,6 +178,17 @@ class Summary(ShownAsTable):
 
     def _repr_html_(self) -> str:
         return "\n".join([self.table._repr_html_(), *(f"<p>{escape(note)}</p>" for note in self.notes)])
+
+
+def _names(metrics: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(metrics))
+
+
+def _at(sites: Iterable[str]) -> str:
+    """The first sites by name, and the number of the others."""
+    those = list(dict.fromkeys(sites))
+    named, more = ", ".join(those[:_NAMED]), len(those) - _NAMED
+    return f"{named} and {more} more" if more > 0 else named
 
 
 def summary(
@@ -244,7 +292,7 @@ def _of_site(tree: xr.DataTree, site: str, key: str) -> xr.Dataset:
 
 def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Reading:
     variable = data[headline.variable]
-    beside = headline.beside if headline.beside in data else None
+    beside = beside_of(data, headline)
     return Reading(
         site=site,
         metric=metric,
@@ -252,8 +300,13 @@ def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Re
         value=headline_value(variable, headline).item(),
         over=over(variable, headline),
         beside=None if beside is None else headline_value(data[beside], headline).item(),
+        beside_name=beside,
+        p=of_site(data, headline.variable, "p"),
+        low=of_site(data, headline.variable, "low"),
+        high=of_site(data, headline.variable, "high"),
         n=variable.attrs.get("n"),
         omitted=variable.attrs.get("omitted", 0),
         size=variable.size,
         missing=int(variable.isnull().sum()),
+        positions=str(variable.attrs.get("positions", "")),
     )

@@ -13,8 +13,13 @@ import typer
 from probekit import plugins
 from probekit.errors import ProbekitError
 
-__all__ = ["classes", "columns", "data", "metrics", "models", "sites", "stores"]
+__all__ = ["classes", "columns", "data", "kinds", "metrics", "models", "sites", "stores"]
 
+# Those of probekit.plot.kinds, which imports torch; the tests compare the two.
+KINDS = (
+    *("profile", "medians", "distributions", "heatmap", "by-class", "matrix", "pairs", "confusion", "samples"),
+    *("by-step", "by-position"),
+)
 _RECORD = "zarr.json"
 _DATA = ("digits", "mnist", "cifar10", "imagefolder:", "torchvision:", "hfdata:")
 _FILES = (".npz", ".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".py")
@@ -46,6 +51,11 @@ def data(incomplete: str) -> list[str]:
 def stores(incomplete: str) -> list[str]:
     """Stores and results, and folders that may have some, with a slash behind."""
     return _paths(incomplete, ())
+
+
+def kinds(incomplete: str) -> list[str]:
+    """The kinds of figures that `probekit plot` draws."""
+    return _beginning(incomplete, KINDS)
 
 
 def sites(ctx: typer.Context, incomplete: str) -> list[str]:

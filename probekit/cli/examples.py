@@ -20,6 +20,7 @@ EXAMPLES = {
     "measure": (
         "probekit measure acts.zarr",
         "probekit measure acts.zarr -m auroc -m quantile:0.25,0.75 --sites 'layer4.*' --out m.zarr",
+        "probekit measure acts.zarr -m auroc --null permute --ci bootstrap --repeats 200",
         "probekit measure acts.zarr -m median --where label=cat --nodes --csv medians.csv",
     ),
     "top": (

@@ -27,7 +27,11 @@ def plot(
     ],
     kinds: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KIND", help="Which figures; by default all that the source has what they need for."),
+        typer.Argument(
+            metavar="KIND",
+            help="Which figures; by default all that the source has what they need for.",
+            autocompletion=completion.kinds,
+        ),
     ] = None,
     out: Annotated[str, typer.Option("--out", "-o", help="The folder to write them to.")] = "figures",
     sites: Sites = None,

@@ -177,7 +177,10 @@ class CaptureGroup:
 
     reduce: Annotated[
         str | None,
-        typer.Option(help="Reduce each activation: mean, max, flatten, cls, last, or tokens (a row for each token)."),
+        typer.Option(
+            help="Reduce each activation: mean, max, flatten, cls, last, tokens (a row for each token), or "
+            "attention_entropy (of attention maps, for each head)."
+        ),
     ] = None
     dtype: Annotated[
         Literal["float16", "bfloat16", "float32", "float64"] | None,

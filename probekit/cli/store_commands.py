@@ -71,17 +71,20 @@ def _show_results(path: str, tree: xr.DataTree, json: bool) -> None:
             group.sizes.get("node"),
             group.sizes.get("label"),
             list(map(str, group.data_vars)),
+            list(dict.fromkeys(str(each.attrs["positions"]) for each in group.values() if "positions" in each.attrs)),
         )
         for site, group in groups.items()
     ]
-    columns = ("site", "type", "nodes", "classes", "variables")
+    columns = ("site", "type", "nodes", "classes", "variables", "positions")
     attrs = {str(key): value for key, value in tree.attrs.items()}
     if json:
         sites = [dict(zip(columns, row, strict=True)) for row in rows]
         output.pairs("", {"path": path, "sites": sites, "attrs": attrs}, as_json=True)
         return
     compared = f"; between sites: {', '.join(map(str, tree.data_vars))}" if tree.data_vars else ""
-    output.table(Table(f"{path}: results of {len(rows)} sites{compared}", columns, rows), as_json=False)
+    width = len(columns) if any(positions for *_, positions in rows) else len(columns) - 1
+    shown = Table(f"{path}: results of {len(rows)} sites{compared}", columns[:width], [row[:width] for row in rows])
+    output.table(shown, as_json=False)
     output.pairs("What was measured", attrs, as_json=False)
 
 
@@ -128,8 +131,31 @@ def measure(
     ] = None,
     nan: Annotated[Literal["raise", "omit"], typer.Option(help="What to do with samples that hold a NaN.")] = "raise",
     positions: Annotated[
-        Literal["mean", "max", "each"], typer.Option(help="What to do with the positions of feature maps.")
-    ] = "mean",
+        Literal["mean", "max", "each"] | None,
+        typer.Option(
+            help="What to do with the positions of feature maps. By default each counts for what counts values "
+            "(sparsity, dead, …), and other metrics take their mean."
+        ),
+    ] = None,
+    null: Annotated[
+        Literal["permute"] | None,
+        typer.Option(help="Measure shuffled labels, too: null, p-value, FDR over nodes."),
+    ] = None,
+    ci: Annotated[
+        Literal["bootstrap", "jackknife"] | None,
+        typer.Option(help="Find an interval of each number, over samples."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Shuffles and draws for --null and --ci.")] = 200,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    within: Annotated[
+        str | None, typer.Option(help="The samples' column within whose values labels are shuffled and samples drawn.")
+    ] = None,
+    together: Annotated[
+        str | None,
+        typer.Option(help="The column whose equal rows keep one label and are drawn together; row for none."),
+    ] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="Take as many samples of every class.")] = False,
+    seed: Annotated[int, typer.Option(help="Of shuffles and draws.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="The address of a dask cluster's scheduler.")] = None,
     memory: Annotated[str, typer.Option(help="Maximum memory for activations read from the store.")] = "1GiB",
     out: Annotated[Path | None, typer.Option(help="Write the results here, as a store.")] = None,
@@ -148,6 +174,14 @@ def measure(
         target=target,
         nan=nan,
         positions=positions,
+        null=null,
+        ci=ci,
+        repeats=repeats,
+        confidence=confidence,
+        within=within,
+        together=together,
+        balance=balance,
+        seed=seed,
         scheduler=scheduler,
         memory=memory,
         out=out,
@@ -160,11 +194,15 @@ def measure(
 
 
 def _reasons(tree: xr.DataTree) -> Iterator[str]:
-    """Why metrics were measured and others left out, where none were named."""
+    """Why metrics were measured and others left out, where none were named; and how many samples a class has."""
     for attribute, text in (("default_metrics", "Measured by default"), ("left_out", "Left out")):
         reasons = loads(tree.attrs.get(attribute, "{}"))
         if reasons:
             yield f"{text}: {'; '.join(f'{name} ({reason})' for name, reason in reasons.items())}."
+    each_class = loads(tree.attrs.get("balanced", "{}"))
+    if each_class:
+        counts = "; ".join(f"{number} samples of each class at {site}" for site, number in each_class.items())
+        yield f"Balanced by seed {tree.attrs['balanced_by_seed']}: {counts}."
 
 
 def top(
@@ -198,7 +236,8 @@ def top(
     if json:
         tables = {"nodes": found} | ({} if answers is None else {"samples": answers})
         rows = {name: output.records(each.to_dataframe()) for name, each in tables.items()}
-        output.pairs("", {"variable": found.variable, "smallest": found.smallest} | rows, as_json=True)
+        about = {name: getattr(found, name) for name in ("variable", "smallest", "left_out", "repeated")}
+        output.pairs("", about | rows, as_json=True)
         return
     output.table(found.table, as_json=False)
     if answers is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,8 @@ def arrays(name: str, data_dir: Path | None = None) -> Arrays:
         return from_npz(read_npz(path), path, name)
     if name.startswith(FOLDER):
         raise DataError(f"{name!r} is read image by image and has no arrays. Load it as a data set: load.dataset.")
+    if os.path.isdir(name):
+        raise DataError(f"{name!r} is a folder. With a folder of images for each class in it, it's {FOLDER}{name}.")
     known = ["digits", *_KNOWN, f"{FOLDER}DIR"]
     raise DataError(
         f"{name!r} isn't a data set that probekit knows.{near(name, known)} "

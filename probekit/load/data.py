@@ -62,8 +62,8 @@ def dataset(
             whole. With `limit_order` ``"first"``, the first ones.
         data_dir: the folder of ``mnist``, ``cifar10`` and torchvision's data sets, by default ``~/.cache/probekit``.
         preprocess: what belongs before the model: what ``load.preprocess`` returns, a callable that makes a tensor of
-            a Pillow image, or a tokenizer of transformers'. By default images of a folder are resized to 224 and go
-            from 0 to 1. A store tells what was done.
+            a Pillow image, such as ``load.image_transform(resize=32)``, or a tokenizer of transformers'. By default
+            images of a folder are resized to 224 and go from 0 to 1. A store tells what was done.
         text_column, label_column: the columns of a file of texts.
         max_length: cut texts after so many tokens; by default after as many as the tokenizer says the model takes.
 

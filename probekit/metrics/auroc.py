@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +11,11 @@ import numpy as np
 from probekit.metrics._kernels.class_pairs import check_min_count, keeps_pairs, kept_classes, pair_blocks, table_bytes
 from probekit.metrics._kernels.cross_ranks import cross_ranks, twice_above_others
 from probekit.metrics._kernels.node_blocks import join_nodes
-from probekit.metrics.block import Block, Codes
+from probekit.metrics._kernels.relabelling import class_sums, twice_ranks
+from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.resolution import Resolution
 
 __all__ = ["AUROC"]
 
@@ -55,11 +58,33 @@ class AUROC(Parameters):
     def memory(self, spec: Spec, samples: int) -> int:
         return table_bytes(spec, 4, 3) if keeps_pairs(spec.classes, self.pairs) else 0
 
+    def relabelling(self, values: Array, classes: int) -> Callable[[Codes], Variables]:
+        """Those of `compute` but for the pairs: the sums of the samples' ranks over the classes."""
+        constant, ranks = values.min(axis=1) == values.max(axis=1), twice_ranks(values)
+
+        def compute(codes: Codes) -> Variables:
+            counts = np.bincount(codes, minlength=classes)
+            kept = np.flatnonzero(counts >= self.min_count)
+            among, of = ranks, codes
+            if counts[kept].sum() < len(codes):  # the others aren't compared with any
+                chosen = counts[codes] >= self.min_count
+                among, of = twice_ranks(values[:, chosen]), codes[chosen]
+            above = class_sums(among, of, classes)[kept] - counts[kept, None] ** 2
+            return self._variables(constant, classes, counts[kept], kept, above)
+
+        return compute
+
     def compute(self, block: Block) -> Variables:
         if keeps_pairs(block.classes, self.pairs):
             return join_nodes(map(self._of_pairs, pair_blocks(block)))
         kept = kept_classes(block, self.min_count)
-        return self._variables(block, kept, twice_above_others(block, kept))
+        above = twice_above_others(block, kept)
+        return self._variables(block.constant, block.classes, block.counts[kept], kept, above)
+
+    def error_bound(self, resolution: Resolution) -> Array:
+        # Pairs of which the order is unknown count half. To leave samples out is as for KS, but for classes' weights.
+        left_out = 2 * resolution.rank_error + resolution.weight_error(self.min_count)
+        return np.minimum(1.0, resolution.tied(self.min_count) / 2 + left_out)
 
     def _of_pairs(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
@@ -71,11 +96,12 @@ class AUROC(Parameters):
         every = np.full((block.classes, block.classes, block.nodes), np.nan)
         every[among] = twice / (2 * size)
         above = twice.sum(axis=0) - samples[:, None] ** 2  # less the diagonal, a class against itself
-        return {"auroc": (("label", "label_b", "node"), every)} | self._variables(block, kept, above)
+        of_rest = self._variables(block.constant, block.classes, samples, kept, above)
+        return {"auroc": (("label", "label_b", "node"), every)} | of_rest
 
-    def _variables(self, block: Block, kept: Codes, above: Codes) -> Variables:
+    def _variables(self, constant: Array, classes: int, samples: Codes, kept: Codes, above: Array) -> Variables:
         """Those of each class against the others, from twice the number of pairs in which it is `above` one of them."""
-        rest, samples = np.full((block.classes, block.nodes), np.nan), block.counts[kept]
+        rest = np.full((classes, len(constant)), np.nan)
         if len(kept) > 1:
             rest[kept] = above / (2 * samples * (samples.sum() - samples))[:, None]
-        return {"auroc_rest": (("label", "node"), rest), "auroc_constant": (("node",), block.constant)}
+        return {"auroc_rest": (("label", "node"), rest), "auroc_constant": (("node",), constant)}

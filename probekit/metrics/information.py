@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar
@@ -9,12 +10,14 @@ from typing import ClassVar
 import numpy as np
 
 from probekit.errors import PluginError
-from probekit.metrics._kernels.cells import cells_bytes, count_cells
+from probekit.metrics._kernels.cells import MOST_ATOMS, cells_bytes, count_cells
 from probekit.metrics._kernels.class_pairs import check_min_count, in_order, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
+from probekit.metrics._kernels.relabelling import cell_counts
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.resolution import Resolution
 
 __all__ = ["Entropy", "MutualInformation"]
 
@@ -58,12 +61,35 @@ class MutualInformation(Parameters):
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))
 
+    def relabelling(self, values: Array, classes: int) -> Callable[[Codes], Variables]:
+        """Those of `compute`, from the samples of each class in cells that are found once."""
+        count = cell_counts(values, self.bins, classes)
+
+        def compute(codes: Codes) -> Variables:
+            kept = np.flatnonzero(np.bincount(codes, minlength=classes) >= self.min_count)
+            found = _information(count(codes)[:, kept]) if len(kept) > 1 else np.full(len(values), np.nan)
+            return {"mutual_information": (("node",), found)}
+
+        return compute
+
     def _compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
         found = np.full(block.nodes, np.nan)
         if len(kept) > 1:
             found = _information(count_cells(block, self.bins).counts[:, kept])
         return {"mutual_information": (("node",), found)}
+
+    def error_bound(self, resolution: Resolution) -> Array:
+        # I(X; class) <= I(X'; class) + H(X | X') for any cells X and X', and Fano's inequality bounds the last. Weights
+        # of classes that are off by w change H(class) and H(class | X) (Winter 2016). The correction counts samples.
+        cells, kept = _most_cells(self.bins, resolution), resolution.kept(self.min_count)
+        classes, w = max(1, len(kept)), min(0.5, resolution.weight_error(self.min_count))
+        weights = (2 + w) * _entropy(np.array(w)) + 2 * w * np.log2(classes)
+        left_out = (resolution.represented < resolution.counts).any()
+        correction = left_out * cells * classes / (2 * log(2) * max(1, resolution.represented[kept].sum()))
+        differ = _bits(resolution.moved(self.bins - 1, self.min_count), cells)
+        bound: Array = np.minimum(differ + weights, np.log2(classes)) + correction
+        return bound
 
 
 @dataclass(frozen=True)
@@ -108,6 +134,30 @@ class Entropy(Parameters):
         found = np.full((block.classes, block.nodes), np.nan)
         found[kept] = in_order(-share * np.log2(share, where=share > 0, out=np.zeros_like(share))) + 0.0  # no -0
         return {"entropy": (("label", "node"), found)}
+
+    def error_bound(self, resolution: Resolution) -> Array:
+        return _bits(resolution.moved(self.bins - 1, self.min_count), _most_cells(self.bins, resolution))
+
+
+def _most_cells(bins: int, resolution: Resolution) -> Array:
+    """The most cells with samples in a block or in the real samples, (node,); two where there are fewer."""
+    atoms = np.where(resolution.ambiguous, MOST_ATOMS, resolution.atoms)
+    most: Array = np.maximum(2, bins + atoms)
+    return most
+
+
+def _bits(moved: Array, cells: Array) -> Array:
+    """How far entropies are apart at most where so much of a class moved among so many cells (Audenaert 2007)."""
+    moved = np.minimum(moved, 1 - 1 / cells)
+    bits: Array = _entropy(moved) + moved * np.log2(cells - 1)
+    return bits
+
+
+def _entropy(share: Array) -> Array:
+    """The entropy in bits of two cells, one of which has such a share."""
+    shares = np.stack([share, 1 - share])
+    entropy: Array = -(shares * np.log2(shares, where=shares > 0, out=np.zeros_like(shares))).sum(axis=0)
+    return entropy
 
 
 def _information(counts: Codes) -> Array:

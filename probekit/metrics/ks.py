@@ -20,6 +20,7 @@ from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.resolution import Resolution
 
 __all__ = ["KS"]
 
@@ -67,6 +68,9 @@ class KS(Parameters):
         above, samples = ~np.tri(len(kept), dtype=bool), block.counts[kept]
         size = np.multiply.outer(samples, samples)[above][:, None]
         return join_nodes(self._compute(few, kept, above, size) for few in pair_blocks(block))
+
+    def error_bound(self, resolution: Resolution) -> Array:
+        return resolution.compared(self.min_count)
 
     def _compute(self, block: Block, kept: Codes, above: Array, size: Codes) -> Variables:
         lead = leads(block)[np.ix_(kept, kept)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,9 +12,11 @@ from probekit.errors import PluginError
 from probekit.metrics._kernels.cells import cells_bytes, count_cells
 from probekit.metrics._kernels.class_pairs import in_order, keeps_pairs, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
+from probekit.metrics._kernels.relabelling import cell_counts
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.resolution import Resolution
 
 __all__ = ["Overlap"]
 
@@ -31,7 +33,8 @@ class Overlap(Parameters):
     - `overlap_pairs` (label, label_b, node): symmetric, 1 on the diagonal; kept up to 64 classes, or as `pairs` says;
     - `overlap_rest` (label, node): each class against the mixture of the others, in which each class weighs the same;
     - `overlap_constant` (node), bool: all samples are equal (a dead node, say), so that the overlap is 1;
-    - `overlap_null` (node), with ``null="permute"``: the `overlap` after one shuffle of the labels by `seed`.
+    - `overlap_null` (node), with ``null="permute"``: the `overlap` after one shuffle of the labels, which the engine
+      makes; it makes many, for p-values, by ``probekit.measure(store, "overlap", null="permute")``.
 
     Few samples lower the overlap: identical classes miss 1 by about √(bins / (π n)), 0.04 at n = 6,000 samples per
     class and 0.27 at 125. With small data, compare it with `overlap_null`. Bins raise it, by 0.003 for two normal
@@ -45,10 +48,10 @@ class Overlap(Parameters):
 
     bins: int = 32
     null: Literal["permute"] | None = None
-    seed: int = 0
     min_count: int = 10
     pairs: bool | None = None
     name: ClassVar[str] = "overlap"
+    version: ClassVar[int] = 2  # in version 1 the null had a shuffle for each node
     headline: ClassVar[Headline] = Headline(
         "overlap",
         "mean",
@@ -66,9 +69,9 @@ class Overlap(Parameters):
             )
 
     @property
-    def cuts(self) -> int:
-        """The edges between the bins."""
-        return max(1, self.bins - 1)
+    def null_repeats(self) -> int:
+        """Shuffles of the labels, where no null is asked for."""
+        return int(self.null == "permute")
 
     def memory(self, spec: Spec, samples: int) -> int:
         pairs = 8 * spec.classes**2 * spec.nodes if keeps_pairs(spec.classes, self.pairs) else 0
@@ -77,35 +80,31 @@ class Overlap(Parameters):
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))
 
+    def error_bound(self, resolution: Resolution) -> Array:
+        # Both classes move past an edge together, but samples are left out of each.
+        more = (self.bins - 1 + 2 * resolution.atoms) * resolution.rank_error
+        bound: Array = np.minimum(1.0, resolution.moved(self.bins - 1, self.min_count) + more)
+        return bound
+
     def _compute(self, block: Block) -> Variables:
-        pairs = self._pairs(block)
-        mean, highest = pairs.summary()
-        found: Variables = {
-            "overlap": (("node",), mean),
-            "overlap_max": (("node",), highest),
-            "overlap_rest": (("label", "node"), pairs.rest()),
-            "overlap_constant": (("node",), block.constant),
-        }
+        kept = kept_classes(block, self.min_count)
+        counts = count_cells(block, self.bins).counts[:, kept]
+        pairs = _Pairs(counts, block.counts[kept], kept, block.classes)
+        found = pairs.variables(block.constant)
         if keeps_pairs(block.classes, self.pairs):
             found["overlap_pairs"] = (("label", "label_b", "node"), pairs.all())
-        if self.null:
-            found["overlap_null"] = (("node",), self._pairs(_shuffled(block, self.seed)).summary()[0])
         return found
 
-    def _pairs(self, block: Block) -> _Pairs:
-        kept = kept_classes(block, self.min_count)
-        return _Pairs(count_cells(block, self.bins).counts[:, kept], block.counts[kept], kept, block.classes)
+    def relabelling(self, values: Array, classes: int) -> Callable[[Codes], Variables]:
+        """Those of `compute` but for the pairs, from the samples of each class in cells that are found once."""
+        constant, count = values.min(axis=1) == values.max(axis=1), cell_counts(values, self.bins, classes)
 
+        def compute(codes: Codes) -> Variables:
+            samples = np.bincount(codes, minlength=classes)
+            kept = np.flatnonzero(samples >= self.min_count)
+            return _Pairs(count(codes)[:, kept], samples[kept], kept, classes).variables(constant)
 
-def _shuffled(block: Block, seed: int) -> Block:
-    """The block after the samples' labels were shuffled, for each node separately.
-
-    The shuffle depends on the node's values alone, so it is the same in whatever block the node is.
-    """
-    values = np.empty_like(block.values)
-    for row, into in zip(block.values, values, strict=True):
-        into[:] = np.random.default_rng([seed, zlib.crc32(row)]).permutation(row)
-    return Block.sort(values, block.offsets)
+        return compute
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,16 @@ class _Pairs:
         shared = np.minimum(self.counts[:, index, None] * theirs, self.counts[:, index + 1 :] * ours)
         overlap: Array = shared.sum(axis=0) / (ours * theirs)
         return overlap
+
+    def variables(self, constant: Array) -> Variables:
+        """Those of all pairs together, and of each class and the others; `constant` (node) is one of them."""
+        mean, highest = self.summary()
+        return {
+            "overlap": (("node",), mean),
+            "overlap_max": (("node",), highest),
+            "overlap_rest": (("label", "node"), self.rest()),
+            "overlap_constant": (("node",), constant),
+        }
 
     def summary(self) -> tuple[Array, Array]:
         """The mean and the largest over all pairs, (node,) each; NaN without pairs."""

@@ -29,11 +29,15 @@ class Saturation(Parameters):
     `bounds` are the least and the greatest value that the activation can take: (0, 1) for a sigmoid, (−1, 1) for a
     tanh, infinity for an unbounded side. By default they are the known bounds of the site; PluginError where none are
     known. Both ends count alike; with the bounds (0, inf) only the lower end of a sigmoid counts.
+
+    For feature maps each position is a sample of its own, also where other metrics see the mean over positions.
     """
 
     delta: float = 0.05
     bounds: tuple[float, float] | None = None
     name: ClassVar[str] = "saturation"
+    version: ClassVar[int] = 2  # in version 1 the mean over a map's positions was one sample
+    positions: ClassVar[str] = "each"
     headline: ClassVar[Headline] = Headline(
         "saturation_site", None, "nodes are often near a bound of the activation", missing="there are no samples"
     )

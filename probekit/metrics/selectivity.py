@@ -88,7 +88,8 @@ class Perplexity(InactiveCounts):
 
     Classes weigh by their number of samples: in a data set with more samples of one class, a node that is always on has
     the perplexity of the data set itself, not the number of classes. The size of the activation doesn't matter. The
-    default threshold 0 is for ReLU; a sigmoid needs a threshold between its bounds.
+    default threshold 0 is for ReLU; a sigmoid needs a threshold between its bounds. For feature maps each position is a
+    sample of its own. `feature_entropy` weighs the samples by how active the node is.
     """
 
     name: ClassVar[str] = "perplexity"

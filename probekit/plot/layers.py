@@ -9,10 +9,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
+from probekit._results.headlines import beside_of, of_site
 from probekit.errors import RESULTS, DataError, check_kind
+from probekit.metrics import Headline
 from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import headline_of, measured, neutral_of, over_nodes, read, site_values
 from probekit.plot.style import RULE, label_sites, legend_beside, new_axes, palette, tidy, words
@@ -39,9 +43,10 @@ def profile(
 
     `trees` is one result, or a list of them that differ by their seed alone, or several of either as
     ``{name: result}``, each in its own colour. The value is the mean over the nodes, or what the metric's headline says
-    of nodes, and then the mean over any other dims, such as label; NaN are left out. The band of one result spans the
-    middle half of its values, unless the headline isn't their mean or median; the band of several seeds goes from the
-    lowest seed to the highest, around the mean of the seeds.
+    of nodes, and then the mean over any other dims, such as label; NaN are left out. The band of one result is the
+    interval of that value, where one was measured (``ci=``), or else spans the middle half of its values, unless the
+    headline isn't their mean or median; the band of several seeds goes from the lowest seed to the highest, around the
+    mean of the seeds.
 
     Drawn beside it, if there is one: dashed, the variable that the headline names, such as ``linear_probe_chance``, or
     else ``<variable>_null``, the value for shuffled labels; dotted, the neutral value, which says nothing.
@@ -58,7 +63,7 @@ def profile(
     found = {name: measured(seeds[0], sites, variable) for name, seeds in named.items()}
     order = list(dict.fromkeys(site for names in found.values() for site in names))
     ax = new_axes(ax, 6.4, 3.6)
-    handles, dashed = {}, {}
+    handles, dashed = dict[str, Artist](), dict[str, Artist]()
     for index, (name, seeds) in enumerate(named.items()):
         colour, marker = palette(len(named))[index], _MARKERS[index % len(_MARKERS)]
         at = [order.index(site) for site in found[name]]
@@ -67,6 +72,8 @@ def profile(
         (handles[name],) = ax.plot(at, means, linewidth=1.6, markersize=size, color=colour, marker=marker)
         if bands is not None:
             _draw_band(ax, at, bands, colour)
+            if (share := _confidence(seeds, found[name], variable)) is not None:
+                dashed[f"{share:.0%} interval"] = Patch(color=RULE, alpha=0.3, linewidth=0)
         if beside := _beside(seeds, found[name], variable):
             values = _values(seeds, found[name], beside)[0]
             ax.plot(at, values, "--", color=colour, linewidth=1.2, marker="_" if len(at) == 1 else "", markersize=12)
@@ -107,10 +114,21 @@ def _values(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a site that is NaN for every seed
             return np.nanmean(lines, axis=0), np.array([np.nanmin(lines, axis=0), np.nanmax(lines, axis=0)])
+    if _confidence(seeds, sites, variable) is not None:
+        groups = [seeds[0].children[site].data_vars for site in sites]
+        return lines[0], np.array([[of_site(each, variable, end) for each in groups] for end in ("low", "high")], float)
     data = [read(seeds[0], site, variable).values.astype(float) for site in sites]
     if over_nodes(seeds[0], variable) not in ("mean", "median") or max(each.size for each in data) == 1:
         return lines[0], None
     return lines[0], np.transpose([_middle_half(each[~np.isnan(each)]) for each in data])
+
+
+def _confidence(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> float | None:
+    """The confidence of the intervals of the sites' values, where one result has such."""
+    groups = [seeds[0].children[site].data_vars for site in sites]
+    names = (f"{variable}_low_site", f"{variable}_low")
+    found = [[each[name] for name in names if name in each and not each[name].dims] for each in groups]
+    return float(found[0][0].attrs["confidence"]) if len(seeds) == 1 and all(found) else None
 
 
 def _draw_band(ax: Axes, at: Sequence[int], bands: Floats, colour: str) -> None:
@@ -126,13 +144,13 @@ def _middle_half(values: Floats) -> Floats:
 
 def _beside(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> str | None:
     """The variable that is drawn beside another, where all have it."""
-    headline = headline_of(seeds[0], variable)
-    name = (headline and headline.beside) or f"{variable}_null"
-    return name if all(name in tree.children[site].data_vars for tree in seeds for site in sites) else None
+    headline = headline_of(seeds[0], variable) or Headline(variable, "mean", "")
+    found = {beside_of(tree.children[site].data_vars, headline) for tree in seeds for site in sites}
+    return found.pop() if len(found) == 1 else None
 
 
 def _reads(beside: str) -> str:
-    return "shuffled labels" if beside.endswith("_null") else beside.rpartition("_")[2]
+    return "shuffled labels" if beside.endswith(("_null", "_null_site")) else beside.rpartition("_")[2]
 
 
 def label_of(tree: xr.DataTree, variable: str) -> str:

@@ -123,12 +123,19 @@ def samples(found: TopSamples) -> Drawing:
     if all(sample.text is not None for sample in found.samples):
         return sentences({node: [_marked(each) for each in of] for node, of in of_nodes.items()})
     pictures: dict[str, list[Any]] = {
-        node: [each.path if each.input is None else each.input for each in of] for node, of in of_nodes.items()
+        node: [each.file if each.input is None else each.input for each in of] for node, of in of_nodes.items()
     }
     if any(each is None for of in pictures.values() for each in of):
         raise DataError(
             "The samples have no texts, and the store knows no files of theirs. Give the data set that was captured: "
             "samples(store, data=...).",
+            arguments=("found",),
+        )
+    files = (each for of in pictures.values() for each in of if isinstance(each, str))
+    if lost := next((each for each in files if not os.path.isfile(each)), None):
+        raise DataError(
+            f"The images aren't where they were when they were captured, such as {lost}. Draw them in the folder in "
+            "which the capture ran, or give the data set that was captured: samples(store, data=...).",
             arguments=("found",),
         )
     return images(pictures, captions={node: [each.value for each in of] for node, of in of_nodes.items()})

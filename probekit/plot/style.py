@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.cm import ScalarMappable
@@ -146,7 +147,7 @@ def colour_key(panels: Sequence[Axes], names: Sequence[str], title: str = "class
     legend_beside(panels, dict(zip(names, handles, strict=True)), title)
 
 
-def legend_beside(panels: Sequence[Axes], handles: Mapping[str, Line2D], title: str | None = None) -> None:
+def legend_beside(panels: Sequence[Axes], handles: Mapping[str, Artist], title: str | None = None) -> None:
     """A legend to the right of the panels."""
     options: dict[str, Any] = {"title": title, "frameon": False, "fontsize": "small", "title_fontsize": "small"}
     names = [short(name) for name in handles]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from probekit import plot
 from probekit._measure.top import Top, TopNode, top
 from probekit._measure.top_samples import TopSample
 from probekit._table import shown
+from probekit.report.local_paths import without_folders
 from probekit.report.page import Page
 from probekit.report.subject import Subject
 
@@ -37,10 +37,10 @@ def add_best_nodes(page: Page, subject: Subject, data: Any) -> None:
     samples = _samples(firsts, subject, data)
     page.heading("The best nodes of each class" if subject.classes else "The strongest nodes")
     page.text(_introduction(found, len(classes), subject))
-    if lost := next((each.path for each in samples if each.input is None and each.path and not _is_there(each)), None):
+    if lost := next((each.file for each in samples if each.input is None and each.file and not _is_there(each)), None):
         page.text(
-            f"The images aren't where they were when they were captured, such as {lost}: write the report from the "
-            "folder in which they were, or give the data set as data=, to see them."
+            f"The images aren't where they were when they were captured, such as {without_folders(lost)}: write the "
+            "report from the folder in which they were, or give the data set as data=, to see them."
         )
     for first, *others in classes:
         own = [each for each in samples if (each.site, each.node) == (first.site, first.node)]
@@ -48,16 +48,14 @@ def add_best_nodes(page: Page, subject: Subject, data: Any) -> None:
 
 
 def _samples(found: Top, subject: Subject, data: Any) -> Sequence[TopSample]:
-    """The samples of the nodes, with the paths of their files from here."""
+    """The samples to which the nodes answer most; none where the store isn't known."""
     if subject.store is None:
         return []
-    samples = found.samples(subject.store, _SAMPLES, data=data).samples
-    folder = subject.folder
-    return [replace(each, path=str(folder / each.path)) if folder and each.path else each for each in samples]
+    return found.samples(subject.store, _SAMPLES, data=data).samples
 
 
 def _is_there(sample: TopSample) -> bool:
-    return sample.path is not None and Path(sample.path).is_file()
+    return sample.file is not None and Path(sample.file).is_file()
 
 
 def _classes(found: Top) -> list[list[TopNode]]:
@@ -76,7 +74,7 @@ def _introduction(found: Top, shown_classes: int, subject: Subject) -> str:
     which = "smallest" if found.smallest else "largest"
     some = (
         f" Of {len(subject.classes)} classes, here are the {shown_classes} that a single node tells best."
-        if shown_classes < len(subject.classes)
+        if shown_classes < len(subject.classes) - len(found.left_out)
         else ""
     )
     answer = (
@@ -84,7 +82,8 @@ def _introduction(found: Top, shown_classes: int, subject: Subject) -> str:
         if subject.store is not None
         else "Results alone have no samples; write the report of the store, or give it as store=, to see them."
     )
-    return f"The best node is the one with the {which} {found.variable}, over all sites.{some} {answer}"
+    none = f" No node has a value for {', '.join(found.left_out)}." if found.left_out else ""
+    return f"The best node is the one with the {which} {found.variable}, over all sites.{some}{none} {answer}"
 
 
 def _title(node: TopNode) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,8 @@ __all__ = ["cautions"]
 
 FEW = 30  # samples of a class, below which its numbers say little
 _NAMED = 4  # sites or classes that a sentence names
+_ERRORS = ("value_error", "rank_error", "error_bound")
+_CROWDED = ("coarse_nodes", "cell_share")
 
 
 def cautions(subject: Subject, summary: Summary) -> list[str]:
@@ -50,15 +53,27 @@ def _few_samples(subject: Subject) -> Iterator[str]:
 
 
 def _dead(subject: Subject) -> Iterator[str]:
-    found = {}
+    """Nodes that never change; where no metric looked for them, those that are off for every sample."""
+    constant, off = {}, {}
     for key, group in subject.measured.children.items():
-        constant = next((group[name] for name in ("overlap_constant", "auroc_constant") if name in group), None)
-        if constant is not None and bool(constant.any()):
-            found[str(group.attrs.get("site", key))] = (int(constant.sum()), constant.size)
-    if found:
-        named = [f"{count} of {size} at {site}" for site, (count, size) in found.items()]
-        dead = sum(count for count, _ in found.values())
-        yield f"{dead} node{'s have' if dead > 1 else ' has'} the same value for every sample: {_some(named)}."
+        site = str(group.attrs.get("site", key))
+        known = next((group[name] for name in ("overlap_constant", "auroc_constant") if name in group), None)
+        if known is not None:
+            constant[site] = int(known.sum()), known.size
+        elif "dead" in group and int(group["dead"]):
+            off[site] = int(group["dead"]), round(float(group["dead"] / group["dead_share"]))
+        elif "sparsity_node" in group:
+            off[site] = int((group["sparsity_node"] == 1).sum()), group["sparsity_node"].size
+    yield from _counted(constant, "the same value for every sample")
+    yield from _counted(off, "no sample that turns them on")
+
+
+def _counted(found: Mapping[str, tuple[int, int]], what: str) -> Iterator[str]:
+    """How many nodes have something, of how many, by site."""
+    named = [f"{count} of {size} at {site}" for site, (count, size) in found.items() if count]
+    total = sum(count for count, _ in found.values())
+    if named:
+        yield f"{total} node{'s have' if total > 1 else ' has'} {what}: {_some(named)}."
 
 
 def _missing(summary: Summary) -> Iterator[str]:
@@ -75,15 +90,35 @@ def _omitted(summary: Summary) -> Iterator[str]:
 
 def _approximate(subject: Subject) -> Iterator[str]:
     """Live results are exact up to so many samples; beyond, their attributes bound the error."""
-    worst: dict[str, float] = {}
-    for group in subject.measured.children.values():
-        for variable in group.data_vars.values():
-            if variable.attrs.get("approximate"):
-                error = float(np.max(variable.attrs.get("rank_error", 0)))
-                worst[str(variable.attrs["metric"])] = max(error, worst.get(str(variable.attrs["metric"]), 0))
+    worst, crowded = dict[str, dict[str, float]](), dict[str, tuple[float, float]]()
+    for key, group in subject.measured.children.items():
+        for attrs in (variable.attrs for variable in group.data_vars.values()):
+            if attrs.get("approximate"):
+                known = worst.setdefault(str(attrs["metric"]), {})
+                known |= {name: max(known.get(name, 0.0), _largest(attrs, name)) for name in _ERRORS if name in attrs}
+            if _largest(attrs, "coarse_nodes"):
+                site, found = str(group.attrs.get("site", key)), [_largest(attrs, name) for name in _CROWDED]
+                crowded[site] = max((found[0], found[1]), crowded.get(site, (0.0, 0.0)))
     if worst:
-        named = [f"{metric} within {error:.2g} of the samples" for metric, error in worst.items()]
+        named = [f"{metric} within {_said(errors)}" for metric, errors in worst.items()]
         yield f"Measured while the model ran, and approximate: {_some(named)}. A store gives exact values."
+    if crowded:
+        named = [f"{site} ({nodes:g} nodes, up to {share:.1%})" for site, (nodes, share) in crowded.items()]
+        yield (
+            "More than 1 % of the samples of two classes couldn't be told apart while the model ran, so that metrics "
+            f"which compare classes may be off by as much: {_some(named)}."
+        )
+
+
+def _largest(attrs: Mapping[str, Any], name: str) -> float:
+    return float(np.max(attrs.get(name, 0)))
+
+
+def _said(errors: Mapping[str, float]) -> str:
+    if "error_bound" in errors:
+        return f"{errors['error_bound']:.2g}"
+    rank = f" and {errors['rank_error']:.2g} of the samples" if errors.get("rank_error") else ""
+    return f"{errors.get('value_error', 0):.2g} of a value{rank}"
 
 
 def _some(named: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,13 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from probekit import plot, plugins
+from probekit import plot
 from probekit._results.summary import Summary, summary
 from probekit._version import __version__
-from probekit.errors import ProbekitError
 from probekit.report.best_nodes import add_best_nodes
 from probekit.report.cautions import cautions
 from probekit.report.explorer import has_nodes
+from probekit.report.local_paths import without_folders
+from probekit.report.meanings import meaning_of
 from probekit.report.page import Page
 from probekit.report.subject import Subject
 
@@ -66,10 +66,10 @@ def page_of(subject: Subject, title: str | None, command: str, data: Any) -> Pag
 def _title(subject: Subject) -> str:
     attrs = subject.attrs
     model = attrs.get("model_name") or str(attrs.get("model", "")).rpartition(".")[2] or subject.named
-    return " on ".join(_without_folders(str(name)) for name in (model, attrs.get("data")) if name)
+    return " on ".join(_short(str(name)) for name in (model, attrs.get("data")) if name)
 
 
-def _without_folders(name: str) -> str:
+def _short(name: str) -> str:
     """A name such as hf:/home/ann/models/bert/base without the folders that say nothing: bert/base."""
     parts = name.rstrip("/").split("/")
     return name if len(parts) < 4 else "/".join(parts[-2:])
@@ -101,15 +101,18 @@ def _tiles(subject: Subject, summed: Summary) -> dict[str, object]:
 
 def _add_origin(page: Page, subject: Subject, command: str) -> None:
     page.heading("Model and data")
-    known = {name: subject.attrs[key] for key, name in _FACTS.items() if subject.attrs.get(key, "none") != "none"}
+    attrs = {key: without_folders(str(value)) for key, value in subject.attrs.items() if key in _FACTS}
+    known: dict[str, object] = {name: attrs[key] for key, name in _FACTS.items() if attrs.get(key, "none") != "none"}
     if subject.class_samples:
-        counts = subject.class_samples.values()
-        known["Samples of a class"] = f"{min(counts):,} to {max(counts):,}"
+        least, most = min(subject.class_samples.values()), max(subject.class_samples.values())
+        known["Samples of a class"] = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     page.facts(known)
     commands = dict.fromkeys(
         filter(None, [str(subject.attrs.get("command", "")), command])
     )  # a recipe has one for both
-    page.text("What makes this page again:").code("\n".join(commands))
+    written = without_folders("\n".join(commands))
+    where = ", with … for folders of the machine where it was written" if "…" in written else ""
+    page.text(f"What makes this page again{where}:").code(written)
 
 
 def _add_layers(page: Page, subject: Subject, summed: Summary) -> None:
@@ -138,8 +141,12 @@ def _wide(summed: Summary) -> pd.DataFrame:
     for each in summed.readings:
         row = rows.setdefault(each.site, {})
         row[each.metric] = each.value
+        if each.low is not None:
+            row |= {f"{each.metric} low": each.low, f"{each.metric} high": each.high}
         if each.beside is not None:
-            row[str(summed.headlines[each.metric].beside)] = each.beside
+            row[str(each.beside_name)] = each.beside
+        if each.p is not None:
+            row[f"{each.metric} p"] = each.p
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("site")
 
 
@@ -174,7 +181,8 @@ def _add_appendix(page: Page, subject: Subject, summed: Summary) -> None:
     page.facts({"probekit": __version__, "Python": python_version(), **{name: version(name) for name in _LIBRARIES}})
     facts = {key: value for key, value in subject.attrs.items() if isinstance(value, str | int | float)}
     numbers = {"attributes": facts, "readings": [asdict(each) for each in summed.readings]}
-    page.code(json.dumps(numbers, indent=1, default=str), folded="The numbers above, as JSON")
+    text = without_folders(json.dumps(numbers, indent=1, default=str))
+    page.code(text, folded="The numbers above, as JSON")
 
 
 def _meanings(subject: Subject, summed: Summary) -> Iterator[dict[str, object]]:
@@ -186,17 +194,8 @@ def _meanings(subject: Subject, summed: Summary) -> Iterator[dict[str, object]]:
         headline = summed.headlines.get(name)
         yield {
             "metric": name,
-            "what it gives": _first_line(name),
+            "what it gives": meaning_of(name) or None,
             "a large value says": headline.large if headline else None,
             "says nothing": headline.neutral if headline else None,
             "parameters": attrs.get("parameters"),
         }
-
-
-def _first_line(name: str) -> str | None:
-    """The first line of a metric's docstring; None where the metric isn't installed here."""
-    try:
-        found = plugins.load(plugins.METRICS, name)
-    except ProbekitError:
-        return None
-    return (inspect.getdoc(found) or "").partition("\n")[0]

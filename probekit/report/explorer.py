@@ -17,6 +17,7 @@ from probekit.plot.densities import drawn_cells
 from probekit.plot.lookup import class_names, headline_of, neutral_of
 from probekit.report.charts import charts
 from probekit.report.colours import class_colours
+from probekit.report.meanings import meaning_of
 from probekit.report.packing import packed, packed_pairs
 
 __all__ = ["MOST_BYTES", "Explorer", "explorer_of", "has_nodes"]
@@ -44,11 +45,11 @@ class Explorer:
 
 @dataclass(frozen=True)
 class _Variable:
-    """A measured variable: its `values`, the value that is `neutral`, and what a `large` one says ("" if unknown)."""
+    """A measured variable: its `values`, the value that is `neutral`, and what it is `about` if it is a headline's."""
 
     values: xr.DataArray
     neutral: float | None
-    large: str
+    about: str
 
     @property
     def kind(self) -> str | None:
@@ -66,7 +67,7 @@ class _Variable:
         dims = next(dims for dims, kind in _KINDS.items() if kind == self.kind)
         values = self.values.transpose(*dims).values
         made = packed_pairs(values) if self.kind == "pairs" else packed(values)
-        return {"name": name, "kind": self.kind, "neutral": self.neutral, "large": self.large, "values": made}
+        return {"name": name, "kind": self.kind, "neutral": self.neutral, "about": self.about, "values": made}
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class _Site:
         ranked = {name: each for name, each in self.variables.items() if each.kind != "pairs"}
         numbers = {name: each for name, each in ranked.items() if each.values.dtype != bool}
         known = [name for name, each in numbers.items() if np.isfinite(each.rank_key()).mean() > 0.5]
-        told = [name for name in known if ranked[name].large]
+        told = [name for name in known if ranked[name].about]
         return next((name for name in told if ranked[name].neutral is not None), [*told, *known, *ranked][0])
 
     @property
@@ -125,17 +126,15 @@ def explorer_of(tree: xr.DataTree, most_bytes: int = MOST_BYTES) -> Explorer:
     sites = _sites(tree)
     if not sites:
         raise DataError("There is nothing to explore: the results have no site with numbers for its nodes.")
+    classes = list(dict.fromkeys(name for site in sites for name in site.classes))
     share, found = min(1.0, most_bytes / (0.2 * sum(site.size for site in sites) + 1)), []
     while True:
         kept = [site.best(share) if share < 1 else site for site in sites]
-        found = [_packed_site(site) for site in kept]
+        found = [_packed_site(site) | {"classes": [classes.index(name) for name in site.classes]} for site in kept]
         bytes_ = len(json.dumps(found))
         if bytes_ <= most_bytes or all(len(site.nodes) == 1 for site in kept):
             break
         share *= 0.95 * most_bytes / bytes_
-    classes = list(dict.fromkeys(name for site in sites for name in site.classes))
-    for site, each in zip(kept, found, strict=True):
-        each["classes"] = [classes.index(name) for name in site.classes]
     data = {
         "sites": found,
         "classes": classes,
@@ -177,7 +176,9 @@ def _site(tree: xr.DataTree, key: str, group: xr.DataTree) -> _Site | None:
 def _variable(tree: xr.DataTree, name: str, values: xr.DataArray) -> _Variable:
     headline = headline_of(tree, name)
     neutral = None if values.dtype == bool else neutral_of(tree, name)
-    return _Variable(values, neutral, headline.large if headline else "")
+    # A headline's own words are about whole sites, such as «for every class, some node …».
+    about = (meaning_of(str(values.attrs.get("metric"))) or headline.large) if headline and headline.large else ""
+    return _Variable(values, neutral, about)
 
 
 def _parts(site: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:

@@ -1,6 +1,6 @@
 """One self-contained HTML page from text, figures and tables: images inlined, no address to fetch.
 
-Only a page with an explorer has scripts. Its policy names them by their hashes, so that a browser runs no others.
+A page with tables or an explorer has scripts. Its policy names them by their hashes, so that a browser runs no others.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ Picture: TypeAlias = str | os.PathLike[str] | Drawing | Figure | Axes
 
 _MEDIA = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 _DPI = 160  # of figures drawn here
+_EXPLORER = ("explorer-results", "explorer-charts", "explorer-tables", "explorer")  # scripts, each for those after it
 _CSS_PER_INCH = 100  # every picture is shown at one scale, so that type has one size throughout the page
 
 _TEMPLATES = Environment(
@@ -162,6 +163,9 @@ class Page:
     ) -> Self:
         """A numbered table of a DataFrame, a DataArray, a Dataset, or rows as mappings; wide ones scroll.
 
+        A click on a heading sorts it, and one of ten rows or more has a filter: a text that a row has, or a comparison
+        such as ``overlap < 0.5``; several are separated by commas.
+
         `formats` gives the numbers' format specification: one for all columns except integers, or one for each column
         by name (if the columns have several levels: by the tuple, or by the last level). Numbers without one show four
         digits, missing values a dash. `badges` marks cells that hold exactly one of its keys in a tone: "good", "bad"
@@ -207,7 +211,8 @@ class Page:
         """The whole page as a string."""
         headings = [fields for kind, fields in self._blocks if kind == "heading"]
         template = _TEMPLATES.get_template("page.html")
-        scripts = _scripts() if self._next("explorer") > 1 else []
+        has_explorer = self._next("explorer") > 1
+        scripts = _scripts(explorer=has_explorer) if has_explorer or self._next("table") > 1 else []
         return template.render(
             generator=f"{GENERATOR} {__version__}",
             title=self.title,
@@ -215,6 +220,7 @@ class Page:
             headings=headings,
             blocks=self._blocks,
             scripts=scripts,
+            has_explorer=has_explorer,
             allowed=f"; script-src {' '.join(map(_hash, scripts))}" if scripts else "",
         )
 
@@ -257,14 +263,19 @@ def _shown_figure(picture: Picture, caption: str, alt: str | None) -> dict[str, 
     }
 
 
-def _scripts() -> list[Markup]:
-    """The scripts of a page with an explorer: the charting library, then ours."""
-    from bokeh.resources import Resources
+def _scripts(*, explorer: bool) -> list[Markup]:
+    """The scripts of a page with tables, and those of an explorer: the charting library, then ours."""
+    texts = [_script("tables")]
+    if explorer:
+        from bokeh.resources import Resources
 
-    library = Resources(mode="inline", components=["bokeh"]).js_raw[0]
-    own = files("probekit.report").joinpath("templates/explorer.js").read_text("utf-8")
+        texts += [Resources(mode="inline", components=["bokeh"]).js_raw[0], *map(_script, _EXPLORER)]
     # A browser drops carriage returns before it compares the hash.
-    return [Markup(text.replace("\r\n", "\n")) for text in (library, own)]
+    return [Markup(text.replace("\r\n", "\n")) for text in texts]
+
+
+def _script(name: str) -> str:
+    return files("probekit.report").joinpath(f"templates/{name}.js").read_text("utf-8")
 
 
 def _hash(script: str) -> str:

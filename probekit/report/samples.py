@@ -15,6 +15,7 @@ from probekit._measure.top_samples import TopSample
 from probekit._table import shown
 from probekit.errors import DataError
 from probekit.plot.samples import pixels_of
+from probekit.report.local_paths import without_folders
 
 __all__ = ["Shown", "shown_samples"]
 
@@ -46,13 +47,13 @@ def _shown(sample: TopSample) -> Shown:
     caption = ", ".join([*([sample.class_name] if sample.class_name else []), named, shown(sample.value)])
     if sample.text is not None:
         return Shown(caption, None, False, *_parts(sample))
-    picture = sample.path if sample.input is None else sample.input
+    picture = sample.file if sample.input is None else sample.input
     if picture is None:
         return Shown(caption, None, False, "", "", "")
     try:
         image = _thumbnail(pixels_of(picture, caption))
     except DataError as error:  # not every input is a picture, nor is every path a file that is still there
-        return Shown(caption, None, False, f"No picture: {error}", "", "")
+        return Shown(caption, None, False, f"No picture: {without_folders(str(error))}", "", "")
     return Shown(caption, _address(image), max(image.size) <= _COARSE, "", "", "")
 
 

@@ -26,7 +26,6 @@ __all__ = ["Metrics", "Source", "Subject"]
 Source: TypeAlias = str | Path | xr.DataTree
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 
-_FOLDER = "imagefolder:"
 _EXPECTED = "a store or results: the path of one, an open store, or the tree that measure gave"
 
 
@@ -97,12 +96,6 @@ class Subject:
     @cached_property
     def samples(self) -> int | None:
         return None if self.store is None else self.store.to_dataset().sizes.get("sample")
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder that the samples' paths begin in, where the data were a folder of images."""
-        data = str(self.attrs.get("data", ""))
-        return Path(data.removeprefix(_FOLDER)) if data.startswith(_FOLDER) else None
 
     @cached_property
     def accuracy(self) -> float | None:

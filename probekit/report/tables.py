@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import pandas as pd
 import xarray as xr
 
-from probekit._table import is_number, rows_of, shown
+from probekit._table import is_missing, is_number, rows_of, shown
 from probekit.errors import DataError, check_kind
 
 __all__ = ["TONES", "Cells", "Formats", "Tabular", "cells_of"]
@@ -20,6 +21,7 @@ Tabular: TypeAlias = pd.DataFrame | xr.DataArray | xr.Dataset | Sequence[Mapping
 Formats: TypeAlias = Mapping[Hashable, str] | str
 
 TONES = ("good", "bad", "neutral")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]\d+)?")  # a text that a script reads as the number it is
 _LONG = 40  # characters from which a cell is prose, and gets room to wrap
 
 
@@ -32,11 +34,15 @@ class Heading(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell of the body; its `kind` is a class of the style sheet, and a badge has a `tone`."""
+    """A cell of the body; its `kind` is a class of the style sheet, and a badge has a `tone`.
+
+    `value` is the number of a text that isn't one, such as 80.4%, by which a page sorts.
+    """
 
     text: str
     kind: str = ""
     tone: str = ""
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,10 @@ def _cell(value: object, column: _Column, badges: Mapping[str, str]) -> Cell:
     if isinstance(value, str) and value in badges:
         return Cell(value.replace("_", " "), tone=badges[value])
     text = _formatted(value, column.spec)
-    return Cell(text, "num" if column.numeric else "long" if len(text) >= _LONG else "")
+    if column.numeric:
+        read = is_missing(value) or _NUMBER.fullmatch(text)
+        return Cell(text, "num", value=float(value) if is_number(value) and not read else None)
+    return Cell(text, "long" if len(text) >= _LONG else "")
 
 
 def _formatted(value: object, spec: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -16,7 +17,7 @@ from probekit._measure.measure import measure
 from probekit._measure.metric_set import needs_target
 from probekit._measure.needs import need
 from probekit._results.assemble import join
-from probekit.metrics import ColumnMetric, Headline, Spec, StreamingMetric
+from probekit.metrics import ColumnMetric, Headline, Spec, StreamingMetric, Variables
 from probekit.testing.comparison import require_same
 from probekit.testing.computation import broken_by, computations, spec_of, streamed
 from probekit.testing.data import Data, mixed
@@ -39,7 +40,8 @@ def says_what_it_is(metric: Any) -> None:
 
     name is a string without a colon (parameters follow a colon), version an int of at least 1, and parameters a mapping
     that json.dumps accepts. The docstring's first line says what the metric gives. The scope of a streaming metric is
-    "node", "site" or "sites", and its state_key, if it has one, is hashable.
+    "node", "site" or "sites", and its state_key, if it has one, is hashable. positions, if it has it, is "each" or
+    "mean".
     """
     if not isinstance(metric.name, str) or not metric.name or ":" in metric.name:
         raise Broken(f"name is {metric.name!r}")
@@ -53,6 +55,8 @@ def says_what_it_is(metric: Any) -> None:
         raise Broken(f"json.dumps refuses the parameters {dict(metric.parameters)}: {error}") from error
     if not _summary(metric):
         raise Broken("it has no docstring of its own")
+    if getattr(metric, "positions", "mean") not in ("each", "mean"):
+        raise Broken(f"positions is {metric.positions!r}")
     if scope_of(metric) not in _SCOPES or not isinstance(getattr(metric, "state_key", None), Hashable):
         raise Broken(f"scope is {scope_of(metric)!r}, state_key {getattr(metric, 'state_key', None)!r}")
 
@@ -102,12 +106,15 @@ def declared_dims(metric: Any) -> None:
     """The variables are {name: (dims, array of numbers)}, and the dims label, label_b, node, site and site_b have the
     lengths of the data's classes, nodes and sites.
 
-    A column metric's variables all have the dim node, along which blocks are joined. If coords gives the positions
-    along a dim of the metric's own, it is as long as that dim.
+    A dim that is as long as there are classes or nodes has one of these names; the second dim of a table of all pairs
+    of nodes is node_b. A column metric's variables all have the dim node, along which blocks are joined. If coords
+    gives the positions along a dim of the metric's own, it is as long as that dim.
     """
     data = mixed()
+    fewer = _smaller(data)
     for compute in computations(metric):
         found = compute(data)
+        _require_names(found, compute(fewer), data, fewer)
         if not found:
             raise Broken(f"{compute.method} gave no variable", data.description)
         odd = {name: array.dtype for name, (_, array) in found.items() if array.dtype.kind not in "fiub"}
@@ -117,6 +124,25 @@ def declared_dims(metric: Any) -> None:
             join(metric, [found])
     with broken_by("pk.measure", data):
         measure(_tree(data), metric, target="target" if needs_target(metric) else None)
+
+
+def _smaller(data: Data) -> Data:
+    """The samples without the last class, at two nodes fewer."""
+    fewer = data.take(np.flatnonzero(data.y < data.classes - 1), "those that aren't of the last class")
+    return replace(fewer.of_nodes(0, data.nodes - 2), classes=data.classes - 1)
+
+
+def _require_names(found: Variables, smaller: Variables, data: Data, fewer: Data) -> None:
+    """Raise Broken for a dim that is as long as there are classes, or nodes, in both and is called something else."""
+    for name, (dims, array) in found.items():
+        of_fewer = smaller[name][1].shape if name in smaller else ()
+        for dim, *lengths in zip(dims, array.shape, of_fewer, strict=False):
+            for known, numbers in (("label", [data.classes, fewer.classes]), ("node", [data.nodes, fewer.nodes])):
+                if lengths == numbers and dim.removesuffix("_b") != known:
+                    of = "classes" if known == "label" else "nodes"
+                    raise Broken(f"the dim {dim!r} of {name!r} is as long as there are {of}: its name is {known!r}")
+            if dim.endswith("_b") and dim.removesuffix("_b") not in dims:
+                raise Broken(f"{name!r} has the dim {dim!r} without {dim.removesuffix('_b')!r}: dims are {dims}")
 
 
 def _has_headline(metric: Any) -> bool:

@@ -16,6 +16,7 @@ from torch import nn
 import probekit as pk
 from probekit import plugins
 from probekit.cli import completion
+from probekit.plot.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +67,7 @@ def offered(folder: Path, line: str) -> list[str]:
         ("probekit info p", ["plain/"]),
         ("probekit measure acts.zarr --sites ", ["0", "1", "(root)"]),
         ("probekit plot acts.zarr --sites (", ["(root)"]),
+        ("probekit plot acts.zarr by-", ["by-class", "by-step", "by-position"]),
         ("probekit top acts.zarr --class b", ["bée", "big cat"]),
         ("probekit measure acts.zarr --where sp", ["split="]),
         ("probekit sites ne", ["nets.py"]),
@@ -82,6 +84,10 @@ def test_the_shell_is_offered(folder: Path, line: str, expected: list[str]) -> N
 
 def test_metrics_are_those_that_are_installed() -> None:
     assert completion.metrics("") == list(plugins.find(plugins.METRICS))
+
+
+def test_kinds_of_figures_are_those_that_are_drawn() -> None:
+    assert completion.kinds("") == list(KINDS)
 
 
 def test_models_are_those_that_the_libraries_know() -> None:

@@ -119,7 +119,7 @@ def test_an_error_names_the_options_of_its_arguments(
             "List them with probekit.sites(model, example), or `probekit sites` on the command line.",
         ),
         (["measure", "acts.zarr", "-m", "medain"], "List them with `probekit metrics`."),
-        (["measure", "acts.zarr", "-m", "std", "-s", "5"], "List them with `probekit info acts.zarr`."),
+        (["measure", "acts.zarr", "-m", "std", "-s", "5"], "in acts.zarr (1 sites). There are 2."),
         (["verify", "nets.py", "--repair"], "A store is a folder that `probekit capture` wrote."),
         (["run", "relu-vs-sigmoidal"], "List them with `probekit recipes`."),
     ],

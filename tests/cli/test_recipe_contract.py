@@ -77,4 +77,4 @@ def test_what_a_recipe_returns_is_looked_at(
     folder = distribution("forgetful", plugins.RECIPES, {"forgets": "forgets"}, {"forgets": code})
     done = python(MAIN, "run", "forgets", paths=(folder,), cwd=tmp_path)
     assert done.returncode == 1
-    assert "returned {'accuracy': 1}; it has to return a probekit.report.Outcome" in " ".join(done.stderr.split())
+    assert "returned a dict; it has to return a probekit.report.Outcome" in " ".join(done.stderr.split())

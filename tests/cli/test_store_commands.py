@@ -98,6 +98,21 @@ def test_chosen_samples_are_measured_and_sites_compared(call, model):
     assert call(*common, "--where", "label")[0] == 2
 
 
+def test_nulls_and_intervals_are_printed(call, model):
+    call("capture", model, "digits", "acts.zarr", "-s", "2", "--limit", 300)
+    line = ("measure", "acts.zarr", "-m", "fisher", "--null", "permute", "--ci", "bootstrap", "--repeats", 20)
+    code, out, err = call(*line, "--balance", "--seed", 3)
+    assert code == 0
+    assert all(word in out for word in ("fisher interval", "fisher p", "fisher_null"))
+    assert "Balanced by seed 3: " in err
+    found = pk.measure("acts.zarr", "fisher", null="permute", ci="bootstrap", repeats=20, balance=True, seed=3)
+    (row,) = json.loads(call(*line, "--balance", "--seed", 3, "--json")[1])["values"]
+    assert (row["p"], row["low"]) == (found["2"]["fisher_p_site"].item(), found["2"]["fisher_low_site"].item())
+    code, _, err = call(*line, "--within", "speaker")
+    assert code == 1
+    assert "no column 'speaker'" in err
+
+
 def test_a_chosen_value_is_of_its_columns_type(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     columns = {

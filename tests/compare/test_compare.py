@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import xarray as xr
 from scipy import stats
 
 import probekit as pk
-from probekit._compare import between, differences, members
+from probekit._compare import between, differences, members, reordering
+from probekit._measure.site_source import Source
 from probekit.errors import DataError, PluginError, ProbekitError, SiteError, StoreError
 from probekit.progress import silent
 from tests.models import mlp
@@ -158,11 +160,13 @@ def test_the_error_of_a_mean_is_that_of_the_paired_differences():
 def test_intervals_cover_the_difference_as_often_as_they_say():
     """150 nodes with independent noise are so many experiments of which the difference is 0."""
     rng = np.random.default_rng(3)
-    ids = np.arange(200)
-    x, y = (store({"a": rng.normal(size=(200, 150))}, ids) for _ in "ab")
-    nodes = pk.compare([x, y], "median", confidence=0.9).nodes["a"].sel(store="store 2")
-    covered = (abs(nodes["median"]) <= stats.t.ppf(0.95, 10) * nodes["median_error"]).mean().item()
-    assert 0.84 < covered < 0.97
+    ids, labels = np.arange(200), np.arange(200) % CLASSES
+    x, y = (store({"a": rng.normal(size=(200, 150))}, ids, labels) for _ in "ab")
+    metrics = ["median", "std", "auroc", "ks", "overlap"]
+    nodes = pk.compare([x, y], metrics, confidence=0.9).nodes["a"].sel(store="store 2")
+    for name in metrics:
+        covered = (abs(nodes[name]) <= stats.t.ppf(0.95, 10) * nodes[f"{name}_error"]).mean().item()
+        assert 0.84 < covered < 0.97, name
 
 
 def test_halves_have_half_of_each_class_and_go_by_the_ids(data):
@@ -240,6 +244,20 @@ def test_stores_on_disk_in_another_order(tmp_path):
     np.testing.assert_allclose(np.diag(found.similarity["cka"][0]), 1, rtol=1e-6)
 
 
+def test_rows_are_put_in_another_order_part_by_part(monkeypatch):
+    x = np.random.default_rng(5).normal(size=(50, 3, 2, 2)).astype(np.float32)
+    variable = xr.Variable(("sample", "channel", "y", "x"), x, encoding={"chunks": (8, 2, 2, 2)})
+    source = Source("a", "a", xr.Dataset({"activation": variable}))
+    rows = np.random.default_rng(6).permutation(50)[:31]
+    monkeypatch.setattr(reordering, "_READ_BYTES", 1)
+    found = reordering.reordered(source, rows)
+    np.testing.assert_array_equal(found, x[rows])
+    assert (found.dims, found.dtype, found.encoding["chunks"]) == (variable.dims, x.dtype, (8, 2, 2, 2))
+    monkeypatch.setattr(reordering.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(ProbekitError, match=r"another order .* 1\.453 KiB in .* has 100 bytes free\. Set TMPDIR"):
+        reordering.reordered(source, rows)
+
+
 def test_three_stores_are_compared_with_the_first(data, tmp_path):
     ids, labels, first, second = data
     stores = {"x": store(first, ids, labels), "y": shuffled(second, ids, labels), "z": store(first, ids, labels)}
@@ -314,8 +332,11 @@ def test_an_interval_that_halves_are_too_small_for_is_missing_and_said(data):
 def test_a_store_with_nan_is_named(data):
     ids, labels, first, _ = data
     faulty = first | {"b": np.where(np.arange(60)[:, None] == 3, np.nan, first["b"])}
-    with pytest.raises(DataError, match=r"new can't be measured\. Site 'b' holds NaN"):
+    with pytest.raises(
+        DataError, match=r"^new can't be compared\. Site 'b' holds NaN [^']*leaves no samples out"
+    ) as found:
         pk.compare({"old": store(first, ids, labels), "new": store(faulty, ids, labels)}, "mean")
+    assert "omit" not in str(found.value)
 
 
 def test_plot_and_moved_nodes_refuse_what_was_not_compared(data):

@@ -392,6 +392,7 @@ def test_splits_and_limits(split: load.Split, limit: int | None, expected: list[
         (("digits", "validation"), "no split 'validation'.*train, test or all"),
         (("mnits",), "'mnits' isn't a data set.*Near: 'mnist'.*digits, mnist, cifar10, imagefolder:DIR, or a FILE.npz"),
         (("nowhere.npz",), r"no file 'nowhere\.npz'"),
+        (("..",), r"'\.\.' is a folder\. With a folder of images for each class in it, it's imagefolder:\.\."),
     ],
 )
 def test_a_name_or_split_that_is_not_there(arguments: tuple[Any, ...], message: str) -> None:

@@ -18,6 +18,7 @@ import torch
 import xarray as xr
 
 import probekit as pk
+from probekit._sizes import format_size
 from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, median
 from tests.stores import opened_counting
 
@@ -145,7 +146,7 @@ def test_columns_that_do_not_fit_are_read_several_times(stored: Stored, dtype: t
         yield from items
 
     found = pk.measure(tree, metrics, memory=bound, progress=progress)
-    assert re.fullmatch(r"measure, up to [2-9] passes a column", *said)
+    assert re.fullmatch(r"measure, up to [2-9] passes a column \(.*B\)", *said)
     assert min(reads.values()) >= 2, "they did fit"
     xr.testing.assert_identical(found, pk.measure(tree, metrics))
     exact = [np.median(x[y == code].astype(found["relu"]["median"].dtype), axis=0) for code in range(4)]
@@ -313,7 +314,7 @@ def test_progress_counts_tasks_and_torch_keeps_its_threads(x: np.ndarray, y: np.
 
     threads = torch.get_num_threads()
     pk.measure(tree_of(y, a=x, b=x), ALL, memory="600KiB", progress=progress)
-    assert seen[0][0] == "measure"
+    assert seen[0][0] == f"measure ({format_size(2 * x.nbytes)})"
     assert seen[0][1] > 2
     assert torch.get_num_threads() == threads
 

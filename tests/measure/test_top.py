@@ -82,6 +82,20 @@ def test_nodes_without_classes_are_compared_with_each_other(measured: xr.DataTre
     assert len(preferred.nodes) == np.isfinite(measured["2"]["selectivity"].values).sum()  # each prefers one class
 
 
+def test_what_is_left_out_is_said() -> None:
+    values = np.array([[0.75, 0.5], [np.nan, np.nan], [0.25, 1]])
+    coords = {"label": range(3), "class_name": ("label", NAMES)}
+    site = xr.Dataset({"auroc_rest": (("label", "node"), values)}, coords)
+    tree = xr.DataTree.from_dict({"fc": site, "other": site.isel(node=[1, 0]), "(root)": site})
+    found = pk.top(tree, "auroc_rest", per_class=1)
+    assert [(node.class_name, node.site, node.node) for node in found.nodes] == [("ant", "fc", 0), ("cat", "fc", 1)]
+    assert (found.left_out, found.repeated) == (("bee",), {"(root)": "fc"})
+    assert found.table.title == (
+        "The nodes with the largest auroc_rest. Left out: (root), with the values of fc. "
+        "No node has a value for bee: all are NaN"
+    )
+
+
 def test_classes_are_chosen_by_name_or_code(measured: xr.DataTree) -> None:
     assert {node.class_name for node in pk.top(measured, classes=["cat", 0]).nodes} == {"cat", "ant"}
     assert pk.top(measured, classes=2).nodes == pk.top(measured, classes="cat").nodes

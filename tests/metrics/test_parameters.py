@@ -25,7 +25,7 @@ from probekit.metrics.parameters import with_parameters
         (Quantile, "q=[0.25, 0.75]", Quantile([0.25, 0.75])),
         (Quantile, "(0.25, 0.75),", Quantile([0.25, 0.75])),
         (Histogram, "16, edges='width'", Histogram(16, edges="width")),
-        (Overlap, 'null="permute",seed=3,pairs=True', Overlap(null="permute", seed=3, pairs=True)),
+        (Overlap, 'null="permute",pairs=True', Overlap(null="permute", pairs=True)),
         (Overlap, "null=None", Overlap()),
     ],
 )
@@ -37,7 +37,7 @@ def test_text_makes_the_metric_that_the_call_makes(metric: type, text: str, expe
     ("metric", "text", "message"),
     [
         (Std, "dof=1", "'std:dof=1': the metric 'std' has no parameter 'dof'. Near: 'ddof'. It has ddof"),
-        (Overlap, "bin=3", "no parameter 'bin'. Near: 'bins'. It has bins, null, seed, min_count, pairs"),
+        (Overlap, "bin=3", "no parameter 'bin'. Near: 'bins'. It has bins, null, min_count, pairs"),
         (Std, "ddof=-1", r"'std:ddof=-1' is refused. Std\(ddof=-1\): ddof must be at least 0"),
         (Std, "ddof='one'", "std:ddof='one'. is refused. TypeError: "),
         (Std, "1,2", r"'std:1,2' is refused. TypeError: "),

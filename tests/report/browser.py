@@ -33,7 +33,7 @@ def chromium() -> Iterator[Any]:
 class Visit:
     """A page in a browser, with what it asked for and what it complained of."""
 
-    def __init__(self, page: Any, path: Path) -> None:
+    def __init__(self, page: Any, path: Path, ready: str) -> None:
         self.page, self.path = page, path
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -41,7 +41,7 @@ class Visit:
         page.on("console", lambda said: said.type in ("error", "warning") and self.complaints.append(said.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.goto(path.as_uri())
-        page.wait_for_selector("#explorer[data-ready]")
+        page.wait_for_selector(ready)
 
     def text(self, name: str) -> str:
         """The text of an element of the explorer."""
@@ -67,10 +67,18 @@ class Visit:
 
 
 @contextmanager
-def visited(browser: Any, path: Path, *, width: int = 1280, scheme: str = "light", **options: Any) -> Iterator[Visit]:
-    """A visit to a page in a window of its own."""
+def visited(
+    browser: Any,
+    path: Path,
+    *,
+    width: int = 1280,
+    scheme: str = "light",
+    ready: str = "#explorer[data-ready]",
+    **options: Any,
+) -> Iterator[Visit]:
+    """A visit to a page in a window of its own, once it has what a selector says."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
     try:
-        yield Visit(context.new_page(), path)
+        yield Visit(context.new_page(), path, ready)
     finally:
         context.close()

@@ -273,11 +273,60 @@ def test_a_whole_report_is_as_narrow_and_asks_for_nothing(browser: Any, report: 
         assert found.complaints == []
 
 
+TABLE = "figure.table th button"
+
+
+@pytest.fixture(scope="module")
+def comparison(store: xr.DataTree, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    other = xr.DataTree.from_dict(
+        {"/": store.to_dataset(), "relu1": xr.Dataset({"activation": (("sample", "node"), RELU**2)})}
+    )
+    found = pk.compare({HOSTILE: store, "after": other}, ["mean", "auroc"], sites="relu1", repeats=2)
+    return found.write(tmp_path_factory.mktemp("comparison") / "compare.html")
+
+
+def test_tables_sort_and_filter(browser: Any, tmp_path: Path) -> None:
+    values = {"layer2": 0.5, "layer10": None, "layer1": 0.0625, **{f"other{n}": n / 8 for n in range(2, 9)}}
+    rows = [{"site": site, "share": value} for site, value in values.items()]
+    path = Page("Tables").table(rows, "Shares.", formats=".1%").write(tmp_path / "page.html")
+    with visited(browser, path, ready=TABLE) as visit:
+
+        def sites() -> list[str]:
+            return visit.page.locator("tbody tr:visible td:first-child").all_inner_texts()
+
+        for heading, *expected in (
+            ("share", "other8", "other7"),  # the largest first
+            ("share", "layer1", "other2"),
+            ("share", *list(values)[:2]),  # as it was
+            ("site", "layer1", "layer2", "layer10"),  # numbers within names count
+        ):
+            visit.page.click(f"{TABLE}:text-is('{heading}')")
+            assert sites()[: len(expected)] == expected
+            if heading == "share":
+                assert (sites()[-1] == "layer10") == (expected[0] != "layer2")  # what is missing comes last
+        visit.page.fill("figure.table input", "share >= 0.5, other")
+        assert sites() == [f"other{n}" for n in range(4, 9)]
+        assert visit.page.inner_text("figure.table [role=status]") == "5 of 10 rows."
+        visit.page.fill("figure.table input", "height > 3")
+        assert "That isn't a filter" in visit.page.inner_text("figure.table [role=status]")
+        assert visit.complaints == []
+
+
+def test_a_comparison_is_as_narrow_and_asks_for_nothing(browser: Any, comparison: Path) -> None:
+    with visited(browser, comparison, width=400, ready=TABLE) as found:
+        assert found.page.evaluate("document.documentElement.scrollWidth") == 400
+        assert found.page.evaluate("window.harmed") is None
+        assert all(each.startswith("data:") for each in found.requests[1:])
+        assert found.complaints == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(browser: Any, report: Path, scheme: str) -> None:
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_axe_finds_no_serious_fault(browser: Any, request: pytest.FixtureRequest, name: str, scheme: str) -> None:
     if "AXE_CORE" not in os.environ:
         pytest.skip("AXE_CORE names no axe.min.js of the npm package axe-core; CI's does.")
-    with visited(browser, report, scheme=scheme, bypass_csp=True) as found:
+    path = request.getfixturevalue(name)
+    with visited(browser, path, scheme=scheme, ready=TABLE, bypass_csp=True) as found:
         found.page.add_script_tag(content=Path(os.environ["AXE_CORE"]).read_text("utf-8"))
         faults = found.page.evaluate("async () => (await axe.run()).violations")
         serious = [fault for fault in faults if fault["impact"] in ("serious", "critical")]

@@ -19,6 +19,7 @@ from torch import nn
 import probekit as pk
 from probekit._measure.top_samples import TopSample
 from probekit.errors import DataError, SiteError, StoreError
+from probekit.report.local_paths import without_folders
 from probekit.report.samples import shown_samples
 from tests.report.parsed import Parsed
 from tests.report.unpacked import explorer_data, unpacked
@@ -57,9 +58,13 @@ def test_it_says_which_model_and_data_and_how_to_make_it_again(page: str, store:
     info = pk.info(store)
     assert info.accuracy is not None
     assert Parsed(page).within("dd")[:5] == [f"{info.accuracy:.1%}", "150", "3", "2", "11"]
-    for text in ("torch.nn.modules.container.Sequential", info.attrs["created"], info.attrs["command"]):
+    for text in ("torch.nn.modules.container.Sequential", info.attrs["created"]):
         assert text in found
-    assert f"probekit.report.write({str(store)!r}" in found
+    brief = f"…/{store.parent.name}/acts.zarr"
+    assert str(store) not in page
+    assert info.attrs["command"].replace(str(store), brief) in found
+    assert f"probekit.report.write({brief!r}" in found
+    assert "again, with … for folders" in found
 
 
 def test_the_numbers_of_each_site_are_those_of_the_summary(page: str, store: Path) -> None:
@@ -102,7 +107,7 @@ def test_thumbnails_are_the_inputs(page: str) -> None:
 def test_what_comes_from_a_store_is_escaped(page: str) -> None:
     parsed = Parsed(page)
     assert all("onerror" not in attrs for attrs in parsed.all("img"))
-    assert len(parsed.all("script")) == page.count("</script>") == 3
+    assert len(parsed.all("script")) == page.count("</script>") == 7
     assert f"{HOSTILE}: node" in " ".join(parsed.within("h3"))
 
 
@@ -127,20 +132,48 @@ def test_it_warns_of_few_samples_dead_nodes_and_missing_values(tmp_path: Path) -
     assert any(text.startswith("1 of 2 classes have fewer than 30 samples, bee (20)") for text in warned)
     assert "2 nodes have the same value for every sample: 2 of 4 at site." in warned
     assert any("selectivity is missing for 2 of 4 values at site" in text for text in warned)
+    for metrics in ("sparsity", "dead"):  # which know of nodes that are off, and not of those that never change
+        written = pk.report.write(tree, tmp_path / "r.html", metrics=metrics).read_text("utf-8")
+        assert "2 nodes have no sample that turns them on: 2 of 4 at site." in Parsed(written).within("li")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("hf:/home/ann/models/base", "hf:~/models/base"),
+        (
+            "probekit capture imagefolder:/work/here/photos '/data/groups/ann/a.zarr' --weights=/home/ann/w.pt",
+            "probekit capture imagefolder:photos '…/ann/a.zarr' --weights=~/w.pt",
+        ),
+        ('{"data": "/data/groups/x.npz", "n": 1/2}', '{"data": "…/groups/x.npz", "n": 1/2}'),
+        ("https://host/data/groups/ann s3://bucket/a/b ../photos/cat timm/vit/base", None),
+    ],
+)
+def test_folders_of_this_machine_are_left_out(monkeypatch: pytest.MonkeyPatch, text: str, shown: str | None) -> None:
+    monkeypatch.setattr("os.getcwd", lambda: "/work/here")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert without_folders(text) == (text if shown is None else shown)
 
 
 def test_approximate_results_say_so(tmp_path: Path) -> None:
     x = torch.from_numpy(RNG.normal(size=(20_000, 2)).astype(np.float32))
-    live = pk.measure_live(nn.Identity(), (x, torch.arange(20_000) % 2), "median", sites="**")
+    with pytest.warns(
+        UserWarning, match=r"can't be told apart at '0' \(2 nodes, up to .*error_bound says how far ks may"
+    ):
+        live = pk.measure_live(nn.Sequential(nn.GELU()), (x, torch.arange(20_000) % 2), ["median", "ks"], sites="0")
+    share, bound = (live["0"]["ks"].attrs[name] for name in ("cell_share", "error_bound"))
+    assert 0.01 < share < bound < 0.1
     warned = Parsed(pk.report.write(live, tmp_path / "r.html").read_text("utf-8")).within("li")
-    assert any(text.startswith("Measured while the model ran, and approximate: median within") for text in warned)
+    said = f"approximate: median within 0.0039 of a value and 6.1e-05 of the samples, ks within {bound:.2g}."
+    assert any(text.startswith(f"Measured while the model ran, and {said}") for text in warned)
+    assert any("couldn't be told apart" in text and f"0 (2 nodes, up to {share:.1%})" in text for text in warned)
 
 
 def test_results_are_shown_without_a_store_and_with_it(store: Path, tmp_path: Path) -> None:
     pk.measure(store, ["auroc", "linear_probe", "cka"], out=tmp_path / "m.zarr")
     alone = texts(pk.report.write(tmp_path / "m.zarr", tmp_path / "alone.html").read_text("utf-8"))
     assert "Results alone have no samples" in alone
-    assert pk.info(store).attrs["command"] in alone
+    assert without_folders(pk.info(store).attrs["command"]) in alone
     joined = texts(pk.report.write(tmp_path / "m.zarr", tmp_path / "joined.html", store=store).read_text("utf-8"))
     assert "accuracy of the model" in joined
     assert "Which class the model takes for which." in joined
@@ -158,7 +191,7 @@ def test_results_of_whole_sites_have_no_nodes_to_explore(store: Path, tmp_path: 
     html = pk.report.write(pk.measure(store, ["effective_rank", "cka"]), tmp_path / "r.html").read_text("utf-8")
     assert "What 2 sites of a neural network do." in texts(html)
     assert "Explore every node" not in texts(html)
-    assert "<script" not in html
+    assert html.count("<script") == 1  # that of tables
 
 
 def test_the_last_step_of_a_watch_is_shown(tmp_path: Path) -> None:
@@ -183,9 +216,15 @@ def test_images_that_moved_are_named(tmp_path: Path) -> None:
     pk.capture(nn.Flatten(), data, tmp_path / "a.zarr", reduce=slice(0, 4))
     there = pk.report.write(tmp_path / "a.zarr", tmp_path / "there.html", metrics="auroc").read_text("utf-8")
     assert len([attrs for attrs in Parsed(there).all("img") if ", sample " in attrs["alt"]]) == 16
+    best = pk.top(pk.measure(tmp_path / "a.zarr", "auroc"), per_class=1, classes="bee")
+    drawn = pk.plot.samples(best.samples(tmp_path / "a.zarr", n=2))  # also from their files
+    assert len(drawn.axes) == 2
     (tmp_path / "photos").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"aren't where they were .*\.png\. .*samples\(store, data="):
+        pk.plot.samples(best.samples(tmp_path / "a.zarr", n=2))
     moved = texts(pk.report.write(tmp_path / "a.zarr", tmp_path / "moved.html", metrics="auroc").read_text("utf-8"))
     assert "The images aren't where they were when they were captured" in moved
+    assert str(tmp_path) not in moved
     assert ".png" in moved
 
 
@@ -230,7 +269,7 @@ def test_a_picture_that_can_not_be_shown_says_why(tmp_path: Path, content: bytes
     path = tmp_path / "cat.png"
     if content is not None:
         path.write_bytes(content)
-    [found] = shown_samples([TopSample("relu", 0, 0, 1.5, 3, path=str(path))])
+    [found] = shown_samples([TopSample("relu", 0, 0, 1.5, 3, file=str(path))])
     assert found.image is None
     assert found.before.startswith("No picture: ")
     assert "cat.png" in found.before

@@ -38,11 +38,12 @@ def test_every_variable_says_what_it_is(tree: xr.DataTree) -> None:
     assert json.loads(attrs.pop("parameters")) == {
         "bins": 32,
         "null": "permute",
-        "seed": 0,
         "min_count": 10,
         "pairs": None,
     }
-    assert attrs == {"metric": "overlap", "version": 1, "n": 200, "activation_dtype": "float32", "approximate": 0}
+    null = {"of": "overlap", "null": "permute", "repeats": 1, "seed": 0, "together": "sample"}
+    about = {"metric": "overlap", "version": 2, "n": 200, "activation_dtype": "float32", "approximate": 0}
+    assert attrs == about | null
     assert json.loads(results["relu"]["std"].attrs["parameters"]) == {"ddof": 1}
 
 
@@ -115,7 +116,9 @@ def test_a_metric_that_fails_is_named_with_its_site(tree: xr.DataTree) -> None:
 
 def test_what_compares_sites_is_written_at_the_root(tmp_path: Path) -> None:
     store = three_sites(tmp_path / "acts.zarr")
-    found = pk.measure(store, ["cka", "rsa", "effective_rank", "linear_probe", "mean"], out=tmp_path / "m.zarr")
+    found = pk.measure(
+        store, ["cka:biased=True", "rsa", "effective_rank", "linear_probe", "mean"], out=tmp_path / "m.zarr"
+    )
     opened = xr.open_datatree(tmp_path / "m.zarr", engine="zarr")
     xr.testing.assert_identical(opened.load(), found)
     assert found["site"].values.tolist() == ["0", "1", "2"]

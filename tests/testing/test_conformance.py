@@ -169,6 +169,33 @@ class Sideways(Average):
         return {"average": (("node", "label"), super().finalize(state)["average"][1])}
 
 
+class Misnamed(Average):
+    """Calls the classes something else."""
+
+    def finalize(self, state: State) -> Variables:
+        return {"average": (("class", "node"), super().finalize(state)["average"][1])}
+
+
+class Neuronal(Misnamed):
+    """Calls the nodes something else."""
+
+    def finalize(self, state: State) -> Variables:
+        return {"average": (("label", "neuron"), super().finalize(state)["average"][1])}
+
+
+class Unpaired(Misnamed):
+    """Has the second of two classes alone."""
+
+    def finalize(self, state: State) -> Variables:
+        return {"average": (("label_b", "node"), super().finalize(state)["average"][1])}
+
+
+class Undecided(Average):
+    """Sees positions as nobody can."""
+
+    positions: ClassVar[str] = "some"
+
+
 class Named(Average):
     """Gives words."""
 
@@ -360,6 +387,9 @@ WRONG = [
     (Ordered, "class permutation"),
     (Centred, "node subset"),
     (Sideways, "declared dims"),
+    (Misnamed, "declared dims"),
+    (Neuronal, "declared dims"),
+    (Unpaired, "declared dims"),
     (Named, "declared dims"),
     (Whole, "declared dims"),
     (Hoarding, "state shape"),
@@ -379,6 +409,7 @@ WRONG = [
     (Colon, "says what it is"),
     (Fractional, "says what it is"),
     (Unwritable, "says what it is"),
+    (Undecided, "says what it is"),
     (Locked, "goes to other processes"),
 ]
 
@@ -403,6 +434,29 @@ def test_a_wrong_metric_is_told_which_law_it_breaks(wrong: type, law: str) -> No
     assert lines[0] == f"The metric {metric.name!r} breaks the law {law!r}."
     assert lines[1].startswith("   law: ")
     assert any(line.startswith(" found: ") for line in lines)
+
+
+def test_a_wrong_dim_fails_the_law_about_dims_first_and_parameters_are_a_mapping() -> None:
+    broken = []
+    for check in checks(Misnamed()):
+        try:
+            if check.law.name != "two processes":
+                check()
+        except ConformanceError as error:
+            broken.append((check.law.name, str(error)))
+    assert broken[0][0] == "declared dims"
+    assert "the dim 'class' of 'average' is as long as there are classes: its name is 'label'" in broken[0][1]
+
+    class Without(Average):
+        """Has no parameters, and says so in a wrong way."""
+
+        parameters: ClassVar[Any] = None
+
+    message = r"'average' has the parameters None; they are a mapping .*\{\} where there are none"
+    with pytest.raises(pk.errors.PluginError, match=message):
+        checks(Without())
+    with pytest.raises(pk.errors.PluginError, match=message):
+        pk.measure_live(torch.nn.ReLU(), torch.ones(2, 2), Without())
 
 
 def test_every_law_is_broken_by_one_of_the_wrong_metrics() -> None:

@@ -20,11 +20,11 @@ from probekit.metrics._kernels.pooled_sort import CARRIED, pooled, values_of
 from probekit.metrics.block import NODES, Array, Block, Codes
 from probekit.metrics.protocol import Spec
 
-__all__ = ["Cells", "Edges", "cells_bytes", "count_cells"]
+__all__ = ["MOST_ATOMS", "Cells", "Edges", "atoms_of", "cells_bytes", "count_cells", "weights_of"]
 
 Edges: TypeAlias = Literal["mass", "width"]
 
-_ATOM = 100  # an atom has at least one in this many samples
+MOST_ATOMS = 100  # of a node: an atom has at least one in this many samples
 _TABLES = 8  # like those of the counts, that a metric has at a time
 
 
@@ -52,7 +52,7 @@ class Cells:
 
 def cells_bytes(spec: Spec, bins: int, nodes: int = NODES) -> int:
     """The most bytes that counts of all classes in the cells of `nodes` nodes take, with what is computed of them."""
-    return 8 * _TABLES * spec.classes * (bins + _ATOM) * min(spec.nodes, nodes)
+    return 8 * _TABLES * spec.classes * (bins + MOST_ATOMS) * min(spec.nodes, nodes)
 
 
 def count_cells(block: Block, bins: int, kind: Edges = "mass") -> Cells:
@@ -70,11 +70,11 @@ def count_cells(block: Block, bins: int, kind: Edges = "mass") -> Cells:
 
 def _cuts(block: Block, bins: int, kind: Edges) -> list[tuple[Array, Array]]:
     """The edges and the atoms of each node."""
-    weights = np.repeat(_weights(block.counts), block.counts)
+    weights = np.repeat(weights_of(block.counts), block.counts)
     return [_cut(row, weights, bins, kind) for row in block.values]
 
 
-def _weights(counts: Codes) -> Codes:
+def weights_of(counts: Codes) -> Codes:
     """The weight of a sample of each class, in proportion to 1 / n_c, as integers of 32 bits.
 
     Sums of integers are exact, so that no edge depends on the order of equal values. The weights themselves are exact
@@ -89,7 +89,7 @@ def _weights(counts: Codes) -> Codes:
 def _cut(row: Array, weights: Codes, bins: int, kind: Edges) -> tuple[Array, Array]:
     """The edges and the atoms of one node."""
     keys, mass = pooled(row, weights)
-    starts = _atoms(keys)
+    starts = atoms_of(keys)
     for start, stop in zip(starts, np.searchsorted(keys, keys[starts], "right"), strict=True):
         mass[start:stop] = 0
     if kind == "width":
@@ -98,9 +98,9 @@ def _cut(row: Array, weights: Codes, bins: int, kind: Edges) -> tuple[Array, Arr
     return (_even(edges) if kind == "width" else edges), values_of(keys[starts])
 
 
-def _atoms(keys: Array) -> Codes:
+def atoms_of(keys: Array) -> Codes:
     """The indices in the sorted `keys` at which a key begins that at least 1 % of them equal."""
-    fewest = max(2, -(-len(keys) // _ATOM))
+    fewest = max(2, -(-len(keys) // MOST_ATOMS))
     ahead = keys[fewest - 1 :]
     equal = ahead == keys[: len(ahead)]
     return np.flatnonzero(np.diff(equal, prepend=False) & equal)

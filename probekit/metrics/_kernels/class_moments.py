@@ -10,7 +10,7 @@ from torch import Tensor
 from probekit.metrics._kernels.class_sums import class_counts
 from probekit.metrics.protocol import Parameters, Spec, State
 
-__all__ = ["ClassMoments"]
+__all__ = ["ClassMoments", "first_of_each"]
 
 _ROWS = 512  # rows handled together: their float64 scratch stays in the cache, and torch seldom starts its threads
 
@@ -37,7 +37,7 @@ class ClassMoments(Parameters):
         # Deviations from the mean so far, or from a sample of the class, are small: little of their squares can cancel.
         pivot = state["mean"]
         if x.device.type != "cpu" or not before.all():  # off the CPU, evaluating `all` would wait for the device
-            first = x.index_select(0, _first_of_each(y, len(before))).double()
+            first = x.index_select(0, first_of_each(y, len(before))).double()
             pivot = torch.where(before > 0, pivot, first)
         sums, squares = torch.zeros_like(pivot), torch.zeros_like(pivot)
         for rows, codes in zip(x.split(_ROWS), y.split(_ROWS), strict=True):
@@ -59,7 +59,7 @@ class ClassMoments(Parameters):
         return {"count": count, "mean": mean, "m2": a["m2"] + b["m2"] + between}
 
 
-def _first_of_each(y: Tensor, classes: int) -> Tensor:
+def first_of_each(y: Tensor, classes: int) -> Tensor:
     """The index at which each class first appears in the codes `y`, (class,); the last index for an absent class."""
     index = torch.arange(len(y), device=y.device)
     return y.new_full((classes,), len(y) - 1).scatter_reduce_(0, y, index, "amin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,10 +33,13 @@ def shares(name: str, hits: Tensor, count: Tensor) -> Variables:
 class InactiveCounts(Parameters):
     """Base of metrics of how often a node is on: the state is `count` (class) and `inactive` (class, node), int64.
 
-    A node is inactive, or off, for a sample where its value is at or below `threshold`.
+    A node is inactive, or off, for a sample where its value is at or below `threshold`. Each position of a feature map
+    counts: the mean of a map is 0 only if it is 0 everywhere.
     """
 
     threshold: float = 0.0
+    version: ClassVar[int] = 2  # in version 1 the mean over a map's positions was one sample
+    positions: ClassVar[str] = "each"
 
     @property
     def state_key(self) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""Kurtosis from moments that are merged over batches."""
+"""Bimodality from moments that are merged over batches."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from torch import Tensor
 
 from probekit.metrics import Spec, State, Variables
 
-__all__ = ["Kurtosis"]
+__all__ = ["Bimodality"]
 
 _ROUNDING = 1e-12  # of the mean: a spread as small as this is none
 
 
 @dataclass(frozen=True)
-class Kurtosis:
-    """Kurtosis of each class at each node, less the 3 of a normal distribution: how heavy its tails are.
+class Bimodality:
+    """Sarle's bimodality coefficient of each class at each node: above 5/9 where there may be two humps.
 
-    `kurtosis` (label, node), float64, without a unit: n Σ(x − μ)⁴ / (Σ(x − μ)²)² − 3, from −2 (two values, equally
-    often) on; with ``excess=False`` the 3 is left on. NaN for a class without samples, for a node that is constant in a
+    `bimodality` (label, node), float64 in [0, 1], without a unit: (g₁² + 1) / (g₂ + 3), where g₁ is the skewness and g₂
+    the excess kurtosis of the samples. 1 for two values, 5/9 for a uniform distribution, 1/3 for a normal one. By
+    default g₁ and g₂ are corrected for the number of samples, as by SAS (Pfister et al. 2013), which takes more than
+    three; ``corrected=False`` leaves that out. NaN for a class with too few samples, for a node that is constant in a
     class, and where a value is infinite.
 
-    A single outlier decides it: compare with `moors`, which is made of octiles.
+    A lopsided distribution with one hump has a large coefficient too: look at the histogram.
     """
 
-    excess: bool = True
-    name: ClassVar[str] = "kurtosis"
+    corrected: bool = True
+    name: ClassVar[str] = "bimodality"
     version: ClassVar[int] = 1
 
     @property
@@ -60,7 +62,14 @@ class Kurtosis:
         return {"count": a["count"] + b["count"], "mean": a["mean"] + gap * n / total, "m2": m2, "m3": m3, "m4": m4}
 
     def finalize(self, state: State) -> Variables:
-        count = state["count"][:, None]
-        kurtosis = count * state["m4"] / state["m2"] ** 2 - (3 if self.excess else 0)
-        spread = state["m2"] > count * (_ROUNDING * state["mean"]) ** 2
-        return {"kurtosis": (("label", "node"), kurtosis.where(spread, torch.nan).cpu().numpy())}
+        n = state["count"][:, None].double()
+        skewness = n.sqrt() * state["m3"] / state["m2"] ** 1.5
+        excess = n * state["m4"] / state["m2"] ** 2 - 3
+        three = torch.full_like(n, 3)
+        if self.corrected:
+            skewness = skewness * (n * (n - 1)).sqrt() / (n - 2)
+            excess = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6)
+            three = 3 * (n - 1) ** 2 / ((n - 2) * (n - 3))
+        known = (state["m2"] > n * (_ROUNDING * state["mean"]) ** 2) & (n > (3 if self.corrected else 0))
+        value = (skewness**2 + 1) / (excess + three)
+        return {"bimodality": (("label", "node"), value.where(known, torch.nan).cpu().numpy())}

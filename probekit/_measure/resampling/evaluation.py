@@ -1,0 +1,156 @@
+"""Metrics on the repeats of the samples of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+
+from probekit._measure.accumulator import Accumulator, call, finalized, leaders
+from probekit._measure.grouping import Observations
+from probekit._measure.resampling.draws import Draws
+from probekit.metrics import Block, ColumnMetric, State, StreamingMetric, Variables
+from probekit.metrics.block import Array, Codes
+from probekit.metrics.protocol import Relabelling
+
+__all__ = ["Batches", "Columns", "Repeat", "redrawn", "relabelled", "streamed", "without_each"]
+
+Batches: TypeAlias = Callable[[], Iterator[tuple[Any, Codes]]]  # values of whole rows, or a list of such, and labels
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All samples of a few nodes, `values` (node, sample), in the order of their classes but unsorted within them.
+
+    `samples` are the numbers of the observations in that order, `codes` their classes.
+    """
+
+    values: Array
+    samples: Codes
+    codes: Codes
+    classes: int
+
+    @classmethod
+    def of(cls, values: Array, rows: Observations) -> Columns:
+        """Those of `values` as the grouping of the observations places them; a copy."""
+        samples = np.argsort(rows.grouping.position)
+        return cls(values.copy(), samples, rows.codes[samples], rows.labels.number)
+
+    def shuffled(self, metric: ColumnMetric, draws: Draws, repeats: int, where: str) -> Iterator[Variables]:
+        """The variables for each shuffle of the labels; by what the metric prepares, if it can."""
+        compute: Callable[[Codes], Variables] = partial(self._relabelled, metric)
+        if isinstance(metric, Relabelling):
+            compute = call(metric, where, metric.relabelling, self.values, self.classes)
+        for repeat in range(repeats):
+            yield call(metric, where, compute, draws.labels(repeat)[self.samples])
+
+    def redrawn(self, metric: ColumnMetric, draws: Draws, repeats: int, where: str) -> Iterator[Variables]:
+        for repeat in range(repeats):
+            counts = draws.counts(repeat)[self.samples]
+            yield self._of_those(metric, np.repeat(np.arange(len(counts)), counts), where)
+
+    def without_each(self, metric: ColumnMetric, blocks: Codes, where: str) -> Iterator[Variables]:
+        of = blocks[self.samples]
+        for block in range(int(blocks.max()) + 1):
+            yield self._of_those(metric, np.flatnonzero(of != block), where)
+
+    def _relabelled(self, metric: ColumnMetric, codes: Codes) -> Variables:
+        order = np.argsort(codes.astype(np.min_scalar_type(self.classes)), kind="stable")
+        return metric.compute(self._block(order, codes))
+
+    def _of_those(self, metric: ColumnMetric, places: Codes, where: str) -> Variables:
+        return call(metric, where, metric.compute, self._block(places, self.codes[places]))
+
+    def _block(self, places: Codes, codes: Codes) -> Block:
+        taken = torch.from_numpy(self.values).index_select(1, torch.from_numpy(places)).numpy()
+        counts = np.bincount(codes, minlength=self.classes)
+        return Block.sort(taken, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+class Repeat(Protocol):
+    """The samples as one repeat has them."""
+
+    def of(self, x: Any, y: torch.Tensor, first: int) -> tuple[Any, torch.Tensor]:
+        """Those that it has of a batch that begins with observation number `first`."""
+
+
+@dataclass(frozen=True)
+class _Relabelled:
+    codes: Array
+
+    def of(self, x: Any, y: torch.Tensor, first: int) -> tuple[Any, torch.Tensor]:
+        return x, torch.from_numpy(self.codes[first : first + len(y)].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _Redrawn:
+    counts: Array
+
+    def of(self, x: Any, y: torch.Tensor, first: int) -> tuple[Any, torch.Tensor]:
+        counts = torch.from_numpy(self.counts[first : first + len(y)].astype(np.int64))
+        return _taken(x, y, torch.repeat_interleave(counts))
+
+
+def relabelled(codes: Codes, classes: int) -> Repeat:
+    return _Relabelled(codes.astype(np.min_scalar_type(classes)))
+
+
+def redrawn(counts: Codes) -> Repeat:
+    return _Redrawn(counts.astype(np.min_scalar_type(int(counts.max(initial=0)))))
+
+
+def _taken(x: Any, y: torch.Tensor, places: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    taken = [each[places] for each in x] if isinstance(x, list) else x[places]
+    return taken, y[places]
+
+
+def streamed(
+    metrics: Sequence[StreamingMetric], spec: Any, where: str, batches: Batches, repeats: Sequence[Repeat]
+) -> Iterator[dict[str, Variables]]:
+    """The variables of each repeat, by the metric's name, from one pass over the samples."""
+    found = [Accumulator(metrics, spec, where) for _ in repeats]
+    first = 0
+    for x, codes in batches():
+        y = torch.from_numpy(codes)
+        for repeat, accumulator in zip(repeats, found, strict=True):
+            accumulator.update(*repeat.of(x, y, first))
+        first += len(codes)
+    for accumulator in found:
+        yield _variables(metrics, accumulator.states, where)
+
+
+def without_each(
+    metrics: Sequence[StreamingMetric], spec: Any, where: str, batches: Batches, blocks: Codes
+) -> Iterator[dict[str, Variables]]:
+    """The variables of all samples, and then those without each of the blocks, from one pass.
+
+    The state of all blocks but one is that of those before it, merged with that of those after it.
+    """
+    number, first = int(blocks.max()) + 1, 0
+    found = [Accumulator(metrics, spec, where) for _ in range(number)]
+    for x, codes in batches():
+        y, of = torch.from_numpy(codes), torch.from_numpy(blocks[first : first + len(codes)])
+        for block in of.unique().tolist():
+            found[block].update(*_taken(x, y, torch.nonzero(of == block)[:, 0]))
+        first += len(codes)
+    empty, keepers = Accumulator(metrics, spec, where).states, leaders(metrics)
+
+    def both(a: dict[str, State], b: dict[str, State]) -> dict[str, State]:
+        return {name: call(keepers[name], where, keepers[name].merge, a[name], b[name]) for name in a}
+
+    after = [empty]
+    for accumulator in reversed(found[1:]):
+        after.append(both(accumulator.states, after[-1]))
+    yield _variables(metrics, both(found[0].states, after[-1]), where)
+    before = empty
+    for accumulator in found:
+        yield _variables(metrics, both(before, after.pop()), where)
+        before = both(before, accumulator.states)
+
+
+def _variables(metrics: Sequence[StreamingMetric], states: dict[str, State], where: str) -> dict[str, Variables]:
+    return {metric.name: variables for metric, variables in finalized(metrics, states, where)}

@@ -1,0 +1,162 @@
+"""Which metrics are repeated how often, and the sums over their repeats that a task gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from probekit._measure.grouping import Observations
+from probekit._measure.metric_set import needs_target
+from probekit._measure.resampling.draws import Draws
+from probekit._measure.resampling.evaluation import Batches, Columns, redrawn, relabelled, streamed, without_each
+from probekit._measure.resampling.settings import Resampling
+from probekit._measure.resampling.tally import Tally
+from probekit.metrics import Metric, StreamingMetric, Variables
+from probekit.metrics.block import Array, Codes
+
+__all__ = ["ALL_SITES", "CI", "NULL", "Repeats", "What"]
+
+What: TypeAlias = Literal["null", "ci"]
+Check: TypeAlias = Callable[[Metric, Any], Variables]
+Measured: TypeAlias = Callable[[Observations, Array | None], Variables]
+
+NULL: What = "null"
+CI: What = "ci"
+ALL_SITES = ""  # instead of a site's key
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The nulls and intervals of a measurement.
+
+    `draws` are those of each site, and of the rows of all sites, where some metric compares them. `seeing` names the
+    metrics whose results depend on the labels: the others have no null.
+    """
+
+    settings: Resampling
+    draws: Mapping[str, Draws] = field(default_factory=dict)
+    seeing: frozenset[str] = frozenset()
+
+    def number(self, what: What, metric: Metric) -> int:
+        """How many shuffles or draws a metric is asked for; 0 for none."""
+        if what == NULL:
+            return self.settings.shuffles(metric) if metric.name in self.seeing else 0
+        return self.settings.repeats if self.settings.ci else 0
+
+    def chosen(self, what: What, metrics: Sequence[Metric]) -> list[Any]:
+        return [metric for metric in metrics if self.number(what, metric)]
+
+    def any_of(self, metrics: Sequence[Metric]) -> bool:
+        return any(self.number(what, metric) for what in (NULL, CI) for metric in metrics)
+
+    def blocks(self, key: str) -> Codes:
+        return self.draws[key].blocks(self.settings.repeats)
+
+    def of_columns(
+        self,
+        metrics: Sequence[Any],
+        columns: Columns,
+        found: Mapping[str, Variables],
+        key: str,
+        where: str,
+        check: Check,
+    ) -> dict[str, Variables]:
+        """The sums of column metrics over all repeats, at the nodes of a block, by what they are for and the metric."""
+        sums: dict[str, Variables] = {}
+        for metric in metrics:
+            if number := self.number(NULL, metric):
+                repeats = columns.shuffled(metric, self.draws[key], number, where)
+                sums[f"{NULL}/{metric.name}"] = _sums(metric, found[metric.name], repeats, check, pairs=False)
+            if number := self.number(CI, metric):
+                if self.settings.interval(metric) == "jackknife":
+                    repeats = columns.without_each(metric, self.blocks(key), where)
+                else:
+                    repeats = columns.redrawn(metric, self.draws[key], number, where)
+                sums[f"{CI}/{metric.name}"] = _sums(metric, found[metric.name], repeats, check, pairs=True)
+        return sums
+
+    def of_streams(
+        self,
+        what: What,
+        metrics: Sequence[StreamingMetric],
+        part: range,
+        spec: Any,
+        batches: Batches,
+        rows: Observations,
+        key: str,
+        where: str,
+        check: Check,
+    ) -> dict[str, Variables]:
+        """The sums of streaming metrics over a `part` of the repeats, in one pass over the samples.
+
+        An empty part are all blocks of a jackknife, from the blocks' states.
+        """
+        chosen: list[StreamingMetric] = self.chosen(what, metrics)
+        if len(part):
+            as_they_are = relabelled(rows.codes, rows.labels.number)
+            repeats = [as_they_are, *(self._repeat(what, repeat, rows, key) for repeat in part)]
+            found = streamed(chosen, spec, where, batches, repeats)
+        else:
+            found = without_each(chosen, spec, where, batches, self.blocks(key))
+        first = next(found)
+        tallies = {m.name: Tally(m, check(m, first[m.name]), pairs=what == CI) for m in chosen}
+        for variables in found:
+            for metric in chosen:
+                tallies[metric.name].add(check(metric, variables[metric.name]))
+        return {f"{what}/{name}": tally.variables for name, tally in tallies.items()}
+
+    def _repeat(self, what: What, repeat: int, rows: Observations, key: str) -> Any:
+        draws = self.draws[key]
+        if what == NULL:
+            return relabelled(draws.labels(repeat), rows.labels.number)
+        if key == ALL_SITES or self.settings.ci == "jackknife":
+            return redrawn((self.blocks(key) != repeat).astype(np.int64))
+        return redrawn(draws.counts(repeat))
+
+    def of_samples(
+        self,
+        what: What,
+        metric: Metric,
+        part: range,
+        measured: Measured,
+        rows: Observations,
+        target: Array | None,
+        key: str,
+    ) -> dict[str, Variables]:
+        """The sums of a sample metric over a `part` of the repeats."""
+        tally = Tally(metric, measured(rows, target), pairs=what == CI)
+        for repeat in part:
+            if what == CI:
+                tally.add(measured(rows.only(self.blocks(key) != repeat), target))
+            elif needs_target(metric):
+                tally.add(measured(rows, self._other_target(target, repeat, rows, key)))
+            else:
+                tally.add(measured(replace(rows, shuffled=self.draws[key].labels(repeat)), target))
+        return {f"{what}/{metric.name}": tally.variables}
+
+    def _other_target(self, target: Array | None, repeat: int, rows: Observations, key: str) -> Array | None:
+        """The target of each row of the site, after those of the units were shuffled."""
+        if target is None:
+            return None
+        draws, shuffled = self.draws[key], target.copy()
+        of_units = np.zeros(draws.units.number)
+        of_units[draws.units.of] = target[rows.numbers]
+        shuffled[rows.numbers] = of_units[draws.order(repeat)][draws.units.of]
+        return shuffled
+
+
+def _sums(
+    metric: Metric,
+    measured: Variables,
+    repeats: Iterable[Variables] | Iterator[Variables],
+    check: Check,
+    *,
+    pairs: bool,
+) -> Variables:
+    tally = Tally(metric, measured, pairs=pairs)
+    for variables in repeats:
+        tally.add(check(metric, variables))
+    return tally.variables

@@ -1,0 +1,164 @@
+"""The variables of nulls and intervals among those of a site.
+
+Beside a variable ``v`` stand ``v_null``, ``v_null_std``, ``v_p``, and, over its nodes, ``v_q``; ``v_low`` and
+``v_high``. Where ``v`` is a headline's and has nodes, the number that stands for the site has its own, without nodes:
+``v_null_site`` and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from probekit._measure.resampling.repeats import CI, NULL, Repeats, What
+from probekit._measure.resampling.tally import Sums, discoveries, merged
+from probekit._results import headlines
+from probekit._results.assemble import join
+from probekit.errors import PluginError
+from probekit.metrics import Headline, Metric, Variables
+from probekit.metrics.block import Array
+
+__all__ = ["Found", "beside", "found_at"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The sums of the variables of a metric at a site over the shuffles or draws, and the values of each of these."""
+
+    what: What
+    metric: Metric
+    sums: Mapping[str, tuple[tuple[str, ...], Sums]]
+    values: Variables
+
+
+def found_at(
+    metrics: Sequence[Metric], blocks: Sequence[Mapping[str, Variables]], parts: Sequence[Mapping[str, Variables]]
+) -> list[Found]:
+    """What the tasks of a site gave: of `blocks` of nodes, and of `parts` of the repeats."""
+    found = []
+    for what in (NULL, CI):
+        for metric in metrics:
+            key = f"{what}/{metric.name}"
+            over_nodes = [each[key] for each in blocks if key in each]
+            given = [join(metric, over_nodes)] if over_nodes else [each[key] for each in parts if key in each]
+            if given:
+                found.append(Found(what, metric, *merged(given)))
+    return found
+
+
+def beside(
+    made: Mapping[str, xr.Dataset], found: Mapping[str, Sequence[Found]], repeats: Repeats
+) -> dict[str, xr.Dataset]:
+    """What was measured at each site, and between sites, with what the repeats `found` beside it.
+
+    A variable that no shuffle changes, anywhere, doesn't depend on the labels, and has no null.
+    """
+    every = [each for of_site in found.values() for each in of_site if each.what == NULL]
+    changed = {name for each in every for name, (_, sums) in each.sums.items() if sums.changes}
+    return {key: data.assign(_beside(data, found[key], repeats, key, changed)) for key, data in made.items()}
+
+
+def _beside(
+    made: xr.Dataset, found: Sequence[Found], repeats: Repeats, key: str, changed: set[str]
+) -> dict[str, xr.Variable]:
+    variables: dict[str, xr.Variable] = {}
+    for each in found:
+        about = _about(each, repeats, key)
+        shown = [name for name in each.sums if each.what == CI or name in changed]
+        if each.what == NULL and not repeats.settings.null:  # a metric's own, which is about its headline
+            shown = [name for name in each.values if name in each.sums]
+        for name in shown:
+            dims, sums = each.sums[name]
+            attrs = {k: v for k, v in made[name].attrs.items() if k != headlines.ATTRIBUTE} | {"of": name} | about
+            found_here = {
+                f"{name}_{ending}": _variable(made[name], dims, array, attrs)
+                for ending, array in _statistics(each, sums, repeats, about, key)
+            }
+            p = found_here.get(f"{name}_p")
+            if p is not None and "node" in p.dims:
+                found_here[f"{name}_q"] = p.copy(data=_over_nodes(p))
+            variables |= found_here
+            _check_names(found_here, made, each.metric)
+            if name in each.values and (each.what == CI or repeats.settings.null):
+                variables |= _of_site(made[name], each, repeats, about, key)
+    return variables
+
+
+def _check_names(found: Mapping[str, xr.Variable], made: xr.Dataset, metric: Metric) -> None:
+    taken = next((name for name in found if name in made), None)
+    if taken is not None:
+        raise PluginError(
+            f"The metric {metric.name!r} gives a variable {taken!r} itself, as which its null or interval would stand. "
+            "Measure it without null= and ci=, or have its author give that variable another name.",
+            arguments=("null", "ci"),
+        )
+
+
+def _statistics(
+    found: Found, sums: Sums, repeats: Repeats, about: Mapping[str, Any], key: str
+) -> Iterator[tuple[str, Array]]:
+    """The endings of the variables, and their arrays."""
+    confidence = repeats.settings.confidence
+    if found.what == CI:
+        number = int(about["repeats"])
+        if about["ci"] == "jackknife":
+            yield from sums.jackknife(confidence, number).items()
+        else:
+            draws = repeats.draws[key]
+            yield from sums.bootstrap(confidence, number, draws.units.number, draws.cells).items()
+        return
+    null = sums.null()
+    # A metric's own few shuffles tell where its null lies, and no more.
+    yield from (null.items() if repeats.settings.null else [("null", null["null"])])
+
+
+def _about(found: Found, repeats: Repeats, key: str) -> dict[str, Any]:
+    """The attributes that say how a null or an interval was found."""
+    asked, units = repeats.settings, repeats.draws[key].units
+    said: dict[str, Any] = {
+        "repeats": repeats.number(found.what, found.metric),
+        "seed": asked.seed,
+        "together": units.called,
+    }
+    said |= {"within": asked.within} if asked.within else {}
+    if found.what == NULL:
+        return {"null": "permute"} | said
+    kind = asked.interval(found.metric)
+    if kind == "jackknife":
+        said["repeats"] = int(repeats.blocks(key).max()) + 1
+    return {"ci": kind, "confidence": asked.confidence} | said
+
+
+def _variable(measured: xr.DataArray, dims: tuple[str, ...], array: Array, attrs: Mapping[str, Any]) -> xr.Variable:
+    if "label" in dims and "label" not in measured.dims:  # the samples weren't grouped
+        array, dims = array.take(0, dims.index("label")), tuple(dim for dim in dims if dim != "label")
+    return xr.Variable(dims, array, dict(attrs))
+
+
+def _over_nodes(p: xr.Variable) -> Array:
+    at = p.dims.index("node")
+    return np.moveaxis(discoveries(np.moveaxis(p.values, at, -1)), -1, at)
+
+
+def _of_site(
+    measured: xr.DataArray, found: Found, repeats: Repeats, about: Mapping[str, Any], key: str
+) -> dict[str, xr.Variable]:
+    """Those of the one number that a headline makes of its variable."""
+    name = str(measured.name)
+    headline = getattr(found.metric, "headline", None) or Headline(name, "mean", "")
+    dims, values = found.values[name]
+    over_repeats = headlines.headline_value(xr.DataArray(values, dims=dims), headline, keep=(dims[0],)).values
+    # In the precision of the repeats, so that one that is equal to what was measured counts as equal.
+    now = headlines.headline_value(measured.drop_attrs().astype(values.dtype), headline).values
+    sums = Sums.of(now, over_repeats)
+    attrs = {key: value for key, value in measured.attrs.items() if key != headlines.ATTRIBUTE}
+    attrs |= {"of": name, **about}
+    attrs["over"] = headlines.over(measured, headline)
+    return {
+        f"{name}_{ending}_site": xr.Variable((), array, attrs)
+        for ending, array in _statistics(found, sums, repeats, about, key)
+    }

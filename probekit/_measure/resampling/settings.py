@@ -1,0 +1,73 @@
+"""What a measurement is asked of nulls and intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from probekit._measure.accumulator import scope_of
+from probekit.errors import DataError, check_choice, check_kind
+from probekit.metrics import Metric, SampleMetric
+from probekit.metrics.order import OrderMetric
+
+__all__ = ["CI", "NULLS", "Resampling"]
+
+NULLS = (None, "permute")
+CI = (None, "bootstrap", "jackknife")
+_FEWEST = 20  # shuffles for which there is a p-value
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Which null and which intervals are asked for, with how many repeats, and by which seed.
+
+    Labels are shuffled among the rows that have the same value in the column `within`; the rows that have the same in
+    the column `together` keep one label and are drawn together.
+    """
+
+    null: str | None = None
+    ci: str | None = None
+    repeats: int = 200
+    seed: int = 0
+    confidence: float = 0.95
+    within: str | None = None
+    together: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("null", self.null, NULLS)
+        check_choice("ci", self.ci, CI)
+        check_kind("repeats", self.repeats, Integral, "a number of shuffles or draws")
+        check_kind("seed", self.seed, Integral, "an integer")
+        check_kind("confidence", self.confidence, Real, "a share such as 0.95")
+        for name, column in (("within", self.within), ("together", self.together)):
+            check_kind(name, column, (str, type(None)), "the name of one column, or None")
+        if self.repeats < _FEWEST:
+            raise DataError(
+                f"repeats is {self.repeats}; a p-value or an interval needs at least {_FEWEST}, and 200 is usual.",
+                arguments=("repeats",),
+            )
+        if self.seed < 0:
+            raise DataError(f"seed is {self.seed}; it can't be below 0.", arguments=("seed",))
+        if not 0 < self.confidence < 1:
+            raise DataError(f"confidence is {self.confidence}; it lies between 0 and 1.", arguments=("confidence",))
+        if self.within is not None and not (self.null or self.ci):
+            raise DataError(
+                f"within is {self.within!r}, but nothing is shuffled or drawn: ask for null='permute' or a ci.",
+                arguments=("within",),
+            )
+
+    def shuffles(self, metric: Metric) -> int:
+        """How often the labels are shuffled for a metric: as asked for all, or as its own `null_repeats` says."""
+        return self.repeats if self.null else int(getattr(metric, "null_repeats", 0))
+
+    def interval(self, metric: Metric) -> str | None:
+        """How the intervals of a metric are found.
+
+        A sample that is drawn twice would stand among the training and the test samples of a probe, and would be its
+        own neighbour. Where a metric reads whole samples or compares sites, blocks of them are left out instead. A
+        median or a quantile hardly moves without a block, so samples are drawn for these.
+        """
+        if self.ci and isinstance(metric, OrderMetric):
+            return "bootstrap"
+        whole = isinstance(metric, SampleMetric) or scope_of(metric) == "sites"
+        return "jackknife" if self.ci and whole else self.ci

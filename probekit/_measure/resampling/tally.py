@@ -1,0 +1,207 @@
+"""What is kept of the repeats of a measurement, and what follows from it.
+
+Of each variable there are sums over the repeats, which add up over tasks. They are of differences from the measured
+value, so that little is lost where a null lies far from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import stdtrit
+
+from probekit.metrics import Headline, Metric, Variables
+from probekit.metrics.block import Array
+
+__all__ = ["REPEAT", "Sums", "Tally", "discoveries", "headline_variable", "merged"]
+
+REPEAT = "repeat"  # the dim of values that are kept for every repeat
+_SUMS = ("number", "sum", "squares", "above", "below")
+_VALUES = "values"
+_PER_NODE = {"label", "node"}
+_ROUNDING = 1e-10  # relative; within it a repeat's value counts as equal to the measured one
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums over the repeats of one variable, each of its shape.
+
+    `number` counts the repeats that gave a number; `sum` and `squares` are those of the differences from `measured`,
+    `above` and `below` count the repeats that are at least and at most that.
+    """
+
+    measured: Array
+    number: Array
+    sum: Array
+    squares: Array
+    above: Array
+    below: Array
+
+    @classmethod
+    def of(cls, measured: Array, values: Array) -> Sums:
+        """Those of a variable whose `values` (repeat, ...) are all there."""
+        found = cls.none(measured)
+        for value in values:
+            found.add(value)
+        return found
+
+    @classmethod
+    def none(cls, measured: Array) -> Sums:
+        value = np.asarray(measured, np.float64)
+        return cls(value, *(np.zeros(value.shape) for _ in _SUMS))
+
+    def add(self, value: Array) -> None:
+        with np.errstate(all="ignore"):
+            apart = np.asarray(value, np.float64) - self._origin
+            there = ~np.isnan(apart)
+            self.number[...] += there
+            self.sum[...] += np.where(there, apart, 0)
+            self.squares[...] += np.where(there, apart**2, 0)
+            self.above[...] += value >= self._edges[0]
+            self.below[...] += value <= self._edges[1]
+
+    @property
+    def changes(self) -> bool:
+        """Whether any repeat gave another value than was measured."""
+        return bool((self.squares > 0).any())
+
+    def null(self) -> dict[str, Array]:
+        """The null's mean and deviation (ddof 1), and the two-sided p-value: twice the smaller tail, at most 1.
+
+        A tail is (1 + the shuffles that are at least, or at most, as large as measured) / (1 + all shuffles).
+        """
+        with np.errstate(all="ignore"):
+            tail = (1 + np.minimum(self.above, self.below)) / (1 + self.number)
+            p = np.where(np.isnan(self.measured) | (self.number == 0), np.nan, np.minimum(1, 2 * tail))
+            return {"null": self._mean, "null_std": np.sqrt(self._variance), "p": p}
+
+    def bootstrap(self, confidence: float, repeats: int, units: int, cells: int) -> dict[str, Array]:
+        """The interval of Student's t around the value, less the bias that the draws show if it is worth it.
+
+        That is where it exceeds a quarter of the standard error (Efron and Tibshirani 1993, section 10.3); a smaller
+        one is as well chance. Draws within each of the `cells` vary too little, by the share of units that their means
+        take up.
+        """
+        free = units - cells
+        with np.errstate(all="ignore"):
+            error = np.sqrt(self._variance * units / free) if free else np.full(self.measured.shape, np.nan)
+            bias = self._mean - self.measured
+            middle = self.measured - np.where(np.abs(bias) > error / 4, bias, 0)
+            return self._around(middle, stdtrit(max(1, free), (1 + confidence) / 2) * error, repeats)
+
+    def jackknife(self, confidence: float, blocks: int) -> dict[str, Array]:
+        """The interval of Student's t, from results without each of the blocks."""
+        with np.errstate(all="ignore"):
+            error = np.sqrt(self._variance) * (blocks - 1) / np.sqrt(blocks)
+            return self._around(self.measured, stdtrit(blocks - 1, (1 + confidence) / 2) * error, blocks)
+
+    def _around(self, middle: Array, reach: Array, repeats: int) -> dict[str, Array]:
+        known = np.where(self.number == repeats, 0, np.nan)  # that of some repeats alone would be another's
+        return {"low": middle - reach + known, "high": middle + reach + known}
+
+    @property
+    def _mean(self) -> Array:
+        mean: Array = self._origin + self.sum / self.number
+        return mean
+
+    @cached_property
+    def _origin(self) -> Array:
+        """What differences are from."""
+        return np.where(np.isfinite(self.measured), self.measured, 0.0)
+
+    @cached_property
+    def _edges(self) -> tuple[Array, Array]:
+        """The values within rounding of the measured one."""
+        slack = _ROUNDING * np.abs(self._origin)
+        return self.measured - slack, self.measured + slack
+
+    @property
+    def _variance(self) -> Array:
+        squares = self.squares - self.sum**2 / self.number
+        variance: Array = np.maximum(squares, 0) / (self.number - 1)
+        return variance
+
+
+class Tally:
+    """The sums of a metric's variables over repeats, and of its headline's variable every value.
+
+    Args:
+        metric: whose headline's variable is kept, if it has nodes.
+        measured: the variables of the samples as they are.
+        pairs: whether variables of pairs of classes count, too.
+    """
+
+    def __init__(self, metric: Metric, measured: Variables, *, pairs: bool) -> None:
+        self._sums = {
+            name: (dims, Sums.none(array))
+            for name, (dims, array) in measured.items()
+            if array.dtype.kind == "f" and (pairs or "label_b" not in dims)
+        }
+        self._kept, self._values = headline_variable(metric, measured), list[Array]()
+        if self._kept is not None and "node" not in measured[self._kept][0]:
+            self._kept = None
+
+    def add(self, variables: Variables) -> None:
+        for name, (_, sums) in self._sums.items():
+            sums.add(variables[name][1])
+        if self._kept is not None:
+            self._values.append(np.asarray(variables[self._kept][1], np.float32))
+
+    @property
+    def variables(self) -> Variables:
+        """What `merged` puts together again."""
+        found: Variables = {
+            f"{kind}/{name}": (dims, getattr(sums, kind))
+            for name, (dims, sums) in self._sums.items()
+            for kind in ("measured", *_SUMS)
+        }
+        if self._kept is not None:
+            dims = self._sums[self._kept][0]
+            found[f"{_VALUES}/{self._kept}"] = (REPEAT, *dims), np.stack(self._values)
+        return found
+
+
+def merged(parts: Sequence[Variables]) -> tuple[dict[str, tuple[tuple[str, ...], Sums]], Variables]:
+    """The sums of each variable, with its dims, from those of parts of the repeats; and the values of each repeat."""
+    sums: dict[str, tuple[tuple[str, ...], Sums]] = {}
+    values: Variables = {}
+    for key, (dims, first) in parts[0].items():
+        kind, _, name = key.partition("/")
+        if kind == "measured":
+            added = {each: sum(part[f"{each}/{name}"][1] for part in parts) for each in _SUMS}
+            sums[name] = dims, Sums(first, **{each: np.asarray(array) for each, array in added.items()})
+        elif kind == _VALUES:
+            values[name] = dims, np.concatenate([part[key][1] for part in parts])
+    return sums, values
+
+
+def headline_variable(metric: Metric, variables: Mapping[str, tuple[tuple[str, ...], Array]]) -> str | None:
+    """The variable of a metric's headline: the one that it declares, or else the one that bears its name."""
+    declared: Headline | None = getattr(metric, "headline", None)
+    name = metric.name if declared is None else declared.variable
+    if name not in variables or variables[name][1].dtype.kind != "f":
+        return None
+    return name if declared is not None or _PER_NODE.issuperset(variables[name][0]) else None
+
+
+def discoveries(p: Array) -> Array:
+    """The p-values along the last axis, adjusted for their number (Benjamini and Hochberg 1995); NaN don't count.
+
+    The smallest share of false discoveries among the nodes that are called different, if this node is among them.
+    """
+    found = np.full(p.shape, np.nan)
+    for index in np.ndindex(p.shape[:-1]):
+        found[index] = _adjusted(p[index])
+    return found
+
+
+def _adjusted(p: Array) -> Array:
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    adjusted = np.full(len(p), np.nan)
+    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
+    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    return adjusted

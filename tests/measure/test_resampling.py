@@ -1,0 +1,286 @@
+"""Nulls and intervals have the values that closed forms, scipy and their definitions say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import false_discovery_control, mannwhitneyu, norm, t
+
+import probekit as pk
+from probekit._measure.resampling.draws import Draws
+from probekit._measure.resampling.tally import discoveries
+from probekit._measure.resampling.units import Units
+from probekit.errors import DataError
+from probekit.metrics import AUROC, Block, Metric, MutualInformation, Overlap
+
+Array = np.ndarray
+
+
+def site_of(x: Array, y: Array, **columns: Array) -> xr.Dataset:
+    coords = {name: ("sample", values) for name, values in {"label": y, **columns}.items()}
+    return xr.Dataset({"activation": (("sample", "node"), x)}, coords)
+
+
+def measured(x: Array, y: Array, metrics: Any, columns: dict[str, Array] | None = None, **options: Any) -> xr.Dataset:
+    return pk.measure(site_of(x, y, **(columns or {})), metrics, **options)["activation"].to_dataset()
+
+
+def tokens_of(x: Array, sample: Array, y: Array) -> xr.DataTree:
+    """A site of tokens, whose samples have the labels `y`."""
+    root = xr.Dataset(coords={"label": ("sample", y), "sample_id": ("sample", np.arange(len(y)))})
+    site = xr.Dataset({"activation": (("row", "node"), x)}, {"sample_id": ("row", sample)})
+    return xr.DataTree.from_dict({"/": root, "a": site})
+
+
+@pytest.fixture(scope="module")
+def normal() -> tuple[Array, Array]:
+    """Nodes that know nothing of two classes of 24 and 36."""
+    return np.random.default_rng(0).normal(size=(60, 50)), np.repeat([0, 1], [24, 36])
+
+
+def test_the_null_of_auroc_is_that_of_mann_and_whitney(normal: tuple[Array, Array]) -> None:
+    x, y = normal
+    x = x + 0.3 * y[:, None]
+    found = measured(x, y, "auroc", null="permute", repeats=500)
+    assert found["auroc_rest_null"].values == pytest.approx(0.5, abs=5 * 0.075 / np.sqrt(500))
+    assert found["auroc_rest_null_std"].values == pytest.approx(np.sqrt(61 / (12 * 24 * 36)), rel=0.15)
+    theirs = mannwhitneyu(x[y == 0], x[y == 1]).pvalue
+    assert np.abs(found["auroc_rest_p"].sel(label=0) - theirs).max() < 5 * np.sqrt(0.25 / 500)
+    q = false_discovery_control(found["auroc_rest_p"].values, axis=1)
+    np.testing.assert_allclose(found["auroc_rest_q"], q)
+    assert found["auroc_rest_p"].attrs["repeats"] == 500
+
+
+def test_the_p_value_counts_shuffles_on_the_nearer_side(normal: tuple[Array, Array]) -> None:
+    x, y = normal
+    found = measured(x, y, "fisher", null="permute", repeats=40, seed=3)
+    units = Units(np.arange(60), np.zeros(60, np.int64), y, "sample")
+    shuffles = [measured(x, Draws(units, 3, "a").labels(repeat), "fisher")["fisher"] for repeat in range(40)]
+    null = np.stack(shuffles)
+    tails = [1 + (null >= found["fisher"].values).sum(0), 1 + (null <= found["fisher"].values).sum(0)]
+    np.testing.assert_allclose(found["fisher_p"], np.minimum(1, 2 * np.min(tails, axis=0) / 41))
+    np.testing.assert_allclose(found["fisher_null"], null.mean(0))
+    np.testing.assert_allclose(found["fisher_null_std"], null.std(0, ddof=1))
+    site = np.median(null, axis=1)  # which is what the headline of fisher takes of its nodes
+    assert found["fisher_null_site"] == pytest.approx(site.mean(), rel=1e-6)
+    assert found["fisher_p_site"] == pytest.approx(
+        2 * min(1 + (site >= np.median(found["fisher"])).sum(), 1 + (site <= np.median(found["fisher"])).sum()) / 41
+    )
+
+
+@pytest.mark.parametrize("sizes", [(50, 50, 50), (80, 40, 9, 30)], ids=["equal", "unequal"])
+@pytest.mark.parametrize("metric", [AUROC(), Overlap(), Overlap(bins=5), MutualInformation()], ids=str)
+def test_prepared_samples_give_the_same_bits(metric: Any, sizes: tuple[int, ...]) -> None:
+    rng, y = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
+    x = rng.normal(size=(len(y), 7)).astype(np.float32)
+    x[:, 1] = np.maximum(x[:, 1], 0)
+    x[:, 2], x[:, 3], x[:, 4], x[:5, 5] = 0, np.round(x[:, 3]), np.inf, -np.inf
+    compute = metric.relabelling(np.ascontiguousarray(x.T), len(sizes))
+    for _ in range(2):
+        codes = rng.permutation(y)
+        expected = metric.compute(Block.from_samples(x, codes, len(sizes)))
+        for name, (dims, array) in compute(codes).items():
+            np.testing.assert_array_equal(array, expected[name][1])
+            assert dims == expected[name][0]
+
+
+def test_adjusted_p_values_are_scipys_where_there_are_some() -> None:
+    p = np.random.default_rng(0).random((3, 40)) ** 3
+    np.testing.assert_allclose(discoveries(p), false_discovery_control(p, axis=1))
+    p[0, ::3], p[1] = np.nan, np.nan
+    found = discoveries(p)
+    np.testing.assert_allclose(found[0, p[0] > 0], false_discovery_control(p[0, p[0] > 0]))
+    assert np.isnan(found[0, ::3]).all()
+    assert np.isnan(found[1]).all()
+
+
+def test_shuffles_and_draws_depend_on_the_seed_alone(normal: tuple[Array, Array], tmp_path: Path) -> None:
+    x, y = normal
+    tree = xr.DataTree.from_dict({"/": site_of(x, y).drop_vars("activation"), "a": site_of(x, y)[["activation"]]})
+    options: dict[str, Any] = {"null": "permute", "ci": "bootstrap", "repeats": 20}
+    metrics = ["overlap", "std", "median", "separability"]
+    whole = pk.measure(tree, metrics, **options)
+    tree.to_zarr(tmp_path / "a.zarr", encoding={"/a": {"activation": {"chunks": (20, 7)}}}, consolidated=False)
+    cut = pk.measure(
+        xr.open_datatree(tmp_path / "a.zarr", engine="zarr", consolidated=False), metrics, memory="256KiB", **options
+    )
+    xr.testing.assert_allclose(cut, whole, rtol=1e-10)
+    for name in ("overlap_p", "overlap_q", "std_p", "separability_p"):
+        np.testing.assert_array_equal(cut["a"][name], whole["a"][name])
+    other = pk.measure(tree, "overlap", seed=1, **options)
+    assert (other["a"]["overlap_null"] != whole["a"]["overlap_null"]).any()
+
+
+def test_results_come_back_from_disk(normal: tuple[Array, Array], tmp_path: Path) -> None:
+    found = pk.measure(
+        site_of(*normal), ["auroc", "mean"], null="permute", ci="jackknife", repeats=20, out=tmp_path / "m.zarr"
+    )
+    xr.testing.assert_identical(xr.open_datatree(tmp_path / "m.zarr", engine="zarr").load(), found)
+
+
+def test_labels_are_shuffled_within_strata() -> None:
+    rng = np.random.default_rng(0)
+    speaker = np.repeat(np.arange(10), 20)
+    y = (rng.random(200) < np.where(speaker < 5, 0.25, 0.75)).astype(np.int64)
+    x = rng.normal(size=(200, 30)) + (speaker >= 5)[:, None]  # which knows the speaker, and nothing else
+    columns = {"speaker": speaker}
+    over_all = measured(x, y, "auroc", columns, null="permute", repeats=100)
+    within = measured(x, y, "auroc", columns, null="permute", repeats=100, within="speaker")
+    assert (over_all["auroc_rest_p"] < 0.05).mean() > 0.8
+    assert (within["auroc_rest_p"] < 0.05).mean() < 0.2
+    assert within["auroc_rest_p"].attrs["within"] == "speaker"
+    with pytest.raises(DataError, match="one class wherever labels are shuffled"):
+        measured(x, y, "auroc", {"speaker": y}, null="permute", within="speaker")
+
+
+def test_tokens_of_a_sample_keep_one_label() -> None:
+    rng = np.random.default_rng(0)
+    y, sample = np.arange(40) % 2, np.repeat(np.arange(40), 10)
+    x = np.repeat(rng.normal(size=(40, 60)), 10, axis=0) + 0.1 * rng.normal(size=(400, 60))
+    together = pk.measure(tokens_of(x, sample, y), "auroc", null="permute", repeats=100)["a"]["auroc_rest_p"]
+    apart = pk.measure(tokens_of(x, sample, y), "auroc", null="permute", repeats=100, together="row")["a"]
+    assert (together < 0.05).mean() < 0.15
+    assert (apart["auroc_rest_p"] < 0.05).mean() > 0.3
+    assert (together.attrs["together"], apart["auroc_rest_p"].attrs["together"]) == ("sample", "row")
+    of_rows = tokens_of(x, sample, y)
+    of_rows["a"] = of_rows["a"].to_dataset().assign_coords(label=("row", np.arange(400) % 2))
+    with pytest.raises(DataError, match="in different groups"):
+        pk.measure(of_rows, "auroc", null="permute")
+    assert "overlap_null" in pk.measure(of_rows, "overlap:null='permute'")["a"]
+
+
+TRUTHS = {"mean": 0.0, "std": 1.0, "dprime_mean": 1.0}
+
+
+@pytest.mark.parametrize("ci", ["bootstrap", "jackknife"])
+def test_intervals_cover_what_is_true(ci: str) -> None:
+    rng, y = np.random.default_rng(0), np.arange(160) % 2
+    x = rng.normal(size=(160, 2000)).astype(np.float32) + y[:, None].astype(np.float32)
+    found = measured(x, y, ["mean", "std", "dprime"], ci=ci, repeats=100)
+    for name, true in TRUTHS.items():
+        one = found.sel(label=0) if "label" in found[name].dims else found
+        covered = ((one[f"{name}_low"] < true) & (true < one[f"{name}_high"])).mean()
+        assert 0.93 < covered < 0.97, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ci", ["bootstrap", "jackknife"])
+def test_intervals_of_columns_cover_what_is_true(ci: str) -> None:
+    rng, y = np.random.default_rng(1), np.arange(400) % 2
+    x = rng.normal(size=(400, 2000)).astype(np.float32) + y[:, None].astype(np.float32)
+    found = measured(x, y, ["auroc", "median"], ci=ci, repeats=200).sel(label=0)
+    for name, true in (("auroc_rest", 1 - norm.cdf(np.sqrt(0.5))), ("median", 0.0)):
+        covered = ((found[f"{name}_low"] < true) & (true < found[f"{name}_high"])).mean()
+        assert 0.93 < covered < 0.97, name
+
+
+@pytest.mark.parametrize("metric", ["mean", "median"], ids=["streaming", "column"])
+def test_an_interval_is_that_of_its_draws(metric: str, normal: tuple[Array, Array]) -> None:
+    x, y = normal
+    draws, statistic = Draws(Units(np.arange(60), np.zeros(60, np.int64), y, "sample"), 0, "a"), getattr(np, metric)
+    counts = [draws.counts(repeat) for repeat in range(30)]
+    assert all(each[y == 0].sum() == 24 for each in counts)  # every class keeps its number
+    drawn = np.stack([statistic(np.repeat(x, each, axis=0)[np.repeat(y, each) == 0], axis=0) for each in counts])
+    value = statistic(x[y == 0], axis=0)
+    found = measured(x, y, metric, ci="bootstrap", repeats=30, confidence=0.9).sel(label=0)
+    error, bias = drawn.std(0, ddof=1) * np.sqrt(60 / 58), drawn.mean(0) - value  # 60 samples of 2 classes
+    middle, reach = value - np.where(np.abs(bias) > error / 4, bias, 0), t.ppf(0.95, 58) * error
+    np.testing.assert_allclose(found[f"{metric}_low"], middle - reach)
+    np.testing.assert_allclose(found[f"{metric}_high"], middle + reach)
+
+    if metric == "median":  # which no block moves much
+        same = measured(x, y, metric, ci="jackknife", repeats=30, confidence=0.9).sel(label=0)
+        xr.testing.assert_identical(same, found)
+        return
+    blocks = draws.blocks(30)
+    without = np.stack([statistic(x[(y == 0) & (blocks != b)], axis=0) for b in range(7)])  # 7 is the root of 60
+    reach = t.ppf(0.95, 6) * np.sqrt(6 / 7 * ((without - without.mean(0)) ** 2).sum(0))
+    for memory in ("1GiB", "200KiB"):  # in the latter the states of all blocks don't fit
+        left = measured(x, y, metric, ci="jackknife", repeats=30, confidence=0.9, memory=memory).sel(label=0)
+        np.testing.assert_allclose(left[f"{metric}_high"], value + reach)
+    assert left[f"{metric}_low"].attrs["repeats"] == 7
+
+
+def test_probes_and_comparisons_leave_blocks_out() -> None:
+    rng, y = np.random.default_rng(0), np.arange(80) % 2
+    x = {name: rng.normal(size=(80, 4)).astype(np.float32) for name in "ab"}
+    root = xr.Dataset(coords={"label": ("sample", y)})
+    sites = {name: xr.Dataset({"activation": (("sample", "node"), each)}) for name, each in x.items()}
+    found = pk.measure(
+        xr.DataTree.from_dict({"/": root, **sites}), ["silhouette", "cka", "std"], ci="bootstrap", repeats=20
+    )
+    assert found["a"]["silhouette_low"].attrs["ci"] == found["cka_low"].attrs["ci"] == "jackknife"
+    assert found["a"]["std_low"].attrs["ci"] == "bootstrap"
+    assert (found["cka_low"] <= found["cka"]).all()
+    assert (found["a"]["silhouette_low"] < found["a"]["silhouette_high"]).all()
+
+
+def test_what_does_not_depend_on_labels_has_no_null(normal: tuple[Array, Array]) -> None:
+    found = measured(*normal, ["effective_rank", "sparsity"], null="permute", repeats=20)
+    assert {name for name in found.data_vars if name.endswith("_p")} == {"sparsity_p"}
+    with pytest.raises(DataError, match="nothing that was asked for depends on them: effective_rank"):
+        measured(*normal, "effective_rank", null="permute")
+    with pytest.raises(DataError, match="the samples are not grouped"):
+        measured(*normal, "auroc", by=None, null="permute")
+
+
+def test_a_target_is_shuffled_instead_of_labels() -> None:
+    rng = np.random.default_rng(0)
+    age = rng.normal(size=100)
+    x = np.column_stack([age + rng.normal(size=100), rng.normal(size=100)])
+    found = measured(x, np.arange(100) % 2, "correlation", {"age": age}, target="age", null="permute", repeats=99)
+    name = next(str(each) for each in found.data_vars if str(each).endswith("_p"))
+    assert found[name].values[0] == 2 / 100
+    assert found[name].values[1] > 0.05
+
+
+def test_classes_are_balanced_by_the_smallest(normal: tuple[Array, Array]) -> None:
+    x, y = normal
+    tree = pk.measure(site_of(x, y), ["count", "mean"], balance=True, seed=2)
+    assert (tree["activation"]["count"] == 24).all()
+    assert (json.loads(tree.attrs["balanced"]), tree.attrs["balanced_by_seed"]) == ({"activation": 24}, 2)
+    np.testing.assert_allclose(tree["activation"]["mean"].sel(label=0), x[y == 0].mean(0))
+    again = [pk.measure(site_of(x, y), "mean", balance=True, seed=seed)["activation"]["mean"] for seed in (2, 3)]
+    np.testing.assert_array_equal(again[0], tree["activation"]["mean"])
+    assert (again[1].sel(label=1) != again[0].sel(label=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"null": "shuffle"}, "null is 'shuffle'; it is None or 'permute'"),
+        ({"ci": "normal"}, "ci is 'normal'; it is None, 'bootstrap' or 'jackknife'"),
+        ({"ci": "bootstrap", "repeats": 5}, "repeats is 5; .*at least 20"),
+        ({"ci": "bootstrap", "confidence": 95}, "confidence is 95; it lies between 0 and 1"),
+        ({"within": "speaker"}, "nothing is shuffled or drawn"),
+        ({"null": "permute", "within": "speaker"}, "no column 'speaker'"),
+        ({"balance": True, "by": None}, "the samples are not grouped"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_is_refused(options: dict[str, Any], message: str, normal: tuple[Array, Array]) -> None:
+    with pytest.raises(DataError, match=message):
+        measured(*normal, "auroc", **options)
+
+
+class Plain:
+    """A column metric of someone else, without what makes shuffles fast."""
+
+    name, version, parameters = "plain", 1, {}
+
+    def compute(self, block: Block) -> dict[str, Any]:
+        return {"plain": (("node",), block[1].mean(1) - block[0].mean(1))}
+
+
+def test_a_metric_of_a_plugin_has_a_null_and_an_interval(normal: tuple[Array, Array]) -> None:
+    x, y = normal
+    plain: Metric = Plain()
+    found = measured(x + y[:, None], y, plain, null="permute", ci="bootstrap", repeats=50)
+    assert (found["plain_p"] < 0.05).mean() > 0.8
+    assert ((found["plain_low"] < 1) & (found["plain_high"] > 1)).mean() > 0.8
+    assert {"plain_p_site", "plain_low_site"} <= {*found.data_vars}
