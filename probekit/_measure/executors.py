@@ -1,21 +1,33 @@
-"""Where the tasks of a measurement run: on threads of this process, or on a cluster of dask's."""
+"""Where the tasks of a measurement run: on threads of this process, or on a cluster of dask's.
+
+Where a measurement ends before its tasks do, by an error or by Ctrl-C, its threads end too: when they next tell how far
+they are, else at their next step in Python. One that is deep in a library, in the eigenvalues of a large matrix, say,
+isn't waited for.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
+from time import monotonic
 from typing import Any, Protocol
 
 import torch
 
+from probekit._measure.heap import give_back
 from probekit._measure.tasks import Task, TaskResult, Work
 from probekit.cluster import RETRIES, client_of, result_of
 from probekit.errors import ProbekitError
 
 __all__ = ["Executor", "executor_for"]
+
+_PATIENCE = 0.5  # seconds that a measurement that has ended waits for its threads, once more when it interrupts them
 
 
 class Executor(Protocol):
@@ -26,10 +38,11 @@ class Executor(Protocol):
     @property
     def parallel(self) -> int: ...
 
-    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, TaskResult]]:
-        """Each task with its result, as they finish; at the end, and at an error, those that haven't begun are dropped.
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, TaskResult | float]]:
+        """Each task with its result, as they finish, and before that with the share of it that is done.
 
-        Those that share a memory run `parallel` at a time.
+        When this generator is closed, and at an error, no further tasks begin. Those that share a memory run `parallel`
+        at a time.
         """
 
 
@@ -68,16 +81,79 @@ class _ThreadExecutor:
         """The cores that this process may use, which on a shared machine are fewer than there are."""
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, TaskResult]]:
-        before = torch.get_num_threads()
-        pool = ThreadPoolExecutor(parallel, initializer=torch.set_num_threads, initargs=(1,))
+    def run(self, work: Work, tasks: Sequence[Task], parallel: int) -> Iterator[tuple[Task, TaskResult | float]]:
+        before, crew = torch.get_num_threads(), _Crew(work, tasks, parallel)
         try:
-            futures = {pool.submit(work.run, task): task for task in tasks}
-            for future in as_completed(futures):
-                yield futures.pop(future), future.result()
+            yield from crew.results()
         finally:
-            pool.shutdown(cancel_futures=True)
+            crew.stop()
             torch.set_num_threads(before)
+
+
+class _Stopped(BaseException):
+    """Ends a task of a measurement that has ended; ``except Exception`` of a metric's doesn't hold it up."""
+
+
+class _Crew:
+    """Threads that do tasks. They are daemons, for which a process that ends doesn't wait."""
+
+    def __init__(self, work: Work, tasks: Sequence[Task], parallel: int) -> None:
+        self._work, self._todo, self._number = work, iter(tasks), len(tasks)
+        self._said: SimpleQueue[tuple[Task, TaskResult | float | BaseException]] = SimpleQueue()
+        self._stopped, self._lock = Event(), Lock()
+        self._threads = [Thread(target=self._run, daemon=True) for _ in range(min(parallel, len(tasks)))]
+        for thread in self._threads:
+            thread.start()
+
+    def results(self) -> Iterator[tuple[Task, TaskResult | float]]:
+        left = self._number
+        while left:
+            task, said = self._said.get()
+            if isinstance(said, BaseException):
+                raise said
+            left -= isinstance(said, TaskResult)
+            yield task, said
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._wait()
+        for thread in self._threads:
+            if thread.is_alive():
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Stopped)
+                )
+        self._wait()
+
+    def _wait(self) -> None:
+        until = monotonic() + _PATIENCE
+        for thread in self._threads:
+            thread.join(max(0, until - monotonic()))
+
+    def _run(self) -> None:
+        with suppress(_Stopped):
+            torch.set_num_threads(1)
+            while (task := self._next()) is not None:
+                self._do(task)
+
+    def _do(self, task: Task) -> None:
+        try:
+            result = self._work.run(task, partial(self._beat, task))
+        except _Stopped:
+            raise
+        except BaseException as error:  # is raised in the thread that waits for it
+            self._said.put((task, error))
+            raise _Stopped from error
+        self._said.put((task, result))
+        give_back()
+
+    def _next(self) -> Task | None:
+        with self._lock:
+            return None if self._stopped.is_set() else next(self._todo, None)
+
+    def _beat(self, task: Task, share: float) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
+        self._said.put((task, share))
 
 
 class _ClusterExecutor:
@@ -117,3 +193,5 @@ def _run(work: Work, task: Task) -> TaskResult | ProbekitError:
         return work.run(task)
     except ProbekitError as error:
         return error
+    finally:
+        give_back()

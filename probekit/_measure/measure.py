@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
+from itertools import repeat
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -47,6 +48,7 @@ from probekit.progress import Progress, silent
 __all__ = ["NAN", "fitting_metrics", "measure"]
 
 NAN = ("raise", "omit")
+_STEPS = 100  # of a task, as progress counts them
 # Attributes of a store that its results keep: what it holds the activations of, and the command that made it.
 _CARRIED = (
     *("model_name", "model", "weights_from", "weights", "mode", "created"),
@@ -143,7 +145,8 @@ def measure(
         scheduler: the address of a dask cluster's scheduler, such as ``"tcp://127.0.0.1:8786"``, whose workers, which
             must be able to read the store, then run the tasks; by default that of the active ``distributed.Client``,
             or threads of this process. The numbers are the same.
-        progress: wraps the iterable of finished tasks; by default bars, see `probekit.options`.
+        progress: wraps the iterable of what is done, a hundred steps for each task; by default bars, see
+            `probekit.options`. Ctrl-C ends a measurement at once.
 
     Raises:
         PluginError: an unknown metric, or one that fails or returns what it doesn't declare.
@@ -210,10 +213,12 @@ def measure(
             work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets, units=units)
             work = replace(work, repeats=repeats_of(resampling, seeing, work, root))
             parts.append((work, _plan(work, parse_size(memory), workers).seeing(next(iter(seen.values())).pooling)))
-        task_results = (each for work, plan in parts for each in _task_results(work, plan, workers, cache))
         most = max((plan for _, plan in parts), key=lambda plan: plan.passes)
         named = f"{most} ({format_size(sum(source.variable.nbytes for source in sources.values()))})"
-        done = dict(shown(task_results, named, sum(len(plan.tasks) for _, plan in parts)))
+        done: dict[Task, TaskResult] = {}
+        with closing(_steps_of_all(parts, workers, cache, done)) as steps:
+            for _ in shown(steps, named, sum(_STEPS * len(plan.tasks) for _, plan in parts)):
+                pass
         results = merged([_results(work, [(t, done[t]) for t in plan.tasks]) for work, plan in parts], chosen, sources)
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
@@ -337,21 +342,33 @@ def _real(source: Source) -> npt.NDArray[np.bool_]:
     return np.empty(0, np.bool_) if source.real is None else source.real
 
 
-def _task_results(
-    work: Work, plan: Plan, workers: Executor, cache: TaskCache | None
-) -> Iterator[tuple[Task, TaskResult]]:
-    """Every task with its result: those that are finished already, then the others."""
-    todo = []
+def _steps_of_all(
+    parts: Sequence[tuple[Work, Plan]], workers: Executor, cache: TaskCache | None, done: dict[Task, TaskResult]
+) -> Generator[None]:
+    for work, plan in parts:
+        yield from _steps(work, plan, workers, cache, done)
+
+
+def _steps(
+    work: Work, plan: Plan, workers: Executor, cache: TaskCache | None, done: dict[Task, TaskResult]
+) -> Generator[None]:
+    """Do the tasks that aren't finished already, and put the results of all into `done`: `_STEPS` steps for each."""
+    taken = dict.fromkeys(plan.tasks, 0)
     for task in plan.tasks:
         result = cache.find(task) if cache is not None else None
-        if result is None:
-            todo.append(task)
+        if result is not None:
+            done[task], taken[task] = result, _STEPS
+            yield from repeat(None, _STEPS)
+    for task, found in workers.run(work, [task for task in plan.tasks if task not in done], plan.parallel):
+        steps = _STEPS
+        if isinstance(found, TaskResult):
+            if cache is not None:
+                cache.keep(task, found)
+            done[task] = found
         else:
-            yield task, result
-    for task, result in workers.run(work, todo, plan.parallel):
-        if cache is not None:
-            cache.keep(task, result)
-        yield task, result
+            steps = min(int(found * _STEPS), _STEPS - 1)
+        yield from repeat(None, steps - taken[task])
+        taken[task] = max(steps, taken[task])
 
 
 def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> dict[str, xr.Dataset]:

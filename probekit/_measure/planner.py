@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from typing import Any, TypeAlias
 
 from probekit._measure.accumulator import BATCH
@@ -14,7 +14,7 @@ from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
 from probekit._measure.needs import need, need_of_nodes, sharing
 from probekit._measure.site_source import Source
-from probekit._measure.tasks import Task, selection_of, spec_of
+from probekit._measure.tasks import Task, selections_of, spec_of
 from probekit._sizes import format_size
 from probekit.errors import ProbekitError
 from probekit.metrics import Metric
@@ -26,7 +26,8 @@ __all__ = ["Plan", "plan_of"]
 Need: TypeAlias = Callable[[int], int]
 
 _COLUMN_BYTES = 32 * 2**20  # of a task where chunks and memory leave the choice: a few seconds at most, and cached
-_SPLIT_NODES = 32  # a chunk isn't read twice for fewer nodes than this
+_SPLIT_NODES = 32  # a chunk isn't read twice for fewer nodes than this, so that all cores have something to do
+_READS = 5  # how often all that is stored may be read before fewer tasks run at a time
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,18 @@ class _Needs:
 class _Cost:
     """Bytes that a task holds: `fixed`, `node` more for each of its nodes, and what its metrics need for them.
 
-    `what` it reads is said where it doesn't fit.
+    `what` it reads is said where it doesn't fit. A selection counts so many of its rows at a time.
     """
 
     fixed: int
     node: int
     needs: _Needs
     what: str
+    selection_rows: int = 0
 
     def of(self, nodes: int) -> int:
-        return self.fixed + nodes * self.node + self.needs.of(nodes)
+        counted = Selection.batch_bytes(self.selection_rows, nodes) if self.selection_rows else 0
+        return self.fixed + nodes * self.node + self.needs.of(nodes) + counted
 
     @property
     def least(self) -> int:
@@ -89,28 +92,76 @@ class _Cost:
         return bisect_right(range(1, nodes + 1), memory, key=self.of)
 
     @classmethod
-    def of_block(cls, source: Source, rows: Observations, needs: _Needs, columns: bool, again: int = 0) -> _Cost:
+    def of_stream(cls, source: Source, rows: Observations, needs: _Needs) -> _Cost:
+        """The cost of chunks that are read one after the other."""
         height, width = source.chunk
-        stored = height * source.positions * source.variable.dtype.itemsize
-        # Chunks as they are decoded, read and upcast, and what streaming metrics make of a batch in float64.
-        fixed, node = stored * width, 2 * stored + 8 * height * source.each + 40 * min(BATCH, height * source.each)
-        if columns:  # the block, as much again as scratch of the metrics, and the observations of one node
-            fixed, node = fixed + 64 * rows.number, node + rows.number * (2 * source.dtype.itemsize + again)
-        return cls(fixed, node, needs, f"One node of site {source.name!r} with its {rows.number} observations")
+        stored, observed = height * source.positions * source.variable.dtype.itemsize, height * source.each
+        # Chunks as they are decoded, read, and pooled or upcast; what streaming metrics make of a batch in float64.
+        made = source.positions > 1 or source.variable.dtype.newbyteorder("=") != source.dtype
+        node = 2 * stored + 8 * observed * made + 40 * min(BATCH, observed) * bool(needs.together)
+        return cls(stored * width, node, needs, f"One node of site {source.name!r} with its {rows.number} observations")
+
+    @classmethod
+    def of_block(
+        cls, source: Source, rows: Observations, needs: _Needs, metrics: Sequence[Metric], again: int
+    ) -> _Cost:
+        """The cost of all observations of some nodes, for these column metrics."""
+        stream, values = cls.of_stream(source, rows, needs), rows.number * source.dtype.itemsize
+        if not again and all(isinstance(metric, OrderMetric) for metric in metrics):  # the block, sorted in place
+            return replace(stream, node=stream.node + values)
+        # The block, as much again as scratch of the metrics, and the observations of one node.
+        return replace(
+            stream, fixed=stream.fixed + 64 * rows.number, node=stream.node + 2 * values + again * rows.number
+        )
 
     @classmethod
     def of_selection(cls, source: Source, rows: Observations, needs: _Needs, selection: Selection) -> _Cost:
         """The cost of columns that are read several times instead of kept in memory."""
-        stream = cls.of_block(source, rows, needs, columns=False)
-        batch = Selection.batch_bytes(source.chunk[0] * source.each, 1)
-        return replace(stream, node=stream.node + batch + selection.node_bytes)
+        stream, height = cls.of_stream(source, rows, needs), source.chunk[0] * source.each
+        return replace(stream, node=stream.node + selection.node_bytes, selection_rows=height)
 
     @classmethod
     def of_rows(cls, source: Source, rows: Observations, needs: _Needs) -> _Cost:
         """The cost of whole rows: all nodes at once."""
-        block = cls.of_block(source, rows, needs, columns=False)
-        fixed = block.fixed + source.nodes * block.node
+        stream = cls.of_stream(source, rows, needs)
+        fixed = stream.fixed + source.nodes * stream.node
         return cls(fixed, 0, needs, f"A chunk of whole rows of site {source.name!r}")
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way to take the nodes of a site: in blocks that are read once, or, for order statistics, several times.
+
+    `task` is one of its tasks, `passes` how often that one reads its nodes.
+    """
+
+    source: Source
+    cost: _Cost
+    task: Task
+    passes: int = 1
+
+    def reads(self, memory: int) -> float:
+        """How often each chunk is read, where a task has so much memory: by every task that has a part of its nodes."""
+        most = self.cost.widest(memory, self.source.nodes)
+        return self.passes * ceil(self.source.chunk[1] / most) if most else inf
+
+    def tasks(self, memory: int, share: int) -> Iterator[Task]:
+        """The tasks, each within `memory`: `share` at least, where there are nodes for them.
+
+        They are of whole chunks where these fit. A chunk that is split for want of memory is split evenly, and no task
+        has nodes of two chunks.
+        """
+        nodes, chunk = self.source.nodes, self.source.chunk[1]
+        most = self.cost.widest(memory, nodes)
+        wanted = min(most, max(chunk, _COLUMN_BYTES // self.cost.node), nodes)
+        if self.passes == 1 and ceil(nodes / wanted) < share:
+            wanted = min(wanted, max(_SPLIT_NODES, ceil(nodes / share)))
+        together = max(1, wanted // chunk) * chunk
+        for first in range(0, nodes, together):
+            last = min(first + together, nodes)
+            width = ceil((last - first) / ceil((last - first) / wanted))
+            for start in range(first, last, width):
+                yield replace(self.task, start=start, stop=min(start + width, last))
 
 
 def plan_of(
@@ -132,37 +183,63 @@ def plan_of(
         ProbekitError: a task of the least size doesn't fit.
     """
     blocks = bool(metrics.columns) or (bool(metrics.streaming("node")) and not metrics.streaming("site"))
-    costs = {key: _of_nodes(metrics, sources[key], rows[key], again) for key in sources} if blocks else {}
-    selected = {} if again else _selected(metrics, sources, rows, costs, memory)
-    costs |= {
-        key: _Cost.of_selection(sources[key], rows[key], costs[key].needs, selection)
-        for key, selection in selected.items()
-    }
-    least = _least(metrics, [*costs.values(), *_whole_rows(metrics, sources, rows)], memory)
-    parallel = parallel if apart else min(parallel, memory // least)
-    each = memory if apart else memory // parallel
-    share = ceil(parallel / len(sources)) if metrics.columns else 1
+    ways = {key: _ways(metrics, key, sources[key], rows[key], again) for key in sources} if blocks else {}
+    cheapest = [min((way.cost for way in those), key=lambda cost: cost.least) for those in ways.values()]
+    least = _least(metrics, [*cheapest, *_whole_rows(metrics, sources, rows)], memory)
+    at_a_time = [parallel] if apart else _halved(min(parallel, memory // least))
+    shares = {number: memory if apart else memory // number for number in at_a_time}
+    reads = {number: _reads(ways, each) for number, each in shares.items()}
+    # Fewer tasks at a time have more memory each: a core less costs less than reading everything many times.
+    few = [number for number in at_a_time if reads[number] <= _READS]
+    parallel = few[0] if few else min((reads[number], number) for number in at_a_time)[1]
     tasks = [task for key in sources for task in _of_whole_rows(metrics, key)]
-    for key, cost in costs.items():
-        source, one = sources[key], Task("block", key)
-        if key in selected:
-            one = Task("select", key, memory=selected[key].node_bytes)
-        width = _width(source, cost.widest(each, source.nodes), cost.node, share)
-        tasks += [replace(one, start=at, stop=min(at + width, source.nodes)) for at in range(0, source.nodes, width)]
+    chosen = [_best(those, shares[parallel]) for those in ways.values()]
+    share = ceil(parallel / len(sources)) if metrics.columns else 1
+    tasks += [task for way in chosen for task in way.tasks(shares[parallel], share)]
     if metrics.streaming("sites"):
         tasks.append(Task("sites"))
     tasks += [Task("compare", metric=metric.name) for metric in metrics.comparing]
-    return Plan(tuple(tasks), parallel, max((selection.passes for selection in selected.values()), default=1))
+    return Plan(tuple(tasks), parallel, max((way.passes for way in chosen), default=1))
 
 
-def _of_nodes(metrics: MetricSet, source: Source, rows: Observations, again: int) -> _Cost:
-    """The cost of blocks of nodes."""
+def _ways(metrics: MetricSet, key: str, source: Source, rows: Observations, again: int) -> list[_Way]:
+    """The ways to take the nodes of a site; several where all that is asked of its columns are order statistics."""
+    needs, columns = _of_nodes(metrics, source, rows), metrics.columns
+    if not columns:
+        return [_Way(source, _Cost.of_stream(source, rows, needs), Task("block", key))]
+    ways = [_Way(source, _Cost.of_block(source, rows, needs, columns, again), Task("block", key))]
+    orders = [metric for metric in columns if isinstance(metric, OrderMetric)]
+    if len(orders) == len(columns) and not again:
+        for selection in selections_of(orders, source, rows):
+            cost = _Cost.of_selection(source, rows, needs, selection)
+            ways.append(_Way(source, cost, Task("select", key, digit=selection.digit), selection.passes))
+    return ways
+
+
+def _best(ways: Sequence[_Way], memory: int) -> _Way:
+    """The way that reads least."""
+    return min(ways, key=lambda way: way.reads(memory))  # the first of several
+
+
+def _reads(ways: Mapping[str, Sequence[_Way]], memory: int) -> float:
+    """How often the stored values are read, where a task has so much memory."""
+    best = [_best(those, memory) for those in ways.values()]
+    sizes = [way.source.variable.nbytes for way in best]
+    return sum(size * way.reads(memory) for size, way in zip(sizes, best, strict=True)) / max(1, sum(sizes))
+
+
+def _halved(number: int) -> list[int]:
+    """The number, its half, and so on to 1."""
+    return [number >> shift for shift in range(number.bit_length())]
+
+
+def _of_nodes(metrics: MetricSet, source: Source, rows: Observations) -> _Needs:
+    """What the metrics of blocks of nodes need."""
     streaming = [] if metrics.streaming("site") else metrics.streaming("node")
     spec, number = spec_of(source, rows, 1), rows.number
     where = f"at one node of site {source.name!r}, with {number} observations of {spec.classes} classes,"
     others = {metric.name: need_of_nodes(metric, spec, number) for metric in metrics.columns}
-    needs = _Needs(where, _together(streaming, lambda metric: need_of_nodes(metric, spec, number)), others)
-    return _Cost.of_block(source, rows, needs, bool(metrics.columns), again)
+    return _Needs(where, _together(streaming, lambda metric: need_of_nodes(metric, spec, number)), others)
 
 
 def _whole_rows(metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping[str, Observations]) -> Iterator[_Cost]:
@@ -199,22 +276,6 @@ def _largest(needs: Sequence[Need], nodes: int) -> int:
     return max(need(nodes) for need in needs)
 
 
-def _selected(
-    metrics: MetricSet,
-    sources: Mapping[str, Source],
-    rows: Mapping[str, Observations],
-    costs: Mapping[str, _Cost],
-    memory: int,
-) -> dict[str, Selection]:
-    """By site, how its order statistics are found where not one of its columns fits, and no metric needs more."""
-    orders = [metric for metric in metrics.columns if isinstance(metric, OrderMetric)]
-    if not orders or len(orders) < len(metrics.columns):
-        return {}
-    large = [key for key, cost in costs.items() if cost.least > memory]
-    # Four such nodes at a time at least, so that more passes aren't needed for want of a little memory.
-    return {key: selection_of(orders, sources[key], rows[key], memory // 8) for key in large}
-
-
 def _of_whole_rows(metrics: MetricSet, key: str) -> Sequence[Task]:
     site = [Task("site", key)] if metrics.streaming("site") else []
     return [*site, *(Task("samples", key, metric=metric.name) for metric in metrics.samples)]
@@ -242,12 +303,3 @@ def _instead(metrics: MetricSet) -> str:
     if not others:
         return ""
     return f", or measure without {', '.join(others)}: medians and quantiles can be found in several passes"
-
-
-def _width(source: Source, most: int, node_bytes: int, share: int) -> int:
-    """Nodes of a task: whole chunks if `most` nodes fit, split only where there would be fewer than `share` tasks."""
-    chunk = source.chunk[1]
-    wanted = min(most, max(chunk, _COLUMN_BYTES // node_bytes), source.nodes)
-    if ceil(source.nodes / wanted) < share:
-        wanted = min(wanted, max(_SPLIT_NODES, ceil(source.nodes / share)))
-    return wanted - wanted % chunk if wanted > chunk else wanted

@@ -6,9 +6,10 @@ metrics the values are put in their places by class, sorted once, and handed to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import count, product
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,14 +21,19 @@ from probekit._measure.resampling.evaluation import Columns
 from probekit._measure.resampling.repeats import Repeats
 from probekit._measure.site_source import Source
 from probekit._measure.units import Units
-from probekit._results.assemble import check
+from probekit._results.assemble import check, join
 from probekit.errors import DataError, PluginError
 from probekit.metrics import Block, Metric, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.order import OrderMetric
 
-__all__ = ["Task", "TaskResult", "Work", "at_site", "spec_of"]
+__all__ = ["Beat", "Task", "TaskResult", "Work", "at_site", "selections_of", "spec_of"]
+
+
+Beat: TypeAlias = Callable[[float], None]
+
+_READING = 0.5  # of a task whose columns are measured too
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,8 @@ class Task:
     """A part of a measurement.
 
     - ``block``: streaming metrics of nodes and column metrics, over the nodes `start` to `stop` of a site;
-    - ``select``: the same, but for columns that don't fit in memory: they are read several times, and a node takes
-      `memory` bytes;
+    - ``select``: the same, but for columns that don't fit in memory: they are read several times, and each pass finds
+      `digit` bits;
     - ``site``: streaming metrics over whole rows of a site, those of nodes with them;
     - ``samples``: one sample metric, `metric`, over a site;
     - ``sites``: streaming metrics over the rows of all sites, and `site` is empty;
@@ -52,7 +58,7 @@ class Task:
     start: int = 0
     stop: int = 0
     metric: str = ""
-    memory: int = 0
+    digit: int = 0
     repeat: Literal["", "null", "ci"] = ""
     pooling: str = "mean"
 
@@ -86,30 +92,31 @@ class Work:
     units: Units = field(default_factory=dict)
     repeats: Repeats | None = None
 
-    def run(self, task: Task) -> TaskResult:
-        """Do one task.
+    def run(self, task: Task, beat: Beat = lambda share: None) -> TaskResult:
+        """Do one task. `beat` is called now and then with the share that is done; what it raises ends the task.
 
         Raises:
             DataError: NaN in the data.
             PluginError: a metric fails.
         """
         if task.repeat:
-            return self._repeated(task)
+            return self._repeated(task, _part(beat, 0, 0))
         if task.kind == "sites":
-            return self._sites()
+            return self._sites(beat)
         if task.kind == "compare":
             metric = next(m for m in self.metrics.comparing if m.name == task.metric)
             assert self.common is not None
-            return TaskResult(variables={metric.name: self._compared(metric, self.common)})
+            return TaskResult(variables={metric.name: self._compared(metric, self.common, beat)})
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
-            return _samples(metric, _Samples(source, rows, self.targets.get(task.site), self._units(task.site, metric)))
+            target, units = self.targets.get(task.site), self._units(task.site, metric)
+            return _samples(metric, _Samples(source, rows, target, units, beat))
         if task.kind == "site":
-            return self._site(source, rows)
+            return self._site(source, rows, beat)
         if task.kind == "select":
-            return self._select(source, rows, task)
-        return self._block(source, rows, task.start, task.stop)
+            return self._select(source, rows, task, beat)
+        return self._block(source, rows, task.start, task.stop, beat)
 
     def _units(self, site: str, metric: SampleMetric) -> Codes | None:
         return self.units[site, metric.split_by] if hasattr(metric, "split_by") else None
@@ -119,63 +126,84 @@ class Work:
         """Streaming metrics of blocks of nodes. Where others see whole rows, these go with them."""
         return [] if self.metrics.streaming("site") else self.metrics.streaming("node")
 
-    def _block(self, source: Source, rows: Observations, start: int, stop: int) -> TaskResult:
+    def _block(self, source: Source, rows: Observations, start: int, stop: int, beat: Beat) -> TaskResult:
         columns = self.metrics.columns
         values = rows.grouping.allocate(stop - start, source.dtype) if columns else None
-        states = _stream(self._of_nodes, source, rows, start, stop, values)
+        reading = _part(beat, 0, _READING) if columns else beat
+        states = _stream(self._of_nodes, source, rows, start, stop, values, reading)
         if values is None:
             return TaskResult(states)
         repeats = self.repeats if self.repeats is not None and self.repeats.any_of(columns) else None
         held = None if repeats is None else Columns.of(values, rows)
-        block, where = Block.sort(values, rows.grouping.offsets), at_site(source, start, stop)
-
-        def checked(metric: Metric, returned: Any) -> Variables:
-            return check(metric, returned, rows.labels, where, node=block.nodes)
-
-        found = {m.name: checked(m, call(m, where, m.compute, block)) for m in columns}
+        whole = Block.sort(values, rows.grouping.offsets)
+        found = self._of_columns(whole, at_site(source, start, stop), rows, beat)
         if repeats is None or held is None:
             return TaskResult(states, found)
+        where = at_site(source, start, stop)
+
+        def checked(metric: Metric, returned: Any) -> Variables:
+            return check(metric, returned, rows.labels, where, node=whole.nodes)
+
         return TaskResult(states, found, repeats.of_columns(columns, held, found, source.key, where, checked))
 
-    def _site(self, source: Source, rows: Observations) -> TaskResult:
+    def _of_columns(self, whole: Block, where: str, rows: Observations, beat: Beat) -> dict[str, Variables]:
+        """The variables of the column metrics, a few nodes at a time."""
+        few, columns = whole.split(), self.metrics.columns
+        found: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
+        for done, (block, metric) in enumerate(product(few, columns)):
+            beat(_READING + (1 - _READING) * done / (len(few) * len(columns)))
+            variables = call(metric, where, metric.compute, block)
+            found[metric.name].append(check(metric, variables, rows.labels, where, node=block.nodes))
+        return {metric.name: join(metric, found[metric.name]) for metric in columns}
+
+    def _site(self, source: Source, rows: Observations, beat: Beat) -> TaskResult:
         """The variables, since the states of such metrics may be large, and no others are to be joined with them."""
         streaming, where = self.metrics.streaming("node", "site"), at_site(source)
-        states = _stream(streaming, source, rows, 0, source.nodes, None)
+        states = _stream(streaming, source, rows, 0, source.nodes, None, beat)
         found = finalized(streaming, states, where)
         return TaskResult(variables={m.name: check(m, v, rows.labels, where, node=source.nodes) for m, v in found})
 
-    def _select(self, source: Source, rows: Observations, task: Task) -> TaskResult:
+    def _select(self, source: Source, rows: Observations, task: Task, beat: Beat) -> TaskResult:
         start, stop, where = task.start, task.stop, at_site(source, task.start, task.stop)
         orders = [metric for metric in self.metrics.columns if isinstance(metric, OrderMetric)]
-        states = _stream(self._of_nodes, source, rows, start, stop, None) if self._of_nodes else {}
+        selection = next(each for each in selections_of(orders, source, rows) if each.digit == task.digit)
+        streamed = Accumulator(self._of_nodes, spec_of(source, rows, stop - start), where)
+        passes = count()
 
         def read() -> Iterator[tuple[Codes, Array]]:
-            return ((codes, x) for _, x, codes in _without_nan(source, rows, start, stop))
+            number = next(passes)
+            part = _part(beat, number / selection.passes, (number + 1) / selection.passes)
+            for _, x, codes in _without_nan(source, rows, start, stop, part):
+                for batch, y in zip(_split(x), _split(codes), strict=True) if number == 0 else ():
+                    streamed.update(batch, y)
+                yield codes, x
 
-        found = selection_of(orders, source, rows, task.memory).select(read, stop - start)
+        found = selection.select(read, stop - start)
         variables = {metric.name: call(metric, where, found.compute, metric) for metric in orders}
         return TaskResult(
-            states, {m.name: check(m, variables[m.name], rows.labels, where, node=stop - start) for m in orders}
+            streamed.states,
+            {m.name: check(m, variables[m.name], rows.labels, where, node=stop - start) for m in orders},
         )
 
-    def _sites(self) -> TaskResult:
+    def _sites(self, beat: Beat) -> TaskResult:
         """Whole rows of all sites, which are read side by side."""
         assert self.common is not None
         sources, rows = list(self.sources.values()), self.common
         specs = [spec_of(source, rows, source.nodes) for source in sources]
         found = Accumulator(self.metrics.streaming("sites"), specs, "over the sites")
-        for batches in zip(*(_batches(source, rows) for source in sources), strict=True):
+        each = [_batches(source, rows, beat if source is sources[0] else _unheard) for source in sources]
+        for batches in zip(*each, strict=True):
             found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
         return TaskResult(found.states)
 
-    def _compared(self, metric: SampleMetric, rows: Observations) -> Variables:
+    def _compared(self, metric: SampleMetric, rows: Observations, beat: Beat) -> Variables:
         """The variables of a metric that reads the rows of all sites itself."""
         where, sites = "over the sites", len(self.sources)
-        samples = [_Samples(source, rows) for source in self.sources.values()]
+        samples = [_Samples(source, rows, beat=beat) for source in self.sources.values()]
         variables = call(metric, where, metric.compute_samples, samples)
         return check(metric, variables, rows.labels, where, site=sites, site_b=sites)
 
-    def _repeated(self, task: Task) -> TaskResult:
+    def _repeated(self, task: Task, beat: Beat) -> TaskResult:
         assert self.repeats is not None
         assert task.repeat
         part = range(task.start, task.stop)
@@ -184,7 +212,7 @@ class Work:
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
 
             def measured(of: Observations, target: Array | None) -> Variables:
-                return _samples(metric, _Samples(source, of, target, units)).variables[metric.name]
+                return _samples(metric, _Samples(source, of, target, units, beat)).variables[metric.name]
 
             target, units = self.targets.get(task.site), self._units(task.site, metric)
             return TaskResult(
@@ -195,7 +223,7 @@ class Work:
             compared = next(m for m in self.metrics.comparing if m.name == task.metric)
 
             def of_all(of: Observations, target: Array | None) -> Variables:
-                return self._compared(compared, of)
+                return self._compared(compared, of, beat)
 
             return TaskResult(
                 repeats=self.repeats.of_samples(task.repeat, compared, part, of_all, self.common, None, task.site)
@@ -211,7 +239,7 @@ class Work:
             metrics, spec = self.metrics.streaming("node", "site"), spec_of(source, rows, source.nodes)
 
         def batches() -> Iterator[tuple[Any, Codes]]:
-            for each in zip(*(_batches(source, rows) for source in sources), strict=True):
+            for each in zip(*(_batches(source, rows, beat) for source in sources), strict=True):
                 x = [values for values, _ in each]
                 yield (x if task.kind == "sites" else x[0]), each[0][1]
 
@@ -223,11 +251,11 @@ class Work:
         )
 
 
-def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Observations, memory: int) -> Selection:
-    """How the order statistics that the metrics need are found, in `memory` bytes a node if that is enough."""
+def selections_of(metrics: Sequence[OrderMetric], source: Source, rows: Observations) -> list[Selection]:
+    """The ways to find the order statistics that the metrics need: from the fewest passes to the least memory."""
     stored = source.variable.dtype if source.pooling == "each" or source.positions == 1 else source.dtype
     counts = np.bincount(rows.codes, minlength=rows.labels.number)
-    return Selection.of(metrics, counts, stored.newbyteorder("="), memory)
+    return Selection.choices(metrics, counts, stored.newbyteorder("="))
 
 
 def _samples(metric: SampleMetric, samples: _Samples) -> TaskResult:
@@ -237,11 +265,17 @@ def _samples(metric: SampleMetric, samples: _Samples) -> TaskResult:
 
 
 def _stream(
-    metrics: Sequence[StreamingMetric], source: Source, rows: Observations, start: int, stop: int, values: Array | None
+    metrics: Sequence[StreamingMetric],
+    source: Source,
+    rows: Observations,
+    start: int,
+    stop: int,
+    values: Array | None,
+    beat: Beat,
 ) -> dict[str, State]:
     """The states of the metrics after all observations, which are also put into `values` by their groups."""
     found = Accumulator(metrics, spec_of(source, rows, stop - start), at_site(source, start, stop))
-    for first, x, codes in _without_nan(source, rows, start, stop):
+    for first, x, codes in _without_nan(source, rows, start, stop, beat):
         if values is not None:
             rows.grouping.place(values, first, x)
         if metrics:
@@ -250,8 +284,17 @@ def _stream(
     return found.states
 
 
+def _part(beat: Beat, start: float, stop: float) -> Beat:
+    """A beat for what takes a task from the share `start` to the share `stop`."""
+    return lambda share: beat(start + share * (stop - start))
+
+
+def _unheard(share: float) -> None:
+    """The beat of what another one speaks for."""
+
+
 def _without_nan(
-    source: Source, rows: Observations, start: int, stop: int, places: Codes | None = None
+    source: Source, rows: Observations, start: int, stop: int, beat: Beat, places: Codes | None = None
 ) -> Iterator[tuple[int, Array, Codes]]:
     """The values as they are read, all or around some places; DataError after the last of them, if there was a NaN."""
     nan = np.zeros(stop - start, dtype=bool)
@@ -259,6 +302,7 @@ def _without_nan(
         if len(x) and np.isnan(x.min()):
             nan |= np.isnan(x).any(axis=0)
         yield first, x, codes
+        beat((first + len(x)) / rows.number)
     if nan.any():
         raise DataError(
             f"Site {source.name!r} holds NaN at {nan.sum()} of its nodes {start} to {stop - 1}, the first at node "
@@ -268,10 +312,10 @@ def _without_nan(
         )
 
 
-def _batches(source: Source, rows: Observations) -> Iterator[tuple[torch.Tensor, Codes]]:
+def _batches(source: Source, rows: Observations, beat: Beat) -> Iterator[tuple[torch.Tensor, Codes]]:
     """Whole rows with their codes, in batches whose size doesn't depend on how a site is stored."""
     left, begun = np.empty((0, source.nodes), source.dtype), 0
-    for _, x, _ in _without_nan(source, rows, 0, source.nodes):
+    for _, x, _ in _without_nan(source, rows, 0, source.nodes, beat):
         left = np.concatenate([left, x])
         whole = len(left) - len(left) % BATCH
         for at in range(0, whole, BATCH):
@@ -289,6 +333,8 @@ class _Samples:
     of: Observations
     target_of_rows: Array | None = None
     units_of_rows: Codes | None = None
+    beat: Beat = _unheard
+    passes: Iterator[int] = field(default_factory=count)
 
     @property
     def target(self) -> Array:
@@ -323,14 +369,22 @@ class _Samples:
     def rows(self) -> Codes:
         return self.of.numbers
 
+    def _read(self, places: Codes | None = None) -> Iterator[tuple[int, Array, Codes]]:
+        """The rows, all or around some places.
+
+        Nobody knows how many passes a metric takes: each has half of what the one before left.
+        """
+        left = 0.5 ** next(self.passes)
+        return _without_nan(self.source, self.of, 0, self.nodes, _part(self.beat, 1 - left, 1 - left / 2), places)
+
     def batches(self) -> Iterator[tuple[Array, Codes]]:
-        for _, x, codes in _without_nan(self.source, self.of, 0, self.nodes):
+        for _, x, codes in self._read():
             yield x, codes
 
     def take(self, places: Codes) -> Array:
         taken = np.empty((len(places), self.nodes), self.source.dtype)
         done = 0
-        for first, x, _ in _without_nan(self.source, self.of, 0, self.nodes, places):
+        for first, x, _ in self._read(places):
             until = int(np.searchsorted(places, first + len(x)))
             taken[done:until] = x[places[done:until] - first]
             done = until

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from probekit.metrics._kernels.class_leads import leads, leads_bytes
 from probekit.metrics._kernels.class_pairs import (
     check_min_count,
     distances,
@@ -15,9 +16,8 @@ from probekit.metrics._kernels.class_pairs import (
     pair_blocks,
     table_bytes,
 )
-from probekit.metrics._kernels.cross_ranks import cross_ranks
 from probekit.metrics._kernels.node_blocks import join_nodes
-from probekit.metrics.block import Array, Block
+from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
 from probekit.metrics.resolution import Resolution
@@ -60,17 +60,21 @@ class KS(Parameters):
         check_min_count(self, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
-        return table_bytes(spec, 4, 2 + keeps_pairs(spec.classes, self.pairs))
+        pairs = keeps_pairs(spec.classes, self.pairs)
+        return table_bytes(spec, 4, 2 * pairs) + leads_bytes(spec, samples)
 
     def compute(self, block: Block) -> Variables:
-        return join_nodes(map(self._compute, pair_blocks(block)))
+        kept = kept_classes(block, self.min_count)
+        above, samples = ~np.tri(len(kept), dtype=bool), block.counts[kept]
+        size = np.multiply.outer(samples, samples)[above][:, None]
+        return join_nodes(self._compute(few, kept, above, size) for few in pair_blocks(block))
 
     def error_bound(self, resolution: Resolution) -> Array:
         return resolution.compared(self.min_count)
 
-    def _compute(self, block: Block) -> Variables:
-        lead = cross_ranks(block).lead
-        size = np.maximum(np.multiply.outer(block.counts, block.counts), 1)
-        table = np.maximum(lead, lead.swapaxes(0, 1)) / size[..., None]
-        found = distances(self.name, table, kept_classes(block, self.min_count), keeps_pairs(block.classes, self.pairs))
-        return found | {"ks_constant": (("node",), block.constant)}
+    def _compute(self, block: Block, kept: Codes, above: Array, size: Codes) -> Variables:
+        lead = leads(block)[np.ix_(kept, kept)]
+        found = np.maximum(lead, lead.swapaxes(0, 1))[above] / size
+        shape, pairs = (block.classes, block.nodes), keeps_pairs(block.classes, self.pairs)
+        constant: Variables = {"ks_constant": (("node",), block.constant)}
+        return distances(self.name, [found] if len(found) else [], kept, shape, pairs) | constant

@@ -13,7 +13,7 @@ from probekit.metrics._kernels.class_means import class_moments, own_mean_share
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_pairs import distances, keeps_pairs, nodes_at_once, table_bytes
 from probekit.metrics._kernels.node_blocks import join_nodes
-from probekit.metrics.block import Array
+from probekit.metrics.block import NODES, Array
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Samples, Spec, State, Variables
 
@@ -50,23 +50,39 @@ class DPrime(ClassMoments):
     )
 
     def memory(self, spec: Spec, samples: int) -> int:
-        return 32 * spec.classes * spec.nodes + table_bytes(spec, 5, int(keeps_pairs(spec.classes, self.pairs)))
+        pairs = keeps_pairs(spec.classes, self.pairs)
+        scratch = 8 * 8 * spec.classes * min(spec.nodes, NODES)
+        return 32 * spec.classes * spec.nodes + scratch + table_bytes(spec, 2 * pairs, 2 * pairs)
 
+    @np.errstate(invalid="ignore")  # infinite values
     def finalize(self, state: State) -> Variables:
-        count, nodes, classes = state["count"].cpu(), state["mean"].shape[1], len(state["count"])
+        count, nodes = state["count"].cpu(), state["mean"].shape[1]
         mean, variance = state["mean"].cpu(), (state["m2"] / state["count"].clamp(min=1)[:, None]).cpu()
-        kept, keep, width = np.flatnonzero(count), keeps_pairs(classes, self.pairs), nodes_at_once(classes)
-        blocks = [slice(start, start + width) for start in range(0, nodes, width)]
-        found = join_nodes(distances("dprime", _table(mean[:, n], variance[:, n]), kept, keep) for n in blocks)
+        kept, keep = np.flatnonzero(count), keeps_pairs(len(count), self.pairs)
+        width = nodes_at_once(len(count)) if keep else NODES
+        found = []
+        for start in range(0, nodes, width):
+            means, variances = (each[kept, start : start + width].numpy() for each in (mean, variance))
+            each_class = (_with_later(means, variances, place) for place in range(len(kept) - 1))
+            shape, own = (len(count), means.shape[1]), means - means  # NaN where a value is infinite
+            found.append(distances("dprime", each_class, kept, shape, keep, own))
         between, within = _squares(state)
         constant = ((between == 0) & (within == 0)).cpu().numpy()
-        return found | {"dprime_constant": (("node",), constant)}
+        return join_nodes(found) | {"dprime_constant": (("node",), constant)}
 
 
-def _table(mean: Tensor, variance: Tensor) -> Array:
-    """d′ of every pair of classes, (class, class, node)."""
-    table: Array = _ratio((mean[:, None] - mean).abs(), ((variance[:, None] + variance) / 2).sqrt()).numpy()
-    return table
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
+def _with_later(mean: Array, variance: Array, place: int) -> Array:
+    """d′ of the class at a place with each later class, (later, node), from the `mean` and `variance` of all."""
+    spread = np.add(variance[place], variance[place + 1 :])
+    spread /= 2
+    np.sqrt(spread, out=spread)
+    apart: Array = np.subtract(mean[place], mean[place + 1 :])
+    np.abs(apart, out=apart)
+    alike = (apart == 0) & (spread == 0)
+    apart /= spread
+    apart[alike] = 0
+    return apart
 
 
 @dataclass(frozen=True)

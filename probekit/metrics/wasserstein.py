@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
@@ -11,17 +11,21 @@ import numpy as np
 from probekit.metrics._kernels.class_pairs import (
     check_min_count,
     distances,
+    in_order,
     keeps_pairs,
     kept_classes,
-    pair_blocks,
+    nodes_at_once,
     table_bytes,
 )
 from probekit.metrics._kernels.node_blocks import join_nodes
-from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.block import NODES, Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["Wasserstein"]
+
+_VALUES = 2**21  # samples that are compared at a time, at several nodes
+_APART = 2**16  # differences of samples that are summed at a time: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Wasserstein(Parameters):
 
     min_count: int = 10
     pairs: bool | None = None
+    version: ClassVar[int] = 2  # version 1 summed in another order, which changes the last bits
     name: ClassVar[str] = "wasserstein"
     headline: ClassVar[Headline] = Headline(
         "wasserstein_mean",
@@ -60,41 +65,110 @@ class Wasserstein(Parameters):
         check_min_count(self, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
-        return table_bytes(spec, 4, int(keeps_pairs(spec.classes, self.pairs)))
+        pairs = keeps_pairs(spec.classes, self.pairs)
+        values = 8 * samples * min(spec.nodes, _nodes_at_once(samples, spec.classes, pairs))
+        # Of the steps of two classes of all samples: the ends twice, two indices, the widths.
+        return 2 * values + 40 * samples + 4 * 8 * _APART + table_bytes(spec, 2 * pairs, 2 * pairs)
 
     def compute(self, block: Block) -> Variables:
-        return join_nodes(map(self._compute, pair_blocks(block)))
+        pairs = keeps_pairs(block.classes, self.pairs)
+        few = block.split(_nodes_at_once(block.values.shape[1], block.classes, pairs))
+        return join_nodes(self._compute(each, pairs) for each in few)
 
-    def _compute(self, block: Block) -> Variables:
+    def _compute(self, block: Block, pairs: bool) -> Variables:
         kept = kept_classes(block, self.min_count)
-        table = np.zeros((block.classes, block.classes, block.nodes))
-        with np.errstate(invalid="ignore"):  # equal infinities
-            for a, b in combinations(kept, 2):
-                table[a, b] = table[b, a] = _distance(block[a], block[b])
-        found = distances(self.name, table, kept, keeps_pairs(block.classes, self.pairs))
+        found = distances(self.name, _Classes.of(block, kept).with_later(), kept, (block.classes, block.nodes), pairs)
         return found | {"wasserstein_constant": (("node",), block.constant)}
 
 
-def _distance(a: Array, b: Array) -> Array:
-    """The distance between two sorted classes (node, sample) at each node."""
-    of_a, of_b, width = _steps(a.shape[1], b.shape[1])
-    distance, apart, other = np.empty(len(a)), np.empty(len(width)), np.empty(len(width))
-    for node in range(len(a)):  # one by one, so that all stays in the cache
-        # Unlike the default mode, "clip" needs no copy of `out`.
-        a[node].astype(np.float64).take(of_a, out=apart, mode="clip")
-        b[node].astype(np.float64).take(of_b, out=other, mode="clip")
-        np.abs(np.subtract(apart, other, out=apart), out=apart)
-        distance[node] = np.einsum("i,i", apart, width)
-        if np.isnan(distance[node]):  # the samples have no NaN: this one is a difference of equal infinities
-            distance[node] = np.einsum("i,i", np.where(np.isnan(apart), 0, apart), width)
-    return distance
+def _nodes_at_once(samples: int, classes: int, pairs: bool) -> int:
+    """The number of nodes whose samples take a few MB in float64, and whose table of pairs does where it is kept."""
+    return max(1, min(NODES, _VALUES // max(1, samples), nodes_at_once(classes) if pairs else NODES))
 
 
-def _steps(n_a: int, n_b: int) -> tuple[Codes, Codes, Array]:
-    """The steps on which the quantiles of n_a and of n_b samples are both constant.
+@dataclass(frozen=True)
+class _Classes:
+    """The sorted samples of the classes to compare, in float64: those of one size side by side.
 
-    For each step: the index of its sample among the n_a, its index among the n_b, and its width as a share of 1.
+    `values` has for each size (sample, class, node); `counts` is the size of each class, and `places` its place among
+    the classes of its size.
     """
-    ends = np.sort(np.concatenate([np.arange(1, n_a + 1) * n_b, np.arange(1, n_b + 1) * n_a]))
-    ends = ends[np.append(ends[1:] != ends[:-1], True)]
-    return (ends - 1) // n_b, (ends - 1) // n_a, np.diff(ends, prepend=0) / (n_a * n_b)
+
+    values: dict[int, Array]
+    counts: Codes
+    places: Codes
+
+    @classmethod
+    def of(cls, block: Block, kept: Codes) -> _Classes:
+        counts, places = block.counts[kept], np.empty(len(kept), np.int64)
+        values: dict[int, Array] = {}
+        for count in np.unique(counts).tolist():
+            alike = np.flatnonzero(counts == count)
+            places[alike] = np.arange(len(alike))
+            values[count] = np.empty((count, len(alike), block.nodes))
+            for place, code in enumerate(kept[alike]):
+                values[count][:, place] = block[code].T
+        return cls(values, counts, places)
+
+    def with_later(self) -> Iterator[Array]:
+        """For each class the distances to each later one, (later, node)."""
+        steps: dict[tuple[int, int], _Steps] = {}
+        for index, (count, place) in enumerate(zip(self.counts.tolist(), self.places.tolist(), strict=True)):
+            later = self.counts[index + 1 :]
+            found = np.empty((len(later), self.values[count].shape[2]))
+            for other in np.unique(later).tolist():
+                those = np.flatnonzero(later == other)
+                values = self.values[other][:, self.places[index + 1 + those[0]] :]
+                between = steps.get((count, other)) or _Steps.of(count, other)
+                if len(steps) * (count + other) < _APART:  # kept while they take little memory
+                    steps[count, other] = between
+                found[those] = between.distances(self.values[count][:, place], values)
+            if len(later):
+                yield found
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps on which the quantiles of two classes are both constant.
+
+    For each step: the index of its sample in one class, its index in the other, and its width as a share of 1.
+    """
+
+    of_one: Codes
+    of_other: Codes
+    width: Array
+
+    @classmethod
+    def of(cls, one: int, other: int) -> _Steps:
+        """The steps of classes of so many samples."""
+        ends = np.sort(np.concatenate([np.arange(1, one + 1) * other, np.arange(1, other + 1) * one]))
+        ends = ends[np.append(ends[1:] != ends[:-1], True)]
+        return cls((ends - 1) // other, (ends - 1) // one, np.diff(ends, prepend=0) / (one * other))
+
+    def distances(self, one: Array, others: Array) -> Array:
+        """The distances (class, node) of a class (sample, node) to `others` (sample, class, node)."""
+        found = np.empty(others.shape[1:])
+        classes = max(1, _APART // max(1, len(self.width) * one.shape[1]))
+        for start in range(0, others.shape[1], classes):
+            found[start : start + classes] = self._sum(one, others[:, start : start + classes])
+        return found
+
+    @np.errstate(invalid="ignore")  # equal infinities
+    def _sum(self, one: Array, others: Array) -> Array:
+        """The distances, summed over the steps in their order, so that a pair has the same bits among any others."""
+        length = max(1, min(_APART // max(1, others[0].size), len(self.width)))
+        terms = np.zeros((length + 1, *others.shape[1:]))
+        for start in range(0, len(self.width), length):
+            those = slice(start, start + length)
+            apart = terms[1 : 1 + len(self.width[those])]
+            others.take(self.of_other[those], axis=0, out=apart, mode="clip")  # the default mode copies `out`
+            apart -= one.take(self.of_one[those], axis=0)[:, None]
+            np.abs(apart, out=apart)
+            apart *= self.width[those, None, None]
+            total = in_order(terms[: 1 + len(apart)])
+            if np.isnan(total).any():  # the samples have no NaN: this one is a difference of equal infinities
+                apart[np.isnan(apart)] = 0
+                total = in_order(terms[: 1 + len(apart)])
+            terms[0] = total
+        distances: Array = terms[0].copy()
+        return distances

@@ -37,12 +37,15 @@ PACKAGES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small and few, to see that all of it runs")
+    parser.add_argument(
+        "--scale", action="store_true", help="large measurements, which take minutes and gigabytes, alone"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="where the JSON goes")
     options = parser.parse_args()
     start = perf_counter()
     results = {
         file.stem.removeprefix("bench_"): run(file, ["--quick"] * options.quick)
-        for file in sorted(FOLDER.glob("bench_*.py"))
+        for file in ([FOLDER / "scale.py"] if options.scale else sorted(FOLDER.glob("bench_*.py")))
     }
     about = machine()
     content = {"machine": about, "quick": options.quick, "benchmarks": results}

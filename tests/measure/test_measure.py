@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -134,10 +136,10 @@ def test_what_does_not_fit_is_refused_with_numbers_that_are_enough(x: np.ndarray
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, pytest.param(np.float64, marks=pytest.mark.slow), np.int16])
 def test_columns_that_do_not_fit_are_read_several_times(stored: Stored, dtype: type) -> None:
     rng = np.random.default_rng(0)
-    x, y = np.round(rng.normal(size=(12_000, 8)) * 40).astype(dtype), rng.integers(0, 4, 12_000)
+    x, y = np.round(rng.normal(size=(100_000, 2)) * 40).astype(dtype), rng.integers(0, 4, 100_000)
     metrics = [median, "quantile:0.1,0.5", Mean(), Sparsity()]
-    tree, reads = stored(tree_of(y, relu=x), (1000, 8))
-    said, bound = list[str](), 800 * 2**10
+    tree, reads = stored(tree_of(y, relu=x), (2000, 2))
+    said, bound = list[str](), 530 * 2**10
 
     def progress(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
         said.append(description)
@@ -155,7 +157,18 @@ def test_columns_that_do_not_fit_are_read_several_times(stored: Stored, dtype: t
         pk.measure(tree, metrics, memory=bound)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert min(peaks) < bound + 10 * 12_000 * 8  # and what there is of each sample: its class and its row
+    assert min(peaks) < bound + 10 * 100_000 * 8  # and what there is of each sample: its class and its row
+
+
+def test_long_columns_of_wide_chunks_are_read_a_few_times(stored: Stored) -> None:
+    """Tokens that take five times the memory, in one column of chunks: a task for a few nodes reads all of it."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200_000, 16)).astype(np.float32), rng.integers(0, 2, 200_000)
+    tree, reads = stored(tree_of(y, relu=x), (4000, 16))
+    found = pk.measure(tree, [median, "quantile"], memory=x.nbytes // 5)["relu"]["median"]
+    assert len(reads) == 50
+    assert sum(reads.values()) <= 5 * len(reads)
+    np.testing.assert_array_equal(found[:2], [np.median(x[y == code], axis=0) for code in (0, 1)])
 
 
 @pytest.mark.parametrize(
@@ -221,6 +234,73 @@ def test_infinities_have_a_rank_but_no_deviation(x: np.ndarray, y: np.ndarray) -
     assert result["median"].sel(label=1)[4] == np.median(holed[y == 1, 4])
     assert result["overlap_pairs"].sel(label=2, label_b=0)[3] == 0
     assert int(np.isnan(result["std"]).sum()) == 2
+
+
+class Slow:
+    """A column metric that doesn't come to an end, and that nothing interrupts, before it is told to."""
+
+    name, version, parameters = "slow", 1, {}
+
+    def __init__(self) -> None:
+        self.begun, self.end, self.ended = threading.Event(), threading.Event(), threading.Event()
+
+    def compute(self, block: Block) -> pk.metrics.Variables:
+        self.begun.set()
+        self.end.wait(60)
+        self.ended.set()
+        return {"slow": (("node",), np.zeros(block.nodes))}
+
+
+def test_ctrl_c_ends_a_measurement_whatever_its_tasks_do(y: np.ndarray, x: np.ndarray, tmp_path: Path) -> None:
+    metric, before = Slow(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupter = threading.Thread(target=lambda: (metric.begun.wait(60), os.kill(os.getpid(), signal.SIGINT)))
+    interrupter.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pk.measure(tree_of(y, a=x, b=x), [median, metric], out=tmp_path / "m.zarr")
+        assert not metric.ended.is_set(), "it was waited for"
+        assert not list(tmp_path.iterdir()), "nothing is left beside the results of a tree in memory"
+    finally:
+        metric.end.set()
+        interrupter.join()
+        signal.signal(signal.SIGINT, before)
+
+
+class Watched:
+    """A metric of columns, which waits until there was a step of its task."""
+
+    name, version, parameters = "watched", 1, {}
+
+    def __init__(self) -> None:
+        self.stepped = threading.Event()
+
+    def compute(self, block: Block) -> pk.metrics.Variables:
+        assert self.stepped.wait(60)
+        return {"watched": (("node",), np.zeros(block.nodes))}
+
+
+class WatchedSamples(Watched):
+    """The same of whole rows, which waits after the first of them."""
+
+    compute = None
+
+    def compute_samples(self, samples: pk.metrics.Samples) -> pk.metrics.Variables:
+        for _ in samples.batches():
+            pass
+        assert self.stepped.wait(60)
+        return {"watched": ((), np.zeros(()))}
+
+
+@pytest.mark.parametrize("kind", [Watched, WatchedSamples])
+def test_progress_goes_on_within_a_task(kind: type[Watched], x: np.ndarray, y: np.ndarray) -> None:
+    metric = kind()
+
+    def progress(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        for item in items:
+            metric.stepped.set()
+            yield item
+
+    pk.measure(tree_of(y, relu=x), metric, progress=progress)
 
 
 def test_progress_counts_tasks_and_torch_keeps_its_threads(x: np.ndarray, y: np.ndarray) -> None:

@@ -127,7 +127,7 @@ def test_auroc_of_each_class_is_the_same_with_and_without_pairs() -> None:
     assert np.isnan(none["auroc_rest"][1][6:]).all(), "too few samples"
 
 
-@pytest.mark.parametrize("metric", ["ks", "wasserstein", "dprime", "auroc:pairs=True"])
+@pytest.mark.parametrize("metric", ["ks", "wasserstein:pairs=True", "dprime:pairs=True", "auroc:pairs=True"])
 def test_pairs_of_classes_that_do_not_fit_are_refused(metric: str) -> None:
     x = np.zeros((8000, 3), np.float32)
     with pytest.raises(ProbekitError) as found:

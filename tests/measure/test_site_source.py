@@ -161,14 +161,14 @@ def test_arrays_of_any_layout_are_measured(layout: str, shape: tuple[int, ...], 
 
 @pytest.mark.parametrize("layout", ["backwards", "big-endian"])
 def test_columns_of_any_layout_are_read_in_several_passes(layout: str) -> None:
-    plain = np.random.default_rng(2).normal(size=(60_000, 2)).astype(np.float32)
-    tree = one_site(ODD_LAYOUTS[layout](plain), label=np.arange(60_000) % 2)
+    plain = np.random.default_rng(2).normal(size=(120_000, 2)).astype(np.float32)
+    tree = one_site(ODD_LAYOUTS[layout](plain), label=np.arange(120_000) % 2)
     plans = []
 
     def noted(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
         plans.append(description)
         return items
 
-    found = pk.measure(tree, "median", memory="1500KiB", progress=noted)["site"]["median"].sel(label=[0, 1])
+    found = pk.measure(tree, "median", memory="500KiB", progress=noted)["site"]["median"].sel(label=[0, 1])
     assert "passes" in plans[0]
     np.testing.assert_array_equal(found, [np.median(plain[code::2], axis=0) for code in (0, 1)])

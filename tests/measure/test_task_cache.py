@@ -11,7 +11,7 @@ import xarray as xr
 
 import probekit as pk
 from probekit.metrics import Block, Variables
-from tests.stores import stopping, three_sites
+from tests.stores import three_sites
 
 
 class Counted:
@@ -37,10 +37,18 @@ def store(tmp_path: Path) -> Path:
 
 def stopped(store: Path, metrics: Any) -> Path:
     """A measurement that is stopped after its first task; the path where it would have written."""
+    out = store.parent / "m.zarr"
+
+    def stopping(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        for item in items:
+            yield item
+            if any(out.with_name(".m.zarr.parts").glob("*.piece")):
+                raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        pk.measure(store, metrics, out=store.parent / "m.zarr", progress=stopping(KeyboardInterrupt))
-    assert not (store.parent / "m.zarr").exists()
-    return store.parent / "m.zarr"
+        pk.measure(store, metrics, out=out, progress=stopping)
+    assert not out.exists()
+    return out
 
 
 def test_a_stopped_measurement_resumes(store: Path) -> None:

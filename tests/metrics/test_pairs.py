@@ -15,7 +15,9 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 import probekit as pk
-from probekit.metrics import AUROC, KS, Block, ColumnMetric, Wasserstein
+from probekit.metrics import AUROC, KS, Block, ColumnMetric, Wasserstein, wasserstein
+from probekit.metrics._kernels import class_leads
+from probekit.metrics._kernels.class_pairs import in_order
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 Found = dict[str, np.ndarray]
@@ -61,6 +63,48 @@ def test_pairs_are_scipys_with_and_without_ties(samples: tuple[np.ndarray, np.nd
             assert found["auroc"][b, a, node] == pytest.approx(1 - auroc, rel=1e-14)
             assert found["wasserstein"][a, b, node] == pytest.approx(distance, rel=1e-12)
             assert found["wasserstein"][b, a, node] == found["wasserstein"][a, b, node]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pairs_of_many_classes_are_scipys_however_few_samples_are_counted_at_a_time(
+    dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, classes = np.random.default_rng(0), 70
+    y = np.append(rng.integers(0, classes - 1, 2000), [3] * 400)  # the last class has none, and one has many
+    x = rng.normal(size=(len(y), 3)) + 0.02 * y[:, None]
+    x[:, 1] = np.maximum(np.round(x[:, 1], 1), 0)
+    x = x.astype(dtype)
+    whole = {name: value for metric in (KS, Wasserstein) for name, value in compute(metric(), x, y, classes).items()}
+    pairs = {
+        name: value
+        for metric in (KS, Wasserstein)
+        for name, value in compute(metric(pairs=True), x, y, classes).items()
+    }
+    monkeypatch.setattr(class_leads, "_RUNNING", 2 * 70 * 300)
+    monkeypatch.setattr(wasserstein, "_APART", 50)
+    for metric in (KS, Wasserstein):
+        for name, value in compute(metric(), x[:, 1:], y, classes).items():
+            np.testing.assert_array_equal(value, whole[name][..., 1:])
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], pairs[name])
+    for a, b in [(0, 1), (3, 8), (2, 3), (67, 68)]:
+        for node in range(3):
+            ours, theirs = x[y == a, node].astype(float), x[y == b, node].astype(float)
+            assert pairs["ks"][a, b, node] == pytest.approx(stats.ks_2samp(ours, theirs, method="asymp").statistic)
+            distance = stats.wasserstein_distance(ours, theirs)
+            assert pairs["wasserstein"][a, b, node] == pytest.approx(distance, rel=1e-12)
+    assert np.isnan(pairs["ks"][69]).all()
+
+
+@pytest.mark.parametrize("shape", [(1000,), (1000, 1), (1000, 2), (37, 5, 1), (0, 3), (1, 1)])
+def test_a_sum_in_order_has_the_bits_of_one_addition_after_the_other(shape: tuple[int, ...]) -> None:
+    terms = np.random.default_rng(0).normal(size=shape) ** 5
+    expected = np.zeros(shape[1:])
+    for term in terms:
+        expected = expected + term
+    np.testing.assert_array_equal(in_order(terms), expected)
+    transposed = np.moveaxis(np.ascontiguousarray(np.moveaxis(terms, 0, -1)), -1, 0)
+    np.testing.assert_array_equal(in_order(transposed), expected)
 
 
 def test_one_against_the_rest_is_scikit_learns(samples: tuple[np.ndarray, np.ndarray]) -> None:

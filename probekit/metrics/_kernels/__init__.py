@@ -1,6 +1,7 @@
 """Numerics that several metrics share.
 
 - `cells`: atoms and bins of the nodes, and the samples of each class in them.
+- `class_leads`: how far the distribution function of each class is ahead of that of each other class.
 - `class_means`: the class means of a site, and whether each sample is nearest to that of its own class.
 - `class_moments`: the base of metrics that need the mean and the variance of each class.
 - `class_pairs`: pairs of classes: which to compare, how many nodes at once, the variables of their distances.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from probekit.errors import PluginError
 from probekit.metrics.block import Array, Block, Codes
@@ -64,26 +66,43 @@ def in_order(terms: Array) -> Array:
 
     Unlike those of ``sum``, its last bits depend neither on the lengths of the other axes nor on zeros at the end.
     """
-    total: Array = reduce(np.add, terms, np.zeros(terms.shape[1:]))
-    return total
+    rows = np.ascontiguousarray(terms).reshape(len(terms), prod(terms.shape[1:]))
+    if len(rows) and rows.shape[1] == 1:  # numpy adds row to row, but a single column by halves
+        rows = np.add.accumulate(rows)[-1:]
+    total: Array = rows.sum(axis=0) + 0.0  # no -0
+    return total.reshape(terms.shape[1:])
 
 
-def distances(name: str, table: Array, kept: Codes, pairs: bool) -> Variables:
-    """The variables of a symmetric measure of two classes from its `table` (class, class, node).
+def distances(
+    name: str, found: Iterable[Array], kept: Codes, shape: tuple[int, int], pairs: bool, own: npt.ArrayLike = 0
+) -> Variables:
+    """The variables of a symmetric measure of two classes.
 
-    Pairs with a class that isn't `kept` are NaN. The mean and the largest are over the pairs of kept classes, each pair
-    once.
+    Args:
+        name: the measure's.
+        found: the measure of each pair of classes that are `kept`, each pair once, (pair, node): in the order of the
+            pairs, in any number of parts.
+        kept: the codes of the classes that have enough samples. Pairs with another class are NaN.
+        shape: the numbers of classes and of nodes.
+        pairs: whether to give all pairs, beside their mean and the largest of them.
+        own: the measure of a class and itself, (class, node) for the kept classes.
     """
-    nodes = table.shape[2]
-    first, second = np.triu_indices(len(kept), 1)
-    found = table[kept[first], kept[second]] if len(first) else np.full((1, nodes), np.nan)
+    classes, nodes = shape
+    total, highest, number = np.zeros(nodes), np.full(nodes, -np.inf), 0
+    table = np.full((classes, classes, nodes), np.nan) if pairs else None
+    first, second = (kept[each] for each in np.triu_indices(len(kept), 1)) if pairs else (kept, kept)
+    for part in found:
+        if table is not None:
+            those = slice(number, number + len(part))
+            table[first[those], second[those]] = table[second[those], first[those]] = part
+        total = in_order(np.concatenate([total[None], part]))
+        highest = np.maximum(highest, part.max(axis=0))
+        number += len(part)
     variables: Variables = {}
-    if pairs:
-        every = np.full_like(table, np.nan)
-        among = np.ix_(kept, kept)
-        every[among] = table[among]
-        variables[name] = (("label", "label_b", "node"), every)
+    if table is not None:
+        table[kept, kept] = own
+        variables[name] = (("label", "label_b", "node"), table)
     return variables | {
-        f"{name}_mean": (("node",), in_order(found) / len(found)),
-        f"{name}_max": (("node",), found.max(axis=0)),
+        f"{name}_mean": (("node",), total / number if number else np.full(nodes, np.nan)),
+        f"{name}_max": (("node",), highest if number else np.full(nodes, np.nan)),
     }

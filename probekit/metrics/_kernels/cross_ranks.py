@@ -15,7 +15,7 @@ from probekit.metrics._kernels.class_pairs import MOST_CLASSES
 from probekit.metrics._kernels.pooled_sort import pooled
 from probekit.metrics.block import Array, Block, Codes
 
-__all__ = ["Ranks", "cross_ranks", "twice_above_others"]
+__all__ = ["Ranks", "cross_ranks", "last_equal", "twice_above_others"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def twice_above_others(block: Block, kept: Codes) -> Codes:
     starts, twice = np.cumsum(counts) - counts, np.empty(len(samples), np.int64)
     for node, row in enumerate(block.values):
         keys, order = pooled(row[samples], np.arange(len(samples)))
-        last = _last_equal(keys)
-        first = len(keys) - 1 - _last_equal(keys[::-1])[::-1]
+        last = last_equal(keys)
+        first = len(keys) - 1 - last_equal(keys[::-1])[::-1]
         twice[order] = first + last + 1  # the samples below it, and those up to it
         found[:, node] = np.add.reduceat(twice, starts) - counts**2  # less the pairs within the class
     return found
@@ -98,7 +98,7 @@ class _Ranking:
         """Compute `at_most` and `lead` (class a, class b) of one node, whose samples are `row`, in place."""
         keys, order = pooled(row, self.samples)
         last = np.empty(len(row), np.int64)
-        last[order] = _last_equal(keys)
+        last[order] = last_equal(keys)
         codes = self.codes.take(order)
         running, ranks, ahead = (np.empty_like(self.rank) for _ in range(3))
         for code in self.present:
@@ -110,7 +110,7 @@ class _Ranking:
             lead[self.present, code] = np.maximum.reduceat(ahead, self.starts)
 
 
-def _last_equal(keys: Array) -> Codes:
+def last_equal(keys: Array) -> Codes:
     """For each of the sorted `keys`, the index of the last key that equals it."""
     ends = np.flatnonzero(keys[1:] != keys[:-1])
     if len(ends) == len(keys) - 1:

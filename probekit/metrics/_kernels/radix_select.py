@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,8 +26,9 @@ __all__ = ["OrderStatistics", "Read", "Selection"]
 
 Read: TypeAlias = Callable[[], Iterable[tuple[Codes, Array]]]
 
-_DIGITS = (16, 8)  # bits of a digit: for the fewest passes, or for the least memory
+_DIGITS = (16, 11, 8)  # bits of a digit: from the fewest passes to the least memory
 _VALUE = 64  # bytes of scratch for each value of a batch
+_BATCH = 2**14  # values that are counted at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Selection:
     Example:
         >>> from probekit.metrics import median
         >>> x, y = np.array([[4.0], [1.0], [3.0], [7.0]], np.float32), np.array([0, 0, 0, 1])
-        >>> selection = Selection.of([median], np.bincount(y), x.dtype)
+        >>> selection = Selection.choices([median], np.bincount(y), x.dtype)[0]
         >>> selection.passes
         2
         >>> selection.select(lambda: [(y[:2], x[:2]), (y[2:], x[2:])], nodes=1).compute(median)
@@ -53,13 +55,11 @@ class Selection:
     digit: int = _DIGITS[0]
 
     @classmethod
-    def of(
-        cls, metrics: Iterable[OrderMetric], counts: npt.ArrayLike, dtype: npt.DTypeLike, memory: float = np.inf
-    ) -> Selection:
-        """The selection of the order statistics that `metrics` need of classes with `counts` (class) samples.
+    def choices(cls, metrics: Iterable[OrderMetric], counts: npt.ArrayLike, dtype: npt.DTypeLike) -> list[Selection]:
+        """The selections of the order statistics that `metrics` need of classes with `counts` (class) samples.
 
-        `dtype` represents every value: it is that of the store, or that of pooled positions. A pass finds 16 bits if
-        one node then fits in `memory` bytes, else 8.
+        They differ in the bits that a pass finds: from the fewest passes to the least memory. `dtype` represents every
+        value: it is that of the store, or that of pooled positions.
 
         Raises:
             DataError: values of the dtype have no order.
@@ -68,13 +68,16 @@ class Selection:
         number = np.asarray(counts, np.int64)
         asked = list(metrics)
         ranks = tuple(_wanted(asked, int(count)) for count in number)
-        choices = [cls(number, ranks, np.dtype(dtype), digit) for digit in _DIGITS]
-        return next((choice for choice in choices if choice.node_bytes <= memory), choices[-1])
+        every = [cls(number, ranks, np.dtype(dtype), digit) for digit in _DIGITS]
+        # No more memory for the same number of passes.
+        return [
+            one for one, more in zip(every, [*every[1:], None], strict=True) if not more or more.passes > one.passes
+        ]
 
     @property
     def passes(self) -> int:
-        """How often all samples are read: 2 times for float32, 4 times for float64; twice that with 8-bit digits."""
-        return 8 * _exact(self.dtype).itemsize // self.digit
+        """How often all samples are read: for float32 2 times with digits of 16 bits, 3 with 11, and 4 with 8."""
+        return ceil(8 * _exact(self.dtype).itemsize / self.digit)
 
     @property
     def node_bytes(self) -> int:
@@ -83,8 +86,8 @@ class Selection:
 
     @staticmethod
     def batch_bytes(rows: int, nodes: int) -> int:
-        """Additional bytes that a batch of samples takes while it is read and counted."""
-        return _VALUE * rows * nodes
+        """Additional bytes that a batch of samples takes while it is counted."""
+        return _VALUE * max(nodes, min(rows * nodes, _BATCH))
 
     @property
     def _counter(self) -> np.dtype[Any]:
@@ -105,8 +108,11 @@ class Selection:
             prefixes = search.prefixes()
             counts = np.zeros((prefixes.number, 2**self.digit), self._counter)
             for codes, x in read():
-                _tally(counts, prefixes, codes, _keys(x, exact), shift)
+                few = max(1, _BATCH // nodes)
+                for at in range(0, len(x), few):
+                    _tally(counts, prefixes, codes[at : at + few], _keys(x[at : at + few], exact), shift)
             search.narrow(prefixes, counts, shift)
+            del counts  # before the next ones are made
         values = _floats(search.key, exact).astype(working_dtype(self.dtype))
         return OrderStatistics(self, np.split(values, np.cumsum([len(ranks) for ranks in self.ranks])[:-1]))
 
@@ -179,9 +185,11 @@ class _Search:
         order = np.arange(len(self.owner)) - np.searchsorted(self.owner, self.owner)
         for nth in range(int(order.max()) + 1):
             those = order == nth
-            key = np.zeros((self.classes, numbers.shape[1]), self.key.dtype)
+            # What is wanted begins with zeros below the digits that are found, so 1 is the beginning of nothing.
+            key = np.ones((self.classes, numbers.shape[1]), self.key.dtype)
             number = np.full(key.shape, -1)
-            key[self.owner[those]], number[self.owner[those]] = self.key[those], numbers[those]
+            number[self.owner[those]] = numbers[those]
+            key[self.owner[those]] = np.where(numbers[those] >= 0, self.key[those], 1)
             if (number >= 0).any():
                 yield key, number
 
@@ -206,15 +214,24 @@ class _Search:
 def _tally(counts: Array, prefixes: _Prefixes, codes: Codes, keys: Array, shift: int) -> None:
     """Add the digits at `shift` of samples, with class `codes` and `keys` (row, node), to `counts` (prefix, digit)."""
     kind, size = keys.dtype.type, counts.shape[1]
-    above = kind(2 ** (8 * keys.itemsize) - (size << shift))
+    above = kind(max(0, 2 ** (8 * keys.itemsize) - (size << shift)))  # the bits of the digits that are found
+    digits = ((keys >> kind(shift)) & kind(size - 1)).ravel()
+    if not above:  # nothing is found yet: each class has one prefix at each node
+        ((_, number),) = prefixes.tables
+        _count(counts, number.take(codes, 0).ravel(), digits)
+        return
     found = keys & above
-    flat = torch.from_numpy(counts).view(-1)
     for begins, number in prefixes.tables:
         hits = np.flatnonzero(begins.take(codes, 0) == found)
-        prefix = number.take(codes, 0).ravel()[hits]
-        digit = (keys.ravel()[hits] >> kind(shift) & kind(size - 1)).astype(np.int64)
-        index = torch.from_numpy((prefix * size + digit)[prefix >= 0])
-        flat.scatter_add_(0, index, flat.new_ones(len(index)))
+        _count(counts, number.take(codes, 0).ravel().take(hits), digits.take(hits))
+
+
+def _count(counts: Array, prefix: Codes, digits: Array) -> None:
+    """Count samples by their prefix and digit; `prefix` becomes the place of the count."""
+    prefix *= counts.shape[1]
+    prefix += digits.astype(np.int64)
+    flat = torch.from_numpy(counts).view(-1)
+    flat.scatter_add_(0, torch.from_numpy(prefix), flat.new_ones(1).expand(len(prefix)))
 
 
 def _exact(dtype: npt.DTypeLike) -> np.dtype[Any]:
