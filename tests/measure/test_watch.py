@@ -243,8 +243,8 @@ def assert_has(out: Path, expected: xr.DataTree) -> int:
     return count
 
 
-# That a step writes: its number and that of all steps, four variables of each of two sites, cka, the record.
-FILES = 2 + 2 * 4 + 1 + 1
+# That a step writes: its number and that of all steps, four variables of each of two sites, two of cka, the record.
+FILES = 2 + 2 * 4 + 2 + 1
 
 
 @pytest.mark.parametrize(
