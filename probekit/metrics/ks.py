@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from probekit.metrics._kernels.chance import beyond_chance, expected_ks, ks_shares
 from probekit.metrics._kernels.class_pairs import (
     check_min_count,
     distances,
@@ -17,7 +18,7 @@ from probekit.metrics._kernels.class_pairs import (
 )
 from probekit.metrics._kernels.cross_ranks import cross_ranks
 from probekit.metrics._kernels.node_blocks import join_nodes
-from probekit.metrics.block import Block
+from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
 
@@ -29,8 +30,8 @@ class KS(Parameters):
     """Largest difference between the distribution functions of two classes: 0 for identical, 1 for separate classes.
 
     ``sup_v |F_a(v) − F_b(v)|``, the two-sample statistic of Kolmogorov (1933) and Smirnov (1939), where
-    F_c(v) is the share of the samples of class c that are at most v. Exact, including ties and infinities; float64 in
-    [0, 1], without unit:
+    F_c(v) is the share of the samples of class c that are at most v. Exact, including ties and infinities; float64, at
+    most 1, without unit:
 
     - `ks` (label, label_b, node): symmetric, 0 on the diagonal; kept up to 64 classes, or as `pairs` says;
     - `ks_mean` and `ks_max` (node): the mean and the largest over the pairs of classes;
@@ -40,12 +41,30 @@ class KS(Parameters):
     densities cross once. A class with fewer than `min_count` samples is NaN in its pairs and left out of the mean and
     the maximum. With fewer than two classes left both are NaN.
 
-    The distance says neither which class has the larger values nor how far apart the classes are. Few samples raise it:
-    for identical classes it is about 0.87 √(2 / n) at n samples per class, 0.39 at 10 and 0.011 at 12,000.
+    Few samples raise the statistic D. By default it is corrected, with E, its expected value for identical classes
+    (Kolmogorov 1933, with terms for few samples and for ties): √((D² − E²) / (1 − E²)), with the sign of D² − E². The
+    result is 1 where D is, and 0 on average for identical classes, of which about half are below 0. Means over
+    400 repeats of 10 identical normal classes, and the standard deviation of the corrected value:
+
+    ===============  ======  ======  ======  ======  ======
+    samples a class  10      20      50      180     1,000
+    ===============  ======  ======  ======  ======  ======
+    plain            0.345   0.250   0.163   0.089   0.039
+    corrected        0.001   -0.006  -0.004  0.000   0.000
+    deviation        0.083   0.057   0.036   0.019   0.008
+    ===============  ======  ======  ======  ======  ======
+
+    Args:
+        corrected: False for the statistic D itself, scipy's `ks_2samp`. For identical classes of n samples it is about
+            0.87 √(2 / n) − 1 / 2n: 0.34 at 10 and 0.011 at 12,000.
+
+    The distance says neither which class has the larger values nor how far apart the classes are. `ks_max` is the
+    largest of many estimates, and so too large where classes are alike.
     """
 
     min_count: int = 10
     pairs: bool | None = None
+    corrected: bool = True
     name: ClassVar[str] = "ks"
     headline: ClassVar[Headline] = Headline(
         "ks_mean",
@@ -54,6 +73,7 @@ class KS(Parameters):
         neutral=0.0,
         missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
     )
+    version: ClassVar[int] = 2  # version 1 wasn't corrected
 
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)
@@ -67,6 +87,17 @@ class KS(Parameters):
     def _compute(self, block: Block) -> Variables:
         lead = cross_ranks(block).lead
         size = np.maximum(np.multiply.outer(block.counts, block.counts), 1)
-        table = np.maximum(lead, lead.swapaxes(0, 1)) / size[..., None]
-        found = distances(self.name, table, kept_classes(block, self.min_count), keeps_pairs(block.classes, self.pairs))
+        table, kept = np.maximum(lead, lead.swapaxes(0, 1)) / size[..., None], kept_classes(block, self.min_count)
+        if self.corrected:
+            table = _corrected(table, block, kept)
+        found = distances(self.name, table, kept, keeps_pairs(block.classes, self.pairs))
         return found | {"ks_constant": (("node",), block.constant)}
+
+
+def _corrected(table: Array, block: Block, kept: Codes) -> Array:
+    """The `table` of statistics (class, class, node) without what chance adds to them."""
+    samples = np.maximum(block.counts, 1)
+    expected = expected_ks(samples[:, None], samples)[..., None] * ks_shares(block, kept)
+    corrected = beyond_chance(table, expected, 1.0)
+    corrected[np.diag_indices(block.classes)] = 0.0
+    return corrected

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from probekit.metrics._kernels.chance import beyond_chance, spread_by_halves
 from probekit.metrics._kernels.class_pairs import (
     check_min_count,
     distances,
@@ -29,8 +30,8 @@ class Wasserstein(Parameters):
     """Mean distance that the samples of one class must move to match another class: 0 for identical classes.
 
     ``∫ |F_a(v) − F_b(v)| dv = ∫ |Q_a(u) − Q_b(u)| du``, with the distribution functions F and their
-    inverses Q, the quantiles: the first Wasserstein distance at a node (Vallender 1973). Exact; float64, at least 0, in
-    units of the activation:
+    inverses Q, the quantiles: the first Wasserstein distance at a node (Vallender 1973). Exact; float64, in units of
+    the activation:
 
     - `wasserstein` (label, label_b, node): symmetric, 0 on the diagonal; kept up to 64 classes, or as `pairs` says;
     - `wasserstein_mean` and `wasserstein_max` (node): the mean and the largest over the pairs of classes;
@@ -41,12 +42,32 @@ class Wasserstein(Parameters):
     left both are NaN.
 
     The distance can't be compared between nodes of different scales, and doesn't say which class has the larger values.
-    Where one class lies wholly above the other, it is the difference of their means. Few samples raise it, by about
-    1.8 σ / √n for identical normal classes.
+    Where one class lies wholly above the other, it is the difference of their means.
+
+    Few samples raise the distance W of the samples. By default it is corrected, with E, its expected value for
+    classes that are as alike as the halves of each class are if it is divided by chance: √(W² − E²), with the sign of
+    W² − E². The result is 0 on average for identical classes, of which about half are below 0. Means over 400
+    repeats of 10 identical normal classes with σ = 1, and the standard deviation of the corrected value:
+
+    ===============  ======  ======  ======  ======  ======
+    samples a class  10      20      50      180     1,000
+    ===============  ======  ======  ======  ======  ======
+    plain            0.512   0.371   0.244   0.132   0.057
+    corrected        0.050   0.018   0.005   0.001   0.000
+    deviation        0.138   0.091   0.062   0.031   0.014
+    ===============  ======  ======  ======  ======  ======
+
+    Args:
+        corrected: False for the distance of the samples, scipy's `wasserstein_distance`. For identical normal classes
+            it is about 1.8 σ / √n.
+
+    `wasserstein_max` is the largest of many estimates, and so too large where classes are alike. A class of one sample
+    has no corrected distance.
     """
 
     min_count: int = 10
     pairs: bool | None = None
+    corrected: bool = True
     name: ClassVar[str] = "wasserstein"
     headline: ClassVar[Headline] = Headline(
         "wasserstein_mean",
@@ -55,6 +76,7 @@ class Wasserstein(Parameters):
         neutral=0.0,
         missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
     )
+    version: ClassVar[int] = 2  # version 1 wasn't corrected
 
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)
@@ -71,8 +93,20 @@ class Wasserstein(Parameters):
         with np.errstate(invalid="ignore"):  # equal infinities
             for a, b in combinations(kept, 2):
                 table[a, b] = table[b, a] = _distance(block[a], block[b])
+        if self.corrected:
+            table = _corrected(table, block, kept)
         found = distances(self.name, table, kept, keeps_pairs(block.classes, self.pairs))
         return found | {"wasserstein_constant": (("node",), block.constant)}
+
+
+def _corrected(table: Array, block: Block, kept: Codes) -> Array:
+    """The `table` of distances (class, class, node) without what chance adds to those of the classes `kept`."""
+    squares = np.zeros((block.classes, block.nodes))
+    for code in kept:
+        squares[code] = spread_by_halves(block[code]) ** 2 / block.counts[code]
+    corrected = beyond_chance(table, np.sqrt(squares[:, None] + squares))
+    corrected[np.diag_indices(block.classes)] = 0.0
+    return corrected
 
 
 def _distance(a: Array, b: Array) -> Array:

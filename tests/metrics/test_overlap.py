@@ -21,7 +21,9 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def overlap(x: np.ndarray, y: np.ndarray, classes: int | None = None, **parameters: object) -> dict[str, np.ndarray]:
-    variables = Overlap(**{"min_count": 1, **parameters}).compute(Block.from_samples(x, y, classes))
+    variables = Overlap(**{"min_count": 1, "bins": 32, "corrected": False, **parameters}).compute(
+        Block.from_samples(x, y, classes)
+    )
     return {name: array for name, (_, array) in variables.items()}
 
 
