@@ -68,7 +68,7 @@ class MutualInformation(Parameters):
         "mean",
         "single nodes tell much about the class, in bits",
         neutral=0.0,
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
     version: ClassVar[int] = 2  # version 1 had 32 bins, and the correction of Miller and Madow
 
@@ -184,7 +184,7 @@ def _information(counts: Codes, corrected: bool) -> Array:
     shuffled = mean_of_x_log_x(in_cell, sizes[:, None], total) * number[:, None]
     expected = in_order(shuffled.reshape(-1, counts.shape[2])) / log(2) / total - log2(total) + of_cells + of_classes
     most = np.minimum(of_cells, of_classes)
-    alone = most - expected < _ROUNDING * most  # every sample in a cell of its own tells nothing
+    alone = most - expected <= _ROUNDING * most  # every sample in a cell of its own tells nothing
     found: Array = most * (information - expected) / np.where(alone, np.nan, most - expected)
     return np.where(most < _ROUNDING, 0.0, found)
 

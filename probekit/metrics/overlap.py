@@ -80,7 +80,7 @@ class Overlap(Parameters):
         "classes look alike at single nodes",
         neutral=1.0,
         beside="overlap_null",
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
         smallest=True,
     )
     version: ClassVar[int] = 3  # version 2 wasn't corrected and had 32 bins; version 1 had a shuffle for each node
@@ -160,7 +160,8 @@ class _Pairs:
             overlap: Array = shared.sum(axis=0) / (ours * theirs)[:, None]
             return overlap
         apart = np.abs(here * theirs[:, None] - there * ours) / (2 * ours * theirs)[:, None]
-        return _corrected(apart, here + there, ours, theirs, self.bins)
+        most = (here * theirs[:, None] + there * ours) / (2 * ours * theirs)[:, None]
+        return _corrected(apart, most, expected_variation(here + there, int(ours), theirs), self.bins)
 
     def variables(self, constant: Array) -> Variables:
         """Those of all pairs together, and of each class and the others; `constant` (node) is one of them."""
@@ -206,23 +207,24 @@ class _Pairs:
             # A mixture varies as a sample of this size does.
             size = np.rint((len(self.kept) - 1) ** 2 / (1 / np.delete(self.samples, index)).sum()).astype(np.int64)
             together = self.counts[:, index] + np.rint(others * size).astype(np.int64).clip(0, size)
-            apart = np.abs(shares[:, index] - others) / 2
-            rest[code] = _corrected(apart[:, None], together[:, None], self.samples[index], size[None], self.bins)[0]
+            expected = expected_variation(together[:, None], int(self.samples[index]), size[None])
+            apart, most = np.abs(shares[:, index] - others) / 2, (shares[:, index] + others) / 2
+            rest[code] = _corrected(apart[:, None], most[:, None], expected, self.bins)[0]
         return rest
 
 
-def _corrected(apart: Array, together: Codes, ours: np.int64, theirs: Codes, bins: int) -> Array:
-    """The overlap of a class of `ours` samples with each of others, (class, node), without what chance takes from it.
+def _corrected(apart: Array, most: Array, expected: Array, bins: int) -> Array:
+    """The overlap of a class with each of others, (class, node), without what chance takes from it.
 
-    For each cell, (cell, class, node): the half difference `apart` of the shares, and the samples `together`.
+    For each cell, (cell, class, node): the half difference `apart` of the shares, the `most` that it could be with so
+    many samples of each, and what is `expected` of independent classes.
     """
-    expected, most = expected_variation(together, int(ours), theirs), together / (ours + theirs)[:, None]
     found, reached = np.zeros(apart.shape[1:]), np.zeros(apart.shape[1:])
     neighbours = [slice(start, min(start + _NEIGHBOURS, bins)) for start in range(0, bins, _NEIGHBOURS)]
     for part in (*neighbours, slice(bins, None)):
         chance = in_order(expected[part])
         found += beyond_chance(in_order(apart[part]), chance)
-        reached += beyond_chance(in_order(most[part]), chance)
+        reached += np.maximum(beyond_chance(in_order(most[part]), chance), 0)
     alone = reached < _ROUNDING  # no cell has two samples, which tells nothing
     overlap: Array = 1 - np.where(alone, np.nan, found) / np.where(alone, 1.0, reached)
     return overlap

@@ -27,6 +27,7 @@ __all__ = [
     "spread_by_halves",
 ]
 
+_ROUNDING = 1e-12
 _ALIKE = 64  # sizes of classes that are told apart
 _EXACT = 200.0  # expected numbers from which a series is exact to 1e-6
 _WIDE = 12  # standard deviations of K beyond which its probability is 0 in float64
@@ -45,6 +46,7 @@ def beyond_chance(distance: Array, expected: Array, largest: float = np.inf) -> 
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         square = (distance**2 - expected**2) / (1 - (expected / largest) ** 2)
+        square = np.where(np.abs(distance - expected) <= _ROUNDING * expected, 0.0, square)  # whose root is far from 0
         found: Array = np.copysign(np.sqrt(np.abs(square)), square)
     return found
 
