@@ -94,8 +94,10 @@ class Selectivity(ClassMoments):
         mean = state["mean"].where(there[:, None], 0.0)
         highest = mean.amax(dim=0)
         preferred = _cross_fitted(state) if self.corrected else highest
-        rest = (mean.sum(0) - preferred) / (there.sum() - 1)
-        value = (preferred - rest) / (preferred + rest + self.epsilon)
+        rest = (_in_order(mean) - preferred) / (there.sum() - 1)
+        apart = preferred - rest
+        apart = apart.where(apart.abs() > _ROUNDING * highest, 0.0)  # a difference of rounding
+        value = apart / (preferred + rest + self.epsilon)
         value = value if self.corrected else value.clamp(min=0)
         value = value.where((state["min"].amin(0) >= 0) & (there.sum() > 1), torch.nan)
         largest = mean >= highest * (1 - _ROUNDING)
@@ -118,7 +120,7 @@ def _cross_fitted(state: State) -> Tensor:
     free = int(count.sum()) - len(count)
     if not len(count) or free < 1:
         return mean.new_full(mean.shape[1:], torch.nan)
-    error = (state["m2"][there].sum(0) / free / count[:, None]).sqrt()
+    error = (_in_order(state["m2"][there]) / free / count[:, None]).sqrt()
     sure = error.amax(0) <= _ROUNDING * mean.amax(0)
     error = error.where(~sure, 1.0)
     found = torch.cat(
@@ -136,8 +138,13 @@ def _largest_of_half(mean: Tensor, error: Tensor) -> Tensor:
     for m, e in zip(mean, error, strict=True):
         share, logarithm = _logarithms((edges - m) / e)
         weight = share.diff(dim=0) * (below - logarithm).exp()  # that this class is at z, and all others below
-        total, weights = total + (weight * (2 * m - middle)).sum(0), weights + weight.sum(0)
+        total, weights = total + _in_order(weight * (2 * m - middle)), weights + _in_order(weight)
     return total / weights
+
+
+def _in_order(terms: Tensor) -> Tensor:
+    """The sum along the first axis, whose last bits don't depend on the number of nodes."""
+    return terms.cumsum(0)[-1]
 
 
 def _logarithms(edges: Tensor) -> tuple[Tensor, Tensor]:
