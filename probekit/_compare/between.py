@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import isqrt, prod, sqrt
+from math import isqrt, prod
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from probekit._measure.site_source import Source
 from probekit._sizes import format_size
 from probekit.errors import ProbekitError
 from probekit.metrics import RSA
+from probekit.metrics._kernels.hsic import aligned, unbiased
 from probekit.metrics.block import Array
 from probekit.metrics.protocol import Spec
 from probekit.progress import Progress
@@ -28,8 +29,6 @@ from probekit.progress import Progress
 __all__ = ["Between", "between"]
 
 Names: TypeAlias = tuple[str, str]  # of a store and a site
-
-_LEAST = 4  # samples that the debiased estimator needs
 
 
 @dataclass(frozen=True)
@@ -140,15 +139,9 @@ class _Pair:
 
     @property
     def debiased(self) -> float:
-        """The unbiased estimate of their HSIC, but for a factor: Song et al. (2012), eq. 5.
-
-        With linear kernels of centred values, the sum of a row of the kernel is 0, so all that the kernel without its
-        diagonal adds up to is known from the diagonal.
-        """
-        n, k, m = len(self.a.distances), self.a.distances, self.b.distances
-        if n < _LEAST:
-            return np.nan
-        return float(self.norm - n / (n - 2) * (k @ m) + k.sum() * m.sum() / ((n - 1) * (n - 2)))
+        """The unbiased estimate of their squared covariance."""
+        k, m = self.a.distances, self.b.distances
+        return float(unbiased(self.norm, k @ m, k.sum(), m.sum(), len(k)))
 
 
 Pairs: TypeAlias = dict[tuple[Names, Names], _Pair]
@@ -236,16 +229,12 @@ def _parts(length: int, step: int) -> Iterator[slice]:
 
 
 def _debiased(pairs: Pairs) -> dict[tuple[Names, Names], float]:
-    return {(a, b): _ratio(pair.debiased, pairs[a, a].debiased, pairs[b, b].debiased) for (a, b), pair in pairs.items()}
+    own = {a: pair.debiased for (a, b), pair in pairs.items() if a == b}
+    return {(a, b): float(aligned(pair.debiased, own[a], own[b])) for (a, b), pair in pairs.items()}
 
 
 def _biased(pairs: Pairs) -> dict[tuple[Names, Names], float]:
-    return {(a, b): _ratio(pair.norm, pairs[a, a].norm, pairs[b, b].norm) for (a, b), pair in pairs.items()}
-
-
-def _ratio(both: float, a: float, b: float) -> float:
-    """The alignment, from what stands for the covariance and the two variances; NaN without a spread."""
-    return both / (sqrt(a) * sqrt(b)) if a > 0 and b > 0 else np.nan
+    return {(a, b): float(aligned(pair.norm, pairs[a, a].norm, pairs[b, b].norm)) for (a, b), pair in pairs.items()}
 
 
 def _rsa(members: Sequence[Member], memory: int) -> dict[str, dict[tuple[Names, Names], float]]:

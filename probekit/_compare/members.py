@@ -198,5 +198,6 @@ def _rows_of(source: Source, rows: Rows | slice) -> xr.Dataset:
     """These rows of a site, none of them read yet where they are in the order of the store."""
     dim = ROW if source.tokens else SAMPLE
     beside = source.site.drop_vars(ACTIVATION).isel({dim: rows}, missing_dims="ignore")
-    in_order = isinstance(rows, slice) or bool((np.diff(rows) > 0).all())
-    return beside.assign({ACTIVATION: source.variable.isel({dim: rows}) if in_order else reordered(source, rows)})
+    if isinstance(rows, slice) or (np.diff(rows) > 0).all():
+        return beside.assign({ACTIVATION: source.variable.isel({dim: rows})})
+    return beside.assign({ACTIVATION: reordered(source, rows)})

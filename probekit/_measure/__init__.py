@@ -8,7 +8,9 @@
 - ``needs``: the memory that metrics need beside their samples; ``live_memory``: that of all states of a running model.
 - ``executors``: running tasks on threads or a cluster; ``task_cache``: the results of finished tasks, on disk.
 - ``accumulator``: the states of streaming metrics over batches.
+- ``from_sketch``, ``gathered``: a running model's column metrics, and observations that wait for an update.
 - ``default_metrics``: the metrics that fit a store; ``targets``: the numbers of a continuous column.
+- ``units``: which rows belong together.
 - ``measure``: `probekit.measure`; ``live``: `probekit.measure_live`; ``watch``: `probekit.Watch`.
 - ``top``: `probekit.top`; ``top_samples``: the samples to which nodes answer most.
 """

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from probekit._results.assemble import Labels, check, dataset_of
-from probekit.errors import PluginError, ProbekitError, arguments_of
+from probekit.errors import DataError, PluginError, ProbekitError, arguments_of
 from probekit.metrics import Metric, Spec, State, StreamingMetric, Variables
 from probekit.metrics.sketch import Sketch
 
@@ -114,10 +114,15 @@ def side_by_side(states: Sequence[State]) -> State:
 
 
 def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a method of the metric; where it raises, a PluginError says which metric failed and where."""
+    """Call a method of the metric; where it raises, a PluginError says which metric failed and where.
+
+    A DataError isn't the metric's fault: it comes from the samples that the metric reads.
+    """
     try:
         with np.errstate(all="ignore"):  # what comes of infinities is the metric's to say, as it is numpy's
             return function(*args, **kwargs)
+    except DataError:
+        raise
     except Exception as error:
         fault = str(error) if isinstance(error, ProbekitError) else f"{type(error).__name__}: {error}"
         raise PluginError(
@@ -126,18 +131,19 @@ def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P
 
 
 def sites_results(
-    metrics: Sequence[StreamingMetric],
+    metrics: Sequence[Metric],
     states: Mapping[str, State],
+    computed: Mapping[str, Variables],
     names: Sequence[str],
     labels: Labels,
     about: Mapping[str, Any],
 ) -> xr.Dataset:
-    """The results that compare sites, with the sites' names as coordinates."""
+    """The results that compare sites, with their names as coordinates: of states, or `computed` already."""
     where, lengths = "over the sites", {"site": len(names), "site_b": len(names)}
-    found = [
-        (metric, check(metric, variables, labels, where, **lengths))
-        for metric, variables in finalized(metrics, states, where)
-    ]
-    made = dataset_of(found, labels, lambda _: about)
+    streaming = [m for m in metrics if m.name not in computed and isinstance(m, StreamingMetric)]
+    found = dict(computed)
+    for metric, variables in finalized(streaming, states, where):
+        found[metric.name] = check(metric, variables, labels, where, **lengths)
+    made = dataset_of([(metric, found[metric.name]) for metric in metrics], labels, lambda _: about)
     coordinate = np.array(names, dtype=object)  # as which strings are stored in any length
     return made.assign_coords({dim: coordinate for dim in lengths if dim in made.sizes})

@@ -11,6 +11,7 @@ import numpy as np
 from probekit._measure.grouping import Observations
 from probekit._measure.positions import at_capture
 from probekit._measure.site_source import Source
+from probekit._store.sample_columns import SAMPLE_ID
 
 __all__ = ["default_metrics"]
 
@@ -85,8 +86,8 @@ def _of_target(sources: Sequence[Source], target: str | None) -> Iterator[Verdic
 
 
 def _unfit_for_probes(sources: Sequence[Source]) -> str:
-    if any(source.tokens for source in sources):
-        return "the tokens of one sample would be trained on and tested"
+    if any(source.tokens and SAMPLE_ID not in source.site.variables for source in sources):
+        return "nothing tells which tokens are of one sample, which must not be trained on and tested"
     return _too_wide(sources)
 
 

@@ -284,16 +284,26 @@ class Observations:
     def grouping(self) -> Grouping:
         return Grouping.of(self.codes, self.labels.number)
 
-    def read(self, source: Source, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
-        """Those of the nodes `start` to `stop`, in order: (number of the first one, values, their groups)."""
-        first_chosen = 0
-        for first, x in source.read(start, stop):
+    def read(
+        self, source: Source, start: int, stop: int, places: Codes | None = None
+    ) -> Iterator[tuple[int, Array, Codes]]:
+        """Those of the nodes `start` to `stop`, in order: (number of the first one, values, their groups).
+
+        With ascending `places`, only the chunk rows that hold some of them are read.
+        """
+        height = source.chunk[0]
+        firsts = np.arange(0, source.rows, height)
+        # How many of those that are measured come before each chunk row.
+        before = firsts * self.each if self.kept is None else np.append(0, np.cumsum(self.kept))[firsts * self.each]
+        chosen_rows = range(len(firsts)) if places is None else np.unique(before.searchsorted(places, "right") - 1)
+        for number in chosen_rows:
+            row, first_chosen = int(firsts[number]), int(before[number])
+            x = source.values(slice(row, row + height), slice(start, stop))
             # Where positions are observations, the groups of all of them would be large: they are made as they go.
-            codes = np.repeat(self.of_rows[first // self.each : (first + len(x)) // self.each], self.each)
+            codes = np.repeat(self.of_rows[row : row + len(x) // self.each], self.each)
             if self.kept is not None:
-                kept = self.kept[first : first + len(x)]
+                kept = self.kept[row * self.each : row * self.each + len(x)]
                 x, codes = x[kept], codes[kept]
             if self.shuffled is not None:
                 codes = self.shuffled[first_chosen : first_chosen + len(x)]
             yield first_chosen, x, codes
-            first_chosen += len(x)

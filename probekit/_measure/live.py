@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from math import prod
 from types import NoneType
@@ -22,23 +21,24 @@ from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteO
 from probekit._forward.recorder import Recorder
 from probekit._forward.sample_order import SampleOrder
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
-from probekit._measure.accumulator import BATCH, Accumulator, call, finalized, sites_results
+from probekit._measure.accumulator import BATCH, Accumulator, finalized, sites_results
+from probekit._measure.from_sketch import errors_of, variables_of, warn_of_coarse_cells, without_bounds_of_nulls
+from probekit._measure.gathered import Gathered, one_thread
 from probekit._measure.live_memory import LiveMemory
 from probekit._measure.measure import NAN
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.positions import POSITIONS, all_said, by_pooling, positions_said, warn_of_means
-from probekit._measure.resampling.sketched import with_null
 from probekit._measure.site_source import bounds_of
 from probekit._probe.hooks import probing
 from probekit._probe.model_run import device_of, running
 from probekit._probe.pooling import Reduced
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector
-from probekit._results.assemble import Labels, check, dataset_of, join
+from probekit._results.assemble import Labels, check, dataset_of
 from probekit._store.layout import group_names, node_axis
 from probekit._version import __version__
 from probekit.errors import DataError, PluginError, check_choice, check_kind
-from probekit.metrics import ColumnMetric, Metric, Spec, State, StreamingMetric, Variables
+from probekit.metrics import Metric, Spec, StreamingMetric, Variables
 from probekit.metrics.block import working_dtype
 from probekit.metrics.sketch import Sketch
 from probekit.progress import Progress
@@ -46,8 +46,6 @@ from probekit.progress import Progress
 __all__ = ["measure_live"]
 
 Measured: TypeAlias = tuple[Variables, dict[str, Any]]
-
-_GATHERED_BYTES = 8 * 2**20  # of a site's observations that wait for an update
 
 
 def measure_live(
@@ -82,9 +80,11 @@ def measure_live(
     The memory doesn't depend on the number of samples. Streaming metrics agree with those of a store: counts exactly,
     moments to 1e-6. Column metrics, such as the median, are exact up to 8,195 samples per class. With more samples they
     are **approximate**: computed from the counts of a `probekit.metrics.sketch.Sketch`, whose cells follow the range of
-    a node's values. Their attributes say so in `approximate`, and bound the error for the data that was measured:
-    `value_error`, relative to a value, and `rank_error`, a share of a class. A median is within the first of a value
-    whose rank is within the second; AUROC, KS and overlap are within the second of the exact result.
+    a node's values. Their attributes say so in `approximate`, and bound the error for the data that was measured, at
+    the worst node. A median or quantile is within `value_error`, relative to a value, of one whose rank is within
+    `rank_error`, a share of a class, of the exact one. AUROC, KS, overlap, entropy and mutual information are within
+    `error_bound`, in their own unit, of the exact result. `cell_share` is the largest share of two classes that can't
+    be told apart; a warning says where both are over 1 %, at `coarse_nodes` nodes.
 
     Args:
         model, data, sites, exclude, reduce, batch_dim, node_dim, mask, mode, loss, reset: as for `probekit.capture`.
@@ -118,9 +118,10 @@ def measure_live(
     check_choice("nan", nan, NAN)
     if positions is not None:
         check_choice("positions", positions, POSITIONS)
-    if chosen.samples:
+    reading = [*chosen.samples, *chosen.comparing]
+    if reading:
         raise PluginError(
-            f"The metric {chosen.samples[0].name!r} reads the samples more than once, and a running model gives them "
+            f"The metric {reading[0].name!r} reads the samples more than once, and a running model gives them "
             "once. Capture a store with probekit.capture, and measure that."
         )
     batches = Batches(
@@ -158,6 +159,7 @@ def measure_live(
                 recorder.end()
             meters.end()
     results = meters.results(batches.class_names or ())
+    warn_of_coarse_cells(results)
     results.attrs = {
         "probekit_version": __version__,
         "by": "label" if labelled else "none",
@@ -233,7 +235,7 @@ class _Meters:
         for meter in meters:
             found |= meter.results(labels)
         measured = [(metric, found[metric.name][0]) for metric in self._metrics.metrics if metric.name in found]
-        made = dataset_of(measured, labels, lambda metric: found[metric.name][1])
+        made = without_bounds_of_nulls(dataset_of(measured, labels, lambda metric: found[metric.name][1]))
         return made.assign_attrs(meters[0].attrs | all_said([meter.positions for meter in meters], meters[0].width))
 
 
@@ -259,7 +261,7 @@ class _Meter:
         self.width = prod(self._spec.shape) // max(1, self._nodes)  # positions of a row
         self._dtype = torch.float32 if working_dtype(self._spec.dtype) == np.float32 else torch.float64
         self._counted: list[Accumulator] = []
-        self._gathered = _Gathered(self._nodes, self._dtype)
+        self._gathered = Gathered(self._nodes, self._dtype)
         self._nan = torch.zeros((), dtype=torch.bool)  # soon on the device: to ask for its value would wait for it
         self._number = self._omitted = 0
 
@@ -308,7 +310,7 @@ class _Meter:
                 self._update(x, y, classes)
 
     def _update_gathered(self, classes: int) -> None:
-        with _one_thread():
+        with one_thread():
             self._update(*self._gathered.take(), classes)
 
     def _update(self, x: Tensor, y: Tensor, classes: int) -> None:
@@ -347,66 +349,14 @@ class _Meter:
         about |= {"omitted": self._omitted} if self._omitted else {}
         found = {m.name: (check(m, v, labels, where, node=self._nodes), about | self._said(m)) for m, v in streamed}
         if self.metrics.columns:
-            state = sketched.states["sketch"]
-            variables = self._from_sketch(state, labels)
-            for metric in self.metrics.columns:
-                found[metric.name] = variables[metric.name], about | self._said(metric) | _errors(metric, state)
+            columns, state = self.metrics.columns, sketched.states["sketch"]
+            variables, errors = variables_of(columns, state, labels, self.name), errors_of(columns, state, self.name)
+            for metric in columns:
+                found[metric.name] = variables[metric.name], about | self._said(metric) | errors[metric.name]
         return found
 
     def _said(self, metric: Metric) -> dict[str, str]:
         return positions_said(metric, self.positions, self.width, self._spec.attrs)
-
-    def _from_sketch(self, state: State, labels: Labels) -> dict[str, Variables]:
-        """The column metrics' variables, computed from the sketch's samples."""
-        columns, where = self.metrics.columns, f"at site {self.name!r}, from a sketch"
-        blocks: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
-        for block in Sketch().blocks(state):
-            for metric in columns:
-                variables = call(metric, where, with_null, metric, block)
-                blocks[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
-        return {metric.name: join(metric, blocks[metric.name]) for metric in columns}
-
-
-def _errors(metric: ColumnMetric, state: State) -> dict[str, float]:
-    """The attributes that bound the error of a column metric, computed from a sketch."""
-    errors = Sketch().errors(state, getattr(metric, "cuts", 1))
-    return {"approximate": int(any(errors.values()))} | errors
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to the calling thread: so little work takes longer to hand from core to core than to do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class _Gathered:
-    """The observations of several small batches, for an update to be worth its calls."""
-
-    def __init__(self, nodes: int, dtype: torch.dtype) -> None:
-        self._rows = min(BATCH, _GATHERED_BYTES // max(1, nodes * dtype.itemsize))
-        self._x, self._y = torch.empty(0, nodes, dtype=dtype), torch.empty(0, dtype=torch.int64)
-        self._filled = 0
-
-    def add(self, x: Tensor, y: Tensor) -> bool:
-        """Whether there was room for these; where there wasn't, nothing is added."""
-        end = self._filled + x.shape[0]
-        if end > self._rows:
-            return False
-        if not self._x.shape[0]:
-            self._x, self._y = x.new_empty(self._rows, x.shape[1]), y.new_empty(self._rows)
-        self._x[self._filled : end], self._y[self._filled : end] = x, y
-        self._filled = end
-        return True
-
-    def take(self) -> tuple[Tensor, Tensor]:
-        """All of them, which are then forgotten."""
-        filled, self._filled = self._filled, 0
-        return self._x[:filled], self._y[:filled]
 
 
 class _Together:
@@ -445,4 +395,5 @@ class _Together:
         self._counted.grow(labels.number)
         about: dict[str, Any] = {"n": self._number, "approximate": 0}
         about |= all_said([self._pooling], *(meter.width for meter in self._meters))
-        return sites_results(self._metrics, self._counted.states, [meter.name for meter in self._meters], labels, about)
+        names = [meter.name for meter in self._meters]
+        return sites_results(self._metrics, self._counted.states, {}, names, labels, about)

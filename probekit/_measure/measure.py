@@ -32,6 +32,7 @@ from probekit._measure.site_source import Source, as_tree, find_sources
 from probekit._measure.targets import targets_of
 from probekit._measure.task_cache import TaskCache, key_of
 from probekit._measure.tasks import Task, TaskResult, Work, at_site
+from probekit._measure.units import units_of
 from probekit._probe.selectors import Selector
 from probekit._results.assemble import check, dataset_of, join
 from probekit._results.files import write
@@ -93,11 +94,12 @@ def measure(
     `where`. A metric of a `target` has it shuffled instead of the labels.
 
     **An interval**, ``v_low`` to ``v_high``, and ``v_low_site`` to ``v_high_site``, says how a variable varies over
-    samples. ``ci="bootstrap"`` draws samples with replacement within their class, `repeats` times; the interval is the
-    normal one, less the bias that the draws show (Davison and Hinkley 1997, eq. 5.5). ``ci="jackknife"`` leaves out
-    blocks of samples, up to `repeats` and no more than the root of the samples, with Student's t (Shao and Wu 1989):
-    each metric sees every sample once, so it serves trained probes and comparisons of sites too, which have it for
-    ``"bootstrap"`` as well; the attribute `ci` says so. An interval is NaN where some repeat gave no number.
+    samples. ``ci="bootstrap"`` draws samples with replacement within their class, `repeats` times; the interval is
+    Student's t by the draws' deviation, moved by the bias that they show where it exceeds a quarter of that (Efron and
+    Tibshirani 1993, sections 10.3 and 12). ``ci="jackknife"`` leaves out blocks of samples, up to `repeats` and no more
+    than the root of the samples (Shao and Wu 1989). Trained probes and comparisons of sites, which mustn't see a sample
+    twice, always have the jackknife; medians and quantiles, which it doesn't serve, always the bootstrap: the attribute
+    `ci` of a variable says which. An interval is NaN where some repeat gave no number.
 
     Rows of one sample keep one label and are drawn together.
 
@@ -189,6 +191,7 @@ def measure(
         if positions is None:
             warn_of_means(chosen, {source.name: source.attrs for source in sources.values()})
         targets = targets_of(chosen, sources, rows, root, target)
+        units = units_of(chosen, sources, root)
         cache = None
         if store_at is not None:
             options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions, "target": target}
@@ -204,7 +207,7 @@ def measure(
             if any(seen[key].each != sources[key].each for key in seen):
                 of_rows = _rows(seen, root, by, where)[0]
                 of_rows = balanced(seen, root, of_rows, together, seed)[0] if balance else of_rows
-            work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets)
+            work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets, units=units)
             work = replace(work, repeats=repeats_of(resampling, seeing, work, root))
             parts.append((work, _plan(work, parse_size(memory), workers).seeing(next(iter(seen.values())).pooling)))
         task_results = (each for work, plan in parts for each in _task_results(work, plan, workers, cache))
@@ -295,7 +298,7 @@ def _work(
     metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset, nan: str
 ) -> Work:
     """The sites, metrics and observations that all tasks share."""
-    common = _common(list(sources.values()), rows, root) if metrics.streaming("sites") else None
+    common = _common(list(sources.values()), rows, root) if metrics.of_sites else None
     if nan == "omit":
         faulty = {key: source.with_nan() for key, source in sources.items()}
         rows = {key: rows[key].without(faulty[key], source.name) for key, source in sources.items()}
@@ -354,8 +357,8 @@ def _task_results(
 def _results(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> dict[str, xr.Dataset]:
     """The results of each site, and of all together, from those of the tasks in the order of the plan."""
     children = {key: _of_site(work, key, [each for each in done if each[0].site == key]) for key in work.sources}
-    overall = [result for task, result in done if task.kind == "sites" and not task.repeat]
-    root = _of_sites(work, overall[0]) if overall else xr.Dataset()
+    overall = [result for task, result in done if task.kind in ("sites", "compare") and not task.repeat]
+    root = _of_sites(work, overall) if overall else xr.Dataset()
     made = {ALL_SITES: root, **children}
     if work.repeats is not None:
         made = beside(made, {key: _repeated(work, key, done) for key in made}, work.repeats)
@@ -398,10 +401,13 @@ def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
     return {name: side_by_side([each[name] for each in states]) for name in states[0]}
 
 
-def _of_sites(work: Work, result: TaskResult) -> xr.Dataset:
+def _of_sites(work: Work, results: Sequence[TaskResult]) -> xr.Dataset:
     """The results that compare sites, in the order of `work`."""
     assert work.common is not None
-    sources, metrics = list(work.sources.values()), work.metrics.streaming("sites")
+    sources = list(work.sources.values())
     about: dict[str, Any] = {"n": work.common.number, "approximate": 0}
     about |= all_said([sources[0].pooling], *(source.positions for source in sources))
-    return sites_results(metrics, result.states, [source.name for source in sources], work.common.labels, about)
+    states = {name: state for result in results for name, state in result.states.items()}
+    found = {name: variables for result in results for name, variables in result.variables.items()}
+    names = [source.name for source in sources]
+    return sites_results(work.metrics.of_sites, states, found, names, work.common.labels, about)

@@ -33,6 +33,21 @@ class MetricSet:
 
     @cached_property
     def samples(self) -> list[SampleMetric]:
+        """Those that read the samples of one site."""
+        return [metric for metric in self._reading if scope_of(metric) != "sites"]
+
+    @cached_property
+    def comparing(self) -> list[SampleMetric]:
+        """Those that read the samples of all sites."""
+        return [metric for metric in self._reading if scope_of(metric) == "sites"]
+
+    @property
+    def of_sites(self) -> list[Metric]:
+        """All that compare sites."""
+        return [*self.streaming("sites"), *self.comparing]
+
+    @cached_property
+    def _reading(self) -> list[SampleMetric]:
         return [metric for metric in self.metrics if isinstance(metric, SampleMetric) and not self._adds_up(metric)]
 
     def streaming(self, *scopes: str) -> list[StreamingMetric]:

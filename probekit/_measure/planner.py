@@ -151,6 +151,7 @@ def plan_of(
         tasks += [replace(one, start=at, stop=min(at + width, source.nodes)) for at in range(0, source.nodes, width)]
     if metrics.streaming("sites"):
         tasks.append(Task("sites"))
+    tasks += [Task("compare", metric=metric.name) for metric in metrics.comparing]
     return Plan(tuple(tasks), parallel, max((selection.passes for selection in selected.values()), default=1))
 
 
@@ -178,6 +179,10 @@ def _whole_rows(metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping
         needs = _Needs(f"over the {len(sources)} sites", _together(metrics.streaming("sites"), every))
         fixed = sum(_Cost.of_rows(source, rows[key], needs).fixed for key, source in sources.items())
         yield _Cost(fixed, 0, needs, f"A chunk of whole rows of all {len(sources)} sites")
+    for metric in metrics.comparing:  # they read one site at a time
+        needed = partial(_fixed, spec=list(specs.values()), samples=max(each.number for each in rows.values()))
+        needs = _Needs(f"over the {len(sources)} sites", _together([metric], needed))
+        yield max((_Cost.of_rows(source, rows[key], needs) for key, source in sources.items()), key=lambda c: c.least)
 
 
 def _together(metrics: Sequence[Metric], need_of: Callable[[Metric], Need]) -> dict[str, Need]:

@@ -19,6 +19,7 @@ from probekit._measure.metric_set import MetricSet
 from probekit._measure.resampling.evaluation import Columns
 from probekit._measure.resampling.repeats import Repeats
 from probekit._measure.site_source import Source
+from probekit._measure.units import Units
 from probekit._results.assemble import check
 from probekit.errors import DataError, PluginError
 from probekit.metrics import Block, Metric, SampleMetric, Spec, State, StreamingMetric, Variables
@@ -38,14 +39,15 @@ class Task:
       `memory` bytes;
     - ``site``: streaming metrics over whole rows of a site, those of nodes with them;
     - ``samples``: one sample metric, `metric`, over a site;
-    - ``sites``: streaming metrics over the rows of all sites, and `site` is empty.
+    - ``sites``: streaming metrics over the rows of all sites, and `site` is empty;
+    - ``compare``: one sample metric, `metric`, of all sites, and `site` is empty.
 
-    With `repeat`, the last three are repeated for a null or an interval: `start` to `stop` of the repeats, or all
+    With `repeat`, the last four are repeated for a null or an interval: `start` to `stop` of the repeats, or all
     blocks of a jackknife where these are equal.
     `pooling` is what becomes of positions.
     """
 
-    kind: Literal["block", "select", "site", "samples", "sites"]
+    kind: Literal["block", "select", "site", "samples", "sites", "compare"]
     site: str = ""
     start: int = 0
     stop: int = 0
@@ -72,7 +74,8 @@ class Work:
     """The metrics, the sites, and the observations of each that are measured: all tasks share them.
 
     `common` are those that metrics of all sites see; None where there are no such metrics. `targets` has the target of
-    each row of each site, (row,), where a metric needs one. `repeats` are asked for nulls and intervals.
+    each row of each site, (row,), where a metric needs one, and `units` the unit of each row, where one splits them.
+    `repeats` are asked for nulls and intervals.
     """
 
     metrics: MetricSet
@@ -80,6 +83,7 @@ class Work:
     rows: Mapping[str, Observations]
     common: Observations | None
     targets: Mapping[str, Array] = field(default_factory=dict)
+    units: Units = field(default_factory=dict)
     repeats: Repeats | None = None
 
     def run(self, task: Task) -> TaskResult:
@@ -93,15 +97,22 @@ class Work:
             return self._repeated(task)
         if task.kind == "sites":
             return self._sites()
+        if task.kind == "compare":
+            metric = next(m for m in self.metrics.comparing if m.name == task.metric)
+            assert self.common is not None
+            return TaskResult(variables={metric.name: self._compared(metric, self.common)})
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
-            return _samples(metric, source, rows, self.targets.get(task.site))
+            return _samples(metric, _Samples(source, rows, self.targets.get(task.site), self._units(task.site, metric)))
         if task.kind == "site":
             return self._site(source, rows)
         if task.kind == "select":
             return self._select(source, rows, task)
         return self._block(source, rows, task.start, task.stop)
+
+    def _units(self, site: str, metric: SampleMetric) -> Codes | None:
+        return self.units[site, metric.split_by] if hasattr(metric, "split_by") else None
 
     @property
     def _of_nodes(self) -> list[StreamingMetric]:
@@ -157,6 +168,13 @@ class Work:
             found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
         return TaskResult(found.states)
 
+    def _compared(self, metric: SampleMetric, rows: Observations) -> Variables:
+        """The variables of a metric that reads the rows of all sites itself."""
+        where, sites = "over the sites", len(self.sources)
+        samples = [_Samples(source, rows) for source in self.sources.values()]
+        variables = call(metric, where, metric.compute_samples, samples)
+        return check(metric, variables, rows.labels, where, site=sites, site_b=sites)
+
     def _repeated(self, task: Task) -> TaskResult:
         assert self.repeats is not None
         assert task.repeat
@@ -166,11 +184,21 @@ class Work:
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
 
             def measured(of: Observations, target: Array | None) -> Variables:
-                return _samples(metric, source, of, target).variables[metric.name]
+                return _samples(metric, _Samples(source, of, target, units)).variables[metric.name]
 
-            target = self.targets.get(task.site)
+            target, units = self.targets.get(task.site), self._units(task.site, metric)
             return TaskResult(
                 repeats=self.repeats.of_samples(task.repeat, metric, part, measured, rows, target, task.site)
+            )
+        if task.kind == "compare":
+            assert self.common is not None
+            compared = next(m for m in self.metrics.comparing if m.name == task.metric)
+
+            def of_all(of: Observations, target: Array | None) -> Variables:
+                return self._compared(compared, of)
+
+            return TaskResult(
+                repeats=self.repeats.of_samples(task.repeat, compared, part, of_all, self.common, None, task.site)
             )
         if task.kind == "sites":
             assert self.common is not None
@@ -202,10 +230,10 @@ def selection_of(metrics: Sequence[OrderMetric], source: Source, rows: Observati
     return Selection.of(metrics, counts, stored.newbyteorder("="), memory)
 
 
-def _samples(metric: SampleMetric, source: Source, rows: Observations, target: Array | None) -> TaskResult:
-    where = at_site(source)
-    variables = call(metric, where, metric.compute_samples, _Samples(source, rows, target))
-    return TaskResult(variables={metric.name: check(metric, variables, rows.labels, where, node=source.nodes)})
+def _samples(metric: SampleMetric, samples: _Samples) -> TaskResult:
+    where = at_site(samples.source)
+    variables = call(metric, where, metric.compute_samples, samples)
+    return TaskResult(variables={metric.name: check(metric, variables, samples.of.labels, where, node=samples.nodes)})
 
 
 def _stream(
@@ -222,10 +250,12 @@ def _stream(
     return found.states
 
 
-def _without_nan(source: Source, rows: Observations, start: int, stop: int) -> Iterator[tuple[int, Array, Codes]]:
-    """The values as they are read; DataError after the last of them, if there was a NaN."""
+def _without_nan(
+    source: Source, rows: Observations, start: int, stop: int, places: Codes | None = None
+) -> Iterator[tuple[int, Array, Codes]]:
+    """The values as they are read, all or around some places; DataError after the last of them, if there was a NaN."""
     nan = np.zeros(stop - start, dtype=bool)
-    for first, x, codes in rows.read(source, start, stop):
+    for first, x, codes in rows.read(source, start, stop, places):
         if len(x) and np.isnan(x.min()):
             nan |= np.isnan(x).any(axis=0)
         yield first, x, codes
@@ -257,14 +287,21 @@ class _Samples:
 
     source: Source
     of: Observations
-    of_rows: Array | None = None
+    target_of_rows: Array | None = None
+    units_of_rows: Codes | None = None
 
     @property
     def target(self) -> Array:
-        if self.of_rows is None:
+        if self.target_of_rows is None:
             raise PluginError("it reads a target, but doesn't say so. Give the metric needs_target = True")
-        found: Array = self.of_rows[self.of.numbers]
+        found: Array = self.target_of_rows[self.of.numbers]
         return found
+
+    @property
+    def units(self) -> Codes:
+        if self.units_of_rows is None:
+            raise PluginError("it asks for units, but doesn't say so. Give the metric split_by = None")
+        return self.units_of_rows[self.of.numbers]
 
     @property
     def number(self) -> int:
@@ -293,7 +330,7 @@ class _Samples:
     def take(self, places: Codes) -> Array:
         taken = np.empty((len(places), self.nodes), self.source.dtype)
         done = 0
-        for first, x, _ in _without_nan(self.source, self.of, 0, self.nodes):
+        for first, x, _ in _without_nan(self.source, self.of, 0, self.nodes, places):
             until = int(np.searchsorted(places, first + len(x)))
             taken[done:until] = x[places[done:until] - first]
             done = until
@@ -306,7 +343,7 @@ def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
 
 def spec_of(source: Source, rows: Observations, nodes: int) -> Spec:
     dtype = torch.float32 if source.dtype == np.float32 else torch.float64
-    return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds)
+    return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds, rows.number)
 
 
 def _split(array: Array) -> tuple[torch.Tensor, ...]:

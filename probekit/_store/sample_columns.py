@@ -13,7 +13,7 @@ from probekit._store.codec import Array
 from probekit._store.layout import CLASS_NAME, ROW, SAMPLE
 from probekit.errors import DataError, near
 
-__all__ = ["SampleColumns"]
+__all__ = ["SAMPLE_ID", "SampleColumns"]
 
 SAMPLE_ID = "sample_id"
 _CORRECT, _AGREE = "correct", ("prediction", "label")  # a column that tells whether two others agree

@@ -50,14 +50,14 @@ def compare(
         seed=seed,
         memory=memory,
     )
+    if out is not None:  # first, since what is printed may be cut off, as by `| head`
+        output.paragraph(f"Written to {found.write(out)}. Open it in a browser.")
     if json:
         output.pairs("", _everything(found), as_json=True)
     else:
         output.table(found.table, as_json=False)
         output.table(found.site_table, as_json=False)
         output.sentences(found.notes)
-    if out is not None:
-        output.paragraph(f"Written to {found.write(out)}. Open it in a browser.")
 
 
 def _everything(found: Comparison) -> dict[str, object]:

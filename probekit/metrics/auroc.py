@@ -15,6 +15,7 @@ from probekit.metrics._kernels.relabelling import class_sums, twice_ranks
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.resolution import Resolution
 
 __all__ = ["AUROC"]
 
@@ -79,6 +80,11 @@ class AUROC(Parameters):
         kept = kept_classes(block, self.min_count)
         above = twice_above_others(block, kept)
         return self._variables(block.constant, block.classes, block.counts[kept], kept, above)
+
+    def error_bound(self, resolution: Resolution) -> Array:
+        # Pairs of which the order is unknown count half. To leave samples out is as for KS, but for classes' weights.
+        left_out = 2 * resolution.rank_error + resolution.weight_error(self.min_count)
+        return np.minimum(1.0, resolution.tied(self.min_count) / 2 + left_out)
 
     def _of_pairs(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from probekit.errors import PluginError
+from probekit.metrics._kernels.cell_bounds import moved_among
 from probekit.metrics._kernels.cells import bins_for, cells_bytes, count_cells
 from probekit.metrics._kernels.chance import grassberger, mean_of_x_log_x
 from probekit.metrics._kernels.class_pairs import check_min_count, in_order, kept_classes
@@ -19,10 +20,12 @@ from probekit.metrics._kernels.relabelling import cell_counts
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.resolution import Resolution
 
 __all__ = ["Entropy", "MutualInformation"]
 
 _ROUNDING = 1e-12
+_GRASSBERGER = 1.3434  # between k (ln k − G(k)) at k = 1, where it is largest, and at k = 2, where it is least
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,25 @@ class MutualInformation(Parameters):
             found = _information(count_cells(block, bins).counts[:, kept], self.corrected)
         return {"mutual_information": (("node",), found)}
 
+    def error_bound(self, resolution: Resolution) -> Array:
+        # I(X; class) <= I(X'; class) + H(X | X') for any cells X and X', and Fano's inequality bounds the last. Weights
+        # of classes that are off by w change H(class) and H(class | X) (Winter 2016).
+        kept = resolution.kept(self.min_count)
+        classes, w = max(1, len(kept)), min(0.5, resolution.weight_error(self.min_count))
+        moved, cells = moved_among(resolution, self.bins, self.min_count, classes)
+        weights = (2 + w) * _entropy(np.array(w)) + 2 * w * np.log2(classes)
+        plain: Array = np.minimum(_bits(moved, cells) + weights, np.log2(classes))
+        if not self.corrected or classes < 2:
+            return plain
+        # E is a mean of divergences, each at most log₂(1 + χ²), so E <= (cells − 1) (C − 1) / ((n − 1) ln 2), and at
+        # most a share s = log max(cells, C) / log n of both entropies. The corrected value is below I by E / (1 − s).
+        samples = int(resolution.represented[kept].sum())
+        expected = (cells - 1) * (classes - 1) / (max(1, samples - 1) * log(2))
+        alone = np.log2(np.maximum(cells, classes)) >= log2(samples)
+        share = np.where(alone, 0.0, np.log2(np.maximum(cells, classes)) / log2(max(2, samples)))
+        bound = np.where(alone, np.inf, plain + expected / (1 - share))
+        return np.where(resolution.same(self.min_count), 0.0, bound)
+
 
 @dataclass(frozen=True)
 class Entropy(Parameters):
@@ -169,6 +191,29 @@ class Entropy(Parameters):
                 entropy += (1 - samples / block.counts.sum()) * (grassberger(counts) / log(2) - entropy)
             found[kept] = entropy
         return {"entropy": (("label", "node"), found)}
+
+    def error_bound(self, resolution: Resolution) -> Array:
+        moved, cells = moved_among(resolution, self.bins, self.min_count)
+        plain, samples = _bits(moved, cells), resolution.represented[resolution.kept(self.min_count)]
+        if not self.corrected or not len(samples):
+            return plain
+        # The correction is the sum of k (ln k − G(k)) / n over the cells, which are no more than samples.
+        spread = _GRASSBERGER * np.minimum(1.0, cells / samples.min()) / log(2)
+        return np.where(resolution.same(self.min_count), 0.0, plain + spread)
+
+
+def _bits(moved: Array, cells: Array) -> Array:
+    """How far entropies are apart at most where so much of a class moved among so many cells (Audenaert 2007)."""
+    moved = np.minimum(moved, 1 - 1 / cells)
+    bits: Array = _entropy(moved) + moved * np.log2(cells - 1)
+    return bits
+
+
+def _entropy(share: Array) -> Array:
+    """The entropy in bits of two cells, one of which has such a share."""
+    shares = np.stack([share, 1 - share])
+    entropy: Array = -(shares * np.log2(shares, where=shares > 0, out=np.zeros_like(shares))).sum(axis=0)
+    return entropy
 
 
 def _information(counts: Codes, corrected: bool) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.resolution import Resolution
 
 __all__ = ["KS"]
 
@@ -83,6 +85,18 @@ class KS(Parameters):
 
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, pair_blocks(block)))
+
+    def error_bound(self, resolution: Resolution) -> Array:
+        plain, kept = resolution.compared(self.min_count), resolution.kept(self.min_count)
+        if not self.corrected or len(kept) < 2:
+            return plain
+        # What is expected is at most e: ties lower it by an unknown factor, and other samples would. The corrected
+        # value of D is at most D, and at least the one with e, which is below D by e √((2 − e²) / (1 − e²)) at most.
+        few = np.sort(resolution.represented[kept])[:2]
+        e = float(expected_ks(few[0], few[1]))
+        left = sqrt(1 - e**2)  # 0 for single samples, of which nothing is known
+        bound = np.minimum(1 + e / left, plain + e * sqrt(2 - e**2) / left) if left else plain + np.inf
+        return np.where(resolution.same(self.min_count), 0.0, bound)
 
     def _compute(self, block: Block) -> Variables:
         lead = cross_ranks(block).lead

@@ -38,7 +38,6 @@ class OrderMetric(ColumnMetric, Protocol):
 class _Middle(FunctionMetric):
     """A function whose value for a class depends only on the one or two samples in the middle."""
 
-    cuts: ClassVar[int] = 0
     headline: ClassVar[Headline] = Headline(
         "median", "mean", "nodes are strongly active for the typical sample", missing="a class without samples has none"
     )
@@ -87,7 +86,6 @@ class Quantile(Parameters):
         "the values at the quantiles, all together, are large",
         missing="a class without samples has none",
     )
-    cuts: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         given = np.asarray(self.q)

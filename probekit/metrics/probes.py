@@ -2,72 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from probekit.errors import PluginError
-from probekit.metrics._kernels.row_sampling import draws
-from probekit.metrics._kernels.scatter import add_rows, no_scatter
-from probekit.metrics.block import Array
+from probekit.metrics._kernels.linear_classifiers import FITS, KeptRows, Training, kept_bytes
+from probekit.metrics._kernels.splits import Mask, MeanOfGroups, Split, check_probe, generators_of
+from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
 __all__ = ["LinearProbe"]
 
-Mask = npt.NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
 class LinearProbe(Parameters):
-    """Accuracy of a linear classifier of the classes on held-out samples, and of guessing the commonest class.
+    """Accuracy of a linear classifier of the classes on held-out samples, beside chance and shuffled labels.
 
     A classifier is trained on the values of all nodes of a site, and predicts the classes of samples that it was not
-    trained on (Alain and Bengio 2017):
+    trained on (Alain and Bengio 2017). All are () and float64 in [0, 1], except for the last one, which is int64:
 
-    - `linear_probe` (), float64 in [0, 1]: the share of held-out samples that it classifies correctly;
-    - `linear_probe_chance` (), float64 in [0, 1]: the share of held-out samples that have the class that is commonest
-      among the training samples;
-    - `linear_probe_held_out` (), int64: the number n of held-out samples; the accuracy's standard error is
-      √(p (1 − p) / n).
+    - `linear_probe`: the share of held-out rows that it classifies correctly;
+    - `linear_probe_chance`: the share of held-out rows that have the class that is commonest among the training rows;
+    - `linear_probe_shuffled`: the accuracy of classifiers that were trained on shuffled labels, the mean over
+      `shuffles` of them; not given for ``shuffles=0``;
+    - `linear_probe_se`: the standard error of the accuracy, √(p (1 − p) / n) where each row is a sample;
+    - `linear_probe_balanced`: the mean over the classes of the share of their held-out rows that are classified
+      correctly (Brodersen et al. 2010), which a common class doesn't raise; `linear_probe_balanced_chance`: 1 / C, what
+      saying one class comes to with C classes among the held-out rows; `linear_probe_balanced_shuffled` and
+      `linear_probe_balanced_se`: as above;
+    - `linear_probe_held_out`: the number of held-out rows.
 
-    ``method="ridge"`` regresses one 0-or-1 target per class on the nodes by least squares, and predicts the class with
-    the largest output. It reads the samples twice and needs memory for the square of the number of nodes and classes
-    together, in float64. ``method="logistic"`` is scikit-learn's LogisticRegression (lbfgs, at most 1,000 steps; it
-    warns where they aren't enough). It keeps all training samples in memory twice, as they are stored and in float64.
+    `method` is the classifier. The nodes are standardised by the mean and the standard deviation of the training rows,
+    so nodes of any scale count alike, and constant ones not at all. `alpha` regularises the weights W of n training
+    rows:
 
-    `alpha` is the regularisation: the nodes are divided by one number, which makes their mean variance 1, and the
-    methods minimise mean squared error + α‖W‖² and mean cross-entropy + ½α‖W‖², with free intercepts. Sites of
-    different scale are therefore treated alike. A sample is held out with probability `held_out`, by a random draw that
-    depends only on `seed` and on its row in the store: the same samples at every site, even when fewer are measured.
+    - ``"logistic"``: multinomial logistic regression, which minimises mean cross-entropy + ½α‖W‖² (Cox 1958), that of
+      scikit-learn's ``LogisticRegression(C=1 / (α n))``. For two classes, W are the weights of the one hyperplane
+      between them. It reads the rows once for each of some dozen steps. Up to 256 MiB of a site's rows are kept in
+      memory for that; more are read anew;
+    - ``"lda"``: linear discriminant analysis (Fisher 1936; Friedman 1989) with the covariance within the classes plus α
+      on its diagonal, and the classes' shares as priors;
+    - ``"ridge"``: least squares of one 0-or-1 target a class, mean squared error + α‖W‖². With more than two classes it
+      may never say one that lies between others (masking: Hastie, Tibshirani and Friedman 2009, section 4.2).
 
-    Accuracy and chance are NaN with fewer than two classes among the training samples, and without held-out samples.
-    The accuracy is also NaN where a value is infinite or so large that its square is. A held-out sample of a class that
-    has no training samples counts as wrong.
+    The latter two read the rows three times, and need memory for the square of the number of nodes.
+
+    The share `held_out` of the samples of each class is held out, at least one where the class has two; or each of
+    `folds` parts in turn, which tests every sample once. The rows of a sample, such as tokens, stay on one side; so do
+    all rows with the same value in the column `split_by`, such as the speaker's, for which samples aren't independent.
+    Such units go by the class that most of their rows have. The random choice depends only on `seed` and on the
+    sample's place in the store, so sites with the same rows are split alike. Shuffling deals the classes out anew among
+    the training units and among the held-out ones (among rows, where units have several classes).
+
+    The standard errors take rows of a unit as dependent (Liang and Zeger 1986), and the classifiers as given. NaN with
+    fewer than two classes among the training rows, without held-out rows, and where a value is infinite or so large
+    that its square is. A held-out row of a class that has no training rows counts as wrong.
 
     High accuracy means that the site contains the classes in linear form, not that the network uses them. Wide sites
     make it easier: with more nodes than training samples nearly anything can be separated in training, so only the
-    held-out samples are evidence. Where rows are tokens, tokens of one sample may be on both sides of the split, which
-    makes the accuracy too high.
+    held-out samples are evidence.
+
+    Version 1 didn't standardise single nodes, split by row, drew rows without regard to their class, and took ridge by
+    default.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", np.arange(100) % 2)})
     >>> relu = xr.Dataset({"activation": (("sample", "node"), np.eye(2)[np.arange(100) % 2])})
     >>> m = pk.measure(xr.DataTree.from_dict({"/": root, "relu": relu}), pk.metrics.LinearProbe())["relu"]
-    >>> m["linear_probe"].item(), m["linear_probe_held_out"].item()
-    (1.0, 24)
+    >>> m["linear_probe"].item(), m["linear_probe_chance"].item(), m["linear_probe_held_out"].item()
+    (1.0, 0.5, 26)
     """
 
-    method: str = "ridge"
+    method: str = "logistic"
     alpha: float = 1e-3
     held_out: float = 0.25
     seed: int = 0
+    folds: int | None = None
+    split_by: str | None = None
+    shuffles: int = 1
     name: ClassVar[str] = "linear_probe"
+    version: ClassVar[int] = 2
     headline: ClassVar[Headline] = Headline(
         "linear_probe",
         None,
@@ -77,110 +93,56 @@ class LinearProbe(Parameters):
     )
 
     def __post_init__(self) -> None:
-        if self.method not in _METHODS or not self.alpha > 0 or not 0 < self.held_out < 1:
-            raise PluginError(
-                f"LinearProbe(method={self.method!r}, alpha={self.alpha!r}, held_out={self.held_out!r}): method must "
-                "be 'ridge' or 'logistic', alpha above 0, and held_out a share between 0 and 1."
-            )
+        methods = f"method must be {', '.join(map(repr, FITS))}"
+        check_probe(self, {methods: self.method in FITS, "alpha must be above 0": self.alpha > 0})
 
     def memory(self, spec: Spec, samples: int) -> int:
         nodes, classes = spec.nodes, spec.classes
-        if self.method == "ridge":  # the scatter, and its decomposition
-            return 2 * 8 * (nodes + classes) ** 2
-        return (
-            3 * 8 * samples * nodes + 5 * 8 * samples * classes + 30 * 8 * classes * nodes
-        )  # of lbfgs: its last steps
+        rows = kept_bytes(samples, nodes, spec.dtype.itemsize) + 64 * samples
+        if self.method == "logistic":
+            return rows + 30 * 8 * classes * (nodes + 1) + 3 * 8 * 1024 * (nodes + classes)  # its last steps, a batch
+        return rows + 4 * 8 * nodes**2 + 6 * 8 * classes * nodes + 3 * 8 * 1024 * (nodes + classes)
 
     def compute_samples(self, samples: Samples) -> Variables:
-        test = draws(samples.rows, self.seed) < self.held_out
-        trained = np.bincount(samples.codes[~test], minlength=samples.classes)
-        accuracy = chance = np.nan
-        if np.count_nonzero(trained) > 1 and test.any():
-            accuracy = _accuracy(_METHODS[self.method](samples, ~test, self.alpha), samples, test)
-            chance = np.mean(samples.codes[test] == trained.argmax())
-        return {
-            "linear_probe": ((), np.asarray(accuracy)),
-            "linear_probe_chance": ((), np.asarray(chance)),
-            "linear_probe_held_out": ((), np.asarray(test.sum())),
-        }
+        codes = samples.codes
+        split = Split.of(samples.units, codes, self.seed)
+        masks = split.masks(self.held_out, self.folds)
+        test = np.any([np.zeros(len(codes), bool), *masks], axis=0)
+        trained = masks and all(len(np.unique(codes[~mask])) > 1 for mask in masks)
+        labels, hits = self._tried(samples, split, masks) if trained else self._untried(codes)
+        labels, hits, units = labels[:, test], hits[:, test], samples.units[test]
+        found: Variables = {}
+        for name, groups in (("linear_probe", np.zeros_like(labels)), ("linear_probe_balanced", labels)):
+            means = [MeanOfGroups.of(each) for each in groups]
+            chance, accuracy, *shuffled = [mean.of_values(each) for mean, each in zip(means, hits, strict=True)]
+            found[name] = (), np.asarray(accuracy)
+            found[f"{name}_chance"] = (), np.asarray(chance)
+            if shuffled:
+                found[f"{name}_shuffled"] = (), np.asarray(np.mean(shuffled))
+            found[f"{name}_se"] = (), np.asarray(means[1].error(hits[1], units))
+        guessed = 1 / len(np.unique(codes[test])) if trained else np.nan
+        found["linear_probe_balanced_chance"] = (), np.asarray(guessed)
+        return found | {"linear_probe_held_out": ((), np.asarray(test.sum()))}
 
+    def _untried(self, codes: Codes) -> tuple[Codes, Array]:
+        shape = 2 + self.shuffles, len(codes)
+        return np.broadcast_to(codes, shape), np.full(shape, np.nan)
 
-@dataclass(frozen=True)
-class _Classifier:
-    """Predicts the one of the `classes` (class) for which ``(x − centre) @ weights + bias`` is largest."""
+    def _tried(self, samples: Samples, split: Split, masks: list[Mask]) -> tuple[Codes, Array]:
+        """Labels, and whether each held-out row is given its label, as 0 or 1: (classifier, row) both.
 
-    classes: Tensor
-    centre: Tensor
-    weights: Tensor
-    bias: Tensor
-
-    def scores(self, x: Tensor) -> Tensor:
-        return (x.double() - self.centre) @ self.weights + self.bias
-
-
-def _accuracy(classifier: _Classifier, samples: Samples, test: Mask) -> float:
-    hits = 0
-    for x, y in _chosen(samples, test):
-        scores = classifier.scores(x)
-        if not scores.isfinite().all():
-            return float("nan")
-        hits += int((classifier.classes[scores.argmax(1)] == y).sum())
-    return hits / int(test.sum())
-
-
-def _chosen(samples: Samples, rows: Mask) -> Iterator[tuple[Tensor, Tensor]]:
-    """The chosen rows in batches, and their classes."""
-    start = 0
-    for x, y in samples.batches():
-        here = rows[start : start + len(x)]
-        start += len(x)
-        yield torch.from_numpy(x[here]), torch.from_numpy(y[here])
-
-
-def _ridge(samples: Samples, train: Mask, alpha: float) -> _Classifier:
-    """Ridge regression in one pass, from the scatter of the nodes and targets of the training rows."""
-    nodes, classes = samples.nodes, torch.from_numpy(np.unique(samples.codes[train]))
-    state = no_scatter(nodes + len(classes), torch.device("cpu"))
-    for x, y in _chosen(samples, train):
-        add_rows(state, torch.cat([x.double(), (y[:, None] == classes).double()], dim=1))
-    gram, products = state["scatter"][:nodes, :nodes], state["scatter"][:nodes, nodes:]
-    penalty = alpha * gram.trace() / nodes
-    if penalty.isfinite() and penalty > 0:
-        products = products.clone()
-        gram.diagonal().add_(penalty)
-        weights = torch.linalg.solve(gram, products)
-    else:  # constant nodes give weights of 0, infinite values give NaN
-        weights = penalty * products
-    return _Classifier(classes, state["mean"][:nodes], weights, state["mean"][nodes:])
-
-
-def _logistic(samples: Samples, train: Mask, alpha: float) -> _Classifier:
-    from sklearn.linear_model import LogisticRegression  # slow to import, and only this method needs it
-
-    codes = samples.codes[train]
-    x, centre, scale = _scaled(samples.take(np.flatnonzero(train)))
-    classes, counts = np.unique(codes, return_counts=True)
-    if np.isfinite(scale) and scale > 0:
-        fitted = LogisticRegression(C=1 / (alpha * len(x)), max_iter=1000).fit(x, codes)
-        weights, bias = fitted.coef_.T / scale, fitted.intercept_
-        if len(classes) == 2:  # scikit-learn fits one hyperplane, with the second class on its positive side
-            weights, bias = weights * [0, 1], bias * [0, 1]
-    else:
-        weights, bias = np.full((samples.nodes, len(classes)), scale), counts / len(x)
-    return _Classifier(*map(torch.from_numpy, (classes, centre, weights, bias)))
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _scaled(rows: Array) -> tuple[Array, Array, float]:
-    """The rows (row, node) in float64, centred and divided by one number; their mean; that number."""
-    x = rows.astype(np.float64)
-    first = x[0].copy()
-    x -= first  # exactly 0 at a constant node
-    shift = x.mean(axis=0)
-    x -= shift
-    scale = float(np.sqrt(np.vdot(x, x) / x.size))
-    x /= scale or 1
-    return x, first + shift, scale
-
-
-_METHODS = {"ridge": _ridge, "logistic": _logistic}
+        The first classifier says the commonest class, the second one is that of the labels, and the others are those of
+        shuffled labels. NaN where a value is infinite.
+        """
+        rows, codes = KeptRows(samples), samples.codes
+        labels, hits = (each.copy() for each in self._untried(codes))
+        generators = generators_of(self.seed, self.shuffles)
+        for mask in masks:
+            training = Training(rows, ~mask)
+            hits[0, mask] = codes[mask] == np.bincount(codes[~mask]).argmax()
+            for n, dealt in enumerate([codes, *(split.shuffled(codes, mask, each) for each in generators)], 1):
+                classifier = training.fit(self.method, dealt, self.alpha)
+                predicted = None if classifier is None else classifier.predict(rows, mask)
+                labels[n, mask] = dealt[mask]
+                hits[n, mask] = np.nan if predicted is None else predicted == dealt[mask]
+        return labels, hits

@@ -13,12 +13,14 @@ A metric is pure and knows arrays only. There are three kinds.
     batches, one for each site; the dims ``site`` and ``site_b`` of its variables are the sites, in this order.
 
 - A *column* metric needs every sample of a node at once: ``compute(block)``. While a model runs, the values may be
-  rounded. The class attribute `cuts`, by default 1, says at how many places the metric cuts the values of a node: 0 for
-  order statistics alone, the number of inner edges for bins. `probekit.metrics.sketch.Sketch.errors` then knows the
-  bound of the result's error.
+  rounded. The method ``error_bound(resolution)`` → (node,), if the metric has one, then says how far its results are
+  from the exact ones at most, from what a `probekit.metrics.resolution.Resolution` says of the block.
 - A *sample* metric reads the whole rows of a site itself, as often as it must: ``compute_samples(samples)``. With the
   class attribute ``needs_target = True`` it also has ``samples.target``, a number for each row from the column that the
-  user names (``pk.measure(store, metric, target="age")``).
+  user names (``pk.measure(store, metric, target="age")``). With the attribute ``split_by``, the name of a column or
+  None, it has ``samples.units``: which rows must stay on one side of a split into training and held-out rows. With
+  ``scope = "sites"`` it gets a list, the samples of each site, which have the same rows, and its variables have the
+  dims ``site`` and ``site_b``. It can read one site after the other, and so needs memory for the rows of one.
 
 All return variables: ``{name: (dims, array)}``. The dims ``label``, ``label_b`` (classes) and ``node`` have fixed
 lengths, and ``node_b`` stands beside ``node`` in a table of all pairs; a metric may add dims of its own. A column
@@ -87,7 +89,8 @@ Variables: TypeAlias = dict[str, tuple[tuple[str, ...], Array]]
 class Spec:
     """The samples that a streaming metric's state is for: the numbers of nodes and classes, the dtype and the device.
 
-    `bounds` are the least and the greatest value that the activation can take, None where they aren't known.
+    `bounds` are the least and the greatest value that the activation can take, `samples` the number of samples that
+    will come; either is None where it isn't known.
     """
 
     nodes: int
@@ -95,6 +98,7 @@ class Spec:
     dtype: torch.dtype
     device: torch.device
     bounds: tuple[float, float] | None = None
+    samples: int | None = None
 
 
 class Metric(Protocol):
@@ -182,6 +186,15 @@ class Samples(Protocol):
         Only a metric whose attribute `needs_target` is True has it.
         """
 
+    @property
+    def units(self) -> Codes:
+        """The unit of each row, (row,), int64: rows of one unit aren't independent, so a split keeps them together.
+
+        For a metric whose attribute `split_by` is None, a unit is a sample, as one with several tokens; the units of
+        samples have the same numbers at every site. For one whose `split_by` names a column, a unit is a value of it.
+        Other metrics have no units.
+        """
+
     def batches(self) -> Iterator[tuple[Array, Codes]]:
         """All rows in order, as (batch, node), float32 or float64, with their classes (batch,)."""
 
@@ -193,8 +206,8 @@ class Samples(Protocol):
 class SampleMetric(Metric, Protocol):
     """A metric that reads whole rows more than once, or many of them at once."""
 
-    def compute_samples(self, samples: Samples) -> Variables:
-        """The variables of the site."""
+    def compute_samples(self, samples: Any) -> Variables:
+        """The variables of the site's `Samples`; or those of all sites, of a list of them, for ``scope = "sites"``."""
 
 
 class Parameters:

@@ -8,12 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from probekit.errors import PluginError
-from probekit.metrics._kernels.row_sampling import draws
-from probekit.metrics._kernels.scatter import add_rows, no_scatter
-from probekit.metrics.block import Array
+from probekit.metrics._kernels.linear_classifiers import KeptRows, Training, kept_bytes, penalised_solution
+from probekit.metrics._kernels.splits import Mask, Split, check_probe, generators_of
+from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
@@ -127,21 +125,29 @@ def _batches(samples: Samples) -> Iterator[tuple[int, Array]]:
 class RidgeProbe(Parameters):
     """Share of the variance of a continuous column that a linear regression on a site explains on held-out samples.
 
-    The column is the measurement's `target`: ``pk.measure(store, "ridge_probe", target="age")``.
+    The column is the measurement's `target`: ``pk.measure(store, "ridge_probe", target="age")``. All are ():
 
-    - `ridge_probe` (), float64, at most 1: R² = 1 − Σ(y − ŷ)² / Σ(y − ȳ)² over the held-out samples, with ŷ the
-      prediction and ȳ their mean. 0 is what predicting that mean gives; below 0 the regression is worse than that;
-    - `ridge_probe_held_out` (), int64: the number of held-out samples.
+    - `ridge_probe`, float64, at most 1: R² = 1 − Σ(y − ŷ)² / Σ(y − ȳ)² over the held-out rows, with ŷ the prediction
+      and ȳ their mean. 0 is what predicting that mean gives; below 0 the regression is worse than that;
+    - `ridge_probe_chance`, float64, at most 0: R² of predicting the mean of the training rows;
+    - `ridge_probe_shuffled`, float64: R² of regressions on shuffled targets, the mean over `shuffles` of them; below 0
+      by what the regression finds in noise; not given for ``shuffles=0``;
+    - `ridge_probe_held_out`, int64: the number of held-out rows.
 
-    The nodes and the target are standardised by the mean and the standard deviation of the training samples, and the
+    The nodes and the target are standardised by the mean and the standard deviation of the training rows, and the
     regression minimises mean squared error + α‖w‖² (ridge regression, Hoerl and Kennard 1970). That is scikit-learn's
-    ``Ridge(alpha=α·n)`` on n standardised samples. A sample is held out with probability `held_out`, by a random draw
-    that depends only on `seed` and on its row in the store: the same samples at every site.
+    ``Ridge(alpha=α·n)`` on n standardised rows.
 
-    NaN with fewer than two training or held-out samples, for a target that is constant in either, and where a value is
-    infinite or so large that its square is. It ignores the classes. It reads the samples twice and needs memory for the
-    square of the number of nodes. With more nodes than training samples, raise `alpha`. Where rows are tokens, tokens
-    of one sample may be on both sides of the split, which makes R² too high.
+    The share `held_out` of the samples is held out, or each of `folds` parts in turn. The rows of a sample, such as
+    tokens, stay on one side; so do all rows with the same value in the column `split_by`. The random choice depends
+    only on `seed` and on the sample's place in the store, so sites with the same rows are split alike. Shuffling deals
+    the targets out anew among the training samples and among the held-out ones (among rows, where targets differ within
+    a sample).
+
+    NaN with fewer than two training or held-out rows, for a target that is constant in either, and where a value is
+    infinite or so large that its square is. It ignores the classes. It reads the rows four times, of which it keeps up
+    to 256 MiB in memory, and needs memory for the square of the number of nodes. With more nodes than training samples,
+    raise `alpha`. Version 1 split by row.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> age = np.arange(200.0)
@@ -155,8 +161,12 @@ class RidgeProbe(Parameters):
     alpha: float = 1e-3
     held_out: float = 0.25
     seed: int = 0
+    folds: int | None = None
+    split_by: str | None = None
+    shuffles: int = 1
     name: ClassVar[str] = "ridge_probe"
     needs_target: ClassVar[bool] = True
+    version: ClassVar[int] = 2
     headline: ClassVar[Headline] = Headline(
         "ridge_probe",
         None,
@@ -166,52 +176,55 @@ class RidgeProbe(Parameters):
     )
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0 or not 0 < self.held_out < 1:
-            raise PluginError(
-                f"RidgeProbe(alpha={self.alpha!r}, held_out={self.held_out!r}): alpha must be above 0, and held_out a "
-                "share between 0 and 1."
-            )
+        check_probe(self, {"alpha must be above 0": self.alpha > 0})
 
     def memory(self, spec: Spec, samples: int) -> int:
-        return 3 * 8 * (spec.nodes + 1) ** 2  # the scatter, its standardised form, and the decomposition of that
+        rows = kept_bytes(samples, spec.nodes, spec.dtype.itemsize) + 64 * samples
+        return rows + 4 * 8 * (spec.nodes + 1) ** 2 + 3 * 8 * 1024 * spec.nodes
 
     def compute_samples(self, samples: Samples) -> Variables:
-        test = draws(samples.rows, self.seed) < self.held_out
-        target = samples.target
-        known = len(np.unique(target[test])) > 1 and len(np.unique(target[~test])) > 1
-        value = self._explained(samples, target, test) if known else np.nan
-        return {
-            "ridge_probe": ((), np.asarray(value)),
-            "ridge_probe_held_out": ((), np.asarray(test.sum())),
-        }
+        values, codes = np.unique(samples.target, return_inverse=True)
+        split = Split.of(samples.units, np.zeros_like(codes), self.seed)
+        masks = split.masks(self.held_out, self.folds)
+        test = np.any([np.zeros(len(codes), bool), *masks], axis=0)
+        known = len(np.unique(codes[test])) > 1 and all(len(np.unique(codes[~mask])) > 1 for mask in masks)
+        found = {"ridge_probe": np.nan, "ridge_probe_chance": np.nan}
+        found |= {"ridge_probe_shuffled": np.nan} if self.shuffles else {}
+        if known:
+            errors = self._errors(samples, Split.of(samples.units, codes, self.seed), values, codes, masks)
+            squares = np.square(_centred(samples.target[test])).sum()
+            # The shuffled targets of held-out rows are the same numbers, but where units differ in their rows.
+            explained = [1 - error / squares if np.isfinite(error) else np.nan for error in errors]
+            found["ridge_probe"], found["ridge_probe_chance"] = explained[1], explained[0]
+            if self.shuffles:
+                found["ridge_probe_shuffled"] = float(np.mean(explained[2:]))
+        variables: Variables = {name: ((), np.asarray(value)) for name, value in found.items()}
+        return variables | {"ridge_probe_held_out": ((), np.asarray(test.sum()))}
 
-    def _explained(self, samples: Samples, target: Array, test: Array) -> float:
-        """R² on the samples of the mask `test`, of the regression on the others."""
-        mean, weights = self._fitted(samples, target, ~test)
-        wrong = 0.0
-        for start, x in _batches(samples):
-            here = test[start : start + len(x)]
-            predicted = mean[-1] + (x[here] - mean[:-1]) @ weights
-            wrong += float(np.square(target[start : start + len(x)][here] - predicted).sum())
-        return 1 - wrong / float(np.square(_centred(target[test])).sum()) if np.isfinite(wrong) else float("nan")
-
-    def _fitted(self, samples: Samples, target: Array, train: Array) -> tuple[Array, Array]:
-        """The means of the nodes and, last, of the target, and the weight of each node, from the mask `train`."""
-        state = no_scatter(samples.nodes + 1, torch.device("cpu"))
-        for start, x in _batches(samples):
-            here = train[start : start + len(x)]
-            add_rows(state, torch.from_numpy(np.column_stack([x, target[start : start + len(x)]])[here]))
-        covariance = state["scatter"] / state["count"]
-        scale = covariance.diagonal().sqrt()
-        scale = scale.where(scale != 0, 1.0)  # a constant node has no part
-        standard = covariance / scale[:, None] / scale
-        weights = _solved(standard[:-1, :-1], standard[:-1, -1], self.alpha) * scale[-1] / scale[:-1]
-        return state["mean"].numpy(), weights.numpy()
+    def _errors(self, samples: Samples, split: Split, values: Array, codes: Codes, masks: list[Mask]) -> Array:
+        """The squared errors on the held-out rows: of the training mean, the regression, and of shuffled targets."""
+        rows, errors = KeptRows(samples), np.zeros(2 + self.shuffles)
+        generators = generators_of(self.seed, self.shuffles)
+        for mask in masks:
+            training = Training(rows, ~mask)
+            errors[0] += np.square(values[codes][mask] - values[codes][~mask].mean()).sum()
+            for n, dealt in enumerate([codes, *(split.shuffled(codes, mask, each) for each in generators)], 1):
+                errors[n] += _squared_error(training, values[dealt], mask, self.alpha)
+        return errors
 
 
-def _solved(gram: Tensor, products: Tensor, alpha: float) -> Tensor:
-    """The weights of the standardised nodes; NaN where a value was infinite."""
-    if not gram.isfinite().all() or not products.isfinite().all():
-        return torch.full_like(products, torch.nan)
-    solved: Tensor = torch.linalg.solve(gram + alpha * torch.eye(len(gram), dtype=gram.dtype), products)
-    return solved
+def _squared_error(training: Training, target: Array, test: Mask, alpha: float) -> float:
+    """The sum of the squared errors on the rows of `test`; NaN where a value is infinite."""
+    if not training.finite or not training.correlation.isfinite().all():
+        return float("nan")
+    of_rows = torch.from_numpy(target)
+    centre = float(target[training.mask].mean())
+    products = torch.zeros(training.nodes, dtype=torch.float64)
+    for z, places in training.standardised():
+        products += z.T @ (of_rows[places] - centre)
+    weights = penalised_solution(training.correlation, alpha, products / training.number)
+    error = 0.0
+    for x, places in training.rows.those(test):
+        z = x.sub_(training.centre).div_(training.scale)
+        error += float((of_rows[places] - centre - z @ weights).square().sum())
+    return error

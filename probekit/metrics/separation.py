@@ -174,34 +174,44 @@ class Fisher(ClassMoments):
 class Separability(ClassMoments):
     """Ratio of the between-class to the within-class scatter of a whole site: how far apart its classes lie.
 
-    - `separability` (), float64, from 0 to infinity: tr S_B / tr S_W, which is the sum over the nodes of
-      Σ n_c (μ_c − μ)², divided by the sum of Σ_c Σ (x − μ_c)²; 0 where both are 0;
-    - `separability_calinski_harabasz` (), float64: the same times (n − C) / (C − 1), where C classes have samples
-      (Caliński and Harabasz 1974). It compensates for the number of classes and grows with the number of samples;
+    - `separability` (), float64: tr S_B / tr S_W − (C − 1) / (n − C), with S_B = Σ n_c (μ_c − μ)(μ_c − μ)ᵀ and S_W =
+      Σ_c Σ (x − μ_c)(x − μ_c)ᵀ. The second term is what the ratio comes to where the classes have equal means and n
+      samples show C different ones (Kelley's ε² is corrected alike), so that 0 says nothing whatever n; it may be a
+      little below. 0 where both are 0, infinity where only S_W is;
+    - `separability_calinski_harabasz` (), float64: tr S_B / tr S_W · (n − C) / (C − 1), where C classes have samples
+      (Caliński and Harabasz 1974). 1 says nothing; it grows with the number of samples;
     - `separability_nearest_mean` (), float64 in [0, 1]: the share of samples whose nearest class mean, by Euclidean
-      distance, is the mean of their own class; if several means are equally near, the first counts. The means come from
-      the same samples, so the share is too high, the more so the fewer samples a class has. It needs a second pass over
-      a store, and isn't available while a model runs.
+      distance, is that of their own class. A sample's own class has the mean of its other samples (leave-one-out), and
+      from each squared distance s² / n_c is taken, the part that comes from the few samples of a mean, with s² =
+      tr S_W / (n − C) (Aoshima and Yata 2014). Where nothing tells the classes it is about 1 / C. Means that are
+      equally near count in equal parts; a sample that is alone in its class counts as wrong. Rows of a sample that
+      follow each other, such as tokens, are left out of the mean together. It needs a second pass over a store, and
+      isn't available while a model runs.
 
-    NaN with fewer than two classes, and where a value is infinite.
+    NaN with fewer than two classes, without a class of two samples, and where a value is infinite. Where rows are
+    tokens, those of a sample aren't independent, so that `separability` is above 0 for classes that mean nothing.
 
     None of them changes when the nodes are rotated or all scaled alike, but nodes with large values outweigh the
     others. They see distances of means only. Unlike a linear probe, they can't see whether classes are separable along
     a direction of little variance.
+
+    In version 2 the ratio wasn't corrected, and the nearest means were those of the samples themselves.
     """
 
     name: ClassVar[str] = "separability"
+    split_by: ClassVar[None] = None
     headline: ClassVar[Headline] = Headline(
         "separability",
         None,
         "class means are far apart beside the spread within classes",
         neutral=0.0,
-        missing="it needs two classes with samples, and finite values",
+        missing="it needs two classes, one of them of two samples, and finite values",
     )
-    version: ClassVar[int] = 2  # in version 1 rounding decided between equally near means
+    version: ClassVar[int] = 3
 
     def memory(self, spec: Spec, samples: int) -> int:
-        return 48 * spec.classes * spec.nodes  # two states, and twice the means
+        # Two states, and twice the means; the rows of a batch, their means and scores.
+        return 48 * spec.classes * spec.nodes + 32 * samples
 
     def compute_samples(self, samples: Samples) -> Variables:
         state = class_moments(samples)
@@ -209,11 +219,12 @@ class Separability(ClassMoments):
 
     def finalize(self, state: State) -> Variables:
         number, between, within = _number(state), *(squares.sum() for squares in _squares(state))
-        ratio = _ratio(between, within) if number > 1 else between.new_tensor(torch.nan)
-        score = ratio * (state["count"].sum() - number) / max(1, number - 1)
+        spare = state["count"].sum().double() - number
+        ratio = _ratio(between, within) if number > 1 and spare > 0 else between.new_tensor(torch.nan)
+        corrected = ratio - ((number - 1) / spare).where(within > 0, 0.0)
         return {
-            "separability": ((), ratio.cpu().numpy()),
-            "separability_calinski_harabasz": ((), score.cpu().numpy()),
+            "separability": ((), corrected.cpu().numpy()),
+            "separability_calinski_harabasz": ((), (ratio * spare / max(1, number - 1)).cpu().numpy()),
         }
 
 

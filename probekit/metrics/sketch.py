@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import DataError
+from probekit.metrics._kernels.cells import MOST_ATOMS
 from probekit.metrics._kernels.class_sums import class_counts
 from probekit.metrics._kernels.float_cells import (
     CELLS,
@@ -25,21 +26,22 @@ from probekit.metrics._kernels.float_cells import (
     reach,
     within,
 )
-from probekit.metrics.block import Block, Codes
+from probekit.metrics._kernels.lines import LINES, distance_on_line, line_of, place_on_line, values_on_line
+from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.protocol import Spec, State
+from probekit.metrics.resolution import Resolution, reweighted
 
 __all__ = ["Sketch"]
 
-_ZERO, _ABOVE, _BELOW = (2 * CELLS + n for n in range(3))  # cells of their own: 0; inf, or the bound 1; -inf
+_ZERO, _ABOVE, _BELOW = (2 * CELLS + n for n in range(3))  # cells of their own: 0; infinity or a bound; -infinity or -1
 _WIDTH = 2 * CELLS + 3
 _FEWEST = 64  # samples that represent a class with a small share, if it has as many
 _LARGEST = 2**31 - 1  # the largest count
 _NODES = 32  # in a block
 _TOGETHER = 128  # nodes that an update handles together on a CPU, whose counts then stay in the cache
 _VALUES = 2**26  # in a block
+_SCRATCH = 200_000  # bytes per node, while a block is made
 _ROWS = 2048  # samples that are counted together when the first are
-_ATOM = 100  # a value that one in so many samples share may be an atom
-_ROUNDING = 2**-20  # how far rounding may take a value out of its bounds
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,17 @@ class Sketch:
       that stands for its cell. m_c is n_c where the classes have on average at most `samples` samples. Otherwise the
       classes divide `samples` times their number in proportion to n_c, so that they keep their weights in a mixture; a
       class with a small share has 64 samples, or n_c.
-    - Where the spec's bounds are (0, 1), cells count the distance from the nearer bound.
+    - Where the spec's bounds are (0, 1) or (−1, 1), cells of values that are nearer to a bound than ½ count the
+      distance from it, and a bound itself has a cell of its own.
 
-    Samples keep their order, and those in one cell become ties. `errors` gives the bounds of what this changes, for the
-    data that the state has seen. Where all values of a sign are numbers of so few bits that each stands for its own
-    cell (small integers, up to 8 bits at any range up to 32 powers of two), they are exact.
+    Samples keep their order, and those in one cell become ties. `resolution` bounds what this changes, for the data
+    that the state has seen. Where all values of a sign are numbers of so few bits that each stands for its own cell
+    (small integers, up to 8 bits at any range up to 32 powers of two), they are exact.
 
     The state is `count` (class), int64, and either the samples `x` (sample, node) with their classes `y` (sample), or
-    the counts `signed` or `unit` (class, node, cell), int32, and which values the cells hold, (node, half). That is at
-    most 33 KB per class and node, and twice that while the first become the second. The counts depend on the samples
-    alone, not on how these are split and merged.
+    the counts `signed`, `unit` or `symmetric` (class, node, cell), int32, and which values the cells hold, (node,
+    half). That is at most 33 KB per class and node, and twice that while the first become the second. The counts depend
+    on the samples alone, not on how these are split and merged.
 
     Example:
         >>> sketch, cpu = Sketch(), torch.device("cpu")
@@ -80,7 +83,7 @@ class Sketch:
         array([500.], dtype=float32)
     """
 
-    samples: int = 4096
+    samples: int = 8192
     name: ClassVar[str] = "sketch"
 
     def __post_init__(self) -> None:
@@ -95,7 +98,7 @@ class Sketch:
             "count": count,
             "x": torch.empty(0, spec.nodes, dtype=spec.dtype, device=spec.device),
             "y": count.new_empty(0),
-            "unit" if spec.bounds == (0, 1) else "signed": cells,
+            line_of(spec.bounds): cells,
             **absent(spec.nodes, spec.device),
         }
 
@@ -108,8 +111,10 @@ class Sketch:
         return 8 * spec.classes + 50 * spec.nodes + max(each * kept, counts)
 
     def memory(self, spec: Spec, samples: int) -> int:
-        """The most bytes that a state takes while it grows, or its samples become counts."""
-        return 2 * self.state_bytes(spec, samples)
+        """The most bytes that a state takes while it grows, its samples become counts, or a block is made of it."""
+        state, kept = self.state_bytes(spec, samples), min(samples, (self.samples + _FEWEST) * spec.classes)
+        block = min(spec.nodes, _together(kept)) * (kept * spec.dtype.itemsize + _SCRATCH)
+        return state + max(state, block)
 
     def grow(self, state: State, classes: int) -> State:
         """The state with room for so many classes."""
@@ -158,44 +163,25 @@ class Sketch:
         """
         counts, width = _counts(state), state["x"].shape[1]
         kept = self._kept(counts) if _counted(state) else counts
-        together = nodes or max(1, min(_NODES, _VALUES // max(1, int(kept.sum()))))
+        together = nodes or _together(int(kept.sum()))
         for start in range(0, max(1, width), together):
             part = slice(start, min(start + together, width))
             yield _represented(state, part, kept) if _counted(state) else _samples(state, part)
 
-    def errors(self, state: State, cuts: int = 1) -> dict[str, float]:
-        """Bounds of what differs between the samples of `blocks` and the real ones, for the attributes of results.
-
-        `value_error` is relative to a value, or to its distance from the nearer of the bounds 0 and 1: the largest
-        distance of a sample from the value that stands for its cell. `rank_error` is a share of a class's samples. Its
-        meaning depends on the number of `cuts` that a metric makes between values. s is the largest share of a class in
-        a cell that may have several values, m the least m_c of a class of which samples are left out, if there is one:
-
-        - 0 for order statistics, such as a median: 1 / 2m. A result is within `value_error` of a value whose rank is so
-          far from the one that was asked for. (To round to cells keeps the order.)
-        - 1 for what compares ranks, such as AUROC and KS: s + 1 / m + w, and no result is farther from the exact one.
-          (For any v, the share of a class below v is right at the ends of the cell of v. The KS distance is wrong by no
-          more than the smaller share of both classes in a cell, and the AUROC by half the sum, over the cells, of the
-          products of both shares. To leave samples out shifts a distribution function by at most 1 / 2m. w is by how
-          much the weights of classes among the others change.)
-        - More, for the share that two classes have in common of the bins between so many edges, where it is the bound
-          of the result as well: with C classes, `cuts` times s + (C + 1) / 2m. (An edge is in the cell where it should
-          be, and what is in that cell may count on its wrong side. To leave samples out moves an edge past at most
-          C / 2m of a class.) It is 1 where s is 1 % or more: such a cell may count as an atom.
-        """
+    def resolution(self, state: State) -> Resolution:
+        """What the samples of `blocks` can't tell of the real ones, of the data that the state has seen."""
+        counts, nodes = _counts(state), state["x"].shape[1]
         if not _counted(state):
-            return {"value_error": 0.0, "rank_error": 0.0}
-        counts = _counts(state)
+            none = np.zeros((len(counts), nodes))
+            return Resolution(counts, counts, none, none, np.zeros(nodes, np.int64), np.zeros(nodes, np.bool_), 0.0)
         kept = self._kept(counts)
-        half = float((0.5 / kept[kept < counts]).max(initial=0))
-        share = _largest_share(state) if cuts else 0.0
-        rank = half
-        if cuts == 1:
-            rank = share + 2 * half + _reweighted(counts, kept)
-        elif cuts:
-            rank = cuts * (share + (np.count_nonzero(counts) + 1) * half) if share < 1 / _ATOM else 1.0
-        value = _floats(state).error(_ranges(state)).max()
-        return {"value_error": float(value), "rank_error": min(1.0, float(rank))}
+        # By how much the share of a value among all samples may be another one in the block.
+        loose = float((np.count_nonzero(counts) + 1) / kept.sum() + 2 * reweighted(counts, kept))
+        loose *= bool((kept < counts).any())
+        parts = [_shares(state, slice(at, at + _TOGETHER), loose) for at in range(0, max(1, nodes), _TOGETHER)]
+        largest, squares, atoms, ambiguous = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
+        value_error = float(_floats(state).error(_ranges(state)).max())
+        return Resolution(counts, kept, largest, squares, atoms, ambiguous, value_error)
 
     def _kept(self, counts: Codes) -> Codes:
         """The number of samples that represent each class, (class,)."""
@@ -206,13 +192,18 @@ class Sketch:
         return kept
 
 
+def _together(samples: int) -> int:
+    """The number of nodes in a block of so many samples."""
+    return max(1, min(_NODES, _VALUES // max(1, samples)))
+
+
 def _room(classes: int, dtype: torch.dtype) -> int:
     """The number of samples that take as much memory as counts in cells."""
     return classes * _WIDTH * 4 // dtype.itemsize
 
 
 def _name(state: State) -> str:
-    return "unit" if "unit" in state else "signed"
+    return next(line for line in LINES if line in state)
 
 
 def _counted(state: State) -> bool:
@@ -250,7 +241,7 @@ def _begin_counting(state: State, filled: int) -> None:
     state[name] = state[name].new_zeros(*state[name].shape[:2], _WIDTH)
     state["x"], state["y"] = x[:0].clone(), y[:0].clone()
     for few in x.split(_ROWS) if filled else ():  # first, so that no counts have to move
-        _widen(state, slice(None), Magnitudes.of(_line(few, name)))
+        _widen(state, slice(None), Magnitudes.of(place_on_line(few, name)))
     for few, codes in zip(x.split(_ROWS), y.split(_ROWS), strict=True):
         _add(state, few, codes)
 
@@ -263,7 +254,7 @@ def _add(state: State, x: Tensor, y: Tensor) -> None:
     rows, ones = (y * (nodes * _WIDTH))[:, None].to(short), state[name].new_ones(len(x) * together)
     for start in range(0, nodes, together) if len(x) else ():
         part = slice(start, min(start + together, nodes))
-        index = _places(state, part, _line(x[:, part], name)).to(short).add_(rows).long().reshape(-1)
+        index = _places(state, part, place_on_line(x[:, part], name)).to(short).add_(rows).long().reshape(-1)
         state[name].view(-1)[start * _WIDTH :].scatter_add_(0, index, ones[: len(index)])
 
 
@@ -288,22 +279,6 @@ def _widen(state: State, part: slice, samples: Magnitudes) -> None:
     raise_levels(samples.floats, _halves(state[_name(state)][:, part]), ranges, reached["level"])
     for key, value in reached.items():
         ranges[key].copy_(value)
-
-
-def _line(x: Tensor, name: str) -> Tensor:
-    """The numbers that are counted: the values, or their distances from the bounds 0 and 1.
-
-    The distance from 1, in the upper half, is a negative number; that of 1 itself is −0.
-    """
-    if name == "signed":
-        return x + 0.0  # no -0
-    if not (x.amin() > -_ROUNDING and x.amax() < 1 + _ROUNDING):
-        raise DataError(
-            f"There are values from {x.min():.6g} to {x.max():.6g} where the activation's type lets expect none "
-            "outside 0 and 1. Capture a store with probekit.capture, and measure that."
-        )
-    x = x.clamp(0, 1)
-    return torch.minimum(x, 1 - x).copysign_(0.5 - x)
 
 
 def _joined(a: State, b: State) -> State:
@@ -341,14 +316,16 @@ def _in_order(state: State, part: slice) -> tuple[Tensor, Tensor]:
     back = torch.arange(CELLS - 1, -1, -1)
     numbers = [ranges["last"][:, half, None] - back for half in range(2)]
     up, down = ((each & (CELLS - 1)) + half * CELLS for half, each in enumerate(numbers))
-    high, low = (_floats(state).values(each, ranges["level"][:, half, None]) for half, each in enumerate(numbers))
+    found = (_floats(state).values(each, ranges["level"][:, half, None]) for half, each in enumerate(numbers))
+    high, low = (values_on_line(each, name, _floats(state).dtype) for each in found)
     down, low = down.flip(1), -low.flip(1)
     zero, above, below = (torch.full_like(up[:, :1], place) for place in (_ZERO, _ABOVE, _BELOW))
     constant = torch.zeros_like(high[:, :1])
     if name == "unit":
         high, low = high.clamp(max=0.5), low.clamp(min=-0.5)  # the middle of a cell may lie beyond
         return torch.cat([zero, up, down, above], 1), torch.cat([constant, high, 1 + low, constant + 1], 1)
-    values = torch.cat([constant - torch.inf, low, constant, high, constant + torch.inf], 1)
+    most = constant + (torch.inf if name == "signed" else 1)
+    values = torch.cat([-most, low, constant, high, most], 1)
     return torch.cat([below, down, zero, up, above], 1), values
 
 
@@ -371,15 +348,37 @@ def _spread(cells: Tensor, values: Tensor, count: int, kept: int) -> Tensor:
     return values.reshape(-1).repeat_interleave(repeats.view(-1)).view(len(cells), kept)
 
 
-def _largest_share(state: State) -> float:
-    """The largest share of a class in a cell that may have several values."""
-    several = ~state["exact"] & (state["level"] > 0)
-    largest = _halves(state[_name(state)]).amax(3) * several
-    return float((largest / state["count"].clamp(min=1)[:, None, None].double()).max())
+def _shares(state: State, part: slice, loose: float) -> tuple[Array, Array, Codes, Array]:
+    """Of some nodes: `largest`, `squares`, `atoms` and `ambiguous` of a `Resolution`.
+
+    The share of a value among all samples may be off by `loose`.
+    """
+    ranges, cells = _ranges(state, part), state[_name(state)][:, part]
+    several = _several(state, ranges)
+    counts = state["count"].clamp(min=1)
+    crowded = (_halves(each[None])[0] * several for each in cells)  # of one class after the other
+    pairs = [(each.amax((1, 2)), torch.linalg.vector_norm(each.double(), dim=(1, 2))) for each in crowded]
+    largest, norms = (torch.stack(each) / counts[:, None].double() for each in zip(*pairs, strict=True))
+    of_all = cells.sum(0).double() / counts.sum()
+    hides = torch.zeros_like(of_all, dtype=torch.bool)
+    hides[:, : 2 * CELLS] = several.flatten(1)
+    may_be = of_all >= 1 / MOST_ATOMS - loose
+    ambiguous = may_be & (hides | ((of_all - 1 / MOST_ATOMS).abs() < loose))
+    found = largest, norms.square(), (may_be & ~hides).sum(1), ambiguous.any(1)
+    of_classes, squared, atoms, unclear = (each.cpu().numpy() for each in found)
+    return of_classes, squared, atoms, unclear
 
 
-def _reweighted(counts: Codes, kept: Codes) -> float:
-    """By how much the weights of classes differ, among all but one class, when `kept` of the `counts` are kept."""
-    others = int(kept.sum() - kept.max())
-    apart = np.abs(kept - kept.sum() / counts.sum() * counts).sum()
-    return float(apart / (2 * others)) if others else 0.0
+def _several(state: State, ranges: State) -> Tensor:
+    """Whether each cell of the half-lines (node, half, cell) may hold several values.
+
+    None does where all are exact, and none so near to a bound that there is only one float in it.
+    """
+    name, floats, level = _name(state), _floats(state), ranges["level"][..., None]
+    several = (~ranges["exact"][..., None] & (level > 0)).expand(*ranges["exact"].shape, CELLS)
+    if name == "signed":
+        return several
+    last = ranges["last"][..., None]
+    numbers = last - ((last - torch.arange(CELLS, device=level.device)) & (CELLS - 1))
+    distance = distance_on_line(floats.values(numbers, level), name, floats.dtype)
+    return several & (distance * 2.0 ** (floats.mantissa + 1) >= (floats.mantissa - level).double().exp2())

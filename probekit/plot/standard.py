@@ -102,7 +102,7 @@ def _measured(
 ) -> Source:
     """A store, with what the kinds are drawn of measured."""
     results, positions = xr.DataTree(), xr.DataTree()
-    fitting = {name.partition(":")[0]: name for name in (*_ALWAYS, *fitting_metrics(tree, sites)[0])}
+    fitting = {name.partition(":")[0]: name for name in (*_ALWAYS, *fitting_metrics(tree, sites, named)[0])}
     wanted = dict.fromkeys(name for kind in kinds for name in kind.metrics)
     if metrics := [fitting[name] for name in wanted if name in fitting]:
         results = measure(tree, metrics, sites=sites, progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,8 @@ __all__ = ["cautions"]
 
 FEW = 30  # samples of a class, below which its numbers say little
 _NAMED = 4  # sites or classes that a sentence names
+_ERRORS = ("value_error", "rank_error", "error_bound")
+_CROWDED = ("coarse_nodes", "cell_share")
 
 
 def cautions(subject: Subject, summary: Summary) -> list[str]:
@@ -87,15 +90,35 @@ def _omitted(summary: Summary) -> Iterator[str]:
 
 def _approximate(subject: Subject) -> Iterator[str]:
     """Live results are exact up to so many samples; beyond, their attributes bound the error."""
-    worst: dict[str, float] = {}
-    for group in subject.measured.children.values():
-        for variable in group.data_vars.values():
-            if variable.attrs.get("approximate"):
-                error = float(np.max(variable.attrs.get("rank_error", 0)))
-                worst[str(variable.attrs["metric"])] = max(error, worst.get(str(variable.attrs["metric"]), 0))
+    worst, crowded = dict[str, dict[str, float]](), dict[str, tuple[float, float]]()
+    for key, group in subject.measured.children.items():
+        for attrs in (variable.attrs for variable in group.data_vars.values()):
+            if attrs.get("approximate"):
+                known = worst.setdefault(str(attrs["metric"]), {})
+                known |= {name: max(known.get(name, 0.0), _largest(attrs, name)) for name in _ERRORS if name in attrs}
+            if _largest(attrs, "coarse_nodes"):
+                site, found = str(group.attrs.get("site", key)), [_largest(attrs, name) for name in _CROWDED]
+                crowded[site] = max((found[0], found[1]), crowded.get(site, (0.0, 0.0)))
     if worst:
-        named = [f"{metric} within {error:.2g} of the samples" for metric, error in worst.items()]
+        named = [f"{metric} within {_said(errors)}" for metric, errors in worst.items()]
         yield f"Measured while the model ran, and approximate: {_some(named)}. A store gives exact values."
+    if crowded:
+        named = [f"{site} ({nodes:g} nodes, up to {share:.1%})" for site, (nodes, share) in crowded.items()]
+        yield (
+            "More than 1 % of the samples of two classes couldn't be told apart while the model ran, so that metrics "
+            f"which compare classes may be off by as much: {_some(named)}."
+        )
+
+
+def _largest(attrs: Mapping[str, Any], name: str) -> float:
+    return float(np.max(attrs.get(name, 0)))
+
+
+def _said(errors: Mapping[str, float]) -> str:
+    if "error_bound" in errors:
+        return f"{errors['error_bound']:.2g}"
+    rank = f" and {errors['rank_error']:.2g} of the samples" if errors.get("rank_error") else ""
+    return f"{errors.get('value_error', 0):.2g} of a value{rank}"
 
 
 def _some(named: Sequence[str]) -> str:

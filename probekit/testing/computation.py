@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -50,9 +50,18 @@ def computations(metric: Any) -> Iterator[Computation]:
     if isinstance(metric, ColumnMetric):
         yield Computation(metric, "compute", lambda metric, data: dict(metric.compute(block_of(data))))
     if isinstance(metric, SampleMetric):
-        yield Computation(metric, "compute_samples", lambda metric, data: dict(metric.compute_samples(Table(data))))
+        yield Computation(
+            metric, "compute_samples", lambda metric, data: dict(metric.compute_samples(_read(metric, data)))
+        )
     if isinstance(metric, StreamingMetric):
         yield Computation(metric, "finalize", lambda metric, data: dict(metric.finalize(streamed(metric, data))))
+
+
+def _read(metric: Any, data: Data) -> Any:
+    """The argument of `compute_samples`: the samples of two sites for a metric of that scope, otherwise of one."""
+    if scope_of(metric) == "sites":
+        return [Table(replace(data, x=x)) for x in data.sites]
+    return Table(data)
 
 
 @contextmanager

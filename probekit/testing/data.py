@@ -120,6 +120,10 @@ class Table:
     def rows(self) -> Codes:
         return np.arange(self.number, dtype=np.int64)
 
+    @property
+    def units(self) -> Codes:
+        return self.rows
+
     def batches(self) -> Iterator[tuple[Array, Codes]]:
         for start in range(0, self.number, self.batch):
             yield self.data.x[start : start + self.batch], self.data.y[start : start + self.batch]

@@ -77,7 +77,7 @@ def test_tokens_have_no_probe_and_no_comparison() -> None:
         tree[site] = tree[site].to_dataset().assign_coords(label=("row", np.arange(60) % 3))
     names, left_out = chosen(tree)
     assert names.isdisjoint({"linear_probe", "cka"})
-    assert left_out["linear_probe"].startswith("the tokens of one sample")
+    assert left_out["linear_probe"].startswith("nothing tells which tokens are of one sample")
     assert left_out["cka"] == "the sites have different observations"
 
 

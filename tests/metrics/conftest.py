@@ -45,12 +45,17 @@ class Rows:
     classes: int
     rows: npt.NDArray[np.int64]
     batch: int
+    of_units: npt.NDArray[np.int64] | None = None
     of_rows: Array | None = None
 
     @property
     def target(self) -> Array:
         assert self.of_rows is not None
         return self.of_rows
+
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        return self.rows if self.of_units is None else self.of_units
 
     @property
     def number(self) -> int:
@@ -71,14 +76,16 @@ class Rows:
 
 @pytest.fixture(scope="session")
 def samples_of() -> Callable[..., Samples]:
-    """The samples (x, y) of a site, all rows of its store unless `rows` says which."""
+    """The samples (x, y) of a site, all rows of its store unless `rows` says which, each a unit unless `units` says."""
 
-    def make(x: Array, y: Array, classes: int, rows: Array | None = None, batch: int = 100) -> Samples:
+    def make(
+        x: Array, y: Array, classes: int, rows: Array | None = None, batch: int = 100, units: Array | None = None
+    ) -> Samples:
         numbers = np.arange(len(x)) if rows is None else np.array(rows, dtype=np.int64)
         values, codes = np.array(x), np.array(y, dtype=np.int64)
         for array in (values, codes, numbers):
             array.setflags(write=False)
-        return Rows(values, codes, classes, numbers, batch)
+        return Rows(values, codes, classes, numbers, batch, None if units is None else np.array(units, np.int64))
 
     return make
 
@@ -93,3 +100,24 @@ def tree_of() -> Callable[..., xr.DataTree]:
         return xr.DataTree.from_dict({"/": root, **groups})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def nearest_mean_share() -> Callable[[Array, Array], float]:
+    """The share of rows nearest to the mean of their class without the row, written out row by row."""
+
+    def share(x: Array, y: Array) -> float:
+        x, codes, hits = x.astype(np.float64), np.unique(y), 0.0
+        within = sum(np.square(x[y == c] - x[y == c].mean(0)).sum() for c in codes) / (len(x) - len(codes))
+        for i, code in enumerate(y):
+            others = np.arange(len(x)) != i
+            distances = []
+            for c in codes:
+                rows = x[(y == c) & others]
+                alone = not len(rows)
+                distances.append(np.inf if alone else np.square(x[i] - rows.mean(0)).sum() - within / len(rows))
+            near = np.isclose(distances, min(distances), rtol=1e-12, atol=1e-12)
+            hits += near[codes == code][0] / near.sum()
+        return hits / len(x)
+
+    return share

@@ -12,15 +12,20 @@ from probekit.testing import conformance
 
 VARIANTS = [
     metrics.AUROC(min_count=1),
+    metrics.CKA(biased=True),
     metrics.DPrime(pairs=False),
     metrics.Entropy(bins=5, min_count=1),
     metrics.Histogram(bins=5, edges="width"),
     metrics.KS(min_count=1),
-    metrics.LinearProbe("logistic"),
+    metrics.CDNV(unbiased=False, pairs=False),
+    metrics.KNNAccuracy(1, distance="cosine", shuffles=0),
+    metrics.LinearProbe("lda", folds=3),
+    metrics.LinearProbe("ridge", shuffles=0),
     metrics.MutualInformation(bins=5, min_count=1),
     metrics.Overlap(bins=5, min_count=1),
     metrics.Quantile([0.1, 0.8]),
     metrics.RSA("euclidean", ranks=False),
+    metrics.RSA("crossvalidated"),
     metrics.Sparsity(threshold=0.5),
     metrics.Correlation(spearman=False),
     metrics.Std(ddof=1),
@@ -29,6 +34,8 @@ VARIANTS = [
 ]
 DEFAULTS = [
     metrics.AUROC,
+    metrics.Alignment,
+    metrics.CDNV,
     metrics.CKA,
     metrics.Correlation,
     metrics.KS,
@@ -47,6 +54,7 @@ DEFAULTS = [
     metrics.Histogram,
     metrics.Kurtosis,
     metrics.LifetimeSparseness,
+    metrics.KNNAccuracy,
     metrics.LinearProbe,
     metrics.Max,
     metrics.Mean,
@@ -56,18 +64,25 @@ DEFAULTS = [
     metrics.NodeCorrelation,
     metrics.Overlap,
     metrics.ParticipationRatio,
+    metrics.PWCCA,
     metrics.Perplexity,
     metrics.PopulationSparseness,
+    metrics.Procrustes,
     metrics.Quantile,
+    metrics.RankMe,
     metrics.RidgeProbe,
+    metrics.SVCCA,
     metrics.Saturation(bounds=(-1, 1)),
     metrics.Selectivity,
     metrics.Separability,
     metrics.Silhouette,
     metrics.Skewness,
     metrics.Sparsity,
+    metrics.StableRank,
     metrics.Std,
     metrics.TopSamples,
+    metrics.TwoNN,
+    metrics.Uniformity,
     metrics.Var,
     metrics.Wasserstein,
     metrics.median,
@@ -76,6 +91,16 @@ DEFAULTS = [
 
 @conformance(*DEFAULTS, *VARIANTS)
 def test_built_in_metrics_keep_to_the_protocol(check: Callable[[], None]) -> None:
+    check()
+
+
+@conformance(
+    metrics.NeuralCollapse(
+        head=[[1, 2, 0, 0, 1, 0, 3], [0, 1, 4, 0, 0, 1, 1], [2, 2, 0, 1, 0, 1, 0], [1, 0] * 3 + [1]]
+    ),
+    except_for=dict.fromkeys(("class permutation", "missing class"), "the rows of the head are of the classes"),
+)
+def test_a_head_keeps_to_the_protocol(check: Callable[[], None]) -> None:
     check()
 
 

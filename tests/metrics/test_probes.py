@@ -7,24 +7,43 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.linalg import sqrtm
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.preprocessing import StandardScaler
 
 import probekit as pk
-from probekit.errors import PluginError
+from probekit.errors import DataError, PluginError
 from probekit.metrics import LinearProbe, Samples
+from probekit.metrics._kernels import linear_classifiers
 from probekit.metrics._kernels.row_sampling import draws
+from probekit.metrics._kernels.splits import Split
 
 SamplesOf = Callable[..., Samples]
+METHODS = ["logistic", "lda", "ridge"]
 
 
-def found(metric: LinearProbe, samples: Samples) -> tuple[float, float, int]:
-    """Accuracy, chance, and the number of held-out samples."""
+def found(metric: LinearProbe, samples: Samples) -> dict[str, float]:
+    """The variables, without the metric's name."""
     variables = metric.compute_samples(samples)
-    assert list(variables) == ["linear_probe", "linear_probe_chance", "linear_probe_held_out"]
     assert all(dims == () and array.shape == () for dims, array in variables.values())
-    accuracy, chance, held = (array for _, array in variables.values())
-    return float(accuracy), float(chance), int(held)
+    names = ("accuracy", "chance", "shuffled", "se")
+    of_balanced = [f"balanced_{name}" for name in names[1:]]
+    kinds = (*names, "balanced", *of_balanced, "held_out")
+    given = {name.removeprefix("linear_probe_"): float(array) for name, (_, array) in variables.items()}
+    given["accuracy"] = given.pop("linear_probe")
+    assert given.keys() == {kind for kind in kinds if metric.shuffles or "shuffled" not in kind}
+    return given
+
+
+def held_out_rows(y: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Of each class those rows whose draws are least, class by class."""
+    drawn, held = draws(np.arange(len(y)), seed), np.zeros(len(y), bool)
+    for code in np.unique(y):
+        of_class = np.flatnonzero(y == code)
+        held[of_class[np.argsort(drawn[of_class])][: int(share * len(of_class) + 0.5)]] = True
+    return held
 
 
 def clusters(classes: int, scale: float = 1, offset: float = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,69 +54,144 @@ def clusters(classes: int, scale: float = 1, offset: float = 0) -> tuple[np.ndar
     return ((x * scale) + offset).astype(np.float32), y
 
 
-@pytest.mark.parametrize("method", ["ridge", "logistic"])
-@pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("alpha", [1e-3, 1.0])
-@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (100, 30)])
+class Penalised:
+    """A covariance with α on the diagonal, which scikit-learn's discriminant analysis takes."""
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+
+    def fit(self, x: np.ndarray) -> Penalised:
+        self.covariance_ = np.cov(x.T, ddof=0) + self.alpha * np.eye(x.shape[1])
+        return self
+
+
+def scikit_learns(method: str, alpha: float, z: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Its classifier's predictions, trained on the standardised rows z."""
+    if method == "ridge":
+        ridge = Ridge(alpha=alpha * len(z)).fit(z, np.eye(y.max() + 1)[y])
+        return lambda other: ridge.predict(other).argmax(1)
+    if method == "lda":
+        return LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=Penalised(alpha)).fit(z, y).predict
+    return LogisticRegression(C=1 / (alpha * len(z)), max_iter=10_000).fit(z, y).predict
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("classes", "alpha", "scale", "offset"), [(2, 1e-3, 1, 0), (5, 1.0, 100, 30), (5, 1e-3, 1, 0)])
 def test_it_is_scikit_learns_classifier(
     samples_of: SamplesOf, method: str, classes: int, alpha: float, scale: float, offset: float
 ) -> None:
     x, y = clusters(classes, scale, offset)
-    accuracy, chance, held_out = found(LinearProbe(method, alpha, 0.3, seed=4), samples_of(x, y, classes))
-    held = draws(np.arange(900), 4) < 0.3
-    wide, train = x.astype(np.float64), ~held
-    spread = wide[train].var(0).mean()
-    if method == "ridge":
-        fitted = Ridge(alpha=alpha * train.sum() * spread).fit(wide[train], np.eye(classes)[y[train]])
-        answers = fitted.predict(wide[held]).argmax(1)
-    else:
-        logistic = LogisticRegression(C=1 / (alpha * train.sum()), max_iter=10_000)
-        answers = logistic.fit(wide[train] / np.sqrt(spread), y[train]).predict(wide[held] / np.sqrt(spread))
+    probed = found(LinearProbe(method, alpha, 0.3, seed=4), samples_of(x, y, classes))
+    held = held_out_rows(y, 0.3, 4)
+    scaler = StandardScaler().fit(x[~held].astype(np.float64))
+    answers = scikit_learns(method, alpha, scaler.transform(x[~held]), y[~held])(scaler.transform(x[held]))
     # The two solvers of a logistic regression stop at points a little apart: a sample between two classes may change.
-    tolerance = 0 if method == "ridge" else 1.5 / held.sum()
-    np.testing.assert_allclose(accuracy, accuracy_score(y[held], answers), rtol=0, atol=tolerance)
-    assert chance == np.mean(y[held] == np.bincount(y[train]).argmax()) < accuracy
-    assert held_out == held.sum()
+    tolerance = 1.5 / held.sum() if method == "logistic" else 1e-12
+    expected = accuracy_score(y[held], answers)
+    np.testing.assert_allclose(probed["accuracy"], expected, rtol=0, atol=tolerance)
+    balanced = balanced_accuracy_score(y[held], answers)
+    np.testing.assert_allclose(probed["balanced"], balanced, rtol=0, atol=0.05 if method == "logistic" else 1e-12)
+    assert probed["chance"] == np.mean(y[held] == np.bincount(y[~held]).argmax()) < probed["accuracy"]
+    assert probed["balanced_chance"] == 1 / classes
+    assert probed["held_out"] == held.sum()
+    accuracy = probed["accuracy"]
+    np.testing.assert_allclose(probed["se"], np.sqrt(accuracy * (1 - accuracy) / held.sum()))
 
 
-@pytest.mark.parametrize("method", ["ridge", "logistic"])
-def test_scale_offset_and_batches_change_nothing(samples_of: SamplesOf, method: str) -> None:
+def test_each_of_the_folds_is_scikit_learns(samples_of: SamplesOf) -> None:
+    x, y = clusters(4)
+    answers = np.full(900, -1)
+    for held in Split.of(np.arange(900), y, 3).folds(4):
+        assert (answers[held] == -1).all()
+        scaler = StandardScaler().fit(x[~held])
+        answers[held] = scikit_learns("ridge", 0.1, scaler.transform(x[~held]), y[~held])(scaler.transform(x[held]))
+    probed = found(LinearProbe("ridge", 0.1, seed=3, folds=4), samples_of(x, y, 4))
+    np.testing.assert_allclose(probed["accuracy"], np.mean(answers == y), rtol=1e-12)
+    assert probed["held_out"] == 900
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scale_offset_and_batches_change_nothing(
+    samples_of: SamplesOf, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, y = clusters(4)
     metric = LinearProbe(method)
     whole = found(metric, samples_of(x, y, 4, batch=900))
-    assert found(metric, samples_of(x.astype(np.float64) * 4096 + 1024, y, 4, batch=7)) == whole
+    assert found(metric, samples_of(x, y, 4, batch=900)) == whole
+    scales = 2.0 ** np.arange(-6, 6)  # of each node its own
+    monkeypatch.setattr(linear_classifiers, "_KEPT", 0)  # the rows are read anew each time
+    assert found(metric, samples_of(x.astype(np.float64) * scales + 1024, y, 4, batch=70)) == whole
 
 
-def test_separable_classes_are_told_apart_and_noise_is_not(samples_of: SamplesOf) -> None:
+def test_a_class_between_others_is_said_but_by_ridge(samples_of: SamplesOf) -> None:
+    y = np.repeat(np.arange(10), 100)
+    line = samples_of(y[:, None] + 0.2 * np.random.default_rng(0).normal(size=(1000, 1)), y, 10)
+    assert found(LinearProbe(), line)["accuracy"] > 0.95
+    assert found(LinearProbe("lda"), line)["accuracy"] > 0.95
+    assert found(LinearProbe("ridge"), line)["accuracy"] < 0.3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_node_of_outliers_costs_nothing(samples_of: SamplesOf, method: str) -> None:
     rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, 4000)
-    noise = rng.normal(size=(4000, 6)).astype(np.float32)
-    for method in ("ridge", "logistic"):
-        assert found(LinearProbe(method), samples_of(noise[:, :4] / 20 + np.eye(4)[y], y, 4))[0] == 1
-        accuracy, chance, held = found(LinearProbe(method), samples_of(noise, y, 4))
-        assert abs(accuracy - 0.25) < 5 * np.sqrt(0.25 * 0.75 / held) > abs(chance - 0.25)
+    y = np.arange(600) % 4
+    apart = rng.normal(size=(600, 5)) + 3 * rng.normal(size=(4, 5))[y]
+    with_outliers = np.column_stack([apart, 1e4 * rng.standard_t(2, size=600)])
+    accuracy = found(LinearProbe(method), samples_of(with_outliers, y, 4))["accuracy"]
+    assert accuracy >= found(LinearProbe(method), samples_of(apart, y, 4))["accuracy"] - 0.01 > 0.9
+
+
+def test_rows_of_a_sample_stay_on_one_side(samples_of: SamplesOf) -> None:
+    rng = np.random.default_rng(0)
+    each, y = np.repeat(np.arange(100), 10), rng.integers(0, 5, 100)
+    x = (rng.normal(size=(100, 64)) + 0.3 * rng.normal(size=(10, 100, 64))).swapaxes(0, 1).reshape(1000, 64)
+    by_row = found(LinearProbe(), samples_of(x, y[each], 5))
+    by_sample = found(LinearProbe(), samples_of(x, y[each], 5, units=each))
+    assert by_row["accuracy"] > 0.9 > 0.5 > by_sample["accuracy"]
+    assert abs(by_sample["balanced"] - 0.2) < 2 * by_sample["balanced_se"]
+    assert abs(by_sample["shuffled"] - by_sample["chance"]) < 2 * by_sample["se"]
+    # 26 samples are held out, not 260 rows, and the rows of each are right or wrong together.
+    independent = np.sqrt(by_sample["accuracy"] * (1 - by_sample["accuracy"]) / by_sample["held_out"])
+    assert by_sample["se"] > 2 * independent
+
+
+def test_a_rare_class_shows_in_the_balanced_accuracy_only(samples_of: SamplesOf) -> None:
+    rng = np.random.default_rng(0)
+    y = (np.arange(2000) % 20 == 0).astype(int)
+    noise = found(LinearProbe(), samples_of(rng.normal(size=(2000, 5)), y, 2))
+    assert noise["chance"] == noise["accuracy"] == 0.95
+    assert noise["balanced"] == noise["balanced_chance"] == noise["balanced_shuffled"] == 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_separable_classes_are_told_apart_and_noise_is_not(samples_of: SamplesOf, method: str) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 2000)
+    noise = rng.normal(size=(2000, 6)).astype(np.float32)
+    apart = found(LinearProbe(method), samples_of(noise[:, :4] / 20 + np.eye(4)[y], y, 4))
+    assert apart["accuracy"] == 1
+    none = found(LinearProbe(method, shuffles=3), samples_of(noise, y, 4))
+    for kind in ("accuracy", "shuffled", "balanced", "balanced_shuffled"):
+        assert abs(none[kind] - 0.25) < 3 * none["se"]
+    assert abs(apart["shuffled"] - 0.25) < 4 * none["se"]
+
+
+def test_whitening_changes_no_discriminant_analysis(samples_of: SamplesOf) -> None:
+    x, y = clusters(3)
+    turned = x.astype(np.float64) @ np.linalg.inv(sqrtm(np.cov(x.T)).real)
+    probe = LinearProbe("lda", alpha=1e-9)
+    assert found(probe, samples_of(turned, y, 3))["accuracy"] == found(probe, samples_of(x, y, 3))["accuracy"]
 
 
 def test_a_ring_around_a_class_is_beyond_a_line(samples_of: SamplesOf) -> None:
     rng = np.random.default_rng(0)
-    y, angle = rng.integers(0, 2, 2000), rng.random(2000) * 2 * np.pi
+    y, angle = rng.integers(0, 2, 1000), rng.random(1000) * 2 * np.pi
     x = np.column_stack([np.cos(angle), np.sin(angle)]) * (1 + 4 * y[:, None])
-    assert found(LinearProbe(), samples_of(x, y, 2))[0] < 0.8  # at best all of the inside, and half of the ring
-    assert found(LinearProbe(), samples_of(x**2, y, 2))[0] == 1
+    assert found(LinearProbe(), samples_of(x, y, 2))["accuracy"] < 0.8  # the inside, and half of the ring
+    assert found(LinearProbe(), samples_of(x**2, y, 2))["accuracy"] == 1
 
 
-def test_the_same_rows_are_held_out_where_fewer_are_measured(samples_of: SamplesOf) -> None:
-    x, y = clusters(3)
-    some = np.flatnonzero(np.arange(900) % 3 > 0)
-    held = int((draws(np.arange(900), 0)[some] < 0.25).sum())
-    assert found(LinearProbe(), samples_of(x[some], y[some], 3, rows=some))[2] == held
-    # All positions of a row stand on one side of the split.
-    twice = np.repeat(np.arange(900), 2)
-    once = found(LinearProbe(), samples_of(x, y, 3))[2]
-    assert found(LinearProbe(), samples_of(x[twice], y[twice], 3, rows=twice))[2] == 2 * once
-
-
-@pytest.mark.parametrize("method", ["ridge", "logistic"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_class_without_samples_changes_nothing(samples_of: SamplesOf, method: str) -> None:
     x, y = clusters(3)
     gaps = np.array([1, 4, 5])
@@ -107,51 +201,93 @@ def test_a_class_without_samples_changes_nothing(samples_of: SamplesOf, method: 
 
 def test_a_class_that_was_not_trained_on_is_never_said(samples_of: SamplesOf) -> None:
     x, y = clusters(2)
-    held = draws(np.arange(900), 0) < 0.25
-    new = np.flatnonzero(held)[:20]
-    with_new = y.copy()
-    with_new[new] = 2
-    before, after = (found(LinearProbe(), samples_of(x, codes, 3))[0] for codes in (y, with_new))
-    old = np.setdiff1d(np.arange(900), new)
-    others = found(LinearProbe(), samples_of(x[old], y[old], 2, rows=old))
-    assert after < before
-    np.testing.assert_allclose(after, others[0] * others[2] / held.sum(), rtol=1e-12)
+    speaker = np.arange(900) % 10
+    y[speaker == 7] = 2  # in no training part where its rows are held out
+    probed = found(LinearProbe("ridge", folds=10, shuffles=0), samples_of(x, y, 3, units=speaker))
+    old = speaker != 7
+    without = found(LinearProbe("ridge", folds=9, shuffles=0), samples_of(x[old], y[old], 2, units=speaker[old]))
+    np.testing.assert_allclose(probed["accuracy"], without["accuracy"] * 0.9, atol=0.01)
+    np.testing.assert_allclose(probed["balanced"], without["balanced"] * 2 / 3, atol=0.02)
 
 
-@pytest.mark.parametrize("method", ["ridge", "logistic"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, 0.1])
 def test_constant_nodes_leave_chance(samples_of: SamplesOf, method: str, value: float) -> None:
     y = np.random.default_rng(0).choice(3, 400, p=[0.2, 0.5, 0.3])
-    accuracy, chance, _ = found(LinearProbe(method), samples_of(np.full((400, 3), value), y, 3))
-    assert accuracy == chance > 0.4
+    probed = found(LinearProbe(method), samples_of(np.full((400, 3), value), y, 3))
+    assert probed["accuracy"] == probed["chance"] == probed["shuffled"] > 0.4
+    assert probed["balanced"] == probed["balanced_chance"] == 1 / 3
 
 
-@pytest.mark.parametrize("method", ["ridge", "logistic"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e200])
 def test_infinities_have_no_accuracy(samples_of: SamplesOf, method: str, value: float) -> None:
     x, y = clusters(3)
-    held = draws(np.arange(900), 0) < 0.25
+    held = held_out_rows(y, 0.25, 0)
     for row in (np.flatnonzero(~held)[20], np.flatnonzero(held)[7]):
         wide = x.astype(np.float64)
         wide[row, 5] = value
-        accuracy, chance, _ = found(LinearProbe(method), samples_of(wide, y, 3))
-        assert np.isnan(accuracy) or (held[row] and np.isfinite(value))
-        assert chance > 0
+        probed = found(LinearProbe(method), samples_of(wide, y, 3))
+        assert np.isnan(probed["accuracy"]) or (held[row] and np.isfinite(value))
+        assert probed["chance"] > 0
 
 
-@pytest.mark.parametrize("method", ["ridge", "logistic"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("rows", "classes"), [(0, 2), (1, 2), (50, 1)])
 def test_too_few_samples_or_classes_are_nan(samples_of: SamplesOf, method: str, rows: int, classes: int) -> None:
     x = np.random.default_rng(0).normal(size=(rows, 3))
-    accuracy, chance, held = found(LinearProbe(method), samples_of(x, np.zeros(rows), classes))
-    assert np.isnan([accuracy, chance]).all()
-    assert held == (draws(np.arange(rows), 0) < 0.25).sum()
+    probed = found(LinearProbe(method), samples_of(x, np.zeros(rows), classes))
+    assert probed.pop("held_out") == held_out_rows(np.zeros(rows), 0.25, 0).sum() * (rows > 1)
+    assert np.isnan(list(probed.values())).all()
 
 
-@pytest.mark.parametrize("wrong", [{"method": "svm"}, {"alpha": 0}, {"held_out": 1}, {"held_out": 0}])
-def test_parameters_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(PluginError, match=r"LinearProbe\(.*'ridge' or 'logistic', alpha above 0"):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"method": "svm"}, "method must be 'logistic', 'lda', 'ridge'"),
+        ({"alpha": 0}, "alpha must be above 0"),
+        ({"held_out": 1}, "held_out must be a share between 0 and 1"),
+        ({"folds": 1}, "folds must be None or at least 2"),
+        ({"shuffles": -1}, "shuffles must be at least 0"),
+    ],
+)
+def test_parameters_that_mean_nothing_are_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(PluginError, match=rf"LinearProbe\(.*{said}"):
         LinearProbe(**wrong)
+
+
+def test_the_split_holds_units_together_and_keeps_the_shares_of_classes() -> None:
+    rng = np.random.default_rng(0)
+    units = np.repeat(rng.permutation(200), rng.integers(1, 5, 200))
+    codes = rng.choice(4, 200, p=[0.6, 0.3, 0.09, 0.01])[units]
+    split = Split.of(units, codes, 1)
+    for mask, share in ((split.held_out(0.25), 0.25), *((mask, 0.2) for mask in split.folds(5))):
+        assert not np.intersect1d(units[mask], units[~mask]).size
+        of_units, counts = (np.unique(units[m] * 4 + codes[m]) % 4 for m in (mask, mask | True))
+        apart = np.bincount(of_units, minlength=4) - share * np.bincount(counts, minlength=4)
+        assert (abs(apart) <= 1.01).all()
+    again = Split.of(units[::-1], np.array([2, 0, 3, 1])[codes[::-1]], 1)  # other codes, in another order
+    np.testing.assert_array_equal(again.held_out(0.25)[::-1], split.held_out(0.25))
+    for mine, theirs in zip(again.folds(5), split.folds(5), strict=True):
+        np.testing.assert_array_equal(mine[::-1], theirs)
+
+
+def test_rows_of_several_classes_go_by_the_commonest() -> None:
+    split = Split.of(np.array([7, 7, 7, 2, 2, 2]), np.array([1, 0, 0, 2, 1, 0]), 0)
+    np.testing.assert_array_equal(split.codes, [2, 0])  # of unit 2 the first, of unit 7 the commonest
+    assert not split.pure
+
+
+def tokens(tree_of: Callable[..., xr.DataTree], **columns: np.ndarray) -> tuple[xr.DataTree, np.ndarray]:
+    """A site of samples and a site of three tokens for each, whose labels are read off the samples' ids."""
+    rng = np.random.default_rng(0)
+    y, rows = np.arange(120) % 3, np.repeat(rng.permutation(120), 3)
+    x = rng.normal(size=(120, 4)) + np.eye(3, 4)[y] * 2
+    tree = tree_of({"pooled": x}, y)
+    ids = np.array([f"s{n:03}" for n in rng.permutation(120)])
+    root = tree.to_dataset().assign_coords(sample_id=("sample", ids), **{k: ("sample", v) for k, v in columns.items()})
+    site = xr.Dataset({"activation": (("row", "node"), x[rows])}, coords={"sample_id": ("row", ids[rows])})
+    return xr.DataTree.from_dict({"/": root, "pooled": tree["pooled"].to_dataset(), "tokens": site}), rows
 
 
 def test_a_store_is_probed_with_one_split_for_all_sites(
@@ -160,7 +296,21 @@ def test_a_store_is_probed_with_one_split_for_all_sites(
     x, y = clusters(4)
     m = pk.measure(tree_of({"a": x, "b": x[:, :3]}, y), [LinearProbe(), "count"])
     for name, values in (("a", x), ("b", x[:, :3])):
-        assert m[name]["linear_probe"] == found(LinearProbe(), samples_of(values, y, 4))[0]
+        assert m[name]["linear_probe"] == found(LinearProbe(), samples_of(values, y, 4))["accuracy"]
     assert m["a"]["linear_probe_chance"] == m["b"]["linear_probe_chance"]
     assert m["a"]["linear_probe"] > m["b"]["linear_probe"]
     assert np.isnan(pk.measure(tree_of({"a": x}, y), LinearProbe(), by=None)["a"]["linear_probe"])
+    tree, _ = tokens(tree_of)
+    of_tokens = pk.measure(tree, LinearProbe("ridge"))
+    # Each row of a sample is the same: the three of it count as one.
+    assert of_tokens["tokens"]["linear_probe"] == of_tokens["pooled"]["linear_probe"] > 0.7
+    np.testing.assert_allclose(of_tokens["tokens"]["linear_probe_se"], of_tokens["pooled"]["linear_probe_se"])
+
+
+def test_rows_are_split_by_a_column(tree_of: Callable[..., xr.DataTree]) -> None:
+    speakers = np.array([f"speaker {n}" for n in np.arange(120) % 12])
+    tree, _ = tokens(tree_of, speaker=speakers)
+    m = pk.measure(tree, LinearProbe("ridge", split_by="speaker", folds=5))
+    assert m["tokens"]["linear_probe"] == m["pooled"]["linear_probe"]
+    with pytest.raises(DataError, match=r"split by 'spaeker' \(split_by=\).*no column 'spaeker'.*Near: 'speaker'"):
+        pk.measure(tree, LinearProbe(split_by="spaeker"))

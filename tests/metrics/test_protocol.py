@@ -20,7 +20,9 @@ from probekit.metrics import (
     AUROC,
     CKA,
     KS,
+    PWCCA,
     RSA,
+    SVCCA,
     AlwaysOn,
     Block,
     ColumnMetric,
@@ -41,17 +43,21 @@ from probekit.metrics import (
     Overlap,
     ParticipationRatio,
     Perplexity,
+    Procrustes,
     Quantile,
+    RankMe,
     SampleMetric,
     Saturation,
     Selectivity,
     Separability,
     Silhouette,
     Sparsity,
+    StableRank,
     State,
     Std,
     StreamingMetric,
     TopSamples,
+    TwoNN,
     Var,
     Wasserstein,
     median,
@@ -61,7 +67,13 @@ Stream = Callable[..., State]
 STREAMING = [Mean(), Std(), Std(ddof=1), Sparsity()]
 STREAMING += [Count(), Var(), Min(), Max(), Dead(), AlwaysOn(), Saturation(bounds=(-1, 1)), Selectivity(), Perplexity()]
 STREAMING += [DPrime(), Fisher(), Separability()]
-OF_SITES = [GradientNorm(), EffectiveRank(), ParticipationRatio()]  # their states are of whole sites
+OF_SITES = [
+    GradientNorm(),
+    EffectiveRank(),
+    ParticipationRatio(),
+    RankMe(),
+    StableRank(),
+]  # their states are of whole sites
 COLUMN = [
     median,
     Quantile([0.1, 0.8]),
@@ -74,8 +86,8 @@ COLUMN = [
     MutualInformation(bins=5, min_count=1),
     Entropy(bins=5, min_count=1),
 ]
-SAMPLE = [LinearProbe(), Silhouette(), NeuralCollapse(), TopSamples()]
-BUILT_IN = [*STREAMING, *OF_SITES, *COLUMN, *SAMPLE, CKA(), RSA()]
+SAMPLE = [LinearProbe(), Silhouette(), NeuralCollapse(), TopSamples(), TwoNN()]
+BUILT_IN = [*STREAMING, *OF_SITES, *COLUMN, *SAMPLE, CKA(), RSA(), Procrustes(), SVCCA(), PWCCA()]
 named = {"ids": lambda metric: f"{metric.name}-{dict(metric.parameters)}"}
 
 

@@ -26,6 +26,7 @@ from scipy.spatial.distance import cdist, pdist
 from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 from sklearn.metrics import calinski_harabasz_score, mutual_info_score, roc_auc_score
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import probekit as pk
@@ -44,7 +45,9 @@ Reference: TypeAlias = Callable[[Array, Array], Variables]
 CLASSES = 10
 PAIRS = np.triu_indices(CLASSES, 1)
 SITES = {"mlp": ["1", "1:grad", "3"], "resnet": ["bn1", "layer1", "layer4"]}
-SPECS = {"var": "var:ddof=1", "saturation": "saturation:bounds=(0,1)", "silhouette": "silhouette:500"}
+SPECS = {"var": "var:ddof=1", "saturation": "saturation:bounds=(0,1)"}
+SPECS |= {"linear_probe": "linear_probe:method='ridge',shuffles=0", "knn_accuracy": "knn_accuracy:1,shuffles=0"}
+SPECS |= {"participation_ratio": "participation_ratio:biased=True"}
 SPECS |= {name: f"{name}:corrected=False" for name in ("selectivity", "perplexity", "fisher")}
 SPECS |= {name: f"{name}:corrected=False" for name in ("ks", "wasserstein", "dprime")}
 SPECS |= {name: f"{name}:bins=32,corrected=False" for name in ("overlap", "entropy", "mutual_information")}
@@ -206,28 +209,96 @@ def fisher(x: Array, y: Array) -> Variables:
 
 
 def of_nearest_mean(x: Array, y: Array) -> Any:
-    return (cdist(x, of_classes(mean64, x, y)).argmin(1) == y).mean()
+    """Each row's own class has the mean of its other rows; the variance of a mean is taken from squared distances."""
+    x, counts = x.astype(np.float64), np.bincount(y)
+    means, rows = of_classes(mean64, x, y), np.arange(len(y))
+    variance = np.square(x - means[y]).sum() / (len(x) - CLASSES)
+    apart = cdist(x, means, "sqeuclidean") - variance / counts
+    without = (counts[y][:, None] * means[y] - x) / (counts[y] - 1)[:, None]
+    apart[rows, y] = np.square(x - without).sum(1) - variance / (counts[y] - 1)
+    return (apart.argmin(1) == y).mean()
 
 
 def separability(x: Array, y: Array) -> Variables:
     within = (np.bincount(y) @ of_classes(var64, x, y)).sum()
     return {
-        "separability": (len(x) * var64(x, axis=0).sum() - within) / within,
+        "separability": (len(x) * var64(x, axis=0).sum() - within) / within - (CLASSES - 1) / (len(x) - CLASSES),
         "separability_calinski_harabasz": calinski_harabasz_score(x.astype(np.float64), y),
         "separability_nearest_mean": of_nearest_mean(x, y),
     }
 
 
 def neural_collapse(x: Array, y: Array) -> Variables:
-    means = of_classes(mean64, x, y)
+    means, counts = of_classes(mean64, x, y), np.bincount(y)
     apart = means - means.mean(0)
-    within = np.mean([np.cov(x[y == code].T, ddof=0, dtype=np.float64) for code in range(CLASSES)], axis=0)
+    covariances = [np.cov(x[y == code].T, dtype=np.float64) for code in range(CLASSES)]
+    noise = np.array([np.trace(covariance) for covariance in covariances]) / counts
+    centring = np.eye(CLASSES) - 1 / CLASSES
+    products = centring @ (apart @ apart.T - np.diag(noise)) @ centring
+    reliability = np.trace(products) / np.square(apart).sum()
     inverse = np.linalg.pinv(apart / np.sqrt(CLASSES), rcond=1e-12)  # (MᵀM)⁺ = M⁺(M⁺)ᵀ, which loses fewer digits
+    plug_in = np.trace(inverse.T @ np.mean(covariances, axis=0) @ inverse) / CLASSES
+    norms = np.sqrt(np.diag(products).clip(0))
+    lengths = np.where(norms > 0, norms, np.nan)
+    cosines = (products / lengths / lengths[:, None])[PAIRS]
+    known = 1 if reliability >= 0.5 else np.nan
     return {
-        "neural_collapse_nc1": np.trace(inverse.T @ within @ inverse) / CLASSES,
-        "neural_collapse_nc2_norms": stats.variation(np.linalg.norm(apart, axis=1)),
-        "neural_collapse_nc2_cosines": np.abs(1 - pdist(apart, "cosine") + 1 / (CLASSES - 1)).mean(),
+        "neural_collapse_nc1": plug_in / reliability if reliability > 0 else inf,
+        "neural_collapse_nc2_norms": stats.variation(norms) * known,
+        "neural_collapse_nc2_cosines": np.abs(cosines + 1 / (CLASSES - 1)).mean() * known,
         "neural_collapse_nc4": of_nearest_mean(x, y),
+        "neural_collapse_reliability": reliability,
+    }
+
+
+def cdnv(x: Array, y: Array) -> Variables:
+    means, counts = of_classes(mean64, x, y), np.bincount(y)
+    variance = of_classes(partial(var64, ddof=1), x, y).sum(1)
+    distance = cdist(means, means, "sqeuclidean") - (variance / counts)[:, None] - variance / counts
+    spread = (variance[:, None] + variance) / 2
+    table = np.where(distance > 0, spread / np.where(distance > 0, distance, 1), inf)
+    np.fill_diagonal(table, np.nan)
+    return {
+        "cdnv": table[PAIRS].mean(),
+        "cdnv_median": np.median(table[PAIRS]),
+        "cdnv_inverse": (distance / spread)[PAIRS].mean(),
+        "cdnv_pairs": table,
+    }
+
+
+def directions(x: Array) -> Array:
+    return x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+
+
+def alignment(x: Array, y: Array) -> Variables:
+    f = directions(x)
+    within = np.array([pdist(f[y == code], "sqeuclidean").mean() for code in range(CLASSES)])
+    between = [cdist(f[y == a], f[y == b], "sqeuclidean").mean() for a, b in zip(*PAIRS, strict=True)]
+    return {"alignment": within.mean(), "alignment_between": np.mean(between), "alignment_classes": within}
+
+
+def uniformity(x: Array, y: Array) -> Variables:
+    return {
+        "uniformity": np.log(np.exp(-2 * pdist(directions(x), "sqeuclidean")).mean()),
+        "uniformity_floor": np.log(special.hyp0f1(x.shape[1] / 2, 4.0)) - 4,
+        "uniformity_size": np.int64(len(x)),
+    }
+
+
+def knn_accuracy(x: Array, y: Array) -> Variables:
+    """By the nearest sample, so that no two are equally near."""
+    apart = cdist(x.astype(np.float64), x.astype(np.float64))
+    np.fill_diagonal(apart, inf)
+    hits = y[apart.argmin(1)] == y
+    shares, counts = of_classes(np.mean, hits, y), np.bincount(y)
+    return {
+        "knn_accuracy": hits.mean(),
+        "knn_accuracy_chance": counts.max() / len(y),
+        "knn_accuracy_se": np.sqrt(hits.var() / len(y)),
+        "knn_accuracy_balanced": shares.mean(),
+        "knn_accuracy_balanced_chance": 1 / CLASSES,
+        "knn_accuracy_balanced_se": np.sqrt((shares * (1 - shares) / counts).sum()) / CLASSES,
+        "knn_accuracy_size": np.int64(len(y)),
     }
 
 
@@ -251,27 +322,48 @@ def draws(x: Array) -> Array:
     return np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,))).random(len(x))
 
 
+def held_out(x: Array, y: Array) -> Mask:
+    """Of each class the quarter of the rows whose draws are least."""
+    held, drawn = np.zeros(len(y), bool), draws(x)
+    for code in range(CLASSES):
+        of_class = np.flatnonzero(y == code)
+        held[of_class[drawn[of_class].argsort()][: int(len(of_class) / 4 + 0.5)]] = True
+    return held
+
+
 def linear_probe(x: Array, y: Array) -> Variables:
-    held, wide = draws(x) < 0.25, x.astype(np.float64)
-    penalty = 1e-3 * (~held).sum() * wide[~held].var(0).mean()
-    fitted = Ridge(alpha=penalty).fit(wide[~held], np.eye(CLASSES)[y[~held]])
+    held = held_out(x, y)
+    z = StandardScaler().fit(x[~held].astype(np.float64)).transform(x.astype(np.float64))
+    fitted = Ridge(alpha=1e-3 * (~held).sum()).fit(z[~held], np.eye(CLASSES)[y[~held]])
+    hits, codes = fitted.predict(z[held]).argmax(1) == y[held], y[held]
+    shares = of_classes(np.mean, hits, codes)
+    counts = np.bincount(codes)
     return {
-        "linear_probe": (fitted.predict(wide[held]).argmax(1) == y[held]).mean(),
-        "linear_probe_chance": (y[held] == np.bincount(y[~held]).argmax()).mean(),
+        "linear_probe": hits.mean(),
+        "linear_probe_chance": (codes == np.bincount(y[~held]).argmax()).mean(),
+        "linear_probe_se": np.sqrt(hits.var() / len(hits)),
+        "linear_probe_balanced": shares.mean(),
+        "linear_probe_balanced_chance": 1 / CLASSES,
+        "linear_probe_balanced_se": np.sqrt((shares * (1 - shares) / counts).sum()) / CLASSES,
         "linear_probe_held_out": held.sum(),
     }
 
 
 def silhouette(x: Array, y: Array) -> Variables:
-    """Rousseeuw's, of 500 samples at most."""
-    some = np.argsort(draws(x))[:500]
-    codes, own = y[some], np.eye(CLASSES, dtype=bool)[y[some]]
-    sums, counts = cdist(x[some], x[some]) @ own, np.bincount(codes)
-    a, b = sums[own] / (counts[codes] - 1), np.where(own, inf, sums / counts).min(1)
-    each = (b - a) / np.maximum(a, b)
+    """Rousseeuw's; also with the nearest class by every other sample of each class, and its distance by the others."""
+    own, counts, half = np.eye(CLASSES, dtype=bool)[y], np.bincount(y), np.zeros(len(y), int)
+    for code in range(CLASSES):
+        half[y == code] = np.arange(counts[code]) % 2
+    apart = cdist(x.astype(np.float64), x.astype(np.float64))
+    a = (apart @ own)[own] / (counts[y] - 1)
+    means = [np.where(own, inf, apart[:, h] @ own[h] / own[h].sum(0)) for h in (half == 0, half == 1)]
+    b = np.where(own, inf, apart @ own / counts).min(1)
+    crossed = [np.take_along_axis(means[1 - h], means[h].argmin(1)[:, None], 1)[:, 0] for h in (0, 1)]
+    each, halves = (b - a) / np.maximum(a, b), np.mean([(c - a) / np.maximum(a, c) for c in crossed], axis=0)
     return {
-        "silhouette": of_classes(np.mean, each, codes),
+        "silhouette": of_classes(np.mean, each, y),
         "silhouette_site": each.mean(),
+        "silhouette_crossfit": halves.mean(),
         "silhouette_size": np.int64(len(each)),
     }
 
@@ -282,10 +374,72 @@ def gradient_norm(x: Array, y: Array) -> Variables:
 
 
 def cka(x: Sequence[Array], y: Array) -> Variables:
-    """By the samples' Gram matrices, which the metric doesn't make."""
-    centred = [site - mean64(site, axis=0) for site in x]
-    grams = [(rows @ rows.T).ravel() for rows in centred]
-    return {"cka": np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in grams] for a in grams])}
+    """By the samples' kernels without their diagonals, whose rows and columns are centred (Székely and Rizzo 2014)."""
+    kernels = []
+    for site in x:
+        rows = site - mean64(site, axis=0)
+        kernel, n = rows @ rows.T, len(rows)
+        np.fill_diagonal(kernel, 0)
+        sums = kernel.sum(0)
+        kernel = kernel - (sums[:, None] + sums) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
+        np.fill_diagonal(kernel, 0)
+        kernels.append(kernel.ravel())
+    table = [[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in kernels] for a in kernels]
+    return {"cka": np.array(table), "cka_batch": np.int64(len(x[0]))}
+
+
+def rankme(x: Array, y: Array) -> Variables:
+    roots = np.linalg.svd(x.astype(np.float64), compute_uv=False)
+    shares = roots / roots.sum() + 1e-7
+    return {"rankme": np.exp(-(shares * np.log(shares)).sum())}
+
+
+def twonn(x: Array, y: Array) -> Variables:
+    """Facco et al. (2017), of 2,000 samples at most."""
+    some = x[np.sort(np.argsort(draws(x))[:2000])].astype(np.float64)
+    apart = np.sort(cdist(some, some), axis=1)
+    apart = apart[apart[:, 1] > 0]
+    ratios = np.log(np.sort(apart[:, 2] / apart[:, 1]))[: int(0.9 * len(apart))]
+    heights = -np.log(1 - np.arange(1, len(ratios) + 1) / len(apart))
+    slope = ratios @ heights / (ratios @ ratios)
+    return {"twonn": slope, "twonn_error": slope / np.sqrt(len(apart)), "twonn_size": np.int64(len(apart))}
+
+
+def of_pairs(name: str, function: Callable[[Array, Array], float]) -> Callable[..., Variables]:
+    """What a function of the centred samples of two sites gives."""
+
+    def found(x: Sequence[Array], y: Array) -> Variables:
+        sites = [site - mean64(site, axis=0) for site in x]
+        return {name: np.array([[function(a, b) for b in sites] for a in sites])}
+
+    return found
+
+
+def _rotated(a: Array, b: Array) -> float:
+    a, b = (each / np.linalg.norm(each) for each in (a, b))
+    square = 2 - 2 * np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    return float(np.sqrt(square)) if square > 1e-12 else 0.0
+
+
+def _basis(x: Array, share: float) -> Array:
+    """Orthonormal values of the samples along the principal directions that hold a share of the variance."""
+    u, roots, _ = np.linalg.svd(x, full_matrices=False)
+    number = int((np.cumsum(roots**2) < share * (roots**2).sum()).sum()) + 1 if share < 1 else len(roots)
+    return u[:, : min(number, int((roots > 1e-5 * roots[0]).sum()))]
+
+
+def _canonical(a: Array, b: Array, share: float, weighted: bool) -> float:
+    of_a, of_b = _basis(a, share), _basis(b, share)
+    if of_a.shape[1] + of_b.shape[1] >= len(a):
+        return np.nan
+    u, correlations, _ = np.linalg.svd(of_a.T @ of_b, full_matrices=False)
+    weights = np.abs((of_a @ u).T @ a).sum(1) if weighted else None
+    return float(np.average(correlations, weights=weights))
+
+
+procrustes = of_pairs("procrustes", _rotated)
+svcca = of_pairs("svcca", partial(_canonical, share=0.99, weighted=False))
+pwcca = of_pairs("pwcca", partial(_canonical, share=1.0, weighted=True))
 
 
 def rsa(x: Sequence[Array], y: Array) -> Variables:
@@ -320,17 +474,27 @@ REFERENCES: dict[str, tuple[Reference, float]] = {
     "dprime": (dprime, 1e-10),
     "fisher": (fisher, 1e-12),
     "separability": (separability, 1e-12),
-    "neural_collapse": (neural_collapse, 1e-9),
+    "neural_collapse": (neural_collapse, 1e-7),
     "effective_rank": (lambda x, y: {"effective_rank": np.exp(stats.entropy(deviations(x)))}, 1e-9),
     "participation_ratio": (participation_ratio, 1e-11),
+    "rankme": (rankme, 1e-5),
+    "stable_rank": (lambda x, y: {"stable_rank": (deviations(x) ** 2).sum() / deviations(x)[0] ** 2}, 1e-9),
+    "twonn": (twonn, 1e-6),
     "top_samples": (top_samples, 0),
-    "linear_probe": (linear_probe, 0),
-    "silhouette": (silhouette, 1e-12),
+    "linear_probe": (linear_probe, 1e-12),
+    "silhouette": (silhouette, 1e-9),
+    "knn_accuracy": (knn_accuracy, 1e-12),
+    "cdnv": (cdnv, 1e-9),
+    "alignment": (alignment, 1e-9),
+    "uniformity": (uniformity, 1e-9),
     "gradient_norm": (gradient_norm, 1e-12),
 }
 OF_SITES: dict[str, tuple[Callable[[Sequence[Array], Array], Variables], float]] = {
     "cka": (cka, 1e-12),
     "rsa": (rsa, 1e-12),
+    "procrustes": (procrustes, 1e-6),
+    "svcca": (svcca, 1e-6),
+    "pwcca": (pwcca, 1e-5),
 }
 TOLERANCES = {name: rtol for name, (_, rtol) in [*REFERENCES.items(), *OF_SITES.items()]}
 METRICS = [SPECS.get(name, name) for name in TOLERANCES]

@@ -56,12 +56,29 @@ def test_a_large_offset_costs_no_digits() -> None:
 def test_the_ridge_probe_is_scikit_learns() -> None:
     for alpha in (1e-3, 0.5):
         found = pk.measure(tree(), RidgeProbe(alpha=alpha), target="age")["site"]
-        test = draws(np.arange(400), 0) < 0.25
+        test = np.isin(np.arange(400), np.argsort(draws(np.arange(400), 0))[:100])
         model = make_pipeline(StandardScaler(), Ridge(alpha=alpha * (~test).sum()))
         # Ridge standardises no target, whose scale doesn't change the fit.
         predicted = model.fit(X[~test], AGE[~test]).predict(X[test])
         assert found["ridge_probe"].item() == pytest.approx(r2_score(AGE[test], predicted), abs=1e-9)
         assert found["ridge_probe_held_out"].item() == test.sum()
+        chance = r2_score(AGE[test], np.full(100, AGE[~test].mean()))
+        assert found["ridge_probe_chance"].item() == pytest.approx(chance, abs=1e-12)
+        assert -0.3 < found["ridge_probe_shuffled"].item() < 0.05
+
+
+def test_a_sample_of_several_rows_is_on_one_side_of_the_split() -> None:
+    rng, rows = np.random.default_rng(0), np.repeat(np.arange(80), 15)
+    root = xr.Dataset(coords={"age": ("sample", AGE[:80]), "sample_id": ("sample", np.arange(80))})
+    x = rng.normal(size=(80, 60))[rows] + 0.1 * rng.normal(size=(1200, 60))
+    of_samples = xr.Dataset({"activation": (("row", "node"), x)}, coords={"sample_id": ("row", rows)})
+    by_row = xr.Dataset({"activation": (("sample", "node"), x)})
+    alone = xr.DataTree.from_dict({"/": xr.Dataset(coords={"age": ("sample", AGE[:80][rows])}), "h": by_row})
+    probe = RidgeProbe(folds=4)
+    leaked = pk.measure(alone, probe, target="age")["h"]["ridge_probe"].item()
+    found = pk.measure(xr.DataTree.from_dict({"/": root, "h": of_samples}), probe, target="age")["h"]
+    assert leaked > 0.6 > 0.1 > found["ridge_probe"].item()
+    assert found["ridge_probe_shuffled"].item() < 0.1
 
 
 def test_an_unrelated_column_is_not_found() -> None:
@@ -126,6 +143,6 @@ def test_a_target_that_makes_no_sense_is_refused(metrics: str, target: Any, mess
 
 
 def test_parameters_are_checked() -> None:
-    for wrong in ({"alpha": 0}, {"held_out": 1}):
+    for wrong in ({"alpha": 0}, {"held_out": 1}, {"folds": 1}, {"shuffles": -1}):
         with pytest.raises(pk.errors.PluginError, match="RidgeProbe"):
             RidgeProbe(**wrong)

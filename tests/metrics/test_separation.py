@@ -10,7 +10,6 @@ import pytest
 import xarray as xr
 from sklearn.feature_selection import f_classif
 from sklearn.metrics import calinski_harabasz_score
-from sklearn.neighbors import NearestCentroid
 
 import probekit as pk
 from probekit.metrics import DPrime, Fisher, Samples, Separability, State, StreamingMetric
@@ -50,15 +49,17 @@ def test_separability_is_calinskis_score_and_the_ratio_of_traces(
     np.testing.assert_allclose(found["separability_calinski_harabasz"], expected, rtol=1e-10)
     within = sum(np.trace(np.cov(x[y == c].T, ddof=0)) * (y == c).sum() for c in range(4))
     total = np.trace(np.cov(x.T, ddof=0)) * len(x)
-    np.testing.assert_allclose(found["separability"], (total - within) / within, rtol=1e-10)
+    np.testing.assert_allclose(found["separability"], (total - within) / within - 3 / 496, rtol=1e-10)
     assert all(array.shape == () for array in found.values())
 
 
 def test_separability_of_a_store_has_the_accuracy_of_nearest_means(
-    samples: tuple[np.ndarray, np.ndarray], stream: Stream, samples_of: SamplesOf
+    samples: tuple[np.ndarray, np.ndarray],
+    stream: Stream,
+    samples_of: SamplesOf,
+    nearest_mean_share: Callable[..., float],
 ) -> None:
     x, y = samples
-    x = x[:, [0, 1, 3, 4, 5]]  # node 2 is constant where it is rounded, of which scikit-learn warns
     found = Separability().compute_samples(samples_of(x, np.array([0, 2, 3, 5])[y], 7))
     assert {name: dims for name, (dims, _) in found.items()} == {
         "separability": (),
@@ -66,7 +67,7 @@ def test_separability_of_a_store_has_the_accuracy_of_nearest_means(
         "separability_nearest_mean": (),
     }
     x = x.astype(np.float64)
-    np.testing.assert_allclose(found["separability_nearest_mean"][1], NearestCentroid().fit(x, y).score(x, y))
+    np.testing.assert_allclose(found["separability_nearest_mean"][1], nearest_mean_share(x, y))
     for name, array in variables(Separability(), stream(Separability(), x, y, 4)).items():
         np.testing.assert_allclose(found[name][1], array, rtol=1e-12)
 
@@ -83,10 +84,33 @@ def test_of_a_store_separability_has_all_three_beside_metrics_of_the_same_state(
 
 @pytest.mark.parametrize(("value", "expected"), [(np.inf, np.nan), (-np.inf, np.nan), (0.1, 0.5)])
 def test_nearest_means_of_infinite_and_of_constant_nodes(samples_of: SamplesOf, value: float, expected: float) -> None:
-    x, y = np.full((40, 2), 0.1), np.arange(40) % 2  # of equally near means the first counts
+    x, y = np.full((40, 2), 0.1), np.arange(40) % 2  # equally near means count in equal parts
     x[7, 1] = value
     found = Separability().compute_samples(samples_of(x, y, 3))
     np.testing.assert_array_equal(found["separability_nearest_mean"][1], expected)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_rows_of_a_unit_are_left_out_of_their_mean_together(samples_of: SamplesOf, each: int) -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(4), 6)
+    x = np.round(rng.normal(size=(24, 40)) + 0.4 * rng.normal(size=(4, 40))[y], 3)
+    once = Separability().compute_samples(samples_of(x, y, 4))["separability_nearest_mean"][1]
+    rows = np.repeat(rng.permutation(24), each)
+    # Of a row that stands there thrice only the rows of other samples count; batches cut it.
+    found = Separability().compute_samples(samples_of(x[rows], y[rows], 4, units=rows, batch=7))
+    assert abs(found["separability_nearest_mean"][1] - once) <= (each > 1) / 24
+    alone = Separability().compute_samples(samples_of(x[rows], y[rows], 4, batch=7))
+    assert alone["separability_nearest_mean"][1] == once if each == 1 else alone["separability_nearest_mean"][1] > 0.9
+
+
+def test_nothing_tells_classes_of_noise(samples_of: SamplesOf) -> None:
+    rng, y = np.random.default_rng(0), np.repeat(np.arange(10), 20)
+    found = [Separability().compute_samples(samples_of(rng.normal(size=(200, 300)), y, 10)) for _ in range(4)]
+    near = np.array([each["separability_nearest_mean"][1] for each in found])
+    assert abs(near.mean() - 0.1) < 2 * near.std(ddof=1) / 2 + 0.01
+    ratio = np.array([each["separability"][1] for each in found])  # uncorrected, 0.047 ± 0.001
+    assert abs(ratio).max() < 0.005
 
 
 def test_chunks_of_which_no_sample_is_chosen_change_nothing(tree_of: Callable[..., xr.DataTree]) -> None:
@@ -166,6 +190,8 @@ def test_classes_without_spread_are_infinitely_far_apart_or_alike(stream: Stream
     assert not found["dprime_constant"][0]
     assert variables(Fisher(), stream(Fisher(), x, y, 3))["fisher"] == np.inf
     assert variables(Separability(), stream(Separability(), x, y, 3))["separability"] == np.inf
+    each_alone = variables(Separability(), stream(Separability(), x[::20], y[::20], 3))
+    assert np.isnan([*each_alone.values()]).all()
 
 
 def test_a_class_without_samples_changes_no_other(samples: tuple[np.ndarray, np.ndarray], stream: Stream) -> None:

@@ -16,8 +16,11 @@ from scipy.spatial.distance import pdist
 from scipy.stats import pearsonr, rankdata, spearmanr
 
 import probekit as pk
-from probekit.errors import PluginError
-from probekit.metrics import CKA, RSA, Spec, State
+from probekit.errors import DataError, PluginError
+from probekit.metrics import CKA, RSA, Spec, State, alignment
+from probekit.metrics._kernels import sample_kernels
+from probekit.metrics.alignment import _batches
+from probekit.testing.data import Data, Table
 
 Metric = CKA | RSA
 Arrays = Sequence[np.ndarray]
@@ -34,19 +37,34 @@ def state_of(metric: Metric, x: Arrays, y: np.ndarray, classes: int, cuts: Seque
 
 
 def table(metric: Metric, state: State) -> np.ndarray:
-    variables = metric.finalize(state)
-    assert list(variables) == [metric.name]
-    dims, found = variables[metric.name]
+    dims, found = metric.finalize(state)[metric.name]
     assert dims == ("site", "site_b")
     assert found.dtype == np.float64
     return found
 
 
-def cka_by_the_formula(x: np.ndarray, y: np.ndarray) -> float:
-    """Kornblith et al. (2019) by HSIC of the samples' Gram matrices, which are of no use beyond a few samples."""
-    centre = np.eye(len(x)) - 1 / len(x)
-    of_x, of_y = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
-    return float((of_x * of_y).sum() / np.sqrt((of_x * of_x).sum() * (of_y * of_y).sum()))
+def cka_by_the_formula(x: np.ndarray, y: np.ndarray, biased: bool = False) -> float:
+    """By the samples' kernels: Kornblith et al. (2019), or Song et al. (2012), eq. 5, as Murphy et al. (2024) do."""
+    return hsic(x, y, biased) / np.sqrt(hsic(x, x, biased) * hsic(y, y, biased))
+
+
+def hsic(x: np.ndarray, y: np.ndarray, biased: bool) -> float:
+    n, kernels = len(x), [(each - each.mean(0)) @ (each - each.mean(0)).T for each in (x, y)]
+    if biased:
+        return float((kernels[0] * kernels[1]).sum())
+    k, m = (each - np.diag(np.diag(each)) for each in kernels)
+    rest = k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * k.sum(0) @ m.sum(0)
+    return float((np.trace(k @ m) + rest) / (n * (n - 3)))
+
+
+def samples_of(x: Arrays, y: np.ndarray, classes: int) -> list[Table]:
+    """The samples of all sites, as a store gives them."""
+    return [Table(Data("", each, y, classes, y)) for each in x]
+
+
+def read(metric: Metric, x: Arrays, y: np.ndarray, classes: int) -> np.ndarray:
+    """The table of the sites of a store."""
+    return metric.compute_samples(samples_of(x, y, classes))[metric.name][1]
 
 
 @pytest.fixture
@@ -59,14 +77,73 @@ def sites() -> tuple[list[np.ndarray], np.ndarray]:
     return [first, second, rng.normal(size=(200, 12)) * 3 + 1000], y
 
 
-def test_cka_is_that_of_the_formula(sites: tuple[list[np.ndarray], np.ndarray]) -> None:
-    x, y = sites
-    found = table(CKA(), state_of(CKA(), x, y, 6, (1, 1, 90, 130)))
-    expected = [[cka_by_the_formula(a.astype(np.float64), b.astype(np.float64)) for b in x] for a in x]
-    np.testing.assert_allclose(found, expected, rtol=1e-7)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("number", [4, 7, 200])
+def test_cka_is_that_of_the_formula(sites: tuple[list[np.ndarray], np.ndarray], biased: bool, number: int) -> None:
+    x, y = [site[:number] for site in sites[0]], sites[1][:number]
+    metric = CKA(biased)
+    found = table(metric, state_of(metric, x, y, 6, (1, 1, 90, 130) if number > 130 else (1, 3)))
+    expected = [[cka_by_the_formula(a.astype(np.float64), b.astype(np.float64), biased) for b in x] for a in x]
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(read(metric, x, y, 6), expected, rtol=1e-7, atol=1e-8)
     np.testing.assert_array_equal(found, found.T)
     np.testing.assert_array_equal(np.diag(found), 1)
-    assert found[0, 1] > 0.3 > found[0, 2] > 0
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_stores_samples_are_compared_in_tiles(monkeypatch: pytest.MonkeyPatch, biased: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(70, nodes)) + 1000 for nodes in (90, 40, 70)]
+    x[1] += x[0][:, :40]
+    monkeypatch.setattr(sample_kernels, "_BYTES", 2**13)
+    expected = [[cka_by_the_formula(a, b, biased) for b in x] for a in x]
+    np.testing.assert_allclose(read(CKA(biased), x, np.zeros(70, int), 1), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_cka_by_batches_is_near_that_of_all_samples_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(10), 100)  # sorted by class, as batches of neighbours must not be
+    x = [rng.normal(size=(1000, 30)) + 2 * rng.normal(size=(10, 30))[y] for _ in range(2)]
+    x.append(x[0] + rng.normal(size=(1000, 30)))
+    monkeypatch.setattr(sample_kernels, "_BYTES", 8 * 3 * 50**2 * 3)  # three batches at a time
+    found = CKA(batch=50).compute_samples(samples_of(x, y, 10))
+    np.testing.assert_allclose(found["cka"][1], read(CKA(), x, y, 10), atol=0.03)
+    assert (int(found["cka_batch"][1]), int(CKA().compute_samples(samples_of(x, y, 10))["cka_batch"][1])) == (50, 1000)
+    expected = [hsic(x[0][batch], x[2][batch], False) for batch in _batches(np.arange(1000), 0, 50)]
+    own = [np.mean([hsic(x[a][b], x[a][b], False) for b in _batches(np.arange(1000), 0, 50)]) for a in (0, 2)]
+    np.testing.assert_allclose(found["cka"][1][0, 2], np.mean(expected) / np.sqrt(np.prod(own)), rtol=1e-9)
+
+
+def test_cka_takes_batches_where_all_pairs_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = [np.random.default_rng(n).normal(size=(600, 20)) for n in range(2)]
+    samples = samples_of(x, np.zeros(600, int), 1)
+    monkeypatch.setattr(alignment, "_MOST", 600 * 40**2 - 1)
+    assert int(CKA().compute_samples(samples)["cka_batch"][1]) == 300
+    for whole in (CKA(batch=0), CKA(biased=True)):
+        assert int(whole.compute_samples(samples)["cka_batch"][1]) == 600
+
+
+@pytest.mark.parametrize(("batch", "biased"), [(3, False), (64, True)])
+def test_batches_of_few_samples_or_with_bias_are_refused(batch: int, biased: bool) -> None:
+    with pytest.raises(PluginError, match=rf"CKA\(biased={biased}, batch={batch}\)"):
+        CKA(biased, batch)
+
+
+@pytest.mark.parametrize("number", [10, 20, 50, 180, 1000])
+def test_unrelated_sites_have_no_cka_with_few_samples_too(number: int) -> None:
+    found = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        found.append(read(CKA(), [rng.normal(size=(number, 100)) for _ in "ab"], np.zeros(number, int), 1)[0, 1])
+    assert abs(np.mean(found)) < 2 * np.std(found)
+
+
+def test_nodes_at_which_one_sample_differs_have_no_spread() -> None:
+    x = [np.zeros((30, 2)), np.random.default_rng(0).normal(size=(30, 3))]
+    x[0][4, 1] = 1
+    y = np.zeros(30, int)
+    for found in (table(CKA(), state_of(CKA(), x, y, 1, (7,))), read(CKA(), x, y, 1)):
+        np.testing.assert_array_equal(np.isnan(found), [[True, True], [True, False]])
 
 
 def test_cka_sees_neither_rotation_nor_scale_nor_offset() -> None:
@@ -80,7 +157,7 @@ def test_cka_of_sites_that_share_some_of_their_directions_is_known() -> None:
     # With orthonormal columns without mean, ‖XᵀX‖² is their number, and ‖XᵀY‖² that of the shared ones.
     noise = np.random.default_rng(0).normal(size=(80, 10))
     columns = np.linalg.qr(noise - noise.mean(0))[0]
-    found = table(CKA(), state_of(CKA(), [columns[:, :6], columns[:, 3:]], np.zeros(80), 1, (33,)))
+    found = table(CKA(True), state_of(CKA(True), [columns[:, :6], columns[:, 3:]], np.zeros(80), 1, (33,)))
     np.testing.assert_allclose(found[0, 1], 3 / np.sqrt(6 * 7), rtol=1e-10)
 
 
@@ -205,7 +282,7 @@ def test_rsa_sees_class_means_alone() -> None:
 
 
 @pytest.mark.parametrize("metric", [CKA(), RSA()], ids=["cka", "rsa"])
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_split_and_any_tree_of_merges_give_the_same(metric: Metric, data: st.DataObject) -> None:
     rng = np.random.default_rng(0)
@@ -241,6 +318,66 @@ def test_the_order_of_the_classes_and_empty_ones_change_nothing(sites: tuple[lis
         table(RSA(), state_of(RSA(), x, gaps[y], 11)), table(RSA(), state_of(RSA(), x, y, 6)), rtol=1e-12
     )
     np.testing.assert_array_equal(table(CKA(), state_of(CKA(), x, gaps[y], 11)), table(CKA(), state_of(CKA(), x, y, 6)))
+
+
+def whitened(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The samples in coordinates in which their covariance within classes, shrunk to its diagonal, is 1."""
+    rest = x - np.stack([x[y == c].mean(0) for c in range(max(y) + 1)])[y]
+    free = len(x) - len(np.unique(y))
+    scaled = rest / np.sqrt((rest**2).sum(0) / free)
+    products = scaled[:, :, None] * scaled[:, None]  # of Schäfer and Strimmer (2005), the correlations' variances
+    variances = products.var(0, ddof=1) * len(x) / free**2
+    off = ~np.eye(x.shape[1], dtype=bool)
+    shrunk = min(1, variances[off].sum() / ((products.sum(0) / free) ** 2)[off].sum())
+    covariance = rest.T @ rest / free * np.where(off, 1 - shrunk, 1)
+    return x @ np.linalg.inv(np.linalg.cholesky(covariance)).T
+
+
+def of_distinct_samples(x: np.ndarray, y: np.ndarray) -> list[float]:
+    """The mean of (x_i − x_j)·(x_k − x_l) over all distinct samples i, k of one class and j, l of another."""
+
+    def within(a: np.ndarray) -> float:
+        return (a.sum(0) @ a.sum(0) - (a**2).sum()) / (len(a) * (len(a) - 1))
+
+    groups = [x[y == c] for c in range(max(y) + 1)]
+    return [within(a) + within(b) - 2 * a.mean(0) @ b.mean(0) for a, b in combinations(groups, 2)]
+
+
+@pytest.mark.parametrize("dissimilarity", ["crossvalidated", "crossnobis"])
+def test_rsa_without_noise_multiplies_differences_of_distinct_samples(dissimilarity: str) -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(6), [2, 5, 9, 20, 12, 7])
+    x = [(rng.normal(size=(6, n))[y] + rng.normal(size=(55, n))) @ rng.normal(size=(n, n)) for n in (4, 7)]
+    expected = [of_distinct_samples(whitened(each, y) if "nobis" in dissimilarity else each, y) for each in x]
+    for ranks, correlation in ((False, pearsonr), (True, spearmanr)):
+        metric = RSA(dissimilarity, ranks)
+        found = [read(metric, x, y, 6)]
+        if dissimilarity == "crossvalidated":
+            found.append(table(metric, state_of(metric, x, y, 6, (1, 30))))
+        for each in found:
+            np.testing.assert_allclose(each[0, 1], correlation(*expected).statistic, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dissimilarity", ["crossvalidated", "crossnobis"])
+def test_classes_of_unequal_size_do_not_make_unrelated_sites_alike(dissimilarity: str) -> None:
+    y, found = np.repeat(np.arange(8), [5] * 4 + [25] * 4), []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        found.append(read(RSA(dissimilarity), [rng.normal(size=(len(y), 9)) for _ in "ab"], y, 8)[0, 1])
+    assert abs(np.mean(found)) < np.std(found)
+
+
+def test_classes_of_one_sample_have_no_distance_without_noise() -> None:
+    rng = np.random.default_rng(0)
+    x, y = [rng.normal(size=(41, 3)), rng.normal(size=(41, 5))], np.append(np.arange(40) % 4, 4)
+    np.testing.assert_array_equal(
+        read(RSA("crossvalidated"), x, y, 5), read(RSA("crossvalidated"), [each[:40] for each in x], y[:40], 4)
+    )
+
+
+def test_a_running_model_has_no_crossnobis() -> None:
+    with pytest.raises(PluginError, match=r"needs the samples more than once.*'crossvalidated'"):
+        pk.measure_live(torch.nn.ReLU(), (torch.rand(20, 3), torch.arange(20) % 4), RSA("crossnobis"))
 
 
 @pytest.mark.parametrize("metric", [CKA(), RSA(), RSA("euclidean")], ids=["cka", "rsa", "euclidean"])
@@ -280,7 +417,7 @@ def test_a_class_mean_that_is_the_same_at_all_nodes_correlates_with_none() -> No
 
 
 def test_an_unknown_dissimilarity_is_refused() -> None:
-    with pytest.raises(PluginError, match=r"RSA\(dissimilarity='cosine'\).*'correlation' or 'euclidean'"):
+    with pytest.raises(PluginError, match=r"RSA\(dissimilarity='cosine'\).*'correlation', 'euclidean', 'cross"):
         RSA("cosine")
 
 
@@ -296,3 +433,29 @@ def test_sites_of_a_store_are_compared_at_its_root(
     np.testing.assert_allclose(m["rsa"], np.corrcoef(of_means), rtol=1e-9, atol=1e-12)
     alone = pk.measure(tree, CKA(), sites=["a", "c"])["cka"]
     np.testing.assert_array_equal(alone, m["cka"].sel(site=["a", "c"], site_b=["a", "c"]))
+
+
+def test_samples_are_chosen_before_sites_are_compared(tree_of: Callable[..., xr.DataTree]) -> None:
+    rng = np.random.default_rng(0)
+    x, y = {name: rng.normal(size=(9000, 3)).astype(np.float32) for name in "ab"}, np.arange(9000) % 5
+    x["a"][17, 1] = np.nan
+    kept = (np.arange(9000) % 3 < 2) & (np.arange(9000) != 17)
+    few = (np.arange(9000) > 3000) | (np.arange(9000) == 17)
+    m = pk.measure(tree_of(x, y), ["cka", "rsa"], where=kept)
+    alone = pk.measure(tree_of({name: each[kept] for name, each in x.items()}, y[kept]), ["cka", "rsa"])
+    np.testing.assert_allclose(m["cka"], alone["cka"], rtol=1e-12)
+    np.testing.assert_allclose(m["rsa"], alone["rsa"], rtol=1e-12)
+    m = pk.measure(tree_of(x, y), "cka", where=few, nan="omit")
+    alone = pk.measure(tree_of({name: each[3001:] for name, each in x.items()}, y[3001:]), "cka")
+    np.testing.assert_allclose(m["cka"], alone["cka"], rtol=1e-12)
+    with pytest.raises(DataError, match="holds NaN"):
+        pk.measure(tree_of(x, y), "cka")
+
+
+def test_labels_are_shuffled_where_sites_are_compared_by_classes(tree_of: Callable[..., xr.DataTree]) -> None:
+    rng = np.random.default_rng(0)
+    y, means = np.arange(90) % 6, rng.normal(size=(6, 4))
+    x = {name: means[y] + rng.normal(size=(90, 4)) for name in "ab"}  # alike in their classes alone
+    m = pk.measure(tree_of(x, y), "rsa:'euclidean'", null="permute", repeats=20).sel(site="a", site_b="b")
+    assert m["rsa"] > 0.6
+    assert abs(m["rsa_null"]) < 0.5, m["rsa_null"].item()

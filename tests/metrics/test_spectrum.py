@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 import probekit as pk
-from probekit.metrics import EffectiveRank, ParticipationRatio, State
+from probekit.metrics import EffectiveRank, ParticipationRatio, RankMe, Spec, StableRank, State
 
 Stream = Callable[..., State]
-METRICS = (EffectiveRank(), ParticipationRatio())
+METRICS = (EffectiveRank(), ParticipationRatio(biased=True))
 
 
 def both(state: State) -> tuple[float, float]:
@@ -115,3 +115,90 @@ def test_a_store_is_measured_whole_whatever_the_blocks_of_other_metrics(tree_of:
         norms = np.linalg.norm(values.astype(np.float64), axis=1)
         np.testing.assert_allclose(m[name]["gradient_norm_site"], norms.mean(), rtol=1e-12)
         assert m[name]["std"].sizes == {"label": 3, "node": values.shape[1]}
+
+
+def of_few(metric, x: np.ndarray, cuts: tuple[int, ...] = ()) -> float:
+    """The number of a metric of a store with fewer samples than nodes, which multiplies samples."""
+    samples = torch.from_numpy(x)
+    state = metric.init(Spec(x.shape[1], 1, samples.dtype, samples.device, samples=len(x)))
+    assert state["rows"].shape == x.shape
+    for part in samples.tensor_split(cuts):
+        state = metric.update(state, part, torch.zeros(len(part), dtype=torch.int64))
+    return float(metric.finalize(state)[metric.name][1])
+
+
+ALL = [
+    *METRICS,
+    ParticipationRatio(),
+    EffectiveRank(center=False),
+    RankMe(),
+    StableRank(),
+    StableRank(center=False),
+]
+
+
+@pytest.mark.parametrize("metric", ALL, ids=repr)
+@pytest.mark.parametrize(("samples", "nodes"), [(20, 7), (7, 30), (16, 2500)])
+def test_pairs_of_samples_give_what_pairs_of_nodes_give(stream: Stream, metric, samples: int, nodes: int) -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(samples, nodes)) * np.geomspace(1, 1e-2, nodes) + 3).astype(np.float32)
+    if nodes < samples:
+        found = float(metric.finalize(stream(metric, x, np.zeros(samples), 1, (1, 9)))[metric.name][1])
+    else:
+        found = of_few(metric, x, (1, 3, 3))
+    np.testing.assert_allclose(found, by_numpy(metric, x.astype(np.float64)), rtol=1e-6)
+
+
+def by_numpy(metric, x: np.ndarray) -> float:
+    """By singular values; and by all products of distinct samples, which are few enough."""
+    centred = x - x.mean(0)
+    if metric == ParticipationRatio():
+        return of_distinct(centred)
+    around = x if metric in (RankMe(), EffectiveRank(center=False), StableRank(center=False)) else centred
+    roots = np.linalg.svd(around, compute_uv=False)
+    roots = roots[roots > 1e-9 * roots[0]] if metric != RankMe() else roots
+    if isinstance(metric, StableRank):
+        return float((roots**2).sum() / roots[0] ** 2)
+    if isinstance(metric, ParticipationRatio):
+        return float((roots**2).sum() ** 2 / (roots**4).sum())
+    shares = roots / roots.sum() + (1e-7 if metric == RankMe() else 0)
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def of_distinct(x: np.ndarray) -> float:
+    """The mean of ‖a − b‖² ‖c − d‖² over that of ((a − b)·(c − d))², over all distinct samples a, b, c, d."""
+    n, k = len(x), x @ x.T
+    a, b, c, d = np.ogrid[:n, :n, :n, :n]
+    distinct = (a != b) & (a != c) & (a != d) & (b != c) & (b != d) & (c != d)
+    across = k[a, c] - k[a, d] - k[b, c] + k[b, d]
+    lengths = k[a, a] + k[b, b] - 2 * k[a, b]
+    return float((lengths * (k[c, c] + k[d, d] - 2 * k[c, d]))[distinct].mean() / (across**2)[distinct].mean())
+
+
+@pytest.mark.parametrize("number", [10, 20, 50, 180, 1000])
+def test_the_participation_ratio_is_right_for_few_samples_too(number: int) -> None:
+    draws = (np.random.default_rng(seed).normal(size=(number, 50)) for seed in range(20))
+    metric = ParticipationRatio()
+    found = []
+    for x in draws:
+        state = metric.init(Spec(50, 1, torch.float64, torch.device("cpu"), samples=number))
+        state = metric.update(state, torch.from_numpy(x), torch.zeros(number, dtype=torch.int64))
+        found.append(float(metric.finalize(state)["participation_ratio"][1]))
+    assert abs(np.mean(found) - 50) < np.std(found)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 9])
+def test_the_corrected_participation_ratio_needs_four_samples_that_differ(stream: Stream, samples: int) -> None:
+    x = np.zeros((samples, 2))
+    x[0] = [3, 4]
+    expected = 0 if samples == 1 else np.nan
+    metric = ParticipationRatio()
+    np.testing.assert_equal(float(metric.finalize(stream(metric, x, np.zeros(samples), 1))[metric.name][1]), expected)
+
+
+def test_a_wide_store_is_measured_by_its_samples(tree_of: Callable[..., xr.DataTree]) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 300))
+    m = pk.measure(tree_of({"a": x}, np.zeros(40, int)), [*METRICS, RankMe()], memory="1.3MiB")[
+        "a"
+    ]  # less than pairs of nodes
+    np.testing.assert_allclose([m["effective_rank"], m["participation_ratio"]], by_svd(x), rtol=1e-9)

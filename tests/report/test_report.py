@@ -157,9 +157,16 @@ def test_folders_of_this_machine_are_left_out(monkeypatch: pytest.MonkeyPatch, t
 
 def test_approximate_results_say_so(tmp_path: Path) -> None:
     x = torch.from_numpy(RNG.normal(size=(20_000, 2)).astype(np.float32))
-    live = pk.measure_live(nn.Identity(), (x, torch.arange(20_000) % 2), "median", sites="**")
+    with pytest.warns(
+        UserWarning, match=r"can't be told apart at '0' \(2 nodes, up to .*error_bound says how far ks may"
+    ):
+        live = pk.measure_live(nn.Sequential(nn.GELU()), (x, torch.arange(20_000) % 2), ["median", "ks"], sites="0")
+    share, bound = (live["0"]["ks"].attrs[name] for name in ("cell_share", "error_bound"))
+    assert 0.01 < share < bound < 0.1
     warned = Parsed(pk.report.write(live, tmp_path / "r.html").read_text("utf-8")).within("li")
-    assert any(text.startswith("Measured while the model ran, and approximate: median within") for text in warned)
+    said = f"approximate: median within 0.0039 of a value and 6.1e-05 of the samples, ks within {bound:.2g}."
+    assert any(text.startswith(f"Measured while the model ran, and {said}") for text in warned)
+    assert any("couldn't be told apart" in text and f"0 (2 nodes, up to {share:.1%})" in text for text in warned)
 
 
 def test_results_are_shown_without_a_store_and_with_it(store: Path, tmp_path: Path) -> None:

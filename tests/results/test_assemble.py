@@ -117,7 +117,9 @@ def test_a_metric_that_fails_is_named_with_its_site(tree: xr.DataTree) -> None:
 
 def test_what_compares_sites_is_written_at_the_root(tmp_path: Path) -> None:
     store = three_sites(tmp_path / "acts.zarr")
-    found = pk.measure(store, ["cka", "rsa", "effective_rank", "linear_probe", "mean"], out=tmp_path / "m.zarr")
+    found = pk.measure(
+        store, ["cka:biased=True", "rsa", "effective_rank", "linear_probe", "mean"], out=tmp_path / "m.zarr"
+    )
     opened = xr.open_datatree(tmp_path / "m.zarr", engine="zarr")
     xr.testing.assert_identical(opened.load(), found)
     assert found["site"].values.tolist() == ["0", "1", "2"]

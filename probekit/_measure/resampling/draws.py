@@ -51,6 +51,11 @@ class Draws:
         counts = np.bincount(order[drawn], minlength=len(order))
         return counts[self.units.of].astype(np.int64)
 
+    @property
+    def cells(self) -> int:
+        """How many classes and strata there are, each of which units are drawn from."""
+        return len(np.unique(self._cells[1]))
+
     def blocks(self, most: int) -> Codes:
         """The number of the block of each observation, (observation,), of up to `most` blocks of whole units.
 

@@ -121,15 +121,21 @@ def repeat_tasks(repeats: Repeats, work: Work, memory: int, parallel: int) -> It
                 least = ceil(parallel / len(sources))
                 yield from _streams(repeats, what, streams, Task("site", key, repeat=what), state, memory, least)
             for metric in repeats.chosen(what, metrics.samples):
-                number = _number(repeats, what, metric, key)
-                for start in range(0, number, _TOGETHER):
-                    stop = min(start + _TOGETHER, number)
-                    yield Task("samples", key, start, stop, metric.name, repeat=what)
+                yield from _readings(repeats, what, metric, Task("samples", key, metric=metric.name, repeat=what))
+        for metric in repeats.chosen(what, metrics.comparing):
+            yield from _readings(repeats, what, metric, Task("compare", metric=metric.name, repeat=what))
         between = repeats.chosen(what, metrics.streaming("sites"))
         if between and work.common is not None:
             specs = [spec_of(source, work.common, source.nodes) for source in sources.values()]
             state = _state(between, specs, work.common.number)
             yield from _streams(repeats, what, between, Task("sites", repeat=what), state, memory, parallel)
+
+
+def _readings(repeats: Repeats, what: What, metric: Metric, task: Task) -> Iterator[Task]:
+    """The tasks of a metric that reads the samples itself."""
+    number = _number(repeats, what, metric, task.site)
+    for start in range(0, number, _TOGETHER):
+        yield replace(task, start=start, stop=min(start + _TOGETHER, number))
 
 
 def _number(repeats: Repeats, what: What, metric: Metric, key: str) -> int:

@@ -71,7 +71,7 @@ class Repeats:
                 repeats = columns.shuffled(metric, self.draws[key], number, where)
                 sums[f"{NULL}/{metric.name}"] = _sums(metric, found[metric.name], repeats, check, pairs=False)
             if number := self.number(CI, metric):
-                if self.settings.ci == "jackknife":
+                if self.settings.interval(metric) == "jackknife":
                     repeats = columns.without_each(metric, self.blocks(key), where)
                 else:
                     repeats = columns.redrawn(metric, self.draws[key], number, where)

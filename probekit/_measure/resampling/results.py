@@ -76,7 +76,7 @@ def _beside(
             attrs = {k: v for k, v in made[name].attrs.items() if k != headlines.ATTRIBUTE} | {"of": name} | about
             found_here = {
                 f"{name}_{ending}": _variable(made[name], dims, array, attrs)
-                for ending, array in _statistics(each, sums, repeats, about)
+                for ending, array in _statistics(each, sums, repeats, about, key)
             }
             p = found_here.get(f"{name}_p")
             if p is not None and "node" in p.dims:
@@ -84,7 +84,7 @@ def _beside(
             variables |= found_here
             _check_names(found_here, made, each.metric)
             if name in each.values and (each.what == CI or repeats.settings.null):
-                variables |= _of_site(made[name], each, repeats, about)
+                variables |= _of_site(made[name], each, repeats, about, key)
     return variables
 
 
@@ -98,13 +98,18 @@ def _check_names(found: Mapping[str, xr.Variable], made: xr.Dataset, metric: Met
         )
 
 
-def _statistics(found: Found, sums: Sums, repeats: Repeats, about: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
+def _statistics(
+    found: Found, sums: Sums, repeats: Repeats, about: Mapping[str, Any], key: str
+) -> Iterator[tuple[str, Array]]:
     """The endings of the variables, and their arrays."""
     confidence = repeats.settings.confidence
     if found.what == CI:
         number = int(about["repeats"])
-        interval = sums.jackknife if about["ci"] == "jackknife" else sums.bootstrap
-        yield from interval(confidence, number).items()
+        if about["ci"] == "jackknife":
+            yield from sums.jackknife(confidence, number).items()
+        else:
+            draws = repeats.draws[key]
+            yield from sums.bootstrap(confidence, number, draws.units.number, draws.cells).items()
         return
     null = sums.null()
     # A metric's own few shuffles tell where its null lies, and no more.
@@ -140,7 +145,7 @@ def _over_nodes(p: xr.Variable) -> Array:
 
 
 def _of_site(
-    measured: xr.DataArray, found: Found, repeats: Repeats, about: Mapping[str, Any]
+    measured: xr.DataArray, found: Found, repeats: Repeats, about: Mapping[str, Any], key: str
 ) -> dict[str, xr.Variable]:
     """Those of the one number that a headline makes of its variable."""
     name = str(measured.name)
@@ -155,5 +160,5 @@ def _of_site(
     attrs["over"] = headlines.over(measured, headline)
     return {
         f"{name}_{ending}_site": xr.Variable((), array, attrs)
-        for ending, array in _statistics(found, sums, repeats, about)
+        for ending, array in _statistics(found, sums, repeats, about, key)
     }

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from probekit._measure.accumulator import scope_of
 from probekit.errors import DataError, check_choice, check_kind
 from probekit.metrics import Metric, SampleMetric
+from probekit.metrics.order import OrderMetric
 
 __all__ = ["CI", "NULLS", "Resampling"]
 
@@ -63,7 +64,10 @@ class Resampling:
         """How the intervals of a metric are found.
 
         A sample that is drawn twice would stand among the training and the test samples of a probe, and would be its
-        own neighbour. Where a metric reads whole samples or compares sites, blocks of them are left out instead.
+        own neighbour. Where a metric reads whole samples or compares sites, blocks of them are left out instead. A
+        median or a quantile hardly moves without a block, so samples are drawn for these.
         """
+        if self.ci and isinstance(metric, OrderMetric):
+            return "bootstrap"
         whole = isinstance(metric, SampleMetric) or scope_of(metric) == "sites"
         return "jackknife" if self.ci and whole else self.ci

@@ -20,12 +20,22 @@ from probekit.metrics._kernels.pooled_sort import CARRIED, pooled, values_of
 from probekit.metrics.block import NODES, Array, Block, Codes
 from probekit.metrics.protocol import Spec
 
-__all__ = ["MOST_BINS", "Cells", "Edges", "atoms_of", "bins_for", "cells_bytes", "count_cells", "weights_of"]
+__all__ = [
+    "MOST_ATOMS",
+    "MOST_BINS",
+    "Cells",
+    "Edges",
+    "atoms_of",
+    "bins_for",
+    "cells_bytes",
+    "count_cells",
+    "weights_of",
+]
 
 Edges: TypeAlias = Literal["mass", "width"]
 
+MOST_ATOMS = 100  # of a node: an atom has at least one in this many samples
 MOST_BINS = 32  # that a metric makes unless told otherwise
-_ATOM = 100  # an atom has at least one in this many samples
 _TABLES = 10  # like those of the counts, that a metric has at a time
 
 
@@ -63,7 +73,7 @@ def bins_for(samples: Codes, least: int = 1) -> int:
 
 def cells_bytes(spec: Spec, bins: int | None, nodes: int = NODES) -> int:
     """The most bytes that counts of all classes in the cells of `nodes` nodes take, with what is computed of them."""
-    return 8 * _TABLES * spec.classes * ((bins or MOST_BINS) + _ATOM) * min(spec.nodes, nodes)
+    return 8 * _TABLES * spec.classes * ((bins or MOST_BINS) + MOST_ATOMS) * min(spec.nodes, nodes)
 
 
 def count_cells(block: Block, bins: int, kind: Edges = "mass") -> Cells:
@@ -111,7 +121,7 @@ def _cut(row: Array, weights: Codes, bins: int, kind: Edges) -> tuple[Array, Arr
 
 def atoms_of(keys: Array) -> Codes:
     """The indices in the sorted `keys` at which a key begins that at least 1 % of them equal."""
-    fewest = max(2, -(-len(keys) // _ATOM))
+    fewest = max(2, -(-len(keys) // MOST_ATOMS))
     ahead = keys[fewest - 1 :]
     equal = ahead == keys[: len(ahead)]
     return np.flatnonzero(np.diff(equal, prepend=False) & equal)

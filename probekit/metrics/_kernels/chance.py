@@ -168,7 +168,7 @@ def ks_shares(block: Block, kept: Codes) -> Array:
     factor, counts = np.ones(block.nodes), block.counts[kept]
     if len(kept) < 2:
         return factor
-    tied = np.any([(np.diff(block[code]) == 0).any(axis=1) for code in kept], axis=0)
+    tied = np.any([(block[code][:, 1:] == block[code][:, :-1]).any(axis=1) for code in kept], axis=0)
     walks = _shuffles(min(_PLACES, max(2, 2 * round(len(counts) / (1 / counts).sum()))))
     for node in np.flatnonzero(tied):
         values = np.sort(np.concatenate([block[code][node] for code in kept]))
@@ -199,7 +199,8 @@ def spread_by_halves(values: Array) -> Array:
         return np.full(len(values), np.nan)
     half = number // 2
     between = mean_deviation(number, half, np.arange(1, number)) * number / (half * (number - half))
-    gaps = np.diff(values.astype(np.float64), axis=1)
+    with np.errstate(invalid="ignore"):
+        gaps = np.diff(values.astype(np.float64), axis=1)
     gaps[~np.isfinite(gaps)] = 0.0  # at infinities, which all classes share where their distance is finite
     found: Array = np.einsum("ni,i->n", gaps, between) / sqrt(1 / half + 1 / (number - half))
     return found

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from probekit.metrics.protocol import State
 
-__all__ = ["add_rows", "centred", "merged_mean", "merged_scatters", "no_scatter", "with_rows"]
+__all__ = ["add_rows", "centred", "merged_mean", "no_scatter"]
 
 
 def no_scatter(nodes: int, device: torch.device) -> State:
@@ -19,27 +19,12 @@ def no_scatter(nodes: int, device: torch.device) -> State:
     }
 
 
-def with_rows(state: State, x: Tensor) -> State:
-    """The scatter of the rows of `state` and the batch `x` (batch, node)."""
-    if not len(x):
-        return dict(state)
-    mean, rows = centred(state["count"], state["mean"], x)
-    return {"count": state["count"] + len(x), "mean": mean, "scatter": torch.addmm(state["scatter"], rows.T, rows)}
-
-
 def add_rows(state: State, x: Tensor) -> None:
     """Change the scatter of `state` to that with the rows of the batch `x` (batch, node) as well."""
     if len(x):
         mean, rows = centred(state["count"], state["mean"], x)
         state["scatter"].addmm_(rows.T, rows)
         state |= {"count": state["count"] + len(x), "mean": mean}
-
-
-def merged_scatters(a: State, b: State) -> State:
-    """The scatter of the rows of both states."""
-    mean, row = merged_mean(a["count"], a["mean"], b["count"], b["mean"])
-    scatter = torch.addr(a["scatter"], row, row).add_(b["scatter"])
-    return {"count": a["count"] + b["count"], "mean": mean, "scatter": scatter}
 
 
 def centred(count: Tensor, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,207 @@
+"""Linear classifiers that are trained on rows in batches: logistic regression, discriminant analysis, ridge."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.metrics._kernels.class_moments import ClassMoments
+from probekit.metrics._kernels.scatter import add_rows, no_scatter
+from probekit.metrics._kernels.splits import Mask
+from probekit.metrics.block import Array, Codes
+from probekit.metrics.protocol import Samples, Spec, State
+
+__all__ = ["FITS", "Classifier", "KeptRows", "Training", "kept_bytes", "penalised_solution"]
+
+_KEPT = 2**28  # bytes of rows that are kept in memory; more are read anew each time
+_ROWS = 1024  # rows handled together in float64
+_STEPS = 1000  # of a logistic regression at most
+_SLOPE = 1e-4  # of a logistic regression's loss along any weight, at which it ends, as scikit-learn's does
+
+
+def kept_bytes(samples: int, nodes: int, itemsize: int) -> int:
+    """What `KeptRows` keeps of a site."""
+    size = samples * nodes * itemsize
+    return size if size <= _KEPT else 0
+
+
+class KeptRows:
+    """The rows of a site, which are read many times: kept in memory where they fit, else read anew."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self._kept: list[Array] | None = None
+
+    def those(self, mask: Mask) -> Iterator[tuple[Tensor, Tensor]]:
+        """The chosen rows in batches (batch, node), float64, and their places among all rows."""
+        start = 0
+        for x in self._batches():
+            places = np.flatnonzero(mask[start : start + len(x)])
+            for few in np.split(places, range(_ROWS, len(places), _ROWS)):
+                if len(few):
+                    yield torch.from_numpy(x[few].astype(np.float64)), torch.from_numpy(few + start)
+            start += len(x)
+
+    def _batches(self) -> Iterator[Array]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Array] | None = []
+        for x, _ in self.samples.batches():
+            if kept is not None:
+                kept = [*kept, x.copy()] if kept_bytes(self.samples.number, self.samples.nodes, x.itemsize) else None
+            yield x
+        self._kept = kept
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Predicts the one of the `classes` (class,) for which ``(x − centre) / scale @ weights + bias`` is largest."""
+
+    classes: Codes
+    centre: Tensor
+    scale: Tensor
+    weights: Tensor
+    bias: Tensor
+
+    def predict(self, rows: KeptRows, mask: Mask) -> Codes | None:
+        """The class of each chosen row; None where a score isn't finite."""
+        found = []
+        for x, _ in rows.those(mask):
+            scores = x.sub_(self.centre).div_(self.scale) @ self.weights + self.bias
+            if not scores.isfinite().all():
+                return None
+            found.append(scores.argmax(1).numpy())
+        return self.classes[np.concatenate(found)] if found else np.empty(0, np.int64)
+
+
+class Training:
+    """The training rows, those of `mask`, whose nodes are standardised; any classes can be fitted to them."""
+
+    def __init__(self, rows: KeptRows, mask: Mask) -> None:
+        self.rows, self.mask = rows, mask
+        self.nodes = rows.samples.nodes
+
+    @cached_property
+    def number(self) -> int:
+        return int(self.mask.sum())
+
+    @cached_property
+    def _moments(self) -> State:
+        """The count, mean and sum of squares of each node."""
+        return self._class_moments(np.zeros(len(self.mask), np.int64), 1)
+
+    @cached_property
+    def centre(self) -> Tensor:
+        return self._moments["mean"][0]
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """The standard deviation of each node; 1 at a constant one, which has no part."""
+        scale = (self._moments["m2"][0] / self.number).sqrt()
+        return scale.where(scale != 0, 1.0)
+
+    @cached_property
+    def correlation(self) -> Tensor:
+        """That of all pairs of nodes, (node, node)."""
+        state = no_scatter(self.nodes, torch.device("cpu"))
+        for x, _ in self.rows.those(self.mask):
+            add_rows(state, x)
+        return state["scatter"].div_(self.number).div_(self.scale[:, None]).div_(self.scale)
+
+    @property
+    def finite(self) -> bool:
+        return bool(self.centre.isfinite().all() and self.scale.isfinite().all())
+
+    def fit(self, method: str, codes: Codes, alpha: float) -> Classifier | None:
+        """The classifier of the classes `codes` (row) of all rows; None where a value is infinite."""
+        if not self.finite:
+            return None
+        classes, places = np.unique(codes[self.mask], return_inverse=True)
+        all_places = np.zeros(len(codes), np.int64)
+        all_places[self.mask] = places
+        weights, bias = FITS[method](self, all_places, len(classes), alpha)
+        return Classifier(classes, self.centre, self.scale, weights, bias)
+
+    def standardised(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training rows, standardised, in batches, and their places among all rows."""
+        for x, places in self.rows.those(self.mask):
+            yield x.sub_(self.centre).div_(self.scale), places
+
+    def class_means(self, codes: Codes, classes: int) -> tuple[Tensor, Tensor]:
+        """The mean of each class, standardised (class, node), and its share of the rows (class,)."""
+        state = self._class_moments(codes, classes)
+        return (state["mean"] - self.centre) / self.scale, state["count"] / self.number
+
+    def _class_moments(self, codes: Codes, classes: int) -> State:
+        metric, all_codes = ClassMoments(), torch.from_numpy(codes)
+        state = metric.init(Spec(self.nodes, classes, torch.float64, torch.device("cpu")))
+        for x, places in self.rows.those(self.mask):
+            state = metric.update(state, x, all_codes[places])
+        return state
+
+
+def _ridge(training: Training, codes: Codes, classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+    """Least squares of a 0-or-1 target for each class."""
+    means, shares = training.class_means(codes, classes)
+    return penalised_solution(training.correlation, alpha, (shares[:, None] * means).T), shares
+
+
+def _lda(training: Training, codes: Codes, classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+    """Linear discriminant analysis with the covariance within the classes + α."""
+    means, shares = training.class_means(codes, classes)
+    weighted = shares[:, None].sqrt() * means
+    within = torch.addmm(training.correlation, weighted.T, weighted, alpha=-1)
+    weights = penalised_solution(within, alpha, means.T)
+    return weights, shares.log() - (means * weights.T).sum(1) / 2
+
+
+def _logistic(training: Training, codes: Codes, classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression by L-BFGS, as scikit-learn's, which reads the rows once a step."""
+    from scipy.optimize import minimize  # slow to import
+
+    # For two classes, α is for the one hyperplane between them, whose weights are the difference of the two's.
+    penalty = 2 * alpha if classes == 2 else alpha
+    every, labels = training.number, torch.from_numpy(codes)
+
+    def loss(free: Array) -> tuple[float, Array]:
+        table = torch.from_numpy(free).view(-1, classes)
+        total, slope = 0.0, torch.zeros_like(table)
+        for z, places in training.standardised():
+            log_shares = torch.log_softmax(torch.addmm(table[-1], z, table[:-1]), 1)
+            y = labels[places][:, None]
+            total -= float(log_shares.gather(1, y).sum())
+            apart = log_shares.exp_().scatter_add_(1, y, log_shares.new_full((len(y), 1), -1.0))
+            slope[:-1].addmm_(z.T, apart)
+            slope[-1] += apart.sum(0)
+        slope /= every
+        slope[:-1] += penalty * table[:-1]
+        return total / every + penalty / 2 * float(table[:-1].square().sum()), slope.numpy().ravel()
+
+    start = np.zeros((training.nodes + 1) * classes)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS, "gtol": _SLOPE, "ftol": 0})
+    if found.nit >= _STEPS:
+        warnings.warn(f"The logistic regression didn't converge in {_STEPS} steps: raise alpha.", stacklevel=2)
+    table = torch.from_numpy(found.x).view(-1, classes)
+    return table[:-1], table[-1]
+
+
+def penalised_solution(gram: Tensor, alpha: float, products: Tensor) -> Tensor:
+    """The solution of (gram + α) W = products."""
+    penalised = gram.clone()
+    penalised.diagonal().add_(alpha)
+    solved: Tensor = torch.linalg.solve(penalised, products)
+    return solved
+
+
+FITS: dict[str, Callable[[Training, Codes, int, float], tuple[Tensor, Tensor]]] = {
+    "logistic": _logistic,
+    "lda": _lda,
+    "ridge": _ridge,
+}

@@ -1,0 +1,149 @@
+"""Splits of the rows of a site into training and held-out rows: by unit, balanced over the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probekit.errors import PluginError
+from probekit.metrics._kernels.row_sampling import draws
+from probekit.metrics.block import Array, Codes
+
+__all__ = ["Mask", "MeanOfGroups", "Split", "check_probe", "generators_of"]
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows that stay together in units, each of which has a class and a random number.
+
+    `of_rows` (row,) is the place of each row's unit among all units; `codes` (unit,) the class that is commonest among
+    the unit's rows, the one that comes first of several; `numbers` (unit,) draws that depend on the unit and the seed
+    alone, so that sites with the same units are split alike. `pure` tells whether every unit is of a single class.
+    """
+
+    of_rows: Codes
+    codes: Codes
+    numbers: Array
+    pure: bool
+
+    @classmethod
+    def of(cls, units: Codes, codes: Codes, seed: int) -> Split:
+        unique, of_rows = np.unique(units, return_inverse=True)
+        of_rows = of_rows.astype(np.int64)
+        width = int(codes.max(initial=0)) + 1
+        both, first, counts = np.unique(of_rows * width + codes, return_index=True, return_counts=True)
+        order = np.lexsort((first, -counts, both // width))
+        unit = both[order] // width
+        commonest = order[np.diff(unit, prepend=-1) > 0]
+        return cls(of_rows, both[commonest] % width, draws(unique, seed), len(both) == len(unique))
+
+    @property
+    def number(self) -> int:
+        """The number of units."""
+        return len(self.codes)
+
+    def masks(self, share: float, folds: int | None) -> list[Mask]:
+        """The held-out rows of each split: a share of them once, or each of so many folds in turn."""
+        masks = [self.held_out(share)] if folds is None else [*self.folds(folds)]
+        return [mask for mask in masks if mask.any()]
+
+    def held_out(self, share: float) -> Mask:
+        """The held-out rows: of the units of each class this share, at least one where there are two."""
+        place, count = self._place_in_class()
+        held = np.clip(np.floor(share * count + 0.5), count > 1, np.maximum(count - 1, 0))
+        mask: Mask = (place < held)[self.of_rows]
+        return mask
+
+    def folds(self, number: int) -> Iterator[Mask]:
+        """The held-out rows of each of so many folds, into which the units of each class are dealt."""
+        first = np.full(int(self.codes.max(initial=0)) + 1, np.inf)
+        np.minimum.at(first, self.codes, self.numbers)
+        # Classes in an order of their own, so that renumbering them changes nothing.
+        fold = np.empty(self.number, np.int64)
+        fold[np.lexsort((self.numbers, first[self.codes]))] = np.arange(self.number) % number
+        for each in range(number):
+            yield (fold == each)[self.of_rows]
+
+    def shuffled(self, codes: Codes, held_out: Mask, rng: np.random.Generator) -> Codes:
+        """The classes of the rows, dealt out anew among the units of the training rows, and among those held out.
+
+        Where units have several classes, they are dealt out among the rows.
+        """
+        of_units = np.zeros(self.number, bool)
+        of_units[self.of_rows[held_out]] = True
+        dealt, chosen = (self.codes.copy(), of_units) if self.pure else (codes.copy(), held_out)
+        for part in (~chosen, chosen):
+            dealt[part] = rng.permutation(dealt[part])
+        return dealt[self.of_rows] if self.pure else dealt
+
+    def _place_in_class(self) -> tuple[Codes, Codes]:
+        """The place of each unit in its class in the order of the draws, and the number of units of its class."""
+        order = np.lexsort((self.numbers, self.codes))
+        counts = np.bincount(self.codes)
+        starts = np.cumsum(counts) - counts
+        place = np.empty(self.number, np.int64)
+        place[order] = np.arange(self.number) - starts[self.codes[order]]
+        return place, counts[self.codes]
+
+
+def generators_of(seed: int, number: int) -> list[np.random.Generator]:
+    """Random generators for so many shufflings."""
+    return [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, n))) for n in range(number)]
+
+
+def check_probe(probe: Any, checks: Mapping[str, bool]) -> None:
+    """Raise PluginError for a probe whose parameters fail one of its own checks or those of its split."""
+    checks = {
+        **checks,
+        "held_out must be a share between 0 and 1": 0 < probe.held_out < 1,
+        "folds must be None or at least 2": probe.folds is None or probe.folds >= 2,
+        "shuffles must be at least 0": probe.shuffles >= 0,
+    }
+    wrong = [what for what, right in checks.items() if not right]
+    if wrong:
+        raise PluginError(f"{probe}: {'; '.join(wrong)}.")
+
+
+@dataclass(frozen=True)
+class MeanOfGroups:
+    """The mean over groups of the mean of each group's rows; with a single group, the mean of the rows.
+
+    `of_rows` (row,) is the group of each row, `counts` (group,) has the rows of each.
+    """
+
+    of_rows: Codes
+    counts: Codes
+
+    @classmethod
+    def of(cls, groups: Codes) -> MeanOfGroups:
+        return cls(*np.unique(groups, return_inverse=True, return_counts=True)[1:])
+
+    @property
+    def number(self) -> int:
+        """The number of groups."""
+        return len(self.counts)
+
+    def of_values(self, values: Array) -> float:
+        return float(self._of_groups(values).mean()) if self.number else float("nan")
+
+    def error(self, values: Array, units: Codes) -> float:
+        """Its standard error, where rows of a unit aren't independent.
+
+        √Σ_u (Σ_{i ∈ u} d_i)² over the units u, d_i being the part of row i in the mean's deviation (Liang and Zeger
+        1986); in a single group with a unit for each row, that is the usual √(variance / n).
+        """
+        if not self.number:
+            return float("nan")
+        parts = (values - self._of_groups(values)[self.of_rows]) / (self.counts[self.of_rows] * self.number)
+        of_units = np.unique(units, return_inverse=True)[1]
+        return float(np.sqrt(np.square(np.bincount(of_units, parts)).sum()))
+
+    def _of_groups(self, values: Array) -> Array:
+        means: Array = np.bincount(self.of_rows, values, self.number) / self.counts
+        return means

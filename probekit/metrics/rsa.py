@@ -1,0 +1,158 @@
+"""The similarity of the arrangement of classes at two sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.errors import PluginError
+from probekit.metrics._kernels.class_moments import ClassMoments
+from probekit.metrics._kernels.dissimilarities import (
+    DISSIMILARITIES,
+    ClassSpread,
+    class_spread,
+    correlations,
+    dissimilarities,
+)
+from probekit.metrics._kernels.rounding import tied_ranks
+from probekit.metrics.block import Array
+from probekit.metrics.headline import Headline
+from probekit.metrics.protocol import Parameters, Samples, Spec, State, Variables
+
+__all__ = ["RSA"]
+
+
+@dataclass(frozen=True)
+class RSA(Parameters):
+    """Similarity of the arrangement of classes at two sites: correlation of the dissimilarities of their class means.
+
+    `rsa` (site, site_b), float64 in [−1, 1], symmetric, 1 on the diagonal. Within each site, every two classes have a
+    dissimilarity of their means; `rsa` is the correlation of these dissimilarities between two sites, over all pairs of
+    classes that have samples (representational similarity analysis, Kriegeskorte et al. 2008). By default the
+    dissimilarity is 1 − the Pearson correlation of the two means over the nodes, and ranks are compared (Spearman's
+    correlation, ties sharing their mean rank), as in that paper. ``dissimilarity="euclidean"`` takes the Euclidean
+    distance of the means; ``ranks=False`` compares the dissimilarities themselves (Pearson's correlation).
+
+    Dissimilarities that are equal but for rounding in float64 are tied, so that a scaled or rotated copy of a site has
+    the rsa 1 with it. A mean μ over N nodes may have moved by e = (√N + 1) ε (max ‖μ‖ + σ), with ε = 2^−52 and σ the
+    root mean square of the samples' distances from their means. A distance of two means has then moved by 2e, its
+    square accordingly, and a correlation by the sum of e / ‖μ − its average over the nodes‖ of both. Two
+    dissimilarities are tied where they differ by no more than what both may have moved. Activations are taken as they
+    are: what a network's own float32 arithmetic leaves of equal numbers, as in a copy that it rotates, isn't tied.
+
+    Noise in the means makes these dissimilarities larger, those of small classes most, and classes of unequal size make
+    unrelated sites look alike: 0.77 by Euclidean distances, for classes of n and 5 n samples. Two dissimilarities are
+    free of it, since they multiply differences of distinct samples only, as if each sample were a fold of its own
+    (Walther et al. 2016, Diedrichsen et al. 2021). They may be below 0, and need two samples of a class:
+
+    - ``"crossvalidated"``: ‖μ_a − μ_b‖² − s_a² / n_a − s_b² / n_b, with s² the sum of the nodes' variances in a class
+      (ddof 1): an unbiased estimate of the squared distance;
+    - ``"crossnobis"``: the same after the nodes are whitened by the covariance within classes, shrunk to its diagonal
+      as by Schäfer and Strimmer (2005): of the squared Mahalanobis distance. It reads a site three times, needs 40
+      bytes for each pair of nodes, and a store.
+
+    NaN with fewer than three classes, and for a site whose dissimilarities are all equal or undefined: at constant
+    nodes, with a class mean that is the same at all nodes (by correlation), both up to rounding, and where a value is
+    infinite.
+
+    A store's sites are read one after the other. RSA compares the arrangement of classes and is blind to the spread
+    within them. With few classes it is uncertain (10 classes have 45 pairs, which aren't independent; for unrelated
+    sites, 8 classes give 0 ± 0.2). Noise in the means makes correlations smaller.
+
+    >>> import numpy as np, xarray as xr, probekit as pk
+    >>> root, x = xr.Dataset(coords={"label": ("sample", [0, 1, 2])}), np.array([[0.0], [1], [4]])
+    >>> sites = {f"x{k}": xr.Dataset({"activation": (("sample", "node"), x**k)}) for k in (1, 2)}
+    >>> m = pk.measure(xr.DataTree.from_dict({"/": root, **sites}), pk.metrics.RSA("euclidean"))
+    >>> m["rsa"].sel(site="x1").values  # at both sites class 2 is far from the others, and farthest from class 0
+    array([1., 1.])
+    """
+
+    dissimilarity: str = "correlation"
+    ranks: bool = True
+    version: ClassVar[int] = 2  # version 1 ranked what rounding left of equal dissimilarities
+    scope: ClassVar[str] = "sites"
+    name: ClassVar[str] = "rsa"
+    headline: ClassVar[Headline] = Headline(
+        "rsa",
+        None,
+        "two sites arrange the classes alike",
+        neutral=0.0,
+        missing="it needs three classes whose dissimilarities differ, and finite values",
+    )
+
+    def __post_init__(self) -> None:
+        if self.dissimilarity not in DISSIMILARITIES:
+            raise PluginError(
+                f"RSA(dissimilarity={self.dissimilarity!r}): dissimilarity must be one of "
+                f"{', '.join(map(repr, DISSIMILARITIES))}."
+            )
+
+    def memory(self, spec: Sequence[Spec], samples: int) -> int:
+        classes, nodes = spec[0].classes, [each.nodes for each in spec]
+        pairs = 3 * 8 * len(spec) * classes**2 // 2 + 6 * 8 * classes**2
+        if spec[0].samples is None:  # a running model: the state of all sites, and a new one
+            return 2 * 8 * classes * sum(nodes) + 8 * 8 * classes * max(nodes) + pairs
+        return 8 * 8 * classes * max(nodes) + pairs + (5 * 8 * max(nodes) ** 2 if self._whitened else 0)
+
+    def init(self, specs: Sequence[Spec]) -> State:
+        if self._whitened:
+            raise PluginError(
+                "dissimilarity='crossnobis' needs the samples more than once, and a running model gives them once. "
+                "Capture a store with probekit.capture, and measure that; or take 'crossvalidated'"
+            )
+        return _sums([ClassMoments().init(spec) for spec in specs])
+
+    def update(self, state: State, x: Sequence[Tensor], y: Tensor) -> State:
+        return _sums([ClassMoments().update(_moments(state, n), batch, y) for n, batch in enumerate(x)], state)
+
+    def merge(self, a: State, b: State) -> State:
+        return _sums([ClassMoments().merge(_moments(a, n), _moments(b, n)) for n in range(_sites(a))], a, b)
+
+    def finalize(self, state: State) -> Variables:
+        return self._variables(
+            ClassSpread.of(state["count"], state[f"mean_{n}"], state[f"squares_{n}"]) for n in range(_sites(state))
+        )
+
+    def compute_samples(self, samples: Sequence[Samples]) -> Variables:
+        return self._variables(class_spread(site, whitened=self._whitened) for site in samples)
+
+    @property
+    def _whitened(self) -> bool:
+        return self.dissimilarity == "crossnobis"
+
+    def _variables(self, sites: Iterable[ClassSpread]) -> Variables:
+        found = [dissimilarities(site, self.dissimilarity) for site in sites]
+        known = np.array([len(values) > 2 and bool(np.isfinite(values).all()) for values, _ in found])
+        compared = [self._compared(*each) for each, defined in zip(found, known, strict=True) if defined]
+        table = np.full((len(found), len(found)), np.nan)
+        table[np.ix_(known, known)] = correlations(np.stack(compared)) if compared else 0
+        return {"rsa": (("site", "site_b"), table)}
+
+    def _compared(self, values: Array, error: Array) -> Array:
+        """What is correlated between sites: the ranks, or the dissimilarities themselves unless they are all equal."""
+        ranks = tied_ranks(values, error)
+        return ranks if self.ranks or (ranks == ranks[0]).all() else values
+
+
+def _sites(state: State) -> int:
+    return sum(key.startswith("mean_") for key in state)
+
+
+def _moments(state: State, site: int) -> State:
+    """The class moments of a site with its means, and none of its second moments."""
+    mean = state[f"mean_{site}"]
+    return {"count": state["count"], "mean": mean, "m2": torch.zeros_like(mean)}
+
+
+def _sums(moments: Sequence[State], *before: State) -> State:
+    """What is kept of the moments of each site: the means, and the sums of the second moments, with those of before."""
+    found = {"count": moments[0]["count"]}
+    for n, state in enumerate(moments):
+        found[f"mean_{n}"] = state["mean"]
+        found[f"squares_{n}"] = sum((each[f"squares_{n}"] for each in before), state["m2"].sum(1))
+    return found

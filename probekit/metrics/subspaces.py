@@ -1,0 +1,244 @@
+"""The distance of two sites' representations of the same samples, and the correlation of the spaces that they span."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.errors import PluginError
+from probekit.metrics._kernels.cross_scatters import CrossScatters, number_of_sites, pairs, state_bytes
+from probekit.metrics.headline import Headline
+from probekit.metrics.protocol import Spec, State, Variables
+
+__all__ = ["PWCCA", "SVCCA", "Procrustes"]
+
+_TIED = 1e-6  # correlations that differ by less are the same
+_NEAR = 1e-12  # squares of distances that are less are rounding errors
+_LEAST = 1e-10  # relative to the largest eigenvalue: directions of less variance may be rounding errors
+
+
+class _Compared(CrossScatters):
+    """Base of metrics of two sites' cross-scatters that decompose them in the end."""
+
+    def memory(self, spec: Sequence[Spec], samples: int) -> int:
+        nodes = [each.nodes for each in spec]
+        return 2 * state_bytes(nodes) + 4 * 8 * max(nodes) ** 2
+
+
+@dataclass(frozen=True)
+class Procrustes(_Compared):
+    """Distance of two sites' representations of the samples after the best rotation: 0 if they are the same up to it.
+
+    `procrustes` (site, site_b), float64 from 0 to √2, symmetric, 0 on the diagonal: min ‖X − YQ‖ over orthogonal Q,
+    with X and Y the samples at all nodes of the two sites, less their means and scaled to the Frobenius norm 1. It is
+    √(2 − 2ν), with ν = ‖XᵀY‖₊ the sum of the singular values of their cross-scatter (Schönemann 1966; Ding et al. 2021,
+    whose distance is its square; Williams et al. 2021, whose angle is arccos ν). A site of fewer nodes counts as one
+    with further nodes that are 0. NaN for a site without spread: constant nodes, or one sample; without samples; and
+    where a value is infinite or so large that its square is.
+
+    It doesn't change when a site's nodes are rotated, permuted or all scaled alike. Unlike 1 − `cka` it is a metric:
+    symmetric, and no detour is shorter. The many directions of little variance count for more than in `cka`. It ignores
+    the classes. With few samples even unrelated sites can be turned towards each other: two of 100 nodes each have the
+    distance 0.50 for 50 samples, 0.90 for 180, 1.21 for 1,000 and 1.35 for 10,000, where √2 = 1.41 is the truth.
+    Compare pairs of sites on the same samples, several times as many as nodes; `cka` is free of this bias.
+
+    The state takes 8 bytes for each pair of nodes, within a site and across sites, as that of `cka` while a model runs:
+    L sites of N nodes take 4 L (L + 1) N² bytes, and twice that while batches are added. `svcca` and `pwcca` share it.
+
+    >>> import numpy as np, xarray as xr, probekit as pk
+    >>> root, x = xr.Dataset(coords={"label": ("sample", [0, 1, 2])}), np.array([[1.0, 2], [3, 1], [0, 0]])
+    >>> sites = {"a": x, "turned": x[:, ::-1] * 3, "other": x**2}
+    >>> tree = {name: xr.Dataset({"activation": (("sample", "node"), each)}) for name, each in sites.items()}
+    >>> found = pk.measure(xr.DataTree.from_dict({"/": root, **tree}), pk.metrics.Procrustes())["procrustes"]
+    >>> found.sel(site="a").values.round(2)
+    array([0. , 0. , 0.3])
+    """
+
+    name: ClassVar[str] = "procrustes"
+    headline: ClassVar[Headline] = Headline(
+        "procrustes",
+        None,
+        "two sites arrange the samples differently",
+        missing="it needs finite values, and nodes that aren't constant",
+    )
+
+    def finalize(self, state: State) -> Variables:
+        sites = number_of_sites(state)
+        norms = [float(state[f"cross_{a}_{a}"].trace()) ** 0.5 for a in range(sites)]
+        table = np.full((sites, sites), np.nan)
+        for key, a, b in pairs(sites):
+            cross = state[key]
+            if norms[a] * norms[b] > 0 and bool(cross.isfinite().all()):
+                shared = 1.0 if a == b else float(torch.linalg.svdvals(cross).sum()) / (norms[a] * norms[b])
+                square = 2 - 2 * shared
+                table[a, b] = table[b, a] = np.sqrt(square) if square > _NEAR else 0.0
+        return {"procrustes": (("site", "site_b"), table)}
+
+
+@dataclass(frozen=True)
+class _CCA(_Compared):
+    """Base of metrics of the canonical correlations of the directions that hold a share of each site's `variance`."""
+
+    variance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.variance <= 1:
+            raise PluginError(
+                f"{type(self).__name__}(variance={self.variance!r}): variance must be a share above 0, up to 1."
+            )
+
+    def _compared(self, state: State) -> tuple[list[_Directions], dict[tuple[int, int], tuple[Tensor, Tensor]]]:
+        """The directions of each site; and of each pair that can be compared, the correlations and the coefficients.
+
+        The coefficients (direction, correlation) make the canonical variates of the first site.
+        """
+        count, sites = int(state["count"]), number_of_sites(state)
+        found = [_Directions.of(state[f"cross_{a}_{a}"], self.variance) for a in range(sites)]
+        compared = {}
+        for key, a, b in pairs(sites):
+            if not 0 < found[a].number <= found[a].number + found[b].number < count or not found[b].number:
+                continue
+            u, correlations, v = torch.linalg.svd(found[a].whiten.T @ state[key] @ found[b].whiten, full_matrices=False)
+            correlations = correlations.clamp(max=1.0)
+            compared[a, b] = correlations, u
+            compared[b, a] = correlations, v.T
+        return found, compared
+
+
+@dataclass(frozen=True, eq=False)
+class _Directions:
+    """The principal directions of a site: `roots` (direction) of their scatters, and `vectors` (node, direction)."""
+
+    roots: Tensor
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, scatter: Tensor, share: float) -> _Directions:
+        """Those of most variance that hold such a share of it; none for a site without spread."""
+        if not scatter.isfinite().all():
+            return cls(scatter.new_empty(0), scatter.new_empty(len(scatter), 0))
+        values, vectors = torch.linalg.eigh(scatter)
+        values, vectors = values.flip(0), vectors.flip(1)
+        values = values.where(values > _LEAST * values[0], 0.0)
+        held = values.cumsum(0) - values  # by the directions before
+        number = int(((held < share * values.sum()) & (values > 0)).sum())
+        return cls(values[:number].sqrt(), vectors[:, :number])
+
+    @property
+    def number(self) -> int:
+        return len(self.roots)
+
+    @cached_property
+    def whiten(self) -> Tensor:
+        """What makes the samples at the nodes uncorrelated values of length 1, (node, direction)."""
+        return self.vectors / self.roots
+
+
+@dataclass(frozen=True)
+class SVCCA(_CCA):
+    """Mean correlation of the strongest directions of two sites, each rotated to agree best with the other's.
+
+    `svcca` (site, site_b), float64 in [0, 1], symmetric, 1 on the diagonal: each site is reduced to the fewest
+    principal directions that hold the share `variance` of its variance; the canonical correlations of these (Hotelling
+    1936) are averaged, as many as the site with fewer directions has (singular vector CCA, Raghu et al. 2017).
+
+    Any invertible linear map of the directions that are kept leaves it unchanged: a direction of little variance counts
+    as much as the strongest, until it is dropped. It ignores the classes. NaN where the samples aren't more than the
+    directions of both sites together, since some correlations are then 1 whatever the data are: take more samples or
+    less `variance`. NaN also for a site without spread, and where a value is infinite or so large that its square is.
+
+    With little more samples than that it is high for unrelated sites: two of 10 nodes each have 0.61 for 22 samples,
+    0.39 for 50, 0.20 for 180 and 0.08 for 1,000. `cka` is free of this bias. The
+    state is that of `procrustes`.
+
+    >>> import numpy as np, xarray as xr, probekit as pk
+    >>> x = np.random.default_rng(0).normal(size=(50, 2))
+    >>> sites = {"a": x, "mapped": x @ np.array([[5, 1], [0, 0.1]]), "half": x * [1, 0]}
+    >>> tree = {name: xr.Dataset({"activation": (("sample", "node"), each)}) for name, each in sites.items()}
+    >>> found = pk.measure(xr.DataTree.from_dict(tree), pk.metrics.SVCCA(variance=1.0))["svcca"]
+    >>> found.sel(site="a").values.round(2)
+    array([1., 1., 1.])
+    """
+
+    variance: float = 0.99
+    name: ClassVar[str] = "svcca"
+    headline: ClassVar[Headline] = Headline(
+        "svcca",
+        None,
+        "the strongest directions of two sites agree",
+        neutral=0.0,
+        missing="it needs more samples than both sites have directions, finite values, and nodes that aren't constant",
+    )
+
+    def finalize(self, state: State) -> Variables:
+        found, compared = self._compared(state)
+        table = np.full((len(found), len(found)), np.nan)
+        for (a, b), (correlations, _) in compared.items():
+            table[a, b] = 1.0 if a == b else float(correlations.mean())
+        return {"svcca": (("site", "site_b"), table)}
+
+
+@dataclass(frozen=True)
+class PWCCA(_CCA):
+    """Mean correlation of two sites' directions, weighted by how much of the first site they make up.
+
+    `pwcca` (site, site_b), float64 in [0, 1], 1 on the diagonal: the canonical correlations of the two sites' nodes
+    (Hotelling 1936), averaged with the weights Σ_j |⟨h, x_j⟩|, where h are the canonical variates of `site` and x_j its
+    nodes less their means, over the samples (projection-weighted CCA, Morcos, Raghu and Bengio 2018, eq. 3). It isn't
+    symmetric: the weights are those of the row's site. If that has more directions than the other, those without a
+    counterpart are left out. Where correlations are equal (to 10⁻⁶) any variates of the same space would do; those
+    along its principal directions count.
+
+    It counts weak directions for less than `svcca`, and for more than `cka`. It ignores the classes. ``variance=0.99``
+    reduces each site to the principal directions that hold that share first. NaN where the samples aren't more than the
+    directions of both sites together, since some correlations are then 1 whatever the data are; for a site without
+    spread; and where a value is infinite or so large that its square is. With few samples it is high for unrelated
+    sites, like `svcca`. The state is that of `procrustes`.
+
+    >>> import numpy as np, xarray as xr, probekit as pk
+    >>> x = np.random.default_rng(0).normal(size=(500, 3))
+    >>> sites = {"a": x[:, :2] * [10, 1], "strong": x[:, [0, 2]], "weak": x[:, 1:]}
+    >>> tree = {name: xr.Dataset({"activation": (("sample", "node"), each)}) for name, each in sites.items()}
+    >>> found = pk.measure(xr.DataTree.from_dict(tree), pk.metrics.PWCCA())["pwcca"]
+    >>> found.sel(site="a").values.round(1)
+    array([1. , 0.9, 0.1])
+    """
+
+    name: ClassVar[str] = "pwcca"
+    headline: ClassVar[Headline] = Headline(
+        "pwcca",
+        None,
+        "the directions that make up one site are found in the other",
+        neutral=0.0,
+        missing="it needs more samples than both sites have directions, finite values, and nodes that aren't constant",
+    )
+
+    def finalize(self, state: State) -> Variables:
+        found, compared = self._compared(state)
+        table = np.full((len(found), len(found)), np.nan)
+        for (a, b), (correlations, coefficients) in compared.items():
+            # Of each canonical variate with each node, the product over the samples.
+            products = coefficients.T @ (found[a].roots[:, None] * found[a].vectors.T)
+            weights = torch.cat([_weights(each) for each in products.split(_tied(correlations))])
+            table[a, b] = 1.0 if a == b else float((weights * correlations).sum() / weights.sum())
+        return {"pwcca": (("site", "site_b"), table)}
+
+
+def _tied(correlations: Tensor) -> list[int]:
+    """How many of the descending correlations are equal, for each that differs from the one before."""
+    starts = torch.cat([correlations.new_ones(1, dtype=torch.bool), correlations.diff().abs() > _TIED]).nonzero()[:, 0]
+    return torch.cat([starts, starts.new_tensor([len(correlations)])]).diff().tolist()
+
+
+def _weights(products: Tensor) -> Tensor:
+    """The weight of each canonical variate of equal correlation, from its products with the nodes, (variate, node)."""
+    if len(products) > 1:
+        _, values, directions = torch.linalg.svd(products, full_matrices=False)
+        products = values[:, None] * directions
+    return products.abs().sum(1)

@@ -1,0 +1,93 @@
+"""The variance within pairs of classes relative to the distance of their means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from probekit.metrics._kernels.class_moments import ClassMoments
+from probekit.metrics._kernels.class_pairs import keeps_pairs
+from probekit.metrics.headline import Headline
+from probekit.metrics.protocol import Spec, State, Variables
+
+__all__ = ["CDNV"]
+
+
+@dataclass(frozen=True)
+class CDNV(ClassMoments):
+    """Class-distance normalized variance: the variance within two classes relative to the distance of their means.
+
+    V(a, b) = (σ_a² + σ_b²) / (2 ‖μ_a − μ_b‖²), with σ_c² the mean of ‖x − μ_c‖² over a class (Galanti, György and
+    Hutter 2021). From 0, where the classes have collapsed to points, to infinity, where their means are equal;
+    unlike NC1 it needs no inverse, so it is stable for few classes and many nodes. Float64:
+
+    - `cdnv` (): the mean over the pairs of classes, as in the paper: infinite where one pair's is;
+    - `cdnv_median` (): the median over the pairs, which one such pair doesn't decide;
+    - `cdnv_inverse` (): the mean over the pairs of 1 / V, how far the classes are apart in units of their spread. 0
+      says nothing;
+    - `cdnv_pairs` (label, label_b): each pair, NaN on the diagonal; kept up to 64 classes, or as `pairs` says.
+
+    The means of n_a and n_b samples are apart by σ_a² / n_a + σ_b² / n_b by chance alone, which for noise makes V n / 2
+    rather than infinite. With `unbiased`, the default, that is taken from the squared distance, with σ² of ddof 1, and
+    V is infinite where nothing above 0 is left; `cdnv_inverse` then takes the negative number, so that for independent
+    classes its mean is 0 whatever n. ``unbiased=False`` gives the paper's plug-in numbers, with σ² of ddof 0.
+
+    Classes without samples, or with one if `unbiased`, are NaN in their pairs and left out of the mean and the median;
+    so is nothing else. With fewer than two classes left, and where a value is infinite, all are NaN. Where rows are
+    tokens, those of a sample aren't independent, and too little is taken from the distances.
+
+    >>> import numpy as np, xarray as xr, probekit as pk
+    >>> root = xr.Dataset(coords={"label": ("sample", [0, 0, 1, 1])})
+    >>> relu = xr.Dataset({"activation": (("sample", "node"), np.array([[-1.0], [1], [9], [11]]))})
+    >>> tree = xr.DataTree.from_dict({"/": root, "relu": relu})
+    >>> pk.measure(tree, pk.metrics.CDNV(unbiased=False))["relu"]["cdnv"].item()
+    0.01
+    """
+
+    unbiased: bool = True
+    pairs: bool | None = None
+    name: ClassVar[str] = "cdnv"
+    headline: ClassVar[Headline] = Headline(
+        "cdnv_median",
+        None,
+        "classes spread widely beside the distance of their means: no collapse",
+        beside="cdnv_inverse",
+        missing="it needs two classes of two samples, and finite values",
+    )
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        return 48 * spec.classes * spec.nodes + 10 * 8 * spec.classes**2
+
+    def finalize(self, state: State) -> Variables:
+        count, classes = state["count"].double(), len(state["count"])
+        there = (state["count"] > int(self.unbiased)).nonzero().flatten()
+        number = len(there)
+        means, count = state["mean"][there], count[there]
+        variance = state["m2"][there].sum(1) / (count - int(self.unbiased))
+        finite = means.isfinite().all(1)
+        means = means - means[finite][:1] if finite.any() else means  # the common part would cancel in the products
+        squares = means.square().sum(1)
+        distance = (squares[:, None] + squares - 2 * means @ means.T).clamp(min=0)
+        if self.unbiased:
+            noise = variance / count
+            distance = distance - noise[:, None] - noise
+        spread = (variance[:, None] + variance) / 2
+        first, second = torch.triu_indices(number, number, 1, device=spread.device)
+        spread, distance = spread[first, second], distance[first, second]
+        # Infinite where the means are equal, as far as can be told; two equal points have no ratio.
+        values = (spread / distance).where((distance > 0) | (spread == 0) | spread.isnan(), torch.inf)
+        values = values.masked_fill((spread == 0) & (distance <= 0), torch.nan)
+        found: Variables = {
+            "cdnv": ((), values.mean().cpu().numpy()),
+            "cdnv_median": ((), np.asarray(np.median(values.cpu().numpy()) if len(values) else np.nan)),
+            "cdnv_inverse": ((), (distance / spread).mean().cpu().numpy()),
+        }
+        if keeps_pairs(classes, self.pairs):
+            table = means.new_full((classes, classes), torch.nan)
+            table[there[first], there[second]] = values
+            table[there[second], there[first]] = values
+            found["cdnv_pairs"] = ("label", "label_b"), table.cpu().numpy()
+        return found
