@@ -124,8 +124,8 @@ def top(
         per_class: the number of nodes for each class.
         classes: names or codes of classes; by default all.
         sites: a glob, a regex or a list of them; by default all sites.
-        smallest: whether the smallest values are the best. By default the largest are, unless none lies above the value
-            that says nothing: an overlap of 1 does, so the smallest overlap is the best.
+        smallest: whether the smallest values are the best. By default the metric's headline says so, as that of
+            `overlap` does; they also are where none lies above the value that says nothing. Otherwise the largest are.
 
     Raises:
         DataError: nothing was measured by that name for each node, or there is no such class.
@@ -157,7 +157,7 @@ def top(
     if not values:
         raise DataError(f"No chosen site has {variable!r}.", arguments=("sites",))
     if smallest is None:
-        smallest = _none_above(list(values.values()), headline)
+        smallest = (headline is not None and headline.smallest) or _none_above(list(values.values()), headline)
     repeated = _repeated(values)
     kept = {site: each for site, each in values.items() if site not in repeated}
     groups = list(_groups(kept, classes))

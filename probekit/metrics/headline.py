@@ -24,6 +24,7 @@ class Headline:
         beside: the name of a variable that belongs beside this one, such as a chance level or a null; None for none.
             It may be one that the metric gives for some parameters only.
         missing: why values may be NaN and what to do then, as a clause; empty where they never are.
+        smallest: whether small values are the telling ones, as those of an overlap. `probekit.top` looks for them.
 
     >>> from probekit.metrics import LinearProbe
     >>> LinearProbe.headline.beside
@@ -36,3 +37,4 @@ class Headline:
     neutral: float | None = None
     beside: str | None = None
     missing: str = ""
+    smallest: bool = False

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
+from functools import cache
+from math import log, log2
 from typing import ClassVar
 
 import numpy as np
 
 from probekit.errors import PluginError
-from probekit.metrics._kernels.cells import MOST_ATOMS, cells_bytes, count_cells
+from probekit.metrics._kernels.cell_bounds import moved_among
+from probekit.metrics._kernels.cells import bins_for, cells_bytes, count_cells
+from probekit.metrics._kernels.chance import grassberger, mean_of_x_log_x
 from probekit.metrics._kernels.class_pairs import check_min_count, in_order, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics._kernels.relabelling import cell_counts
@@ -21,36 +24,56 @@ from probekit.metrics.resolution import Resolution
 
 __all__ = ["Entropy", "MutualInformation"]
 
+_ROUNDING = 1e-12
+_GRASSBERGER = 1.3434  # between k (ln k − G(k)) at k = 1, where it is largest, and at k = 2, where it is least
+
 
 @dataclass(frozen=True)
 class MutualInformation(Parameters):
     """Information in bits that a node's activation gives about the class of a sample.
 
-    I = Σ p(cell, class) log₂(p(cell, class) / (p(cell) p(class))) over the cells of the metric `overlap`: atoms (values
-    that at least 1 % of the node's samples share) and `bins` bins of equal mass. p are shares of the samples, so that
-    large classes weigh more. The correction of Miller and Madow (Miller 1955) is added:
-    (m_cell + m_class − m_both − 1) / (2 n ln 2), where m are the numbers of cells, of classes, and of pairs of both
-    that contain samples.
+    I = Σ p(cell, class) log₂(p(cell, class) / (p(cell) p(class))) over cells as those of the metric `overlap`: atoms
+    (values that at least 1 % of the node's samples share) and bins of equal mass. p are shares of the samples, so that
+    large classes weigh more.
 
     `mutual_information` (node), float64, is at most H(class), which is log₂ C for equal classes; 0 for a dead or
-    constant node. It is close to 0, possibly a little below, where activation and class are independent. Classes with
-    fewer than `min_count` samples are left out; NaN where fewer than two are left.
+    constant node. Classes with fewer than `min_count` samples are left out; NaN where fewer than two are left.
 
-    Bins lower it: differences within a cell aren't seen. It doesn't say which classes can be distinguished (`auroc`
-    does), and two nodes may give the same information. With few samples in a cell the correction removes most of the
-    bias, not all.
+    Few samples raise it, by about (cells − 1) (C − 1) / (2 n ln 2) (Miller 1955). By default it is corrected with E,
+    the mean of I if the labels are shuffled (exact, from the hypergeometric distribution), and M, the smaller of
+    H(cell) and H(class): M (I − E) / (M − E), the adjusted mutual information of Vinh, Epps and Bailey (2010) in bits.
+    It is 0 on average, so possibly below, where activation and class are independent, and M where one follows from the
+    other. Means over repeats, and in brackets their standard deviation:
+
+    ===============  ======  ======  ======  ======  ======
+    samples a class  10      20      50      180     1,000
+    ===============  ======  ======  ======  ======  ======
+    plain            1.864   1.137   0.478   0.117   0.020
+    corrected        0.006   -0.004  0.000   0.000   0.000
+    deviation        0.107   0.055   0.021   0.008   0.002
+    ===============  ======  ======  ======  ======  ======
+
+    Args:
+        bins: how many; by default 2 ⌈√(2n) / 2⌉ for classes of n samples (the harmonic mean), or C if that is more; 32
+            at most.
+        corrected: False for I itself, scikit-learn's `mutual_info_score` over the cells.
+
+    Bins lower it: differences within a cell aren't seen, and the cells don't tell more than log₂ of their number. It
+    doesn't say which classes can be distinguished (`auroc` does), and two nodes may give the same information.
     """
 
-    bins: int = 32
+    bins: int | None = None
     min_count: int = 10
+    corrected: bool = True
     name: ClassVar[str] = "mutual_information"
     headline: ClassVar[Headline] = Headline(
         "mutual_information",
         "mean",
         "single nodes tell much about the class, in bits",
         neutral=0.0,
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
+    version: ClassVar[int] = 2  # version 1 had 32 bins, and the correction of Miller and Madow
 
     def __post_init__(self) -> None:
         _check(self, self.bins, self.min_count)
@@ -63,11 +86,14 @@ class MutualInformation(Parameters):
 
     def relabelling(self, values: Array, classes: int) -> Callable[[Codes], Variables]:
         """Those of `compute`, from the samples of each class in cells that are found once."""
-        count = cell_counts(values, self.bins, classes)
+        count = cache(lambda bins: cell_counts(values, bins, classes))
 
         def compute(codes: Codes) -> Variables:
-            kept = np.flatnonzero(np.bincount(codes, minlength=classes) >= self.min_count)
-            found = _information(count(codes)[:, kept]) if len(kept) > 1 else np.full(len(values), np.nan)
+            samples = np.bincount(codes, minlength=classes)
+            kept, found = np.flatnonzero(samples >= self.min_count), np.full(len(values), np.nan)
+            if len(kept) > 1:
+                counts = count(self.bins or bins_for(samples[kept], len(kept)))(codes)
+                found = _information(counts[:, kept], self.corrected)
             return {"mutual_information": (("node",), found)}
 
         return compute
@@ -76,41 +102,66 @@ class MutualInformation(Parameters):
         kept = kept_classes(block, self.min_count)
         found = np.full(block.nodes, np.nan)
         if len(kept) > 1:
-            found = _information(count_cells(block, self.bins).counts[:, kept])
+            bins = self.bins or bins_for(block.counts[kept], len(kept))
+            found = _information(count_cells(block, bins).counts[:, kept], self.corrected)
         return {"mutual_information": (("node",), found)}
 
     def error_bound(self, resolution: Resolution) -> Array:
         # I(X; class) <= I(X'; class) + H(X | X') for any cells X and X', and Fano's inequality bounds the last. Weights
-        # of classes that are off by w change H(class) and H(class | X) (Winter 2016). The correction counts samples.
-        cells, kept = _most_cells(self.bins, resolution), resolution.kept(self.min_count)
+        # of classes that are off by w change H(class) and H(class | X) (Winter 2016).
+        kept = resolution.kept(self.min_count)
         classes, w = max(1, len(kept)), min(0.5, resolution.weight_error(self.min_count))
+        moved, cells = moved_among(resolution, self.bins, self.min_count, classes)
         weights = (2 + w) * _entropy(np.array(w)) + 2 * w * np.log2(classes)
-        left_out = (resolution.represented < resolution.counts).any()
-        correction = left_out * cells * classes / (2 * log(2) * max(1, resolution.represented[kept].sum()))
-        differ = _bits(resolution.moved(self.bins - 1, self.min_count), cells)
-        bound: Array = np.minimum(differ + weights, np.log2(classes)) + correction
-        return bound
+        plain: Array = np.minimum(_bits(moved, cells) + weights, np.log2(classes))
+        if not self.corrected or classes < 2:
+            return plain
+        # E is a mean of divergences, each at most log₂(1 + χ²), so E <= (cells − 1) (C − 1) / ((n − 1) ln 2), and at
+        # most a share s = log max(cells, C) / log n of both entropies. The corrected value is below I by E / (1 − s).
+        samples = int(resolution.represented[kept].sum())
+        expected = (cells - 1) * (classes - 1) / (max(1, samples - 1) * log(2))
+        alone = np.log2(np.maximum(cells, classes)) >= log2(samples)
+        share = np.where(alone, 0.0, np.log2(np.maximum(cells, classes)) / log2(max(2, samples)))
+        bound = np.where(alone, np.inf, plain + expected / (1 - share))
+        return np.where(resolution.same(self.min_count), 0.0, bound)
 
 
 @dataclass(frozen=True)
 class Entropy(Parameters):
-    """Entropy in bits of each class at each node, over the cells that the metric `overlap` uses.
+    """Entropy in bits of each class at each node, over cells as those of the metric `overlap`.
 
-    H = −Σ p log₂ p, where p are the shares of the class's samples in the cells of the metric `overlap`: atoms (values
-    that at least 1 % of the node's samples share) and `bins` bins of equal mass under the mixture of all classes
-    (Shannon 1948; plug-in, uncorrected).
+    H = −Σ p log₂ p, where p are the shares of the class's samples in the cells: atoms (values that at least 1 % of the
+    node's samples share) and bins of equal mass under the mixture of all classes (Shannon 1948).
 
-    `entropy` (label, node), float64, goes from 0, where all samples of the class are in one cell (a dead node, say), to
-    log₂ of the number of cells, where they are spread over them evenly. NaN for a class with fewer than `min_count`
+    `entropy` (label, node), float64, is about 0 where all samples of the class are in one cell (a dead node, say), and
+    log₂ of the number of cells where they are spread over them evenly. NaN for a class with fewer than `min_count`
     samples.
 
+    Few samples lower it, by about (cells − 1) / (2 n ln 2). By default it is corrected by Grassberger's (2003), log n −
+    Σ k G(k) / n over the numbers k of samples in the cells. Since these cells divide the samples of all classes evenly,
+    the numbers of a class with the share q of all samples vary less, and the correction counts by 1 − q. Means over
+    400 repeats of 10 identical classes in 32 bins, and the standard deviation of the corrected value:
+
+    ===============  ======  ======  ======  ======  ======
+    samples a class  10      20      50      180     1,000
+    ===============  ======  ======  ======  ======  ======
+    plain            3.129   3.859   4.521   4.883   4.980
+    corrected        4.467   4.845   4.995   5.003   5.000
+    deviation        0.445   0.350   0.164   0.037   0.006
+    ===============  ======  ======  ======  ======  ======
+
+    Args:
+        bins: how many; by default 2 ⌈√(2n) / 2⌉ for classes of n samples (the harmonic mean), 32 at most. Give a number
+            where entropies of data of different size are compared.
+        corrected: False for the entropy of the shares (plug-in).
+
     The cells depend on the samples of all classes, so the entropy of a class is relative to the other classes: it isn't
-    the entropy of the values, and can't be compared between data sets. Few samples lower it, by about
-    (cells − 1) / (2 n ln 2).
+    the entropy of the values, and can't be compared between data sets.
     """
 
-    bins: int = 32
+    bins: int | None = None
     min_count: int = 10
+    corrected: bool = True
     name: ClassVar[str] = "entropy"
     headline: ClassVar[Headline] = Headline(
         "entropy",
@@ -118,6 +169,7 @@ class Entropy(Parameters):
         "the values of a class spread over the whole range",
         missing="a class of fewer than min_count samples (10 unless told otherwise) has none",
     )
+    version: ClassVar[int] = 2  # version 1 had 32 bins and wasn't corrected
 
     def __post_init__(self) -> None:
         _check(self, self.bins, self.min_count)
@@ -129,21 +181,25 @@ class Entropy(Parameters):
         return join_nodes(map(self._compute, block.split()))
 
     def _compute(self, block: Block) -> Variables:
-        kept = kept_classes(block, self.min_count)
-        share = count_cells(block, self.bins).counts[:, kept] / block.counts[kept, None]
-        found = np.full((block.classes, block.nodes), np.nan)
-        found[kept] = in_order(-share * np.log2(share, where=share > 0, out=np.zeros_like(share))) + 0.0  # no -0
+        kept, found = kept_classes(block, self.min_count), np.full((block.classes, block.nodes), np.nan)
+        if len(kept):
+            samples = block.counts[kept, None]
+            counts = count_cells(block, self.bins or bins_for(block.counts[kept])).counts[:, kept]
+            share = counts / samples
+            entropy = in_order(-share * np.log2(share, where=share > 0, out=np.zeros_like(share))) + 0.0  # no -0
+            if self.corrected:
+                entropy += (1 - samples / block.counts.sum()) * (grassberger(counts) / log(2) - entropy)
+            found[kept] = entropy
         return {"entropy": (("label", "node"), found)}
 
     def error_bound(self, resolution: Resolution) -> Array:
-        return _bits(resolution.moved(self.bins - 1, self.min_count), _most_cells(self.bins, resolution))
-
-
-def _most_cells(bins: int, resolution: Resolution) -> Array:
-    """The most cells with samples in a block or in the real samples, (node,); two where there are fewer."""
-    atoms = np.where(resolution.ambiguous, MOST_ATOMS, resolution.atoms)
-    most: Array = np.maximum(2, bins + atoms)
-    return most
+        moved, cells = moved_among(resolution, self.bins, self.min_count)
+        plain, samples = _bits(moved, cells), resolution.represented[resolution.kept(self.min_count)]
+        if not self.corrected or not len(samples):
+            return plain
+        # The correction is the sum of k (ln k − G(k)) / n over the cells, which are no more than samples.
+        spread = _GRASSBERGER * np.minimum(1.0, cells / samples.min()) / log(2)
+        return np.where(resolution.same(self.min_count), 0.0, plain + spread)
 
 
 def _bits(moved: Array, cells: Array) -> Array:
@@ -160,18 +216,31 @@ def _entropy(share: Array) -> Array:
     return entropy
 
 
-def _information(counts: Codes) -> Array:
+def _information(counts: Codes, corrected: bool) -> Array:
     """Mutual information of cell and class, (node), from the samples in each: `counts` (cell, class, node)."""
-    in_cell, in_class, total = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True), counts.sum((0, 1))
+    in_cell, in_class, total = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True), int(counts[..., 0].sum())
     # Quotients of integers, so that the result is exactly 0 where cell and class are independent.
     ratio = np.divide(counts * total, in_cell * in_class, where=counts > 0, out=np.ones(counts.shape))
-    terms = counts * np.log2(ratio)
-    filled = np.count_nonzero(in_cell, (0, 1)) + np.count_nonzero(in_class, (0, 1)) - np.count_nonzero(counts, (0, 1))
-    information: Array = (in_order(terms.reshape(-1, terms.shape[2])) + (filled - 1) / (2 * log(2))) / total
-    return information
+    information: Array = in_order((counts * np.log2(ratio)).reshape(-1, counts.shape[2])) / total
+    if not corrected:
+        return information
+    of_cells, of_classes = (_plug_in(each, total) for each in (in_cell[:, 0], in_class[0]))
+    sizes, number = np.unique(in_class[0, :, 0], return_counts=True)
+    shuffled = mean_of_x_log_x(in_cell, sizes[:, None], total) * number[:, None]
+    expected = in_order(shuffled.reshape(-1, counts.shape[2])) / log(2) / total - log2(total) + of_cells + of_classes
+    most = np.minimum(of_cells, of_classes)
+    alone = most - expected <= _ROUNDING * most  # every sample in a cell of its own tells nothing
+    found: Array = most * (information - expected) / np.where(alone, np.nan, most - expected)
+    return np.where(most < _ROUNDING, 0.0, found)
 
 
-def _check(metric: object, bins: int, min_count: int) -> None:
+def _plug_in(counts: Codes, total: int) -> Array:
+    """The entropy in bits of `counts` (cell, node) of so many samples, (node,)."""
+    share = counts / total
+    return in_order(-share * np.log2(share, where=share > 0, out=np.zeros_like(share)))
+
+
+def _check(metric: object, bins: int | None, min_count: int) -> None:
     check_min_count(metric, min_count)
-    if bins < 1:
+    if bins is not None and bins < 1:
         raise PluginError(f"{type(metric).__name__}(bins={bins!r}): bins is at least 1.")

@@ -62,6 +62,12 @@ class Resolution:
         kept = self.kept(min_count)
         return reweighted(self.counts[kept], self.represented[kept])
 
+    def same(self, min_count: int) -> npt.NDArray[np.bool_]:
+        """Where all samples of the classes that count are in the block, in their order and with their ties, (node,)."""
+        crowded = self.largest[self.kept(min_count)].any(axis=0)
+        same: npt.NDArray[np.bool_] = ~(crowded | self.ambiguous | (self.represented < self.counts).any())
+        return same
+
     def cell_share(self, min_count: int = 1) -> Array:
         """The largest share that each of two classes has in cells, (node,): the second largest of all classes.
 

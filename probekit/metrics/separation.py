@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import pi
 from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.special import gammaln
 from torch import Tensor
 
 from probekit.metrics._kernels.class_means import class_moments, own_mean_share
 from probekit.metrics._kernels.class_moments import ClassMoments
-from probekit.metrics._kernels.class_pairs import distances, keeps_pairs, nodes_at_once, table_bytes
+from probekit.metrics._kernels.class_pairs import check_min_count, distances, keeps_pairs, nodes_at_once, table_bytes
 from probekit.metrics._kernels.node_blocks import join_nodes
-from probekit.metrics.block import NODES, Array
+from probekit.metrics.block import NODES, Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Samples, Spec, State, Variables
 
@@ -24,46 +26,72 @@ __all__ = ["DPrime", "Fisher", "Separability"]
 class DPrime(ClassMoments):
     """Distance between the means of two classes at a node, in standard deviations: d′.
 
-    ``|μ_a − μ_b| / √((σ_a² + σ_b²) / 2)``, with σ² the mean square deviation (ddof 0). For two classes of n samples
-    each, this is Cohen's d times √(n / (n − 1)). Float64, from 0 (equal means) to infinity (no spread in either class):
+    ``|μ_a − μ_b| / √((σ_a² + σ_b²) / 2)``. Float64, up to infinity (no spread in either class):
 
     - `dprime` (label, label_b, node): symmetric, 0 on the diagonal; kept up to 64 classes, or as `pairs` says;
     - `dprime_mean` and `dprime_max` (node): the mean and the largest over the pairs of classes;
     - `dprime_constant` (node), bool: all samples are equal (a dead node, say), so that d′ is 0.
 
-    A class without samples is NaN in its pairs and left out of the mean and the maximum; a class with an infinite value
-    makes its pairs, the mean and the maximum NaN. With fewer than two classes the mean and the maximum are NaN. A class
-    of one sample has no spread, which makes d′ too large.
+    Few samples raise it. By default it is corrected: √(g² − E²), with the sign of g² − E². g is Hedges' (1981), which
+    has the variances of ddof 1 and a factor for few degrees of freedom, those of Bonett (2008) for two variances. E is
+    the expected value of g for equal means, √(2/π (σ_a²/n_a + σ_b²/n_b)) in standard deviations. The result is 0 on
+    average for normal classes of equal means, of which about half are below 0. Means over 400
+    repeats of 10 such classes, and the standard deviation of the corrected value:
+
+    ===============  ======  ======  ======  ======  ======
+    samples a class  10      20      50      180     1,000
+    ===============  ======  ======  ======  ======  ======
+    plain            0.397   0.262   0.161   0.084   0.036
+    corrected        0.037   0.021   0.011   0.007   0.004
+    deviation        0.137   0.088   0.060   0.031   0.013
+    ===============  ======  ======  ======  ======  ======
+
+    Args:
+        corrected: False for d′ of the samples, with σ² the mean square deviation (ddof 0). For two classes of n samples
+            each, that is Cohen's d times √(n / (n − 1)), and for equal means about 0.8 √(2 / n).
+
+    A class with fewer than `min_count` samples is NaN in its pairs and left out of the mean and the maximum; a class
+    with an infinite value makes its pairs, the mean and the maximum NaN. With fewer than two classes the mean and the
+    maximum are NaN. Corrected, a class needs two samples. `dprime_max` is the largest of many estimates, and so too
+    large where classes are alike.
 
     d′ sees means only: classes that differ in spread alone have d′ 0. Where values are far from normal, such as those
     of a ReLU, it says little about how much two classes overlap; `overlap` and `auroc` measure that.
     """
 
     pairs: bool | None = None
+    min_count: int = 10
+    corrected: bool = True
     name: ClassVar[str] = "dprime"
     headline: ClassVar[Headline] = Headline(
         "dprime_mean",
         "median",
         "class means are many standard deviations apart at single nodes",
         neutral=0.0,
-        missing="it needs two classes with samples, and finite values",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise), and "
+        "finite values; with fewer samples a class, use fisher",
     )
+    version: ClassVar[int] = 2  # version 1 wasn't corrected, and took classes of any size
+
+    def __post_init__(self) -> None:
+        check_min_count(self, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
         pairs = keeps_pairs(spec.classes, self.pairs)
-        scratch = 8 * 8 * spec.classes * min(spec.nodes, NODES)
+        scratch = 8 * 12 * spec.classes * min(spec.nodes, NODES)
         return 32 * spec.classes * spec.nodes + scratch + table_bytes(spec, 2 * pairs, 2 * pairs)
 
     @np.errstate(invalid="ignore")  # infinite values
     def finalize(self, state: State) -> Variables:
-        count, nodes = state["count"].cpu(), state["mean"].shape[1]
-        mean, variance = state["mean"].cpu(), (state["m2"] / state["count"].clamp(min=1)[:, None]).cpu()
-        kept, keep = np.flatnonzero(count), keeps_pairs(len(count), self.pairs)
+        count, nodes = state["count"].cpu().numpy(), state["mean"].shape[1]
+        mean, squares = state["mean"].cpu(), state["m2"].cpu()
+        kept = np.flatnonzero(count >= max(self.min_count, 1 + self.corrected))
+        keep, with_later = keeps_pairs(len(count), self.pairs), _corrected if self.corrected else _plain
         width = nodes_at_once(len(count)) if keep else NODES
         found = []
         for start in range(0, nodes, width):
-            means, variances = (each[kept, start : start + width].numpy() for each in (mean, variance))
-            each_class = (_with_later(means, variances, place) for place in range(len(kept) - 1))
+            means, of_class = (each[kept, start : start + width].numpy() for each in (mean, squares))
+            each_class = (with_later(means, of_class, count[kept], place) for place in range(len(kept) - 1))
             shape, own = (len(count), means.shape[1]), means - means  # NaN where a value is infinite
             found.append(distances("dprime", each_class, kept, shape, keep, own))
         between, within = _squares(state)
@@ -71,45 +99,84 @@ class DPrime(ClassMoments):
         return join_nodes(found) | {"dprime_constant": (("node",), constant)}
 
 
+def _plain(mean: Array, squares: Array, count: Codes, place: int) -> Array:
+    """d′ of the class at a place with each later class, (later, node), from means and sums of squares of all."""
+    variance = squares[place:] / count[place:, None]
+    return _in_deviations(np.abs(mean[place] - mean[place + 1 :]), np.sqrt((variance[0] + variance[1:]) / 2))
+
+
+def _corrected(mean: Array, squares: Array, count: Codes, place: int) -> Array:
+    """The same without what chance adds to it."""
+    freedom = count[place:, None] - 1.0
+    both = 4 / (1 / freedom[0] + 1 / freedom[1:])  # degrees of freedom of the mean of two variances
+    factor = np.exp(gammaln(both / 2) - gammaln((both - 1) / 2)) / np.sqrt(both / 2)
+    variance = squares[place:] / freedom
+    by_chance = 2 / pi * variance / count[place:, None]
+    apart = ((mean[place] - mean[place + 1 :]) * factor) ** 2 - by_chance[0] - by_chance[1:]
+    square = _in_deviations(apart, (variance[0] + variance[1:]) / 2)
+    return np.copysign(np.sqrt(np.abs(square)), square)
+
+
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
-def _with_later(mean: Array, variance: Array, place: int) -> Array:
-    """d′ of the class at a place with each later class, (later, node), from the `mean` and `variance` of all."""
-    spread = np.add(variance[place], variance[place + 1 :])
-    spread /= 2
-    np.sqrt(spread, out=spread)
-    apart: Array = np.subtract(mean[place], mean[place + 1 :])
-    np.abs(apart, out=apart)
-    alike = (apart == 0) & (spread == 0)
-    apart /= spread
-    apart[alike] = 0
-    return apart
+def _in_deviations(apart: Array, spread: Array) -> Array:
+    """The quotient, 0 where both are 0."""
+    quotient: Array = apart / spread
+    quotient[(apart == 0) & (spread == 0)] = 0
+    return quotient
 
 
 @dataclass(frozen=True)
 class Fisher(ClassMoments):
-    """Ratio of the between-class to the within-class sum of squares at a node: the variance that the classes explain.
+    """Ratio of the between-class to the within-class variance at a node: what the classes explain of it.
 
-    `fisher` (node), float64, from 0 (equal means, or a constant node) to infinity (no spread within the classes):
-    Σ n_c (μ_c − μ)² / Σ_c Σ (x − μ_c)², with μ the mean of all samples (Fisher 1936). Multiplied by (n − C) / (C − 1),
-    where C classes have samples, it is the F of an analysis of variance. If the classes explain the share η² of the
-    variance, it is η² / (1 − η²). NaN with fewer than two classes that have samples, and where a value is infinite.
+    `fisher` (node), float64, up to infinity (no spread within the classes): Σ n_c (μ_c − μ)² / Σ_c Σ (x − μ_c)², with μ
+    the mean of all samples (Fisher 1936). If the classes explain the share η² of the variance, it is η² / (1 − η²),
+    also called f² (Cohen 1988). 0 for a constant node. NaN with fewer than two classes that have samples, and where a
+    value is infinite.
+
+    Few samples raise the ratio R of the samples: n samples of C independent classes have (C − 1) / (n − C − 2) on
+    average. By default it is corrected: ((n − C − 2) R − (C − 1)) / n, which follows from the mean of the noncentral F
+    distribution and is f² on average for normal classes of one variance. For independent classes that is 0, and more
+    than half are below. NaN where n is at most C + 2. It needs few samples of each class, as long as all together are
+    many: 3 of each of 1,000 will do. Means over 400 repeats of 10 identical normal classes, and the standard deviation
+    of the corrected value:
+
+    ===============  ======  ======  ======  ======  ======
+    samples a class  10      20      50      180     1,000
+    ===============  ======  ======  ======  ======  ======
+    plain            0.104   0.047   0.018   0.005   0.001
+    corrected        0.002   -0.001  0.000   0.000   0.000
+    deviation        0.045   0.020   0.009   0.002   0.000
+    ===============  ======  ======  ======  ======  ======
+
+    Args:
+        corrected: False for the ratio R. Multiplied by (n − C) / (C − 1), it is the F of an analysis of variance.
 
     Large classes weigh more. The ratio sees means only, of all classes at once: one class far from the others looks
     like several classes a little apart; `dprime` has the pairs.
     """
 
+    corrected: bool = True
     name: ClassVar[str] = "fisher"
     headline: ClassVar[Headline] = Headline(
         "fisher",
         "median",
         "the class explains much of a node's variance",
         neutral=0.0,
-        missing="it needs two classes with samples, and finite values",
+        missing="it needs two classes with samples, more samples than classes by 3, and finite values",
     )
+    version: ClassVar[int] = 2  # version 1 wasn't corrected
 
     def finalize(self, state: State) -> Variables:
-        between, within = _squares(state)
-        ratio = _ratio(between, within) if _number(state) > 1 else torch.full_like(between, torch.nan)
+        (between, within), number = _squares(state), _number(state)
+        ratio = _ratio(between, within) if number > 1 else torch.full_like(between, torch.nan)
+        if self.corrected:
+            samples = int(state["count"].sum())
+            free = samples - number - 2
+            corrected = (
+                (free * ratio - (number - 1)) / max(samples, 1) if free > 0 else torch.full_like(ratio, torch.nan)
+            )
+            ratio = corrected.where((between != 0) | (within != 0) | ratio.isnan(), 0.0)
         return {"fisher": (("node",), ratio.cpu().numpy())}
 
 

@@ -21,7 +21,9 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def overlap(x: np.ndarray, y: np.ndarray, classes: int | None = None, **parameters: object) -> dict[str, np.ndarray]:
-    variables = Overlap(**{"min_count": 1, **parameters}).compute(Block.from_samples(x, y, classes))
+    variables = Overlap(**{"min_count": 1, "bins": 32, "corrected": False, **parameters}).compute(
+        Block.from_samples(x, y, classes)
+    )
     return {name: array for name, (_, array) in variables.items()}
 
 
@@ -143,7 +145,7 @@ def test_the_null_is_the_overlap_of_shuffled_labels() -> None:
     y = np.repeat([0, 1, 2], [900, 300, 150])
     x = np.maximum(rng.normal(size=(len(y), 60)) + y[:, None], 0).astype(np.float32)
     site = xr.Dataset({"activation": (("sample", "node"), x)}, {"label": ("sample", y)})
-    found = pk.measure(site, "overlap:null='permute'")["activation"]
+    found = pk.measure(site, "overlap:bins=32,corrected=False,null='permute'")["activation"]
     shuffled = overlap(x, rng.permutation(y))["overlap"]
     null = found["overlap_null"]
     assert null.values.mean() == pytest.approx(shuffled.mean(), abs=5 * shuffled.std() / np.sqrt(60))

@@ -135,7 +135,7 @@ def test_built_in_metrics_say_what_they_are(metric: pk.metrics.Metric) -> None:
 
 def test_parameters_are_the_fields() -> None:
     assert Std(ddof=1).parameters == {"ddof": 1}
-    assert Overlap().parameters == {"bins": 32, "null": None, "min_count": 10, "pairs": None}
+    assert Overlap().parameters == {"bins": None, "null": None, "min_count": 10, "pairs": None, "corrected": True}
 
 
 samples = st.lists(st.tuples(st.integers(-4, 4), st.integers(-2, 2), st.integers(0, 3)), min_size=1, max_size=40)
@@ -250,13 +250,13 @@ def test_the_blocks_of_a_split_share_results_that_are_computed_once() -> None:
 def test_metrics_that_want_the_same_cells_share_them() -> None:
     block = Block.from_samples(np.random.default_rng(0).normal(size=(60, 40)), np.arange(60) % 3)
     edges = Histogram().compute(Block(block.values.copy(), block.offsets))["histogram_edges"][1]
-    Overlap().compute(block)
+    Overlap(bins=32).compute(block)
     block.values[...] += 100  # beyond every cell that was found so far, so that whoever finds cells anew is seen
     found = Histogram().compute(block)
     np.testing.assert_array_equal(found["histogram_edges"][1], edges)
     np.testing.assert_array_equal(found["histogram"][1][..., -1], np.full((3, 40), 20))
-    assert not Entropy().compute(block)["entropy"][1].any()
-    assert not MutualInformation().compute(block)["mutual_information"][1].any()
+    assert not Entropy(bins=32, corrected=False).compute(block)["entropy"][1].any()
+    assert not MutualInformation(bins=32).compute(block)["mutual_information"][1].any()
     assert (Histogram(bins=8).compute(block)["histogram_edges"][1] > 50).all()  # other cells, of the values as they are
 
 

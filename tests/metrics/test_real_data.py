@@ -48,6 +48,9 @@ SITES = {"mlp": ["1", "1:grad", "3"], "resnet": ["bn1", "layer1", "layer4"]}
 SPECS = {"var": "var:ddof=1", "saturation": "saturation:bounds=(0,1)"}
 SPECS |= {"linear_probe": "linear_probe:method='ridge',shuffles=0", "knn_accuracy": "knn_accuracy:1,shuffles=0"}
 SPECS |= {"participation_ratio": "participation_ratio:biased=True"}
+SPECS |= {name: f"{name}:corrected=False" for name in ("selectivity", "perplexity", "fisher")}
+SPECS |= {name: f"{name}:corrected=False" for name in ("ks", "wasserstein", "dprime")}
+SPECS |= {name: f"{name}:bins=32,corrected=False" for name in ("overlap", "entropy", "mutual_information")}
 EACH = ["count", "mean", "std", "min", "max", "median", "sparsity", "selectivity", "fisher", "effective_rank"]
 NODES = {"ks": 6, "wasserstein": 6, "auroc": 6, "overlap": 32, "entropy": 32, "mutual_information": 32}  # of slow loops
 
@@ -136,13 +139,11 @@ def entropy(x: Array, y: Array) -> Variables:
 
 
 def mutual_information(x: Array, y: Array) -> Variables:
-    """scikit-learn's, in bits, with the correction of Miller and Madow."""
+    """scikit-learn's, in bits."""
     found = np.empty(x.shape[1])
     for node, values in enumerate(x.T):
         table = counted(values, y)[kept(y)]
-        filled = np.count_nonzero(table.sum(0)) + np.count_nonzero(table.sum(1)) - np.count_nonzero(table)
-        nats = mutual_info_score(None, None, contingency=table) + (filled - 1) / (2 * table.sum())
-        found[node] = nats / np.log(2)
+        found[node] = mutual_info_score(None, None, contingency=table) / np.log(2)
     return {"mutual_information": found}
 
 
@@ -196,7 +197,7 @@ def dprime(x: Array, y: Array) -> Variables:
     apart, spread = np.abs(means[:, None] - means), np.sqrt((variances[:, None] + variances) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         table = np.where((apart == 0) & (spread == 0), 0, apart / spread)
-    return distances("dprime", table, x, np.bincount(y) > 0)
+    return distances("dprime", table, x, kept(y))
 
 
 def fisher(x: Array, y: Array) -> Variables:

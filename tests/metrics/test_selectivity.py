@@ -18,7 +18,7 @@ Stream = Callable[..., State]
 
 
 def selectivity(state: State, epsilon: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
-    found = Selectivity(epsilon).finalize(state)
+    found = Selectivity(epsilon, corrected=False).finalize(state)
     assert {name: (dims, array.dtype) for name, (dims, array) in found.items()} == {
         "selectivity": (("node",), np.float64),
         "selectivity_preferred": (("label", "node"), np.bool_),
@@ -104,7 +104,9 @@ def test_an_epsilon_that_is_not_above_0_is_refused(epsilon: float) -> None:
 def test_perplexity_is_that_of_the_classes_of_the_samples_that_are_on(stream: Stream, threshold: float) -> None:
     rng = np.random.default_rng(0)
     x, y = (rng.integers(-3, 4, (200, 5)) / 4).astype(np.float32), rng.integers(0, 3, 200)
-    dims, found = Perplexity(threshold).finalize(stream(Perplexity(threshold), x, y, 4, (50, 51)))["perplexity"]
+    dims, found = Perplexity(threshold, corrected=False).finalize(stream(Perplexity(threshold), x, y, 4, (50, 51)))[
+        "perplexity"
+    ]
     on = [np.bincount(y[column > threshold], minlength=4) for column in x.T]
     assert dims == ("node",)
     np.testing.assert_allclose(found, [np.exp(stats.entropy(counts)) for counts in on], rtol=1e-13)
@@ -115,5 +117,5 @@ def test_perplexity_goes_from_one_class_to_all_and_has_no_number_for_a_dead_node
     x = np.column_stack([y == 2, np.ones(40), np.zeros(40), y < 2, np.where(y == 1, np.inf, -np.inf)]).astype(
         np.float64
     )
-    found = Perplexity().finalize(stream(Perplexity(), x, y, 6))["perplexity"][1]
+    found = Perplexity(corrected=False).finalize(stream(Perplexity(), x, y, 6))["perplexity"][1]
     np.testing.assert_allclose(found, [1, 4, np.nan, 2, 1], rtol=1e-14)

@@ -34,7 +34,7 @@ def variables(metric: StreamingMetric, state: State) -> dict[str, np.ndarray]:
 def test_fisher_is_the_f_of_an_analysis_of_variance(samples: tuple[np.ndarray, np.ndarray], stream: Stream) -> None:
     x, y = samples
     x = x[:, [0, 1, 3, 4, 5]]  # node 2 is constant where it is rounded, which scikit-learn has no number for
-    dims, found = Fisher().finalize(stream(Fisher(), x, y, 4, CUTS))["fisher"]
+    dims, found = Fisher(corrected=False).finalize(stream(Fisher(), x, y, 4, CUTS))["fisher"]
     assert dims == ("node",)
     np.testing.assert_allclose(found * (500 - 4) / (4 - 1), f_classif(x.astype(np.float64), y)[0], rtol=1e-9)
 
@@ -138,7 +138,7 @@ def test_dprime_is_cohens_d_for_classes_of_one_size(stream: Stream) -> None:
     rng, n = np.random.default_rng(0), 40
     y = np.repeat([0, 1, 2], n)
     x = np.round(rng.normal(size=(3 * n, 5)) * 3 + y[:, None])
-    metric = DPrime()
+    metric = DPrime(corrected=False)
     found = metric.finalize(stream(metric, x, y, 3, (17, 60)))
     assert {name: dims for name, (dims, _) in found.items()} == {
         "dprime": ("label", "label_b", "node"),
@@ -222,8 +222,12 @@ def test_with_one_class_there_is_nothing_to_compare(stream: Stream, rows: int) -
 
 def test_one_sample_of_each_class(stream: Stream) -> None:
     x, y = np.array([[1.0, 2.0], [4.0, 2.0]]), np.array([0, 1])
-    np.testing.assert_array_equal(variables(DPrime(), stream(DPrime(), x, y, 2))["dprime"][0, 1], [np.inf, 0])
-    np.testing.assert_array_equal(variables(Fisher(), stream(Fisher(), x, y, 2))["fisher"], [np.inf, 0])
+    dprime, fisher = DPrime(min_count=1, corrected=False), Fisher(corrected=False)
+    np.testing.assert_array_equal(variables(dprime, stream(dprime, x, y, 2))["dprime"][0, 1], [np.inf, 0])
+    np.testing.assert_array_equal(variables(fisher, stream(fisher, x, y, 2))["fisher"], [np.inf, 0])
+    for metric in (DPrime(), DPrime(min_count=1), Fisher()):  # their spread isn't known
+        found = variables(metric, stream(metric, x, y, 2))
+        assert np.isnan(found["fisher"][0] if "fisher" in found else found["dprime"][0, 1]).all()
 
 
 def test_an_infinite_value_is_nan_for_its_class_and_node(stream: Stream) -> None:
@@ -246,7 +250,7 @@ def test_an_infinite_value_is_nan_for_its_class_and_node(stream: Stream) -> None
 def test_pairs_are_kept_up_to_64_classes_or_as_asked(
     stream: Stream, pairs: bool | None, classes: int, kept: bool
 ) -> None:
-    x, y = np.random.default_rng(0).normal(size=(5 * classes, 300)), np.arange(5 * classes) % classes
+    x, y = np.random.default_rng(0).normal(size=(10 * classes, 300)), np.arange(10 * classes) % classes
     found = variables(DPrime(pairs), stream(DPrime(pairs), x, y, classes))
     assert ("dprime" in found) == kept
     if kept:
@@ -254,4 +258,5 @@ def test_pairs_are_kept_up_to_64_classes_or_as_asked(
         np.testing.assert_allclose(found["dprime_mean"], upper.mean(0), rtol=1e-12)
     else:
         second = variables(DPrime(True), stream(DPrime(True), x[:, 1:], y, classes))["dprime"]
-        np.testing.assert_allclose(found["dprime_max"][1:], second.max((0, 1)), rtol=1e-12)
+        largest = second[np.triu_indices(classes, 1)].max(0)
+        np.testing.assert_allclose(found["dprime_max"][1:], largest, rtol=1e-12)

@@ -36,13 +36,14 @@ def test_every_variable_says_what_it_is(tree: xr.DataTree) -> None:
     }
     attrs = results["relu"]["overlap_null"].attrs
     assert json.loads(attrs.pop("parameters")) == {
-        "bins": 32,
+        "bins": None,
         "null": "permute",
         "min_count": 10,
         "pairs": None,
+        "corrected": True,
     }
     null = {"of": "overlap", "null": "permute", "repeats": 1, "seed": 0, "together": "sample"}
-    about = {"metric": "overlap", "version": 2, "n": 200, "activation_dtype": "float32", "approximate": 0}
+    about = {"metric": "overlap", "version": 3, "n": 200, "activation_dtype": "float32", "approximate": 0}
     assert attrs == about | null
     assert json.loads(results["relu"]["std"].attrs["parameters"]) == {"ddof": 1}
 

@@ -1,6 +1,8 @@
 """Numerics that several metrics share.
 
+- `cell_bounds`: how far counts in cells may be off where samples come from a sketch.
 - `cells`: atoms and bins of the nodes, and the samples of each class in them.
+- `chance`: what statistics are on average where activation and class are independent.
 - `class_leads`: how far the distribution function of each class is ahead of that of each other class.
 - `class_means`: the class means of a site, and whether each sample is nearest to that of its own class.
 - `class_moments`: the base of metrics that need the mean and the variance of each class.

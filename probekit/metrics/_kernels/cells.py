@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from math import lcm
+from math import ceil, lcm, sqrt
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -20,12 +20,23 @@ from probekit.metrics._kernels.pooled_sort import CARRIED, pooled, values_of
 from probekit.metrics.block import NODES, Array, Block, Codes
 from probekit.metrics.protocol import Spec
 
-__all__ = ["MOST_ATOMS", "Cells", "Edges", "atoms_of", "cells_bytes", "count_cells", "weights_of"]
+__all__ = [
+    "MOST_ATOMS",
+    "MOST_BINS",
+    "Cells",
+    "Edges",
+    "atoms_of",
+    "bins_for",
+    "cells_bytes",
+    "count_cells",
+    "weights_of",
+]
 
 Edges: TypeAlias = Literal["mass", "width"]
 
 MOST_ATOMS = 100  # of a node: an atom has at least one in this many samples
-_TABLES = 8  # like those of the counts, that a metric has at a time
+MOST_BINS = 32  # that a metric makes unless told otherwise
+_TABLES = 10  # like those of the counts, that a metric has at a time
 
 
 @dataclass(frozen=True)
@@ -50,9 +61,19 @@ class Cells:
         return np.concatenate([np.moveaxis(self.in_bins, 2, 0), np.moveaxis(self.on_atoms, 2, 0)])
 
 
-def cells_bytes(spec: Spec, bins: int, nodes: int = NODES) -> int:
+def bins_for(samples: Codes, least: int = 1) -> int:
+    """The number of bins for classes of so many `samples` (class): 2 ⌈√(2n) / 2⌉, the root of two classes' samples.
+
+    n is the harmonic mean of the samples. They are 6 at n = 10, 10 at 50, and 32, the most, from 451 on; an even
+    number, so that one edge halves the samples. They are no fewer than `least`, as far as that is no more than 32.
+    """
+    size = len(samples) / (1 / samples).sum() if len(samples) else 1
+    return min(MOST_BINS, max(2 * ceil(sqrt(2 * size) / 2), least))
+
+
+def cells_bytes(spec: Spec, bins: int | None, nodes: int = NODES) -> int:
     """The most bytes that counts of all classes in the cells of `nodes` nodes take, with what is computed of them."""
-    return 8 * _TABLES * spec.classes * (bins + MOST_ATOMS) * min(spec.nodes, nodes)
+    return 8 * _TABLES * spec.classes * ((bins or MOST_BINS) + MOST_ATOMS) * min(spec.nodes, nodes)
 
 
 def count_cells(block: Block, bins: int, kind: Edges = "mass") -> Cells:
