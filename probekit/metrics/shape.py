@@ -75,8 +75,8 @@ class Skewness(_FourMoments):
     for a class without samples, for a node that is constant in a class, and where a value is infinite, or its fourth
     power doesn't fit in float64.
 
-    It is that of the samples: |g₁| can't exceed (n − 2) / √(n − 1), so of few samples it is too small. A few outliers
-    decide it.
+    It is that of the samples: ``|g₁|`` can't exceed (n − 2) / √(n − 1), so of few samples it is too small. A few
+    outliers decide it.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", [0, 0, 0, 0])})

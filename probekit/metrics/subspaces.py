@@ -189,10 +189,10 @@ class PWCCA(_CCA):
     """Mean correlation of two sites' directions, weighted by how much of the first site they make up.
 
     `pwcca` (site, site_b), float64 in [0, 1], 1 on the diagonal: the canonical correlations of the two sites' nodes
-    (Hotelling 1936), averaged with the weights Σ_j |⟨h, x_j⟩|, where h are the canonical variates of `site` and x_j its
-    nodes less their means, over the samples (projection-weighted CCA, Morcos, Raghu and Bengio 2018, eq. 3). It isn't
-    symmetric: the weights are those of the row's site. If that has more directions than the other, those without a
-    counterpart are left out. Where correlations are equal (to 10⁻⁶) any variates of the same space would do; those
+    (Hotelling 1936), averaged with the weights ``Σ_j |⟨h, x_j⟩|``, where h are the canonical variates of `site` and x_j
+    its nodes less their means, over the samples (projection-weighted CCA, Morcos, Raghu and Bengio 2018, eq. 3). It
+    isn't symmetric: the weights are those of the row's site. If that has more directions than the other, those without
+    a counterpart are left out. Where correlations are equal (to 10⁻⁶) any variates of the same space would do; those
     along its principal directions count.
 
     It counts weak directions for less than `svcca`, and for more than `cka`. It ignores the classes. ``variance=0.99``
