@@ -7,6 +7,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +142,11 @@ def three_sites(path: Path, **options: Any) -> Path:
     return path
 
 
-def stopping(error: type[BaseException]) -> Any:
-    """A progress that raises `error` after the first task."""
+def stopping(error: type[BaseException], steps: int = 1) -> Any:
+    """A progress that raises `error` after so many steps, of which a task of a measurement has 100."""
 
     def stop(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
-        yield next(iter(items))
+        yield from islice(items, steps)
         raise error
 
     return stop

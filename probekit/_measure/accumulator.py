@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probekit._results.assemble import Labels, check, dataset_of
 from probekit.errors import DataError, PluginError, ProbekitError, arguments_of
-from probekit.metrics import Metric, Spec, State, StreamingMetric, Variables
+from probekit.metrics import Metric, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics.sketch import Sketch
 
 __all__ = ["BATCH", "Accumulator", "call", "finalized", "leaders", "scope_of", "side_by_side", "sites_results"]
@@ -116,14 +116,14 @@ def side_by_side(states: Sequence[State]) -> State:
 def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a method of the metric; where it raises, a PluginError says which metric failed and where.
 
-    A DataError isn't the metric's fault: it comes from the samples that the metric reads.
+    A DataError of a sample metric isn't its fault: it comes from the samples that it reads.
     """
     try:
         with np.errstate(all="ignore"):  # what comes of infinities is the metric's to say, as it is numpy's
             return function(*args, **kwargs)
-    except DataError:
-        raise
     except Exception as error:
+        if isinstance(error, DataError) and isinstance(metric, SampleMetric):
+            raise
         fault = str(error) if isinstance(error, ProbekitError) else f"{type(error).__name__}: {error}"
         raise PluginError(
             f"The metric {metric.name!r} failed {where}: {fault.rstrip('.')}.", arguments=arguments_of(error)

@@ -96,8 +96,14 @@ def pairs(title: str, values: Mapping[str, object], *, as_json: bool) -> None:
 
 
 def matrices(compared: xr.Dataset) -> None:
-    """Print each variable that compares sites as a table of sites by sites, in parts that fit in the terminal."""
+    """Print each variable that compares sites as a table of sites by sites, in parts that fit in the terminal.
+
+    Single numbers, such as the batch that a comparison took, are a line each.
+    """
     for name, variable in compared.data_vars.items():
+        if not variable.dims:
+            print(f"{name}: {variable.item()}")
+            continue
         sites = [str(site) for site in compared["site"].values]
         columns = list(zip(sites, variable.values.T.tolist(), strict=True))
         while columns:

@@ -112,7 +112,8 @@ def _telling(tree: xr.DataTree, site: str, count: int = 3) -> list[int]:
     order = np.arange(data["histogram"].sizes["node"])
     for each in headlines_of(tree).values():
         if each.neutral is not None and each.variable in data.data_vars and "node" in data[each.variable].dims:
-            distance = abs(data[each.variable] - each.neutral)
+            apart = data[each.variable] - each.neutral
+            distance = -apart if each.smallest else abs(apart)
             distance = distance.max([dim for dim in distance.dims if dim != "node"])
             kept = np.flatnonzero(np.isfinite(distance.values) & (distance.values > 0))
             order = kept[np.argsort(-distance.values[kept], kind="stable")] if len(kept) else order

@@ -330,7 +330,7 @@ def test_adding_sites_to_a_full_disk_says_what_is_kept(store: Path, monkeypatch:
 def test_a_part_of_a_measurement_that_has_changed_is_measured_again(store: Path, tmp_path: Path) -> None:
     whole = pk.measure(store, ["mean", "median"])
     with pytest.raises(KeyboardInterrupt):
-        pk.measure(store, ["mean", "median"], out=tmp_path / "r", progress=stopping(KeyboardInterrupt))
+        pk.measure(store, ["mean", "median"], out=tmp_path / "r", progress=stopping(KeyboardInterrupt, 100))
     parts = list((tmp_path / ".r.parts").glob("*.piece"))
     assert parts
     for part, content in zip(parts, itertools.cycle([b"", None]), strict=False):

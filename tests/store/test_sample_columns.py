@@ -85,7 +85,7 @@ def test_the_roots_columns_are_not_laid_beside_samples_in_another_order() -> Non
 
 def test_sites_are_compared_where_their_samples_are_in_one_order() -> None:
     for sites in ({"a": site(X), "b": site(Z)}, {"a": SORTED, "b": site(Z, **COLUMNS).sortby("label")}):
-        found = pk.measure(tree_of(COLUMNS, **sites), ["cka", "mean"])["cka"]
+        found = pk.measure(tree_of(COLUMNS, **sites), ["cka:biased=True", "mean"])["cka"]
         x, z = (values - values.mean(0) for values in (X, Z))
         expected = ((x.T @ z) ** 2).sum() / np.sqrt(((x.T @ x) ** 2).sum() * ((z.T @ z) ** 2).sum())
         assert found.sel(site="a", site_b="b").item() == pytest.approx(expected)
