@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,20 @@ BROKEN = {
     "broken": ("raise RuntimeError('not now')", "raised RuntimeError: not now"),
 }
 MAIN = "from probekit.cli import main; main()"
+EACH = """
+import contextlib, io, json, sys
+from probekit.cli import main
+
+found = {}
+for name in sys.argv[1:]:
+    sys.argv = ["probekit", "run", name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(printed):
+        try:
+            main()
+        except SystemExit as stop:
+            found[name] = stop.code, " ".join(printed.getvalue().split())
+print(json.dumps(found))
+"""
 
 
 @pytest.fixture
@@ -56,8 +71,10 @@ def test_each_broken_recipe_is_told_what_to_mend_and_the_others_work(
 
     code, text = called("run", "--help")
     assert (code, all(name in text for name in ("good", *BROKEN))) == (0, True)
+    found = json.loads(python(EACH, *BROKEN, paths=(folder,), cwd=tmp_path).stdout)
+    assert {*found} == {*BROKEN}
     for name, (_, fault) in BROKEN.items():
-        code, text = called("run", name, "--help")
+        code, text = found[name]
         assert code == 1
         assert text.startswith("Error: ")
         assert fault in text
