@@ -530,6 +530,12 @@ def pooled(taken: Array) -> Array:
     return flat.mean(2, dtype=np.float64).astype(np.float32) if taken.ndim > 2 else taken
 
 
+def of_positions(taken: Array, y: Array) -> tuple[Array, Array]:
+    """The observations (observation, node) and their classes: all positions of maps."""
+    maps = taken.reshape(*taken.shape[:2], -1)
+    return np.moveaxis(maps, 1, 2).reshape(-1, maps.shape[1]), y.repeat(maps.shape[2])
+
+
 def hooked(model: nn.Module, x: Tensor, sites: Sequence[str], size: int) -> dict[str, Array]:
     """What the modules at the sites give, in batches of `size`."""
     given: dict[str, list[Tensor]] = {site: [] for site in sites}
@@ -616,8 +622,11 @@ def test_every_metric_that_comes_with_probekit_has_a_reference() -> None:
     built_in = {
         name for name, plugin in plugins.find(plugins.METRICS).items() if plugin.distribution == "probekit-torch"
     }
-    # These data have no column of numbers; the tests of these two metrics compare them with scipy and scikit-learn.
-    assert built_in == {*TOLERANCES, "correlation", "ridge_probe"}
+    # The tests of these metrics compare them with scipy and scikit-learn.
+    elsewhere = {"correlation", "ridge_probe"}  # these data have no column of numbers
+    elsewhere |= {"skewness", "kurtosis", "lifetime_sparseness", "population_sparseness", "dormant", "feature_entropy"}
+    elsewhere |= {"coactivation", "node_correlation"}
+    assert built_in == {*TOLERANCES, *elsewhere}
 
 
 def test_what_is_taken_is_near_products_of_matrices_in_float64(mlp: Real) -> None:
@@ -637,11 +646,19 @@ def test_a_metric_of_a_site_is_that_of_its_reference(
     store: str, site: str, name: str, request: pytest.FixtureRequest
 ) -> None:
     real: Real = request.getfixturevalue(store)
-    (reference, rtol), x, found = REFERENCES[name], real.x[site], of_metric(real.stored[site].dataset, name)
+    (reference, rtol), found = REFERENCES[name], of_metric(real.stored[site].dataset, name)
+    counts = name in {
+        "sparsity",
+        "dead",
+        "always_on",
+        "saturation",
+        "perplexity",
+    }  # each position of a map
+    x, y = of_positions(real.taken[site], real.y) if counts else (real.x[site], real.y)
     if name in NODES:
         nodes = np.random.default_rng(0).permutation(x.shape[1])[: NODES[name]]
         x, found = x[:, nodes], found.isel(node=nodes)
-    assert_agree(found, reference(x, real.y), rtol)
+    assert_agree(found, reference(x, y), rtol)
 
 
 @pytest.mark.parametrize("name", OF_SITES)
@@ -672,7 +689,7 @@ def test_without_bounds_those_of_the_module_are_known(mlp: Real) -> None:
 @pytest.mark.parametrize("name", EACH)
 def test_positions_are_pooled_or_observations(resnet: Real, positions: Any, name: str) -> None:
     """All 19,136 of them are added up in several batches, which the samples of a site alone are too few for."""
-    found, maps = pk.measure(resnet.path, name, sites="layer1", positions=positions), resnet.taken["layer1"]
-    each = np.moveaxis(maps, 1, 3).reshape(-1, maps.shape[1]), resnet.y.repeat(maps[0, 0].size)
-    x, y = (maps.max((2, 3)), resnet.y) if positions == "max" else each
+    found = pk.measure(resnet.path, SPECS.get(name, name), sites="layer1", positions=positions)
+    maps = resnet.taken["layer1"]
+    x, y = (maps.max((2, 3)), resnet.y) if positions == "max" else of_positions(maps, resnet.y)
     assert_agree(found["layer1"].dataset, REFERENCES[name][0](x, y), TOLERANCES[name])
