@@ -140,9 +140,9 @@ def test_it_warns_of_few_samples_dead_nodes_and_missing_values(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("hf:/home/ann/models/base", "hf:~/models/base"),
+        ("hf:/users/ann/models/base", "hf:~/models/base"),
         (
-            "probekit capture imagefolder:/work/here/photos '/data/groups/ann/a.zarr' --weights=/home/ann/w.pt",
+            "probekit capture imagefolder:/projects/here/photos '/data/groups/ann/a.zarr' --weights=/users/ann/w.pt",
             "probekit capture imagefolder:photos '…/ann/a.zarr' --weights=~/w.pt",
         ),
         ('{"data": "/data/groups/x.npz", "n": 1/2}', '{"data": "…/groups/x.npz", "n": 1/2}'),
@@ -150,8 +150,8 @@ def test_it_warns_of_few_samples_dead_nodes_and_missing_values(tmp_path: Path) -
     ],
 )
 def test_folders_of_this_machine_are_left_out(monkeypatch: pytest.MonkeyPatch, text: str, shown: str | None) -> None:
-    monkeypatch.setattr("os.getcwd", lambda: "/work/here")
-    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setattr("os.getcwd", lambda: "/projects/here")
+    monkeypatch.setenv("HOME", "/users/ann")
     assert without_folders(text) == (text if shown is None else shown)
 
 
