@@ -11,6 +11,7 @@ from torch import Tensor
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_moments import first_of_each
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
+from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
@@ -36,7 +37,7 @@ def _over_pairs(table: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Coactivation(Parameters):
+class Coactivation(Sums):
     """How often two nodes of a site are on together, among the samples for which one of them is.
 
     A node is on where its value is above `threshold`. Float64 in [0, 1]:
@@ -86,9 +87,6 @@ class Coactivation(Parameters):
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         on = torch.gt(x, self.threshold).to(torch.float32 if len(x) < _EXACT else torch.float64)
         return self.merge(state, {"count": state["count"].new_tensor(len(x)), "both": (on.T @ on).long()})
-
-    def merge(self, a: State, b: State) -> State:
-        return {key: a[key] + b[key] for key in a}
 
     def finalize(self, state: State) -> Variables:
         both = state["both"].double()

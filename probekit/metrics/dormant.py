@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
+from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
-from probekit.metrics.protocol import Parameters, Spec, State, Variables
+from probekit.metrics.protocol import Spec, State, Variables
 
 __all__ = ["Dormant"]
 
 
 @dataclass(frozen=True)
-class Dormant(Parameters):
+class Dormant(Sums):
     """Number and share of a site's nodes that are τ-dormant: weak beside the mean activation of the site.
 
     The score of a node is the mean of ``|x|`` over the samples, divided by the mean of these means over the nodes of
@@ -63,9 +64,6 @@ class Dormant(Parameters):
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         return self.merge(state, {"count": state["count"].new_tensor(len(x)), "size": x.double().abs_().sum(0)})
-
-    def merge(self, a: State, b: State) -> State:
-        return {key: a[key] + b[key] for key in a}
 
     def finalize(self, state: State) -> Variables:
         mean = state["size"] / state["count"]

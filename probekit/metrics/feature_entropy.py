@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
+from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
-from probekit.metrics.protocol import Parameters, Spec, State, Variables
+from probekit.metrics.protocol import Spec, State, Variables
 
 __all__ = ["FeatureEntropy"]
 
 
 @dataclass(frozen=True)
-class FeatureEntropy(Parameters):
+class FeatureEntropy(Sums):
     """Entropy of the classes in a node's activation, in bits: 0 where one class has all of it, a monosemantic node.
 
     p_c = μ_c / Σμ is the share that class c has of a node's activation, where μ_c is the mean of max(x, 0) over the
@@ -61,9 +62,6 @@ class FeatureEntropy(Parameters):
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         classes = len(state["count"])
         return self.merge(state, {"count": class_counts(y, classes), "mass": class_sums(x.clamp(min=0), y, classes)})
-
-    def merge(self, a: State, b: State) -> State:
-        return {key: a[key] + b[key] for key in a}
 
     def finalize(self, state: State) -> Variables:
         mean = state["mass"] / state["count"][:, None].clamp(min=1)  # 0 for a class without samples

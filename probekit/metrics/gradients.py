@@ -8,14 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
-from probekit.metrics.protocol import Parameters, Spec, State, Variables
+from probekit.metrics.protocol import Spec, State, Variables
 
 __all__ = ["GradientNorm"]
 
 
 @dataclass(frozen=True)
-class GradientNorm(Parameters):
+class GradientNorm(Sums):
     """Mean size of the loss gradients at a ``:grad`` site, per node and for the whole site.
 
     g is the gradient of a sample's loss with respect to the site's output; capture's default, a loss summed over the
@@ -43,9 +44,6 @@ class GradientNorm(Parameters):
         size = x.double().abs()
         norm = torch.linalg.vector_norm(size, dim=1).sum()
         return self.merge(state, {"count": state["count"].new_tensor(len(x)), "size": size.sum(0), "norm": norm})
-
-    def merge(self, a: State, b: State) -> State:
-        return {key: a[key] + b[key] for key in a}
 
     def finalize(self, state: State) -> Variables:
         return {

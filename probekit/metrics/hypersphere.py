@@ -13,6 +13,7 @@ from probekit.errors import PluginError
 from probekit.metrics._kernels.class_sums import class_counts
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics._kernels.sample_batches import PIECE
+from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, State, Variables
 
@@ -20,7 +21,7 @@ __all__ = ["Alignment", "Uniformity"]
 
 
 @dataclass(frozen=True)
-class Alignment(Parameters):
+class Alignment(Sums):
     """How far samples of a class lie apart on the unit sphere, beside samples of different classes.
 
     Each sample's values at all nodes of the site are divided by their length, f = x / ‖x‖. The alignment is the mean of
@@ -69,9 +70,6 @@ class Alignment(Parameters):
             "count": state["count"] + class_counts(y[there], len(state["count"])),
             "sum": state["sum"].index_add(0, y[there], directions),
         }
-
-    def merge(self, a: State, b: State) -> State:
-        return {key: a[key] + b[key] for key in a}
 
     def finalize(self, state: State) -> Variables:
         count, sums = state["count"].double(), state["sum"]

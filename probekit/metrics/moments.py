@@ -12,14 +12,15 @@ from torch import Tensor
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
+from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
-from probekit.metrics.protocol import Parameters, Spec, State, Variables
+from probekit.metrics.protocol import Spec, State, Variables
 
 __all__ = ["Count", "Mean", "Std", "Var"]
 
 
 @dataclass(frozen=True)
-class Count(Parameters):
+class Count(Sums):
     """Number of samples of each class at each node.
 
     `count` (label, node), int64; 0 for a class without samples. It is the n of `mean` and `std`, so std / √count is the
@@ -35,15 +36,12 @@ class Count(Parameters):
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         return {"count": state["count"] + class_counts(y, len(state["count"]))[:, None]}
 
-    def merge(self, a: State, b: State) -> State:
-        return {"count": a["count"] + b["count"]}
-
     def finalize(self, state: State) -> Variables:
         return {"count": (("label", "node"), state["count"].cpu().numpy().copy())}
 
 
 @dataclass(frozen=True)
-class Mean(Parameters):
+class Mean(Sums):
     """Mean of each class at each node.
 
     `mean` (label, node), float64. NaN for a class without samples. As in numpy, an infinite value makes the mean
@@ -62,9 +60,6 @@ class Mean(Parameters):
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         classes = len(state["count"])
         return self.merge(state, {"count": class_counts(y, classes), "sum": class_sums(x, y, classes)})
-
-    def merge(self, a: State, b: State) -> State:
-        return {key: a[key] + b[key] for key in a}
 
     def finalize(self, state: State) -> Variables:
         mean = state["sum"] / state["count"][:, None]

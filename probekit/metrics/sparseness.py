@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
-from probekit.metrics.protocol import Parameters, Spec, State, Variables
+from probekit.metrics.protocol import Spec, State, Variables
 
 __all__ = ["LifetimeSparseness", "PopulationSparseness"]
 
@@ -27,7 +28,7 @@ def _sparseness(size: Tensor, square: Tensor, number: Tensor) -> tuple[Tensor, T
 
 
 @dataclass(frozen=True)
-class LifetimeSparseness(Parameters):
+class LifetimeSparseness(Sums):
     """Lifetime sparseness: how unequally a node's activation is spread over the samples, from 0 (evenly) to 1 (on one).
 
     Float64 in [0, 1], over all n samples, whatever their class:
@@ -70,9 +71,6 @@ class LifetimeSparseness(Parameters):
         found = {"count": state["count"].new_tensor([len(x)]), "size": size.sum(0, keepdim=True)}
         return self.merge(state, found | {"square": size.square_().sum(0, keepdim=True)})
 
-    def merge(self, a: State, b: State) -> State:
-        return {key: a[key] + b[key] for key in a}
-
     def finalize(self, state: State) -> Variables:
         ours, hoyer = _sparseness(state["size"][0], state["square"][0], state["count"])
         return {
@@ -82,7 +80,7 @@ class LifetimeSparseness(Parameters):
 
 
 @dataclass(frozen=True)
-class PopulationSparseness(Parameters):
+class PopulationSparseness(Sums):
     """Population sparseness: how unequally a sample's activation is spread over a site's nodes, from 0 to 1.
 
     For each sample S = (1 − a) / (1 − 1/N) with a = (Σx/N)² / (Σx²/N) over the N nodes: 0 where all nodes are equally
@@ -134,9 +132,6 @@ class PopulationSparseness(Parameters):
             "hoyer": zeros.index_add(0, y, hoyer.where(there, 0.0)),
         }
         return self.merge(state, found)
-
-    def merge(self, a: State, b: State) -> State:
-        return {key: a[key] + b[key] for key in a}
 
     def finalize(self, state: State) -> Variables:
         number = state["count"].sum()

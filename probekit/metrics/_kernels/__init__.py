@@ -24,4 +24,5 @@
 - `sample_kernels`: products of the kernels of several sites, in tiles and in batches of samples.
 - `scatter`: sums of squares and products around the mean that add up over batches.
 - `splits`: training and held-out rows, by unit and class; means of groups and their errors.
+- `sums`: the base of metrics whose states are sums over the samples.
 """

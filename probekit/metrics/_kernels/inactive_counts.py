@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from probekit.metrics._kernels.class_sums import class_counts
-from probekit.metrics.protocol import Parameters, Spec, State, Variables
+from probekit.metrics._kernels.sums import Sums
+from probekit.metrics.protocol import Spec, State, Variables
 
 __all__ = ["InactiveCounts", "shares"]
 
@@ -30,7 +31,7 @@ def shares(name: str, hits: Tensor, count: Tensor) -> Variables:
 
 
 @dataclass(frozen=True)
-class InactiveCounts(Parameters):
+class InactiveCounts(Sums):
     """Base of metrics of how often a node is on: the state is `count` (class) and `inactive` (class, node), int64.
 
     A node is inactive, or off, for a sample where its value is at or below `threshold`. Each position of a feature map
@@ -56,6 +57,3 @@ class InactiveCounts(Parameters):
         inactive = torch.le(x, self.threshold, out=torch.empty_like(x, dtype=exact))
         sums = inactive.new_zeros(state["inactive"].shape).index_add_(0, y, inactive)
         return self.merge(state, {"count": class_counts(y, classes), "inactive": sums.long()})
-
-    def merge(self, a: State, b: State) -> State:
-        return {key: a[key] + b[key] for key in a}
