@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import pi
 from typing import ClassVar
 
@@ -79,50 +81,71 @@ class DPrime(ClassMoments):
     def memory(self, spec: Spec, samples: int) -> int:
         pairs = keeps_pairs(spec.classes, self.pairs)
         scratch = 8 * 12 * spec.classes * min(spec.nodes, NODES)
-        return 32 * spec.classes * spec.nodes + scratch + table_bytes(spec, 2 * pairs, 2 * pairs)
+        hedges = 8 * 8 * spec.classes**2 * self.corrected  # where all classes differ in size
+        return 32 * spec.classes * spec.nodes + scratch + hedges + table_bytes(spec, 2 * pairs, 2 * pairs)
 
     @np.errstate(invalid="ignore")  # infinite values
     def finalize(self, state: State) -> Variables:
         count, nodes = state["count"].cpu().numpy(), state["mean"].shape[1]
         mean, squares = state["mean"].cpu(), state["m2"].cpu()
         kept = np.flatnonzero(count >= max(self.min_count, 1 + self.corrected))
-        keep, with_later = keeps_pairs(len(count), self.pairs), _corrected if self.corrected else _plain
+        keep = keeps_pairs(len(count), self.pairs)
+        with_later = partial(_corrected, _hedges(count[kept])) if self.corrected else _plain
         width = nodes_at_once(len(count)) if keep else NODES
         found = []
         for start in range(0, nodes, width):
             means, of_class = (each[kept, start : start + width].numpy() for each in (mean, squares))
-            each_class = (with_later(means, of_class, count[kept], place) for place in range(len(kept) - 1))
             shape, own = (len(count), means.shape[1]), means - means  # NaN where a value is infinite
-            found.append(distances("dprime", each_class, kept, shape, keep, own))
+            found.append(distances("dprime", with_later(means, of_class, count[kept]), kept, shape, keep, own))
         between, within = _squares(state)
         constant = ((between == 0) & (within == 0)).cpu().numpy()
         return join_nodes(found) | {"dprime_constant": (("node",), constant)}
 
 
-def _plain(mean: Array, squares: Array, count: Codes, place: int) -> Array:
-    """d′ of the class at a place with each later class, (later, node), from means and sums of squares of all."""
-    variance = squares[place:] / count[place:, None]
-    return _in_deviations(np.abs(mean[place] - mean[place + 1 :]), np.sqrt((variance[0] + variance[1:]) / 2))
+def _plain(mean: Array, squares: Array, count: Codes) -> Iterator[Array]:
+    """d′ of each class with each later one, (later, node), from the means and sums of squares of all (class, node)."""
+    variance = squares / count[:, None]
+    for place in range(len(count) - 1):
+        apart = mean[place + 1 :] - mean[place]
+        spread = variance[place + 1 :] + variance[place]
+        spread /= 2
+        yield _in_deviations(np.abs(apart, out=apart), np.sqrt(spread, out=spread))
 
 
-def _corrected(mean: Array, squares: Array, count: Codes, place: int) -> Array:
-    """The same without what chance adds to it."""
-    freedom = count[place:, None] - 1.0
-    both = 4 / (1 / freedom[0] + 1 / freedom[1:])  # degrees of freedom of the mean of two variances
+def _hedges(count: Codes) -> Array:
+    """Hedges' factor for every two classes of so many samples, (class, class)."""
+    sizes, places = np.unique(count, return_inverse=True)
+    freedom = sizes - 1.0
+    both = 4 / (1 / freedom[:, None] + 1 / freedom)  # degrees of freedom of the mean of two variances
     factor = np.exp(gammaln(both / 2) - gammaln((both - 1) / 2)) / np.sqrt(both / 2)
-    variance = squares[place:] / freedom
-    by_chance = 2 / pi * variance / count[place:, None]
-    apart = ((mean[place] - mean[place + 1 :]) * factor) ** 2 - by_chance[0] - by_chance[1:]
-    square = _in_deviations(apart, (variance[0] + variance[1:]) / 2)
-    return np.copysign(np.sqrt(np.abs(square)), square)
+    table: Array = factor[np.ix_(places, places)]
+    return table
+
+
+def _corrected(hedges: Array, mean: Array, squares: Array, count: Codes) -> Iterator[Array]:
+    """The same without what chance adds to it."""
+    variance = squares / (count[:, None] - 1)
+    by_chance = 2 / pi * variance / count[:, None]
+    for place in range(len(count) - 1):
+        apart = mean[place + 1 :] - mean[place]
+        apart *= hedges[place, place + 1 :, None]
+        apart *= apart
+        apart -= by_chance[place]
+        apart -= by_chance[place + 1 :]
+        spread = variance[place + 1 :] + variance[place]
+        spread /= 2
+        square = _in_deviations(apart, spread)
+        root = np.abs(square)
+        yield np.copysign(np.sqrt(root, out=root), square, out=root)
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def _in_deviations(apart: Array, spread: Array) -> Array:
-    """The quotient, 0 where both are 0."""
-    quotient: Array = apart / spread
-    quotient[(apart == 0) & (spread == 0)] = 0
-    return quotient
+    """The quotient, 0 where both are 0; in the memory of `apart`."""
+    alike = (spread == 0) & (apart == 0)
+    np.divide(apart, spread, out=apart)
+    apart[alike] = 0
+    return apart
 
 
 @dataclass(frozen=True)
