@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import xarray as xr
 from torch import nn
@@ -37,6 +38,7 @@ __all__ = [
     "one_site",
     "opened",
     "opened_counting",
+    "stopped",
     "stopping",
     "three_sites",
     "timeless",
@@ -142,11 +144,32 @@ def three_sites(path: Path, **options: Any) -> Path:
     return path
 
 
-def stopping(error: type[BaseException], steps: int = 1) -> Any:
-    """A progress that raises `error` after so many steps, of which a task of a measurement has 100."""
+def stopping(error: type[BaseException]) -> Any:
+    """A progress that raises `error` after one step, of which a task of a measurement has 100."""
 
     def stop(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
-        yield from islice(items, steps)
+        yield from islice(items, 1)
         raise error
 
     return stop
+
+
+def stopped(store: Any, metrics: Any, out: Path) -> list[Path]:
+    """Measure `store` until a task is kept beside `out`, and stop as by Ctrl-C: the parts that are kept.
+
+    Tasks run side by side, so no number of steps tells that one of them has ended.
+    """
+
+    def parts() -> list[Path]:
+        return sorted(out.with_name(f".{out.name}.parts").glob("*.piece"))
+
+    def stop(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        for item in items:
+            yield item
+            if parts():
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pk.measure(store, metrics, out=out, progress=stop)
+    assert not out.exists()
+    return parts()

@@ -11,7 +11,7 @@ import xarray as xr
 
 import probekit as pk
 from probekit.metrics import Block, Variables
-from tests.stores import three_sites
+from tests.stores import stopped, three_sites
 
 
 class Counted:
@@ -35,26 +35,11 @@ def store(tmp_path: Path) -> Path:
     return three_sites(tmp_path / "acts.zarr")
 
 
-def stopped(store: Path, metrics: Any) -> Path:
-    """A measurement that is stopped after its first task; the path where it would have written."""
-    out = store.parent / "m.zarr"
-
-    def stopping(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
-        for item in items:
-            yield item
-            if any(out.with_name(".m.zarr.parts").glob("*.piece")):
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pk.measure(store, metrics, out=out, progress=stopping)
-    assert not out.exists()
-    return out
-
-
 def test_a_stopped_measurement_resumes(store: Path) -> None:
     Counted.seen.clear()
     metrics = [Counted(), "std", "overlap"]
-    out = stopped(store, metrics)
+    out = store.parent / "m.zarr"
+    stopped(store, metrics, out)
     done = len(Counted.seen)
     found = pk.measure(store, metrics, out=out)
     # The task in progress when the first measurement stopped may have ended after it.
@@ -69,7 +54,8 @@ def test_a_stopped_measurement_resumes(store: Path) -> None:
     [([Counted(version=2)], {}), ([Counted()], {"by": None}), ([Counted()], {"where": {"label": 1}})],
 )
 def test_another_measurement_has_nothing_of_one_that_was_stopped(store: Path, metrics: Any, options: Any) -> None:
-    out = stopped(store, [Counted()])
+    out = store.parent / "m.zarr"
+    stopped(store, [Counted()], out)
     Counted.seen.clear()
     found = pk.measure(store, metrics, out=out, **options)
     assert len(Counted.seen) == 3
@@ -77,7 +63,8 @@ def test_another_measurement_has_nothing_of_one_that_was_stopped(store: Path, me
 
 
 def test_a_store_that_was_captured_again_is_measured_anew(store: Path) -> None:
-    out = stopped(store, [Counted()])
+    out = store.parent / "m.zarr"
+    stopped(store, [Counted()], out)
     Counted.seen.clear()
     three_sites(store, overwrite=True)
     pk.measure(store, [Counted()], out=out)
@@ -104,6 +91,7 @@ def test_a_metric_that_was_typed_in_is_never_taken_for_another(store: Path) -> N
         exec(code, names)
         return names["Typed"]()
 
-    out = stopped(store, [typed(1.0)])
+    out = store.parent / "m.zarr"
+    stopped(store, [typed(1.0)], out)
     found = pk.measure(store, [typed(2.0)], out=out)
     assert {float(value) for site in found.children.values() for value in site["typed"].values} == {2.0}

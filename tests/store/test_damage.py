@@ -27,7 +27,7 @@ from probekit._store.store import read_record
 from probekit.errors import StoreError
 from tests import processes
 from tests.models import mlp, samples
-from tests.stores import files, opened, stopping
+from tests.stores import files, opened, stopped
 
 X, Y = samples()
 MEMORY = 2 * 20 * 33 * 4
@@ -329,10 +329,7 @@ def test_adding_sites_to_a_full_disk_says_what_is_kept(store: Path, monkeypatch:
 
 def test_a_part_of_a_measurement_that_has_changed_is_measured_again(store: Path, tmp_path: Path) -> None:
     whole = pk.measure(store, ["mean", "median"])
-    with pytest.raises(KeyboardInterrupt):
-        pk.measure(store, ["mean", "median"], out=tmp_path / "r", progress=stopping(KeyboardInterrupt, 100))
-    parts = list((tmp_path / ".r.parts").glob("*.piece"))
-    assert parts
+    parts = stopped(store, ["mean", "median"], tmp_path / "r")
     for part, content in zip(parts, itertools.cycle([b"", None]), strict=False):
         data = bytearray(part.read_bytes())
         data[len(data) // 2] ^= 1
