@@ -47,8 +47,9 @@ def _variables(tree: xr.DataTree) -> list[xr.DataArray]:
     """Each measured variable once, in the order of the tree; those that compare sites come last."""
     first: dict[str, xr.DataArray] = {}
     for group in (*tree.children.values(), tree):
-        for name, variable in group.data_vars.items():
-            first.setdefault(str(name), variable)
+        for name in group.data_vars:
+            if str(name) not in first:
+                first[str(name)] = group.data_vars[name]
     return list(first.values())
 
 

@@ -112,7 +112,7 @@ def by_class(
     [0.6, 0.1]
     """
     chosen = measured(tree, sites, variable)
-    found = {site: site_values(tree, site, variable, ("label",)) for site in chosen}
+    found = site_values(tree, chosen, variable, ("label",))
     classes = common_classes({f"site {site!r}": class_names(data) for site, data in found.items()})
     values = np.full((len(classes), len(found)), np.nan)
     for column, data in enumerate(found.values()):

@@ -109,7 +109,8 @@ def _by_name(trees: Results | Mapping[str, Results]) -> dict[str, Sequence[xr.Da
 
 def _values(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> tuple[Floats, Floats | None]:
     """The line of one name (site,), and the lower and upper edge of its band (2, site) if it has one."""
-    lines = np.array([[float(site_values(tree, site, variable)) for site in sites] for tree in seeds])
+    found = [site_values(tree, sites, variable) for tree in seeds]
+    lines = np.array([[float(values[site]) for site in sites] for values in found])
     if len(seeds) > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a site that is NaN for every seed

@@ -119,12 +119,17 @@ def over_nodes(tree: xr.DataTree, variable: str) -> str:
     return (headline and headline.over_nodes) or "mean"
 
 
-def site_values(tree: xr.DataTree, site: str, variable: str, keep: Sequence[str] = ()) -> xr.DataArray:
-    """A variable of a site with the dims `keep` alone: one value for the nodes, then the mean over any other dims."""
-    found = read(tree, site, variable)
-    own = [str(dim) for dim in found.dims if dim not in keep and dim != "step"]
+def site_values(
+    tree: xr.DataTree, sites: Sequence[str], variable: str, keep: Sequence[str] = ()
+) -> dict[str, xr.DataArray]:
+    """A variable of each of the sites with the dims `keep` alone: one value for the nodes, the mean over other dims."""
     headline = headline_of(tree, variable) or Headline(variable, "mean", "")
-    return headline_value(read(tree, site, variable, (*keep, *own)), headline, keep)
+    found = {}
+    for site in sites:
+        values = read(tree, site, variable)
+        own = [str(dim) for dim in values.dims if dim not in keep and dim != "step"]
+        found[site] = headline_value(read(tree, site, variable, (*keep, *own)), headline, keep)
+    return found
 
 
 def class_names(data: xr.DataArray | xr.Dataset) -> list[str]:

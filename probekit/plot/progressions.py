@@ -40,7 +40,7 @@ def by_step(tree: xr.DataTree, variable: str, *, sites: Sequence[str] | None = N
     chosen = measured(tree, sites, variable)
     if "step" not in tree.coords:
         raise DataError("The results have no steps, as those of probekit.Watch have. Draw them with pk.plot.profile.")
-    lines = {site: site_values(tree, site, variable, ("step",)).values for site in chosen}
+    lines = {site: line.values for site, line in site_values(tree, chosen, variable, ("step",)).items()}
     steps = tree.coords["step"].values
     ax = _draw(ax, steps, lines, tree, variable)
     if _is_logarithmic(steps):
@@ -73,7 +73,7 @@ def by_position(
             f"The results are grouped by {tree.attrs.get('by', 'none')}, not by position. Measure a store of tokens "
             'with by="position" (--by position).'
         )
-    lines = {site: site_values(tree, site, variable, ("label",)) for site in chosen}
+    lines = site_values(tree, chosen, variable, ("label",))
     positions = next(iter(lines.values()))["label"].values
     ax = _draw(ax, positions, {site: line.values for site, line in lines.items()}, tree, variable)
     ax.set_xlabel("position")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,26 @@ def test_a_thousand_classes_and_three_hundred_sites_are_drawn(tmp_path: Path) ->
         "profile": pk.plot.profile(many, "median"),
     }.items():
         assert drawing.save(tmp_path / f"{name}.svg").stat().st_size < 2_000_000, name
+
+
+@pytest.mark.parametrize("draw", [pk.plot.profile, pk.plot.by_class, pk.plot.by_step])
+def test_each_further_site_is_read_as_often_as_the_others(
+    draw: Callable[..., pk.plot.Drawing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, of_group = [0], xr.DataTree.data_vars.fget
+
+    def counted(group: xr.DataTree) -> object:
+        reads[0] += 1
+        return of_group(group)
+
+    def reads_of(sites: int) -> int:
+        made = _medians(_relu(3, sites), sites)
+        if draw is pk.plot.by_step:
+            made = made.map_over_datasets(lambda group: group.expand_dims(step=[0, 1]))
+        reads[0] = 0
+        draw(made, "median")
+        return reads[0]
+
+    monkeypatch.setattr(xr.DataTree, "data_vars", property(counted))
+    few, more, many = (reads_of(sites) for sites in (4, 8, 12))
+    assert 0 < more - few == many - more
