@@ -89,11 +89,11 @@ class Block:
     @property
     def constant(self) -> npt.NDArray[np.bool_]:
         """Whether all samples of a node are equal, (node,)."""
-        classes = [self[code] for code, count in enumerate(self.counts) if count]
-        if not classes:
+        there = self.counts > 0
+        if not there.any():
             return np.ones(self.nodes, dtype=bool)
-        lowest = np.min([values[:, 0] for values in classes], axis=0)
-        constant: npt.NDArray[np.bool_] = lowest == np.max([values[:, -1] for values in classes], axis=0)
+        lowest, highest = self.values[:, self.offsets[:-1][there]], self.values[:, self.offsets[1:][there] - 1]
+        constant: npt.NDArray[np.bool_] = lowest.min(axis=1) == highest.max(axis=1)
         return constant
 
     def split(self, nodes: int = NODES) -> tuple[Block, ...]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from probekit.metrics._kernels.chance import beyond_chance, expected_ks, ks_shares
-from probekit.metrics._kernels.class_leads import leads, leads_bytes
+from probekit.metrics._kernels.class_leads import leads_bytes, leads_of
 from probekit.metrics._kernels.class_pairs import (
     check_min_count,
     distances,
@@ -25,6 +25,8 @@ from probekit.metrics.protocol import Parameters, Spec, Variables
 from probekit.metrics.resolution import Resolution
 
 __all__ = ["KS"]
+
+_ENTRIES = 2**15  # pairs and nodes handled together: what is computed of them stays in the cache
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,9 @@ class KS(Parameters):
 
     def compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
-        above, samples = ~np.tri(len(kept), dtype=bool), block.counts[kept]
-        size = np.multiply.outer(samples, samples)[above][:, None]
-        expected = expected_ks(samples[:, None], samples)[above][:, None]
-        return join_nodes(self._compute(few, kept, above, size, expected) for few in pair_blocks(block))
+        first, second = (block.counts[kept][each][:, None] for each in np.triu_indices(len(kept), 1))
+        size, expected, leads = first * second, expected_ks(first, second), leads_of(block, kept)
+        return join_nodes(self._compute(few, leads(few), kept, size, expected) for few in pair_blocks(block))
 
     def error_bound(self, resolution: Resolution) -> Array:
         plain, kept = resolution.compared(self.min_count), resolution.kept(self.min_count)
@@ -103,11 +104,15 @@ class KS(Parameters):
         bound = np.minimum(1 + e / left, plain + e * sqrt(2 - e**2) / left) if left else plain + np.inf
         return np.where(resolution.same(self.min_count), 0.0, bound)
 
-    def _compute(self, block: Block, kept: Codes, above: Array, size: Codes, expected: Array) -> Variables:
-        lead = leads(block)[np.ix_(kept, kept)]
-        found = np.maximum(lead, lead.swapaxes(0, 1))[above] / size
-        if self.corrected and len(found):
-            found = beyond_chance(found, expected * ks_shares(block, kept), 1.0)
-        shape, pairs = (block.classes, block.nodes), keeps_pairs(block.classes, self.pairs)
+    def _compute(self, block: Block, lead: Codes, kept: Codes, size: Codes, expected: Array) -> Variables:
+        shape = block.classes, block.nodes
+        shares = ks_shares(block, kept) if self.corrected else None
+
+        def found(few: slice) -> Array:
+            plain = lead[few] / size[few]
+            return plain if shares is None else beyond_chance(plain, expected[few] * shares, 1.0)
+
+        few = max(1, _ENTRIES // block.nodes)
+        parts = (found(slice(start, start + few)) for start in range(0, len(lead), few))
         constant: Variables = {"ks_constant": (("node",), block.constant)}
-        return distances(self.name, [found] if len(found) else [], kept, shape, pairs) | constant
+        return distances(self.name, parts, kept, shape, keeps_pairs(block.classes, self.pairs)) | constant

@@ -15,7 +15,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 import probekit as pk
-from probekit.metrics import AUROC, KS, Block, ColumnMetric, Wasserstein, wasserstein
+from probekit.metrics import AUROC, KS, Block, ColumnMetric, Wasserstein, ks, wasserstein
 from probekit.metrics._kernels import class_leads
 from probekit.metrics._kernels.class_pairs import in_order
 
@@ -83,7 +83,8 @@ def test_pairs_of_many_classes_are_the_same_however_few_samples_are_counted_at_a
         }
         for kept in (None, True)
     )
-    monkeypatch.setattr(class_leads, "_RUNNING", 2 * 70 * 300)
+    monkeypatch.setattr(class_leads, "_TILE", 5 * 70 * 32)
+    monkeypatch.setattr(ks, "_ENTRIES", 100)
     monkeypatch.setattr(wasserstein, "_APART", 50)
     for metric in (KS, Wasserstein):
         for name, value in compute(metric(corrected=corrected), x[:, 1:], y, classes).items():
@@ -97,6 +98,21 @@ def test_pairs_of_many_classes_are_the_same_however_few_samples_are_counted_at_a
             distance = stats.wasserstein_distance(ours, theirs)
             assert pairs["wasserstein"][a, b, node] == pytest.approx(distance, rel=1e-12)
     assert np.isnan(pairs["ks"][69]).all()
+
+
+@pytest.mark.parametrize("sizes", [[12], [130], [4, 10], [3, 5, 5, 16, 17]], ids=str)
+def test_classes_of_any_sizes_are_scipys(sizes: list[int]) -> None:
+    rng, classes = np.random.default_rng(0), 66
+    y = np.repeat(np.arange(classes), np.resize(sizes, classes))
+    x = rng.normal(size=(len(y), 2)) + 0.05 * rng.permutation(classes)[y, None]
+    x[:, 1] = np.maximum(np.round(x[:, 1], 1), 0)
+    found = compute(KS(pairs=True, corrected=False, min_count=4), x, y)
+    few = np.bincount(y) < 4
+    assert np.isnan(found["ks"][few]).all()
+    for a, b in rng.choice(np.flatnonzero(~few), (40, 2)):
+        for node in range(2) if a != b else ():
+            expected = stats.ks_2samp(x[y == a, node], x[y == b, node], method="asymp").statistic
+            assert found["ks"][a, b, node] == found["ks"][b, a, node] == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("shape", [(1000,), (1000, 1), (1000, 2), (37, 5, 1), (0, 3), (1, 1)])

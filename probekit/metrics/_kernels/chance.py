@@ -168,7 +168,9 @@ def ks_shares(block: Block, kept: Codes) -> Array:
     factor, counts = np.ones(block.nodes), block.counts[kept]
     if len(kept) < 2:
         return factor
-    tied = np.any([(block[code][:, 1:] == block[code][:, :-1]).any(axis=1) for code in kept], axis=0)
+    codes = np.repeat(np.arange(block.classes), block.counts)
+    neighbours = (codes[1:] == codes[:-1]) & np.isin(codes[1:], kept)
+    tied = ((block.values[:, 1:] == block.values[:, :-1]) & neighbours).any(axis=1)
     walks = _shuffles(min(_PLACES, max(2, 2 * round(len(counts) / (1 / counts).sum()))))
     for node in np.flatnonzero(tied):
         values = np.sort(np.concatenate([block[code][node] for code in kept]))
