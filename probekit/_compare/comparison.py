@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit._compare.differences import Difference
+from probekit._results.headlines import interval_name
 from probekit._table import ShownAsTable, Table
 from probekit.errors import DataError, check_choice, check_kind
 from probekit.metrics import Headline
@@ -127,14 +128,15 @@ class Comparison(ShownAsTable):
         """How the numbers were computed, and what isn't comparable."""
         settings = self.settings
         half = (
-            f"low and high: {settings.confidence:.0%} interval of the difference over samples, from {settings.repeats} "
-            f"random cuts of the common samples into halves (seed {settings.seed}), the same in every store."
+            f"low and high: {interval_name(settings.confidence)} of the difference over samples, from "
+            f"{settings.repeats} random cuts of the common samples into halves (seed {settings.seed}), the same in "
+            "every store."
         )
         alike = (
             "cka is the debiased estimator: 0 for unrelated sites whatever their width, 1 for the same up to rotation; "
             "cka biased is the usual one, high for few samples and many nodes. same node and best node: the median "
             "over nodes of the correlation with the node of the same number, and with the one most alike, in the other "
-            "store."
+            "every store."
         )
         return (*([half] if self.differences else []), alike, *self._without_interval(), *self.cautions)
 

@@ -89,8 +89,10 @@ def measure(
     the smaller tail (1 + shuffles at least, or at most, as large) / (1 + repeats); and ``v_q``, the p-values adjusted
     over the nodes of the site, for each class by itself (Benjamini and Hochberg 1995). The least p is
     2 / (1 + repeats), so many nodes ask for more repeats. The one number that stands for a site in `probekit.summary`
-    has its own: ``v_null_site``, ``v_null_std_site``, ``v_p_site``. Pairs of classes have none: select two classes with
-    `where`. A metric of a `target` has it shuffled instead of the labels.
+    has its own: ``v_null_site``, ``v_null_std_site``, ``v_p_site``. Where the headline describes each class by itself,
+    as `mean` does, and no value says nothing, there is ``v_p_site`` alone: of the standard deviation over the classes,
+    whether they differ, since the mean over the classes is about the same for any labels. Pairs of classes have none:
+    select two classes with `where`. A metric of a `target` has it shuffled instead of the labels.
 
     **An interval**, ``v_low`` to ``v_high``, and ``v_low_site`` to ``v_high_site``, says how a variable varies over
     samples. ``ci="bootstrap"`` draws samples with replacement within their class, `repeats` times; the interval is

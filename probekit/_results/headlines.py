@@ -12,7 +12,17 @@ import xarray as xr
 
 from probekit.metrics import Headline, Metric
 
-__all__ = ["ATTRIBUTE", "attributes", "beside_of", "headline_value", "headlines_of", "of_site", "over"]
+__all__ = [
+    "ATTRIBUTE",
+    "attributes",
+    "beside_of",
+    "headline_value",
+    "headlines_of",
+    "interval_name",
+    "of_site",
+    "over",
+    "spread_over_classes",
+]
 
 ATTRIBUTE = "headline"  # of the variable that the headline is about: JSON of the other fields
 _DERIVED_DIMS = {"label", "node", "step"}  # those of a variable of which a mean makes sense, whatever it is
@@ -67,6 +77,15 @@ def headline_value(variable: xr.DataArray, headline: Headline, keep: Collection[
         return values.mean([dim for dim in values.dims if dim not in keep], skipna=True)
 
 
+def spread_over_classes(variable: xr.DataArray, headline: Headline, keep: Collection[str] = ("step",)) -> xr.DataArray:
+    """How much the classes of a site differ in a variable, as one number.
+
+    The standard deviation (ddof 0) over the classes at each node, and then over the nodes as the headline says.
+    """
+    with np.errstate(invalid="ignore"):  # infinite values have no deviation
+        return headline_value(variable.astype(np.float64).std("label", skipna=True), headline, keep)
+
+
 def over(variable: xr.DataArray, headline: Headline) -> str:
     """How `headline_value` gets one number, in words, such as ``max over nodes, mean over classes``."""
     said = {"node": f"{headline.over_nodes} over nodes"} | {"label": "mean over classes", "site_b": "mean over sites"}
@@ -77,15 +96,21 @@ def over(variable: xr.DataArray, headline: Headline) -> str:
 def beside_of(data: Container[Any], headline: Headline) -> str | None:
     """The variable of a site that belongs beside a headline's, if there is one.
 
-    It is what the headline names, but the null of the one number that stands for the site where that was measured.
+    It is what the headline names, but the null of the one number that stands for the site where that was measured. A
+    number of which no shuffle says anything, whose p-value is of the spread over classes, has no null.
     """
     name, named = headline.variable, headline.beside
-    nulls = [f"{name}_null_site", f"{name}_null"]
+    nulls = [f"{name}_null_site", *(() if f"{name}_p_site" in data else (f"{name}_null",))]
     order = [*nulls, named] if named is None or named.endswith("_null") else [named, *nulls]
     return next((each for each in order if each in data), None)
 
 
-def of_site(data: Mapping[Any, xr.DataArray], variable: str, ending: str) -> float | None:
+def of_site(data: Mapping[Any, xr.DataArray], variable: str, ending: str) -> xr.DataArray | None:
     """What a null or an interval says of the one number that a site has for a variable; None where there is none."""
     names = (f"{variable}_{ending}_site", f"{variable}_{ending}")
-    return next((float(data[name]) for name in names if name in data and not data[name].dims), None)
+    return next((data[name] for name in names if name in data and not data[name].dims), None)
+
+
+def interval_name(confidence: float) -> str:
+    """What an interval is called in tables and figures, such as ``95% interval``."""
+    return f"{100 * confidence:.6g}% interval"

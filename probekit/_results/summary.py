@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit._probe.selectors import Selector, match_names
-from probekit._results.headlines import beside_of, headline_value, headlines_of, of_site, over
+from probekit._results.headlines import beside_of, headline_value, headlines_of, interval_name, of_site, over
 from probekit._results.opening import is_store
 from probekit._table import ShownAsTable, Table, shown
 from probekit.errors import RESULTS, DataError, check_kind, near
@@ -31,10 +31,10 @@ class Reading:
 
     `value` is one number for the site, from the values of `variable` as `over` says; `beside` is that of the variable
     `beside_name`, which belongs beside it: a chance level, or else the mean of its null. Where they were measured, `p`
-    is the p-value of the site's number under that null, and `low` and `high` are the ends of its interval. `n`
-    observations were measured, and `omitted` left out for a NaN. Of the `size` values of the variable, `missing` are
-    NaN. `positions` says what became of the positions of feature maps, such as ``each of 196`` or ``mean of 196``; it
-    is empty where there were none.
+    is the p-value of what `p_of` says, the site's number unless that describes the classes one by one, and `low` and
+    `high` are the ends of the number's interval, of that `confidence`. `n` observations were measured, and `omitted`
+    left out for a NaN. Of the `size` values of the variable, `missing` are NaN. `positions` says what became of the
+    positions of feature maps, such as ``each of 196`` or ``mean of 196``; it is empty where there were none.
     """
 
     site: str
@@ -45,13 +45,20 @@ class Reading:
     beside: float | None
     beside_name: str | None
     p: float | None
+    p_of: str | None
     low: float | None
     high: float | None
+    confidence: float | None
     n: int | None
     omitted: int
     size: int
     missing: int
     positions: str
+
+    @property
+    def interval(self) -> str | None:
+        """What the interval is called, such as ``95% interval``; None where there is none."""
+        return None if self.confidence is None else interval_name(self.confidence)
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +98,7 @@ class Summary(ShownAsTable):
         """What is known of a metric at a site, by the names of columns."""
         cells = {each.metric: self._shown(each.value)}
         if each.low is not None:
-            cells[f"{each.metric} interval"] = self._interval(each)
+            cells[f"{each.metric} {each.interval}"] = self._interval(each)
         if each.beside is not None:
             cells[str(each.beside_name)] = self._shown(each.beside)
         return cells | ({f"{each.metric} p": self._shown(each.p)} if each.p is not None else {})
@@ -115,8 +122,8 @@ class Summary(ShownAsTable):
             "site": [each.site for each in ordered],
             "value": [self._shown(each.value) for each in ordered],
         }
-        if any(each.low is not None for each in ordered):
-            columns["interval"] = [None if each.low is None else self._interval(each) for each in ordered]
+        for name in dict.fromkeys(each.interval for each in ordered if each.interval is not None):
+            columns[name] = [self._interval(each) if each.interval == name else None for each in ordered]
         columns["beside"] = [self._shown(each.beside) for each in ordered]
         if any(each.p is not None for each in ordered):
             columns["p"] = [self._shown(each.p) for each in ordered]
@@ -162,6 +169,8 @@ class Summary(ShownAsTable):
         those = [each for each in self.readings if each.metric == metric]
         beside = next((each.beside_name for each in those if each.beside_name is not None), None)
         said += [f"Compare it with {beside}"] if beside else []
+        of = next((each.p_of for each in those if each.p_of and each.p_of != each.over), None)
+        said += [f"Its p tells whether the classes differ: it is of the {of}"] if of else []
         return ". ".join([*said, ""]).rstrip()
 
     def _why_missing(self, metric: str) -> str:
@@ -293,6 +302,7 @@ def _of_site(tree: xr.DataTree, site: str, key: str) -> xr.Dataset:
 def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Reading:
     variable = data[headline.variable]
     beside = beside_of(data, headline)
+    p, low, high = (of_site(data, headline.variable, ending) for ending in ("p", "low", "high"))
     return Reading(
         site=site,
         metric=metric,
@@ -301,9 +311,11 @@ def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Re
         over=over(variable, headline),
         beside=None if beside is None else headline_value(data[beside], headline).item(),
         beside_name=beside,
-        p=of_site(data, headline.variable, "p"),
-        low=of_site(data, headline.variable, "low"),
-        high=of_site(data, headline.variable, "high"),
+        p=None if p is None else float(p),
+        p_of=None if p is None else str(p.attrs.get("over", "")),
+        low=None if low is None else float(low),
+        high=None if high is None else float(high),
+        confidence=None if low is None else float(low.attrs["confidence"]),
         n=variable.attrs.get("n"),
         omitted=variable.attrs.get("omitted", 0),
         size=variable.size,

@@ -158,7 +158,7 @@ class NodeCorrelation(Parameters):
             return dict(state)
         count = class_counts(y, len(state["count"]))
         first = x.index_select(0, first_of_each(y, len(count))).double()  # exactly the mean where a class is constant
-        rows = x.double().sub_(first.index_select(0, y))
+        rows = x.double().sub(first.index_select(0, y))
         shift = class_sums(rows, y, len(count)) / count[:, None].clamp(min=1)
         rows.sub_(shift.index_select(0, y))
         mean = torch.where(count[:, None] > 0, first + shift, 0.0)

@@ -63,7 +63,7 @@ class Dormant(Sums):
         return {"count": torch.zeros((), dtype=torch.int64, device=spec.device), "size": size}
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
-        return self.merge(state, {"count": state["count"].new_tensor(len(x)), "size": x.double().abs_().sum(0)})
+        return self.merge(state, {"count": state["count"].new_tensor(len(x)), "size": x.double().abs().sum(0)})
 
     def finalize(self, state: State) -> Variables:
         mean = state["size"] / state["count"]

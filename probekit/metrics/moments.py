@@ -12,6 +12,7 @@ from torch import Tensor
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
+from probekit.metrics._kernels.relabelled_sums import RelabelledSums
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
@@ -60,6 +61,9 @@ class Mean(Sums):
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         classes = len(state["count"])
         return self.merge(state, {"count": class_counts(y, classes), "sum": class_sums(x, y, classes)})
+
+    def relabelled(self, spec: Spec, labellings: int) -> RelabelledSums:
+        return RelabelledSums(spec, labellings, ("sum",), lambda x: [x.double().numpy()])
 
     def finalize(self, state: State) -> Variables:
         mean = state["sum"] / state["count"][:, None]

@@ -43,8 +43,9 @@ fit. Without the method, a streaming metric takes twice the state that `init` ma
 can, and another metric no more than its samples.
 
 A column metric may have the method ``relabelling(values, classes)`` (see `Relabelling`), by which the engine evaluates
-many shuffles of the labels sooner than by as many calls of `compute`. Its attribute `null_repeats` is the number of
-shuffles that the engine measures for it where the caller asks for no null.
+many shuffles of the labels sooner than by as many calls of `compute`; a streaming metric of nodes may have the method
+``relabelled(spec, labellings)`` for that (see `StreamRelabelling`). A column metric's attribute `null_repeats` is the
+number of shuffles that the engine measures for it where the caller asks for no null.
 
 Streaming metrics with equal `state_key` attributes have the same `init`, `update` and `merge`: measured together, they
 share one state.
@@ -71,11 +72,13 @@ __all__ = [
     "FunctionMetric",
     "Metric",
     "Parameters",
+    "RelabelledStates",
     "Relabelling",
     "SampleMetric",
     "Samples",
     "Spec",
     "State",
+    "StreamRelabelling",
     "StreamingMetric",
     "Variables",
     "metric",
@@ -156,6 +159,28 @@ class Relabelling(ColumnMetric, Protocol):
         They are those of `compute`, to the same bits; variables of pairs of classes may lack. `values`, in any order,
         don't change.
         """
+
+
+class RelabelledStates(Protocol):
+    """The states of a streaming metric for several labellings of the same samples, which are added to at once."""
+
+    def add(self, x: Tensor, codes: Codes) -> None:
+        """Add the batch `x` (batch, node), whose class codes in each labelling are `codes` (labelling, batch)."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the states are those of `update` but for the last digits; if not, they aren't asked for."""
+
+    def states(self) -> Iterator[State]:
+        """The state of each labelling, for `finalize`."""
+
+
+@runtime_checkable
+class StreamRelabelling(StreamingMetric, Protocol):
+    """A streaming metric of nodes that adds up many labellings sooner than by as many updates, as a null needs."""
+
+    def relabelled(self, spec: Spec, labellings: int) -> RelabelledStates:
+        """What adds up so many labellings; `spec` has the classes of one."""
 
 
 class Samples(Protocol):

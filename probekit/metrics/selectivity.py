@@ -14,7 +14,8 @@ from probekit.metrics._kernels.chance import grassberger
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_sums import class_minima, no_minima
 from probekit.metrics._kernels.inactive_counts import InactiveCounts
-from probekit.metrics.block import NODES
+from probekit.metrics._kernels.relabelled_sums import RelabelledMoments
+from probekit.metrics.block import NODES, Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
 
@@ -86,6 +87,9 @@ class Selectivity(ClassMoments):
         least = class_minima(x, y, len(state["count"]))
         return super().update(state, x, y) | {"min": torch.minimum(state["min"], least)}
 
+    def relabelled(self, spec: Spec, labellings: int) -> RelabelledMoments:
+        return _MomentsAndMinimum(spec, labellings)
+
     def merge(self, a: State, b: State) -> State:
         return super().merge(a, b) | {"min": torch.minimum(a["min"], b["min"])}
 
@@ -106,6 +110,21 @@ class Selectivity(ClassMoments):
             "selectivity": (("node",), value.cpu().numpy()),
             "selectivity_preferred": (("label", "node"), (largest & known).cpu().numpy()),
         }
+
+
+class _MomentsAndMinimum(RelabelledMoments):
+    """Class moments, and in the place of each class's minimum that of all samples: only the least of them counts."""
+
+    def __init__(self, spec: Spec, labellings: int) -> None:
+        super().__init__(spec, labellings, 2)
+        self._least = no_minima(spec)
+
+    def add(self, x: Tensor, codes: Codes) -> None:
+        super().add(x, codes)
+        self._least = torch.minimum(self._least, x.amin(dim=0))
+
+    def _state(self, count: Codes, sums: Array) -> State:
+        return super()._state(count, sums) | {"min": self._least}
 
 
 def _cross_fitted(state: State) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probekit.metrics._kernels.class_moments import first_of_each
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
+from probekit.metrics._kernels.relabelled_sums import RelabelledMoments
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 
@@ -36,7 +37,7 @@ class _FourMoments(Parameters):
         classes = len(state["count"])
         count = class_counts(y, classes)
         first = x.index_select(0, first_of_each(y, classes)).double()  # exactly the mean where a class is constant
-        gap = x.double().sub_(first.index_select(0, y))
+        gap = x.double().sub(first.index_select(0, y))
         shift = class_sums(gap, y, classes) / count[:, None].clamp(min=1)
         gap.sub_(shift.index_select(0, y))
         square = gap.square()
@@ -44,6 +45,9 @@ class _FourMoments(Parameters):
         sums = {key: class_sums(power, y, classes) for key, power in of_batch.items()}
         there = count[:, None] > 0
         return self.merge(state, {"count": count, "mean": torch.where(there, first + shift, 0.0), **sums})
+
+    def relabelled(self, spec: Spec, labellings: int) -> RelabelledMoments:
+        return RelabelledMoments(spec, labellings, 4)
 
     def merge(self, a: State, b: State) -> State:
         m, n = a["count"][:, None].double(), b["count"][:, None].double()

@@ -67,7 +67,7 @@ class LifetimeSparseness(Sums):
         return {"count": torch.zeros(1, dtype=torch.int64, device=spec.device), "size": zeros, "square": zeros.clone()}
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
-        size = x.double().abs_()
+        size = x.double().abs()
         found = {"count": state["count"].new_tensor([len(x)]), "size": size.sum(0, keepdim=True)}
         return self.merge(state, found | {"square": size.square_().sum(0, keepdim=True)})
 
@@ -121,7 +121,7 @@ class PopulationSparseness(Sums):
         return {"count": count, "sum": sums, "hoyer": sums.clone()}
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
-        size = x.double().abs_()
+        size = x.double().abs()
         norm, number = size.sum(1), torch.tensor(x.shape[1], device=x.device)
         ours, hoyer = _sparseness(norm, size.square_().sum(1), number)
         there, classes = norm > 0, len(state["count"])

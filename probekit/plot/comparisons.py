@@ -12,6 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from probekit._results.headlines import interval_name
 from probekit.plot.drawing import Drawing
 from probekit.plot.scales import MOST_WRITTEN, colour_bar, scale_of, show, write_values
 from probekit.plot.style import (
@@ -61,7 +62,7 @@ def differences(frame: pd.DataFrame, first: str, metric: str, confidence: float)
         below.errorbar(x, middle, beyond, fmt=_MARKERS[at % 10], color=colours[at], ms=4.5, capsize=3, lw=1.2)
     below.axhline(0, color=RULE, linestyle=":", linewidth=1.2, zorder=1.5)
     above.set_ylabel(words(metric))
-    below.set_ylabel(f"less {short(first)}\n({confidence:.0%} intervals)")
+    below.set_ylabel(f"less {short(first)}\n({interval_name(confidence)}s)")
     label_sites(below.xaxis, {site: index for index, site in enumerate(sites)})
     below.set_xlim(-0.5, len(sites) - 0.5)
     for ax in (above, below):

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from probekit._results.headlines import beside_of, of_site
+from probekit._results.headlines import beside_of, interval_name, of_site
 from probekit.errors import RESULTS, DataError, check_kind
 from probekit.metrics import Headline
 from probekit.plot.drawing import Drawing
@@ -73,7 +73,7 @@ def profile(
         if bands is not None:
             _draw_band(ax, at, bands, colour)
             if (share := _confidence(seeds, found[name], variable)) is not None:
-                dashed[f"{share:.0%} interval"] = Patch(color=RULE, alpha=0.3, linewidth=0)
+                dashed[interval_name(share)] = Patch(color=RULE, alpha=0.3, linewidth=0)
         if beside := _beside(seeds, found[name], variable):
             values = _values(seeds, found[name], beside)[0]
             ax.plot(at, values, "--", color=colour, linewidth=1.2, marker="_" if len(at) == 1 else "", markersize=12)
@@ -117,7 +117,8 @@ def _values(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -
             return np.nanmean(lines, axis=0), np.array([np.nanmin(lines, axis=0), np.nanmax(lines, axis=0)])
     if _confidence(seeds, sites, variable) is not None:
         groups = [seeds[0].children[site].data_vars for site in sites]
-        return lines[0], np.array([[of_site(each, variable, end) for each in groups] for end in ("low", "high")], float)
+        ends = [[of_site(each, variable, end) for each in groups] for end in ("low", "high")]
+        return lines[0], np.array(ends, float)
     data = [read(seeds[0], site, variable).values.astype(float) for site in sites]
     if over_nodes(seeds[0], variable) not in ("mean", "median") or max(each.size for each in data) == 1:
         return lines[0], None
@@ -127,9 +128,9 @@ def _values(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -
 def _confidence(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> float | None:
     """The confidence of the intervals of the sites' values, where one result has such."""
     groups = [seeds[0].children[site].data_vars for site in sites]
-    names = (f"{variable}_low_site", f"{variable}_low")
-    found = [[each[name] for name in names if name in each and not each[name].dims] for each in groups]
-    return float(found[0][0].attrs["confidence"]) if len(seeds) == 1 and all(found) else None
+    lows = [of_site(each, variable, "low") for each in groups]
+    shares = {None if each is None else float(each.attrs["confidence"]) for each in lows}
+    return shares.pop() if len(seeds) == len(shares) == 1 else None
 
 
 def _draw_band(ax: Axes, at: Sequence[int], bands: Floats, colour: str) -> None:

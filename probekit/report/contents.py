@@ -142,7 +142,7 @@ def _wide(summed: Summary) -> pd.DataFrame:
         row = rows.setdefault(each.site, {})
         row[each.metric] = each.value
         if each.low is not None:
-            row |= {f"{each.metric} low": each.low, f"{each.metric} high": each.high}
+            row |= {f"{each.metric} {each.interval} {end}": getattr(each, end) for end in ("low", "high")}
         if each.beside is not None:
             row[str(each.beside_name)] = each.beside
         if each.p is not None:

@@ -49,9 +49,14 @@ def arguments_unchanged(metric: Any) -> None:
     """A metric doesn't change its arguments: other metrics get the same ones.
 
     Work on copies: x = x.clone(), np.sort(values) rather than values.sort(). Return new states, and add with + rather
-    than += or add_.
+    than += or add_. x.double() is x itself where that is float64 already: x.double().abs() rather than abs_().
     """
-    data = mixed()
+    for dtype in (np.float32, np.float64):
+        data = mixed()
+        _arguments(metric, replace(data, description=f"{data.description}, {dtype.__name__}", x=data.x.astype(dtype)))
+
+
+def _arguments(metric: Any, data: Data) -> None:
     if isinstance(metric, ColumnMetric):
         block, kept = block_of(data), block_of(data)
         with broken_by("compute", data):

@@ -103,7 +103,7 @@ def test_nulls_and_intervals_are_printed(call, model):
     line = ("measure", "acts.zarr", "-m", "fisher", "--null", "permute", "--ci", "bootstrap", "--repeats", 20)
     code, out, err = call(*line, "--balance", "--seed", 3)
     assert code == 0
-    assert all(word in out for word in ("fisher interval", "fisher p", "fisher_null"))
+    assert all(word in out for word in ("fisher 95% interval", "fisher p", "fisher_null"))
     assert "Balanced by seed 3: " in err
     found = pk.measure("acts.zarr", "fisher", null="permute", ci="bootstrap", repeats=20, balance=True, seed=3)
     (row,) = json.loads(call(*line, "--balance", "--seed", 3, "--json")[1])["values"]

@@ -12,6 +12,7 @@ import xarray as xr
 from scipy.stats import false_discovery_control, mannwhitneyu, norm, t
 
 import probekit as pk
+from probekit._measure.resampling import evaluation
 from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.tally import discoveries
 from probekit._measure.resampling.units import Units
@@ -87,6 +88,47 @@ def test_prepared_samples_give_the_same_bits(metric: Any, sizes: tuple[int, ...]
         for name, (dims, array) in compute(codes).items():
             np.testing.assert_array_equal(array, expected[name][1])
             assert dims == expected[name][0]
+
+
+SUMMED = [
+    *("mean", "var", "std", "skewness", "kurtosis", "fisher", "dprime", "separability", "cdnv", "selectivity"),
+    *("sparsity", "perplexity"),
+]
+
+
+def of_many_kinds(rng: np.random.Generator, n: int) -> Array:
+    """Nodes: normal, of a ReLU, nearly dead, constant, of three values, and, but for a few samples, far from 0."""
+    x = rng.normal(size=(n, 6))
+    x[:, 1] = np.maximum(x[:, 1], 0)
+    x[:, 2], x[:, 3], x[:, 4] = np.arange(n) == 7, 3, rng.integers(0, 3, n)
+    x[:, 5] = np.where(np.arange(n) % 40 == 0, 0, 1000 + x[:, 5])
+    return x
+
+
+@pytest.mark.parametrize("kind", ["many", "infinite", "strata"])
+def test_labellings_that_are_summed_up_at_once_give_the_p_values_of_one_after_the_other(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, y = np.random.default_rng(0), np.arange(90) % 3
+    x, session, passes = of_many_kinds(rng, 90), np.arange(90) // 45, list[int]()
+    if kind == "infinite":
+        x[3, 0] = np.inf
+    if kind == "strata":  # the first class is one session's alone, where a node lies far away and is constant
+        y = np.where(session == 0, 0, 1 + y % 2)
+        x[:45, 0] = 5e4
+    options: dict[str, Any] = {"null": "permute", "repeats": 25, "within": "session" if kind == "strata" else None}
+    one_by_one = evaluation._one_by_one
+    monkeypatch.setattr(evaluation, "_one_by_one", lambda *args: passes.append(1) or one_by_one(*args))
+    found = measured(x, y, SUMMED, {"session": session}, **options)
+    assert bool(passes) == (kind == "strata")
+    monkeypatch.setattr(evaluation, "StreamRelabelling", type(None))
+    expected = measured(x, y, SUMMED, {"session": session}, **options)
+    assert list(found.data_vars) == list(expected.data_vars)
+    for name in map(str, found.data_vars):
+        if "_p" in name or "_q" in name:
+            np.testing.assert_array_equal(found[name], expected[name], name)
+        else:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-7, atol=1e-6, err_msg=name)
 
 
 def test_adjusted_p_values_are_scipys_where_there_are_some() -> None:

@@ -111,13 +111,13 @@ def test_intervals_and_p_values_stand_beside_a_number(tree: xr.DataTree) -> None
     measured = pk.measure(tree, ["auroc", "std", "linear_probe"], null="permute", ci="jackknife", repeats=20)
     found, relu = pk.summary(measured, metrics=["auroc", "linear_probe"]), measured["relu"]
     assert found.table.columns == (
-        *("site", "n", "auroc", "auroc interval", "auroc_rest_null_site", "auroc p"),
-        *("linear_probe", "linear_probe interval", "linear_probe_chance", "linear_probe p", "missing"),
+        *("site", "n", "auroc", "auroc 95% interval", "auroc_rest_null_site", "auroc p"),
+        *("linear_probe", "linear_probe 95% interval", "linear_probe_chance", "linear_probe p", "missing"),
     )
     row = found.to_dataframe().set_index(["site", "metric"]).loc[("relu", "auroc")]
     for column, variable in {"beside": "null", "p": "p", "low": "low", "high": "high"}.items():
         assert row[column] == relu[f"auroc_rest_{variable}_site"].item()
-    assert found.long_table.columns == ("metric", "site", "value", "interval", "beside", "p", "n", "missing")
+    assert found.long_table.columns == ("metric", "site", "value", "95% interval", "beside", "p", "n", "missing")
     ax = pk.plot.profile(measured, "auroc_rest").axes[0]
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--", ":"]
     texts = [text.get_text() for text in ax.get_legend().get_texts()]

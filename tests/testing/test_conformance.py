@@ -104,6 +104,13 @@ class Careless(Average):
         return state | {"count": state["count"] + torch.bincount(y, minlength=len(state["count"]))}
 
 
+class Widening(Average):
+    """Works on what is a copy of a batch in float32 only."""
+
+    def update(self, state: State, x: Tensor, y: Tensor) -> State:
+        return super().update(state, x.double().abs_(), y)
+
+
 class Overwriting(Average):
     """Changes the batch, and what it had been is lost."""
 
@@ -377,6 +384,7 @@ WRONG = [
     (Greedy, "any merge order"),
     (OneSided, "merge with nothing"),
     (Careless, "arguments unchanged"),
+    (Widening, "arguments unchanged"),
     (Overwriting, "arguments unchanged"),
     (Sorting, "arguments unchanged"),
     (Scribbling, "arguments unchanged"),

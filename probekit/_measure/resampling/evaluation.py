@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from probekit._measure.grouping import Observations
 from probekit._measure.resampling.draws import Draws
 from probekit.metrics import Block, ColumnMetric, State, StreamingMetric, Variables
 from probekit.metrics.block import Array, Codes
-from probekit.metrics.protocol import Relabelling
+from probekit.metrics.protocol import Relabelling, StreamRelabelling
 
 __all__ = ["Batches", "Columns", "Repeat", "redrawn", "relabelled", "streamed", "without_each"]
 
@@ -111,16 +112,56 @@ def _taken(x: Any, y: torch.Tensor, places: torch.Tensor) -> tuple[Any, torch.Te
 def streamed(
     metrics: Sequence[StreamingMetric], spec: Any, where: str, batches: Batches, repeats: Sequence[Repeat]
 ) -> Iterator[dict[str, Variables]]:
-    """The variables of each repeat, by the metric's name, from one pass over the samples."""
-    found = [Accumulator(metrics, spec, where) for _ in repeats]
-    first = 0
+    """The variables of each repeat, by the metric's name, from one pass over the samples.
+
+    Metrics that can add up all labellings at once do so. Where that loses digits, their repeats are made one by one in
+    a second pass.
+    """
+    keepers, labellings = leaders(metrics), [each.codes for each in repeats if isinstance(each, _Relabelled)]
+    sums = {
+        keeper.name: call(keeper, where, keeper.relabelled, spec, len(repeats))
+        for keeper in keepers.values()
+        if isinstance(keeper, StreamRelabelling) and len(labellings) == len(repeats)
+    }
+    alone = [metric for metric in metrics if keepers[metric.name].name not in sums]
+    found, first = _accumulators(alone, spec, where, repeats), 0
     for x, codes in batches():
-        y = torch.from_numpy(codes)
-        for repeat, accumulator in zip(repeats, found, strict=True):
-            accumulator.update(*repeat.of(x, y, first))
+        _update(found, repeats, x, codes, first)
+        if sums:
+            of_each = np.stack([each[first : first + len(codes)] for each in labellings])
+            for name, each in sums.items():
+                call(keepers[name], where, each.add, x, of_each)
+        first += len(codes)
+    states = {name: each.states() for name, each in sums.items() if each.exact}
+    kept = [metric for metric in metrics if metric in alone or keepers[metric.name].name in states]
+    others = [metric for metric in metrics if metric not in kept]
+    again = _one_by_one(others, spec, where, batches, repeats) if others else cycle([dict[str, Variables]()])
+    for number, more in zip(range(len(repeats)), again, strict=False):
+        those = {name: next(each) for name, each in states.items()} | (found[number].states if found else {})
+        yield _variables(kept, those, where) | more
+
+
+def _one_by_one(
+    metrics: Sequence[StreamingMetric], spec: Any, where: str, batches: Batches, repeats: Sequence[Repeat]
+) -> Iterator[dict[str, Variables]]:
+    found, first = _accumulators(metrics, spec, where, repeats), 0
+    for x, codes in batches():
+        _update(found, repeats, x, codes, first)
         first += len(codes)
     for accumulator in found:
         yield _variables(metrics, accumulator.states, where)
+
+
+def _accumulators(
+    metrics: Sequence[StreamingMetric], spec: Any, where: str, repeats: Sequence[Repeat]
+) -> list[Accumulator]:
+    return [Accumulator(metrics, spec, where) for _ in repeats] if metrics else []
+
+
+def _update(found: Sequence[Accumulator], repeats: Sequence[Repeat], x: Any, codes: Codes, first: int) -> None:
+    y = torch.from_numpy(codes)
+    for each, accumulator in zip(repeats, found, strict=False):  # none where no metric needs it
+        accumulator.update(*each.of(x, y, first))
 
 
 def without_each(

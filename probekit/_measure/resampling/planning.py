@@ -93,6 +93,9 @@ def _sees_labels(metric: Metric, measure: Measure) -> bool:
         return True
     rng = np.random.default_rng(0)
     x = {name: rng.standard_normal((_SAMPLES, _NODES), np.float32) for name in "ab"}
+    for values in x.values():  # some metrics are NaN at nodes with values below 0
+        np.maximum(values[:, 1], 0, out=values[:, 1])
+        np.abs(values[:, 2], out=values[:, 2])
     found = []
     for labels in (np.arange(_SAMPLES) % _CLASSES, rng.permutation(_SAMPLES) % _CLASSES):
         root = xr.Dataset(coords={"label": ("sample", labels)})

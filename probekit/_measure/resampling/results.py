@@ -3,6 +3,9 @@
 Beside a variable ``v`` stand ``v_null``, ``v_null_std``, ``v_p``, and, over its nodes, ``v_q``; ``v_low`` and
 ``v_high``. Where ``v`` is a headline's and has nodes, the number that stands for the site has its own, without nodes:
 ``v_null_site`` and so on.
+
+A headline that describes each class by itself, such as its mean, has no value that says nothing, and its mean over the
+classes is about the same for any labels. Its site has ``v_p_site`` alone, of how far the classes are apart in it.
 """
 
 from __future__ import annotations
@@ -151,14 +154,19 @@ def _of_site(
     name = str(measured.name)
     headline = getattr(found.metric, "headline", None) or Headline(name, "mean", "")
     dims, values = found.values[name]
-    over_repeats = headlines.headline_value(xr.DataArray(values, dims=dims), headline, keep=(dims[0],)).values
-    # In the precision of the repeats, so that one that is equal to what was measured counts as equal.
-    now = headlines.headline_value(measured.drop_attrs().astype(values.dtype), headline).values
-    sums = Sums.of(now, over_repeats)
     attrs = {key: value for key, value in measured.attrs.items() if key != headlines.ATTRIBUTE}
-    attrs |= {"of": name, **about}
-    attrs["over"] = headlines.over(measured, headline)
+    attrs |= {"of": name, "over": headlines.over(measured, headline), **about}
+    number = headlines.headline_value
+    describes = found.what == NULL and headline.neutral is None and "label" in measured.dims and "label_b" not in dims
+    if describes:
+        number = headlines.spread_over_classes
+        attrs["over"] = f"standard deviation over classes, {headline.over_nodes or 'mean'} over nodes"
+    over_repeats = number(xr.DataArray(values, dims=dims), headline, keep=(dims[0],)).values
+    # In the precision of the repeats, so that one that is equal to what was measured counts as equal.
+    now = number(xr.DataArray(found.sums[name][1].measured.astype(values.dtype), dims=dims[1:]), headline).values
+    sums = Sums.of(now, over_repeats)
     return {
         f"{name}_{ending}_site": xr.Variable((), array, attrs)
         for ending, array in _statistics(found, sums, repeats, about, key)
+        if ending == "p" or not describes
     }

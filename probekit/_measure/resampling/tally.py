@@ -148,7 +148,8 @@ class Tally:
         for name, (_, sums) in self._sums.items():
             sums.add(variables[name][1])
         if self._kept is not None:
-            self._values.append(np.asarray(variables[self._kept][1], np.float32))
+            with np.errstate(over="ignore"):  # to infinity, as an order of magnitude beyond 10³⁸ may
+                self._values.append(np.asarray(variables[self._kept][1], np.float32))
 
     @property
     def variables(self) -> Variables:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from probekit.metrics._kernels.class_sums import class_counts
+from probekit.metrics._kernels.relabelled_sums import RelabelledMoments
 from probekit.metrics.protocol import Parameters, Spec, State
 
 __all__ = ["ClassMoments", "first_of_each"]
@@ -48,6 +49,9 @@ class ClassMoments(Parameters):
         shift = sums / count[:, None].clamp(min=1)
         mean = torch.where(count[:, None] > 0, pivot - shift, state["mean"])
         return {"count": count, "mean": mean, "m2": state["m2"] + squares - shift * sums}
+
+    def relabelled(self, spec: Spec, labellings: int) -> RelabelledMoments:
+        return RelabelledMoments(spec, labellings, 2)
 
     def merge(self, a: State, b: State) -> State:
         count = a["count"] + b["count"]

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from probekit.metrics._kernels.class_sums import class_counts
+from probekit.metrics._kernels.relabelled_sums import RelabelledSums
 from probekit.metrics._kernels.sums import Sums
+from probekit.metrics.block import Array, Codes
 from probekit.metrics.protocol import Spec, State, Variables
 
 __all__ = ["InactiveCounts", "shares"]
@@ -57,3 +59,11 @@ class InactiveCounts(Sums):
         inactive = torch.le(x, self.threshold, out=torch.empty_like(x, dtype=exact))
         sums = inactive.new_zeros(state["inactive"].shape).index_add_(0, y, inactive)
         return self.merge(state, {"count": class_counts(y, classes), "inactive": sums.long()})
+
+    def relabelled(self, spec: Spec, labellings: int) -> RelabelledSums:
+        return _Counts(spec, labellings, ("inactive",), lambda x: [(x <= self.threshold).double().numpy()])
+
+
+class _Counts(RelabelledSums):
+    def _state(self, count: Codes, sums: Array) -> State:
+        return {key: each.long() for key, each in super()._state(count, sums).items()}
