@@ -33,10 +33,33 @@ class RSA(Parameters):
 
     `rsa` (site, site_b), float64 in [−1, 1], symmetric, 1 on the diagonal. Within each site, every two classes have a
     dissimilarity of their means; `rsa` is the correlation of these dissimilarities between two sites, over all pairs of
-    classes that have samples (representational similarity analysis, Kriegeskorte et al. 2008). By default the
-    dissimilarity is 1 − the Pearson correlation of the two means over the nodes, and ranks are compared (Spearman's
-    correlation, ties sharing their mean rank), as in that paper. ``dissimilarity="euclidean"`` takes the Euclidean
-    distance of the means; ``ranks=False`` compares the dissimilarities themselves (Pearson's correlation).
+    classes that have samples (representational similarity analysis, Kriegeskorte et al. 2008). Ranks are compared
+    (Spearman's correlation, ties sharing their mean rank), as in that paper; ``ranks=False`` compares the
+    dissimilarities themselves (Pearson's correlation).
+
+    Noise in the means makes their distances larger, those of small or widely spread classes most, at every site. That
+    alone makes unrelated sites look alike. The default dissimilarity is free of it, since it multiplies differences of
+    distinct samples only, as if each sample were a fold of its own (Walther et al. 2016, Diedrichsen et al. 2021). It
+    may be below 0, and needs two samples of a class. ``dissimilarity`` is one of
+
+    - ``"crossvalidated"``: ‖μ_a − μ_b‖² − s_a² / n_a − s_b² / n_b, with s² the sum of the nodes' variances in a class
+      (ddof 1): an unbiased estimate of the squared distance;
+    - ``"crossnobis"``: the same after the nodes are whitened by the covariance within classes, shrunk to its diagonal
+      as by Schäfer and Strimmer (2005): of the squared Mahalanobis distance. It reads a site three times, needs 40
+      bytes for each pair of nodes, and a store;
+    - ``"correlation"``: 1 − the Pearson correlation of the two means over the nodes, as in Kriegeskorte's paper. For
+      classes of one size and spread, or of one sample each;
+    - ``"euclidean"``: the Euclidean distance of the means. For the same.
+
+    Means over 20 draws of unrelated ReLU sites of 50 nodes, five classes of n samples and five of 5 n, where 0 is true;
+    the deviation of one is 0.2 to 0.3, and 0.08 of the plain ones:
+
+    ==============  ======  ======  ======
+    n               10      50      180
+    ==============  ======  ======  ======
+    crossvalidated  0.034   0.084   0.045
+    correlation     0.724   0.762   0.733
+    ==============  ======  ======  ======
 
     Dissimilarities that are equal but for rounding in float64 are tied, so that a scaled or rotated copy of a site has
     the rsa 1 with it. A mean μ over N nodes may have moved by e = (√N + 1) ε (max ‖μ‖ + σ), with ε = 2^−52 and σ the
@@ -45,24 +68,13 @@ class RSA(Parameters):
     dissimilarities are tied where they differ by no more than what both may have moved. Activations are taken as they
     are: what a network's own float32 arithmetic leaves of equal numbers, as in a copy that it rotates, isn't tied.
 
-    Noise in the means makes these dissimilarities larger, those of small classes most, and classes of unequal size make
-    unrelated sites look alike: 0.77 by Euclidean distances, for classes of n and 5 n samples. Two dissimilarities are
-    free of it, since they multiply differences of distinct samples only, as if each sample were a fold of its own
-    (Walther et al. 2016, Diedrichsen et al. 2021). They may be below 0, and need two samples of a class:
-
-    - ``"crossvalidated"``: ‖μ_a − μ_b‖² − s_a² / n_a − s_b² / n_b, with s² the sum of the nodes' variances in a class
-      (ddof 1): an unbiased estimate of the squared distance;
-    - ``"crossnobis"``: the same after the nodes are whitened by the covariance within classes, shrunk to its diagonal
-      as by Schäfer and Strimmer (2005): of the squared Mahalanobis distance. It reads a site three times, needs 40
-      bytes for each pair of nodes, and a store.
-
-    NaN with fewer than three classes, and for a site whose dissimilarities are all equal or undefined: at constant
-    nodes, with a class mean that is the same at all nodes (by correlation), both up to rounding, and where a value is
-    infinite.
+    NaN with fewer than three classes, which have two samples where these are multiplied; and for a site whose
+    dissimilarities are all equal or undefined: at constant nodes, with a class mean that is the same at all nodes (by
+    correlation), both up to rounding, and where a value is infinite.
 
     A store's sites are read one after the other. RSA compares the arrangement of classes and is blind to the spread
     within them. With few classes it is uncertain (10 classes have 45 pairs, which aren't independent; for unrelated
-    sites, 8 classes give 0 ± 0.2). Noise in the means makes correlations smaller.
+    sites, 8 classes give 0 ± 0.2).
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root, x = xr.Dataset(coords={"label": ("sample", [0, 1, 2])}), np.array([[0.0], [1], [4]])
@@ -72,9 +84,9 @@ class RSA(Parameters):
     array([1., 1.])
     """
 
-    dissimilarity: str = "correlation"
+    dissimilarity: str = "crossvalidated"
     ranks: bool = True
-    version: ClassVar[int] = 2  # version 1 ranked what rounding left of equal dissimilarities
+    version: ClassVar[int] = 3  # version 2 correlated means by default; version 1 ranked what rounding left of ties
     scope: ClassVar[str] = "sites"
     name: ClassVar[str] = "rsa"
     headline: ClassVar[Headline] = Headline(
@@ -82,7 +94,8 @@ class RSA(Parameters):
         None,
         "two sites arrange the classes alike",
         neutral=0.0,
-        missing="it needs three classes whose dissimilarities differ, and finite values",
+        missing="it needs three classes of two samples (of one by dissimilarity='correlation'), whose dissimilarities "
+        "differ, and finite values",
     )
 
     def __post_init__(self) -> None:

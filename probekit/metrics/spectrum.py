@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from probekit.metrics._kernels.covariance import Covariance, Spread
+from probekit.metrics._kernels.hsic import LEAST
+from probekit.metrics._kernels.population_spectrum import population_spectrum
 from probekit.metrics.block import Array
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import State, Variables
@@ -31,16 +33,34 @@ class EffectiveRank(Covariance):
     samples. Equivalently, σ are the singular values of the samples less their mean. The effective rank of Roy and
     Vetterli (2007) is that of a matrix as it is, which ``center=False`` takes: there the mean is a direction too, and
     of samples far from 0 it is nearly the only one. `rankme` is the same but for a constant. 0 for a site without
-    spread: constant nodes, or one sample (of zeros alone, without centring). NaN without samples, and where a value is
-    infinite or so large that its square is. Directions whose σ is less than a millionth of the largest don't count:
-    rounding errors are of that size.
+    spread: constant nodes, or one sample (of zeros alone, without centring). NaN for fewer than 4 samples with spread
+    (corrected), without samples, and where a value is infinite or so large that its square is. Directions whose σ is
+    less than a millionth of the largest don't count: rounding errors are of that size.
+
+    Few samples seem to lie in few directions: no more than the samples less 1, of which some look stronger than they
+    are. By default that is corrected: σ² are the variances of the population whose samples would have the eigenvalues
+    that were found, by the law of Marchenko and Pastur (El Karoui 2008). It takes samples to be independent; where some
+    have much more spread than others, or come in groups, as the tokens of a text do, it corrects too little. Means over
+    20 draws of 50 normal nodes of equal variance, and the standard deviation of the corrected value:
+
+    =========  ======  ======  ======  ======  ======
+    samples    10      20      50      180     1,000
+    =========  ======  ======  ======  ======  ======
+    plain      8.7     17.9    39.6    48.1    49.7
+    corrected  44.1    48.2    49.3    49.9    50.0
+    deviation  6.0     2.1     0.4     0.1     0.0
+    =========  ======  ======  ======  ======  ======
+
+    Directions that the samples are too few to show can't be counted: with less than a tenth as many samples as nodes
+    the result varies much.
+
+    Args:
+        center: False for the samples as they are, from which no mean is subtracted.
+        corrected: False for the σ of the samples themselves.
 
     It doesn't change when the nodes are rotated or all scaled alike, but a few nodes with large values lower it.
     Because directions weigh by σ, many directions of little spread count for much more than in `participation_ratio`.
-    It can't exceed the number of samples less 1, so sites that are measured on few samples look smaller than they are:
-    equal spread in 50 directions is 9 for 10 samples, 18 for 20, 40 for 50, 48 for 180 and 49.7 for 1,000. Compare
-    sites by the same number of samples, several times that of the nodes; or by `participation_ratio`, which corrects
-    for it. It ignores the classes.
+    It ignores the classes.
 
     The state takes 8 bytes for each pair of nodes (5 MB at 800 nodes, 134 MB at 4,096), twice that while batches are
     added. Each sample takes one multiplication per pair. Of a store with fewer samples than nodes, all samples are
@@ -48,21 +68,30 @@ class EffectiveRank(Covariance):
     nodes or samples.
 
     >>> import numpy as np, xarray as xr, probekit as pk
-    >>> root = xr.Dataset(coords={"label": ("sample", [0, 0, 1])})
-    >>> relu = xr.Dataset({"activation": (("sample", "node"), np.array([[0.0, 0, 1], [1, 2, 1], [2, 4, 1]]))})
+    >>> root = xr.Dataset(coords={"label": ("sample", [0, 0, 1, 1])})
+    >>> x = np.array([[0.0, 0, 1], [1, 2, 1], [2, 4, 1], [3, 6, 1]])
+    >>> relu = xr.Dataset({"activation": (("sample", "node"), x)})
     >>> tree = xr.DataTree.from_dict({"/": root, "relu": relu})
-    >>> pk.measure(tree, pk.metrics.EffectiveRank())["relu"]["effective_rank"].item()  # all on one line
+    >>> round(pk.measure(tree, pk.metrics.EffectiveRank())["relu"]["effective_rank"].item(), 3)  # all on one line
     1.0
     """
 
     center: bool = True
+    corrected: bool = True
+    version: ClassVar[int] = 2  # version 1 wasn't corrected
     name: ClassVar[str] = "effective_rank"
     headline: ClassVar[Headline] = Headline(
-        "effective_rank", None, "the samples spread over many directions", missing="it needs finite values"
+        "effective_rank",
+        None,
+        "the samples spread over many directions",
+        missing="it needs four samples, and finite values",
     )
 
     def finalize(self, state: State) -> Variables:
-        return {"effective_rank": ((), _of_table(state, _entropy_rank, center=self.center))}
+        number: Callable[[Tensor, int], Tensor] = _entropy_rank
+        if self.corrected:
+            number = partial(_corrected_rank, nodes=Spread(state).nodes, center=self.center)
+        return {"effective_rank": ((), _of_table(state, number, center=self.center))}
 
 
 @dataclass(frozen=True)
@@ -74,10 +103,18 @@ class RankMe(Covariance):
     but for the constant: use it to compare with other work, and `effective_rank` to ask how the samples spread. 0 where
     all values are 0. NaN without samples, and where a value is infinite or so large that its square is.
 
-    It predicted how well self-supervised embeddings serve downstream, on the data that they were trained on. It can't
-    exceed the number of samples: 50 equal directions around 0 are 10 for 10 samples, 40 for 50, 49.7 for 1,000; the
-    authors take 25,600. It ignores the classes. Memory and time are those of `effective_rank`, with which it shares
-    them.
+    It predicted how well self-supervised embeddings serve downstream, on the data that they were trained on. Since it
+    is for comparison with other work, few samples aren't corrected for: it can't exceed their number. Take as many as
+    that work, such as the authors' 25,600, or ``effective_rank:center=False``, which corrects for them. 50 equal
+    directions around 0:
+
+    =======  ======  ======  ======  ======  ======
+    samples  10      20      50      180     1,000
+    =======  ======  ======  ======  ======  ======
+    rankme   9.7     18.8    40.0    48.1    49.7
+    =======  ======  ======  ======  ======  ======
+
+    It ignores the classes. Memory and time are those of `effective_rank`, with which it shares them.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", [0, 0])})
@@ -107,9 +144,19 @@ class StableRank(Covariance):
     without samples, and where a value is infinite or so large that its square is.
 
     The strongest direction alone decides it: 1 above all others gives a number near 1, however many those are. Few
-    samples make the strongest direction stronger than it is: 50 equal directions come to 5 for 10 samples, 13 for 50,
-    23 for 180 and 34 for 1,000. It ignores the classes. Memory and time are those of `effective_rank`, with which it
-    shares them.
+    samples make the strongest direction stronger than it is, and the stable rank too small. Where the direction doesn't
+    stand out, they don't tell by how much (Baik, Ben Arous and Péché 2005), so that it isn't corrected; the truth then
+    lies between it and `participation_ratio`, which is corrected, and never below the stable rank. Where one direction
+    stands out, the samples show it: 1 of variance 20 beside 49 of variance 1 have the stable rank 3.5. Means of draws:
+
+    ===============  ======  ======  ======  ======  ======
+    samples          10      20      50      180     1,000
+    ===============  ======  ======  ======  ======  ======
+    50 equal ones    5.0     7.8     13.4    22.2    33.6
+    1 of them × 20   2.8     2.7     3.1     3.4     3.4
+    ===============  ======  ======  ======  ======  ======
+
+    It ignores the classes. Memory and time are those of `effective_rank`, with which it shares them.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", [0, 0, 1, 1])})
@@ -190,7 +237,21 @@ def _stable_rank(table: Tensor, count: int) -> Tensor:
 
 def _entropy_rank(table: Tensor, count: int, added: float = 0.0) -> Tensor:
     """exp of the entropy of the shares of the singular values, as many as nodes or samples, and `added` to each."""
-    eigenvalues = torch.linalg.eigvalsh(table)[-count:]
-    deviations = eigenvalues.where(eigenvalues > _LEAST * eigenvalues[-1], 0.0).sqrt()
+    deviations = _eigenvalues(table, count).sqrt()
     entropy: Tensor = torch.special.entr(deviations / deviations.sum() + added).sum()
     return entropy.exp()
+
+
+def _corrected_rank(table: Tensor, count: int, *, nodes: int, center: bool) -> Tensor:
+    """The same of the population of the samples, of which the table is; NaN for fewer than 4."""
+    if count < LEAST:
+        return table.new_tensor(torch.nan)
+    eigenvalues = _eigenvalues(table, count).cpu().numpy()
+    variances, counts = population_spectrum(eigenvalues[eigenvalues > 0], count - center, nodes)
+    shares = np.sqrt(variances) / (counts * np.sqrt(variances)).sum()
+    return table.new_tensor(np.exp(-(counts * shares * np.log(shares)).sum()))
+
+
+def _eigenvalues(table: Tensor, count: int) -> Tensor:
+    eigenvalues: Tensor = torch.linalg.eigvalsh(table)[-count:]
+    return eigenvalues.where(eigenvalues > _LEAST * eigenvalues[-1], 0.0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probekit.errors import PluginError
 from probekit.metrics._kernels.cross_scatters import CrossScatters, number_of_sites, pairs, state_bytes
+from probekit.metrics._kernels.shuffled_subspaces import above_chance, shuffled_products
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
 
@@ -28,25 +29,40 @@ class _Compared(CrossScatters):
 
     def memory(self, spec: Sequence[Spec], samples: int) -> int:
         nodes = [each.nodes for each in spec]
-        return 2 * state_bytes(nodes) + 4 * 8 * max(nodes) ** 2
+        return 2 * state_bytes(nodes) + 8 * sum(each**2 for each in nodes) + 10 * 8 * max(nodes) ** 2
 
 
 @dataclass(frozen=True)
 class Procrustes(_Compared):
     """Distance of two sites' representations of the samples after the best rotation: 0 if they are the same up to it.
 
-    `procrustes` (site, site_b), float64 from 0 to √2, symmetric, 0 on the diagonal: min ‖X − YQ‖ over orthogonal Q,
-    with X and Y the samples at all nodes of the two sites, less their means and scaled to the Frobenius norm 1. It is
-    √(2 − 2ν), with ν = ‖XᵀY‖₊ the sum of the singular values of their cross-scatter (Schönemann 1966; Ding et al. 2021,
-    whose distance is its square; Williams et al. 2021, whose angle is arccos ν). A site of fewer nodes counts as one
-    with further nodes that are 0. NaN for a site without spread: constant nodes, or one sample; without samples; and
-    where a value is infinite or so large that its square is.
+    `procrustes` (site, site_b), float64 from 0, symmetric, 0 on the diagonal, √2 for unrelated sites: min ‖X − YQ‖ over
+    orthogonal Q, with X and Y the samples at all nodes of the two sites, less their means and scaled to the Frobenius
+    norm 1. It is √(2 − 2ν), with ν = ‖XᵀY‖₊ the sum of the singular values of their cross-scatter (Schönemann 1966;
+    Ding et al. 2021, whose distance is its square; Williams et al. 2021, whose angle is arccos ν). A site of fewer
+    nodes counts as one with further nodes that are 0. NaN for a site without spread: constant nodes, or one sample; for
+    fewer than three samples (corrected); and where a value is infinite or so large that its square is.
 
     It doesn't change when a site's nodes are rotated, permuted or all scaled alike. Unlike 1 − `cka` it is a metric:
     symmetric, and no detour is shorter. The many directions of little variance count for more than in `cka`. It ignores
-    the classes. With few samples even unrelated sites can be turned towards each other: two of 100 nodes each have the
-    distance 0.50 for 50 samples, 0.90 for 180, 1.21 for 1,000 and 1.35 for 10,000, where √2 = 1.41 is the truth.
-    Compare pairs of sites on the same samples, several times as many as nodes; `cka` is free of this bias.
+    the classes.
+
+    With few samples even unrelated sites can be turned towards each other (Pospisil et al. 2024). By default ν is
+    corrected, as an adjusted Rand index is (Hubert and Arabie 1985): (ν − ν₀) / (1 − ν₀), where ν₀ is what ν comes to
+    if the samples of one site are shuffled. It is found from the variances of both sites, with a random rotation in the
+    place of the shuffle. Unrelated sites then have √2 on average, about half of them more; what is the same up to
+    rotation stays 0. Detours may then be shorter by chance. Means over 12 draws of two unrelated sites of 100 nodes:
+
+    =========  ======  ======  ======  ======  ======
+    samples    10      20      50      180     1,000
+    =========  ======  ======  ======  ======  ======
+    plain      0.220   0.319   0.498   0.900   1.213
+    corrected  1.457   1.446   1.404   1.411   1.415
+    deviation  0.115   0.059   0.020   0.008   0.002
+    =========  ======  ======  ======  ======  ======
+
+    Args:
+        corrected: False for the distance of the samples themselves, from 0 to √2.
 
     The state takes 8 bytes for each pair of nodes, within a site and across sites, as that of `cka` while a model runs:
     L sites of N nodes take 4 L (L + 1) N² bytes, and twice that while batches are added. `svcca` and `pwcca` share it.
@@ -55,30 +71,46 @@ class Procrustes(_Compared):
     >>> root, x = xr.Dataset(coords={"label": ("sample", [0, 1, 2])}), np.array([[1.0, 2], [3, 1], [0, 0]])
     >>> sites = {"a": x, "turned": x[:, ::-1] * 3, "other": x**2}
     >>> tree = {name: xr.Dataset({"activation": (("sample", "node"), each)}) for name, each in sites.items()}
-    >>> found = pk.measure(xr.DataTree.from_dict({"/": root, **tree}), pk.metrics.Procrustes())["procrustes"]
+    >>> metric = pk.metrics.Procrustes(corrected=False)
+    >>> found = pk.measure(xr.DataTree.from_dict({"/": root, **tree}), metric)["procrustes"]
     >>> found.sel(site="a").values.round(2)
     array([0. , 0. , 0.3])
     """
 
+    corrected: bool = True
+    version: ClassVar[int] = 2  # version 1 wasn't corrected
     name: ClassVar[str] = "procrustes"
     headline: ClassVar[Headline] = Headline(
         "procrustes",
         None,
         "two sites arrange the samples differently",
-        missing="it needs finite values, and nodes that aren't constant",
+        missing="it needs three samples, finite values, and nodes that aren't constant",
     )
 
     def finalize(self, state: State) -> Variables:
-        sites = number_of_sites(state)
-        norms = [float(state[f"cross_{a}_{a}"].trace()) ** 0.5 for a in range(sites)]
+        sites, count = number_of_sites(state), int(state["count"])
+        roots = [_spread(state[f"cross_{a}_{a}"]) for a in range(sites)]
         table = np.full((sites, sites), np.nan)
         for key, a, b in pairs(sites):
-            cross = state[key]
-            if norms[a] * norms[b] > 0 and bool(cross.isfinite().all()):
-                shared = 1.0 if a == b else float(torch.linalg.svdvals(cross).sum()) / (norms[a] * norms[b])
-                square = 2 - 2 * shared
-                table[a, b] = table[b, a] = np.sqrt(square) if square > _NEAR else 0.0
+            if not len(roots[a]) or not len(roots[b]) or not state[key].isfinite().all():
+                continue
+            norms = roots[a].norm() * roots[b].norm()
+            shared = state[key].new_tensor(1.0) if a == b else torch.linalg.svdvals(state[key]).sum() / norms
+            if self.corrected and a != b:
+                draws = shuffled_products(len(roots[a]), len(roots[b]), count - 1, norms)
+                chance = [torch.linalg.svdvals(roots[a][:, None] * each * roots[b]).sum() for each in draws]
+                shared = above_chance(shared, torch.stack(chance).mean() / norms)
+            square = float(2 - 2 * shared)
+            table[a, b] = table[b, a] = 0.0 if square <= _NEAR else np.sqrt(square)
         return {"procrustes": (("site", "site_b"), table)}
+
+
+def _spread(scatter: Tensor) -> Tensor:
+    """The roots of the eigenvalues; none for a site without spread, or of values that aren't finite."""
+    if not scatter.isfinite().all():
+        return scatter.new_empty(0)
+    values: Tensor = torch.linalg.eigvalsh(scatter)
+    return values[values > _LEAST * values[-1].clamp(min=0)].sqrt()
 
 
 @dataclass(frozen=True)
@@ -86,6 +118,8 @@ class _CCA(_Compared):
     """Base of metrics of the canonical correlations of the directions that hold a share of each site's `variance`."""
 
     variance: float = 1.0
+    corrected: bool = True
+    name: ClassVar[str]
 
     def __post_init__(self) -> None:
         if not 0 < self.variance <= 1:
@@ -93,22 +127,30 @@ class _CCA(_Compared):
                 f"{type(self).__name__}(variance={self.variance!r}): variance must be a share above 0, up to 1."
             )
 
-    def _compared(self, state: State) -> tuple[list[_Directions], dict[tuple[int, int], tuple[Tensor, Tensor]]]:
-        """The directions of each site; and of each pair that can be compared, the correlations and the coefficients.
-
-        The coefficients (direction, correlation) make the canonical variates of the first site.
-        """
+    def finalize(self, state: State) -> Variables:
         count, sites = int(state["count"]), number_of_sites(state)
         found = [_Directions.of(state[f"cross_{a}_{a}"], self.variance) for a in range(sites)]
-        compared = {}
+        table = np.full((sites, sites), np.nan)
         for key, a, b in pairs(sites):
             if not 0 < found[a].number <= found[a].number + found[b].number < count or not found[b].number:
                 continue
-            u, correlations, v = torch.linalg.svd(found[a].whiten.T @ state[key] @ found[b].whiten, full_matrices=False)
-            correlations = correlations.clamp(max=1.0)
-            compared[a, b] = correlations, u
-            compared[b, a] = correlations, v.T
-        return found, compared
+            if a == b:
+                table[a, a] = 1.0
+                continue
+            means = self._means(found[a].whiten.T @ state[key] @ found[b].whiten, found[a], found[b])
+            if self.corrected:
+                draws = shuffled_products(found[a].number, found[b].number, count - 1, state[key])
+                chance = [self._means(each, found[a], found[b]) for each in draws]
+                means = above_chance(means, torch.stack(chance).mean(0))
+            table[a, b], table[b, a] = means.tolist()
+        return {self.name: (("site", "site_b"), table)}
+
+    def _means(self, products: Tensor, here: _Directions, there: _Directions) -> Tensor:
+        """The mean correlation of the first site and the second, and of the second and the first, (2,).
+
+        `products` (direction, direction of the second) are those of their directions, scaled to length 1.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +186,7 @@ class _Directions:
 class SVCCA(_CCA):
     """Mean correlation of the strongest directions of two sites, each rotated to agree best with the other's.
 
-    `svcca` (site, site_b), float64 in [0, 1], symmetric, 1 on the diagonal: each site is reduced to the fewest
+    `svcca` (site, site_b), float64, at most 1, symmetric, 1 on the diagonal: each site is reduced to the fewest
     principal directions that hold the share `variance` of its variance; the canonical correlations of these (Hotelling
     1936) are averaged, as many as the site with fewer directions has (singular vector CCA, Raghu et al. 2017).
 
@@ -153,9 +195,26 @@ class SVCCA(_CCA):
     directions of both sites together, since some correlations are then 1 whatever the data are: take more samples or
     less `variance`. NaN also for a site without spread, and where a value is infinite or so large that its square is.
 
-    With little more samples than that it is high for unrelated sites: two of 10 nodes each have 0.61 for 22 samples,
-    0.39 for 50, 0.20 for 180 and 0.08 for 1,000. `cka` is free of this bias. The
-    state is that of `procrustes`.
+    With little more samples than that, the correlations ρ of unrelated sites are high. By default their mean is
+    corrected: (ρ − ρ₀) / (1 − ρ₀), where ρ₀ is the mean if the samples of one site are shuffled, which depends on the
+    numbers of samples and directions alone (Wachter 1980). Unrelated sites then have 0 on average, about half of them
+    less. Sites that share some of their directions exactly come out too low: half of 10 directions are 0.42 for 50
+    samples, 0.48 for 180 (plain: 0.64, 0.58). Means over 12 draws of two unrelated sites of 10 nodes; for fewer than 22
+    samples they are NaN:
+
+    =========  ======  ======  ======
+    samples    50      180     1,000
+    =========  ======  ======  ======
+    plain      0.386   0.198   0.080
+    corrected  0.002   0.000   -0.004
+    deviation  0.027   0.014   0.007
+    =========  ======  ======  ======
+
+    Args:
+        variance: the share of a site's variance that is kept.
+        corrected: False for the correlations of the samples themselves, in [0, 1].
+
+    The state is that of `procrustes`.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> x = np.random.default_rng(0).normal(size=(50, 2))
@@ -167,6 +226,7 @@ class SVCCA(_CCA):
     """
 
     variance: float = 0.99
+    version: ClassVar[int] = 2  # version 1 wasn't corrected
     name: ClassVar[str] = "svcca"
     headline: ClassVar[Headline] = Headline(
         "svcca",
@@ -176,30 +236,31 @@ class SVCCA(_CCA):
         missing="it needs more samples than both sites have directions, finite values, and nodes that aren't constant",
     )
 
-    def finalize(self, state: State) -> Variables:
-        found, compared = self._compared(state)
-        table = np.full((len(found), len(found)), np.nan)
-        for (a, b), (correlations, _) in compared.items():
-            table[a, b] = 1.0 if a == b else float(correlations.mean())
-        return {"svcca": (("site", "site_b"), table)}
+    def _means(self, products: Tensor, here: _Directions, there: _Directions) -> Tensor:
+        correlations: Tensor = torch.linalg.svdvals(products).clamp(max=1.0)
+        return correlations.mean().expand(2)
 
 
 @dataclass(frozen=True)
 class PWCCA(_CCA):
     """Mean correlation of two sites' directions, weighted by how much of the first site they make up.
 
-    `pwcca` (site, site_b), float64 in [0, 1], 1 on the diagonal: the canonical correlations of the two sites' nodes
+    `pwcca` (site, site_b), float64, at most 1, 1 on the diagonal: the canonical correlations of the two sites' nodes
     (Hotelling 1936), averaged with the weights ``Σ_j |⟨h, x_j⟩|``, where h are the canonical variates of `site` and x_j
     its nodes less their means, over the samples (projection-weighted CCA, Morcos, Raghu and Bengio 2018, eq. 3). It
     isn't symmetric: the weights are those of the row's site. If that has more directions than the other, those without
     a counterpart are left out. Where correlations are equal (to 10⁻⁶) any variates of the same space would do; those
     along its principal directions count.
 
-    It counts weak directions for less than `svcca`, and for more than `cka`. It ignores the classes. ``variance=0.99``
-    reduces each site to the principal directions that hold that share first. NaN where the samples aren't more than the
-    directions of both sites together, since some correlations are then 1 whatever the data are; for a site without
-    spread; and where a value is infinite or so large that its square is. With few samples it is high for unrelated
-    sites, like `svcca`. The state is that of `procrustes`.
+    It counts weak directions for less than `svcca`, and for more than `cka`. It ignores the classes. NaN where the
+    samples aren't more than the directions of both sites together, since some correlations are then 1 whatever the data
+    are; for a site without spread; and where a value is infinite or so large that its square is. By default it is
+    corrected for few samples as `svcca` is, and like it 0 for unrelated sites: the plain values of two sites of 10
+    nodes are 0.39 for 50 samples, 0.20 for 180 and 0.08 for 1,000. The state is that of `procrustes`.
+
+    Args:
+        variance: 0.99 reduces each site to the principal directions that hold that share first.
+        corrected: False for the correlations of the samples themselves, in [0, 1].
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> x = np.random.default_rng(0).normal(size=(500, 3))
@@ -210,6 +271,7 @@ class PWCCA(_CCA):
     array([1. , 0.9, 0.1])
     """
 
+    version: ClassVar[int] = 2  # version 1 wasn't corrected
     name: ClassVar[str] = "pwcca"
     headline: ClassVar[Headline] = Headline(
         "pwcca",
@@ -219,15 +281,18 @@ class PWCCA(_CCA):
         missing="it needs more samples than both sites have directions, finite values, and nodes that aren't constant",
     )
 
-    def finalize(self, state: State) -> Variables:
-        found, compared = self._compared(state)
-        table = np.full((len(found), len(found)), np.nan)
-        for (a, b), (correlations, coefficients) in compared.items():
-            # Of each canonical variate with each node, the product over the samples.
-            products = coefficients.T @ (found[a].roots[:, None] * found[a].vectors.T)
-            weights = torch.cat([_weights(each) for each in products.split(_tied(correlations))])
-            table[a, b] = 1.0 if a == b else float((weights * correlations).sum() / weights.sum())
-        return {"pwcca": (("site", "site_b"), table)}
+    def _means(self, products: Tensor, here: _Directions, there: _Directions) -> Tensor:
+        u, correlations, v = torch.linalg.svd(products, full_matrices=False)
+        correlations = correlations.clamp(max=1.0)
+        return torch.stack([_weighted(correlations, u.T, here), _weighted(correlations, v, there)])
+
+
+def _weighted(correlations: Tensor, coefficients: Tensor, site: _Directions) -> Tensor:
+    """The mean of the correlations, by the products of each canonical variate (variate, direction) with each node."""
+    products = coefficients @ (site.roots[:, None] * site.vectors.T)
+    weights = torch.cat([_weights(each) for each in products.split(_tied(correlations))])
+    mean: Tensor = (weights * correlations).sum() / weights.sum()
+    return mean
 
 
 def _tied(correlations: Tensor) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,9 +71,13 @@ def biased(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def rsa(x: np.ndarray, y: np.ndarray, labels: np.ndarray) -> float:
-    upper = np.triu_indices(CLASSES, 1)
-    apart = [1 - np.corrcoef([each[labels == code].mean(0) for code in range(CLASSES)])[upper] for each in (x, y)]
-    return float(stats.spearmanr(*apart).statistic)
+    def apart(a: np.ndarray, b: np.ndarray) -> float:  # of distinct samples
+        return float(
+            np.square(a.mean(0) - b.mean(0)).sum() - sum(each.var(0, ddof=1).sum() / len(each) for each in (a, b))
+        )
+
+    groups = [[each[labels == code] for code in range(CLASSES)] for each in (x, y)]
+    return float(stats.spearmanr(*([apart(a, b) for a, b in combinations(each, 2)] for each in groups)).statistic)
 
 
 @pytest.mark.parametrize("memory", ["1GiB", 4000])

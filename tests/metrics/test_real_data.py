@@ -49,7 +49,9 @@ SPECS = {"var": "var:ddof=1", "saturation": "saturation:bounds=(0,1)"}
 SPECS |= {"linear_probe": "linear_probe:method='ridge',shuffles=0", "knn_accuracy": "knn_accuracy:1,shuffles=0"}
 SPECS |= {"participation_ratio": "participation_ratio:biased=True"}
 SPECS |= {name: f"{name}:corrected=False" for name in ("selectivity", "perplexity", "fisher")}
-SPECS |= {name: f"{name}:corrected=False" for name in ("ks", "wasserstein", "dprime")}
+SPECS |= {name: f"{name}:corrected=False" for name in ("ks", "wasserstein", "dprime", "effective_rank")}
+SPECS |= {name: f"{name}:corrected=False" for name in ("procrustes", "svcca", "pwcca")}
+SPECS |= {"rsa": "rsa:'correlation'"}
 SPECS |= {name: f"{name}:bins=32,corrected=False" for name in ("overlap", "entropy", "mutual_information")}
 EACH = ["count", "mean", "std", "min", "max", "median", "sparsity", "selectivity", "fisher", "effective_rank"]
 NODES = {"ks": 6, "wasserstein": 6, "auroc": 6, "overlap": 32, "entropy": 32, "mutual_information": 32}  # of slow loops

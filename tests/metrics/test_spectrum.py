@@ -16,7 +16,7 @@ import probekit as pk
 from probekit.metrics import EffectiveRank, ParticipationRatio, RankMe, Spec, StableRank, State
 
 Stream = Callable[..., State]
-METRICS = (EffectiveRank(), ParticipationRatio(biased=True))
+METRICS = (EffectiveRank(corrected=False), ParticipationRatio(biased=True))
 
 
 def both(state: State) -> tuple[float, float]:
@@ -130,7 +130,7 @@ def of_few(metric, x: np.ndarray, cuts: tuple[int, ...] = ()) -> float:
 ALL = [
     *METRICS,
     ParticipationRatio(),
-    EffectiveRank(center=False),
+    EffectiveRank(center=False, corrected=False),
     RankMe(),
     StableRank(),
     StableRank(center=False),
@@ -154,7 +154,7 @@ def by_numpy(metric, x: np.ndarray) -> float:
     centred = x - x.mean(0)
     if metric == ParticipationRatio():
         return of_distinct(centred)
-    around = x if metric in (RankMe(), EffectiveRank(center=False), StableRank(center=False)) else centred
+    around = x if metric in (RankMe(), EffectiveRank(False, False), StableRank(center=False)) else centred
     roots = np.linalg.svd(around, compute_uv=False)
     roots = roots[roots > 1e-9 * roots[0]] if metric != RankMe() else roots
     if isinstance(metric, StableRank):
@@ -185,6 +185,60 @@ def test_the_participation_ratio_is_right_for_few_samples_too(number: int) -> No
         state = metric.update(state, torch.from_numpy(x), torch.zeros(number, dtype=torch.int64))
         found.append(float(metric.finalize(state)["participation_ratio"][1]))
     assert abs(np.mean(found) - 50) < np.std(found)
+
+
+# Variances of a population in its directions, and how many nodes do nothing beside them.
+POPULATIONS = {
+    "equal": np.ones(50),
+    "falling": np.arange(1, 51) ** -1.0,
+    "some strong": np.repeat([50.0, 1.0], [5, 45]),
+    "few": np.repeat([1.0, 0.0], [5, 45]),
+    "real layers have": np.arange(1, 51) ** -2.0,
+}
+
+
+def of_draw(metric, x: np.ndarray) -> float:
+    state = metric.init(Spec(x.shape[1], 1, torch.float64, torch.device("cpu"), samples=len(x)))
+    state = metric.update(state, torch.from_numpy(x), torch.zeros(len(x), dtype=torch.int64))
+    return float(metric.finalize(state)[metric.name][1])
+
+
+@pytest.mark.parametrize("variances", POPULATIONS.values(), ids=POPULATIONS)
+@pytest.mark.parametrize("number", [10, 20, 50, 180, 1000])
+def test_the_effective_rank_is_that_of_the_population(variances: np.ndarray, number: int) -> None:
+    true = np.exp(entropy(np.sqrt(variances)))
+    draws = [np.random.default_rng(n).normal(size=(number, 50)) * np.sqrt(variances) for n in range(12)]
+    found = [of_draw(EffectiveRank(), x) for x in draws]
+    assert abs(np.mean(found) - true) < 1.2 * np.std(found) + 0.005 * true
+    assert np.std(found) < 0.35 * true  # it isn't right because it may be anything
+    plain = [of_draw(EffectiveRank(corrected=False), x) for x in draws]
+    assert number > 50 or true - np.mean(plain) > 1.4 * abs(np.mean(found) - true)
+
+
+def test_the_corrected_effective_rank_of_half_normal_nodes_that_are_mixed() -> None:
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(60, 60))
+    whole = (rng.normal(size=(100_000, 60)) @ mixing).clip(min=0)
+    true = np.exp(entropy(np.linalg.svd(whole - whole.mean(0), compute_uv=False)))
+    for number, error in [(30, 4), (100, 1), (400, 0.4)]:
+        found = [of_draw(EffectiveRank(), whole[rng.choice(100_000, number)]) for _ in range(8)]
+        assert np.mean(found) == pytest.approx(true, abs=error)
+    assert of_draw(EffectiveRank(corrected=False), whole[:100]) < true - 4
+
+
+def test_neither_rotation_nor_scale_nor_dead_nodes_change_the_corrected_effective_rank() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 12)) * np.geomspace(1, 0.1, 12)
+    turned = x @ np.linalg.qr(rng.normal(size=(12, 12)))[0] * 1e-3 + 5
+    wide = np.pad(x, ((0, 0), (0, 100)))  # by pairs of samples
+    found = [of_draw(EffectiveRank(), each) for each in (x, turned, wide)]
+    np.testing.assert_allclose(found, found[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(1, 0), (2, np.nan), (3, np.nan), (4, 1)])
+def test_the_corrected_effective_rank_needs_four_samples(samples: int, expected: float) -> None:
+    line = np.arange(samples)[:, None] * np.array([1.0, 2, 3])
+    np.testing.assert_allclose(of_draw(EffectiveRank(), line), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 9])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.spatial import procrustes
 
 from probekit.errors import PluginError
 from probekit.metrics import PWCCA, SVCCA, Procrustes, Spec
+from probekit.metrics._kernels.shuffled_subspaces import shuffled_products
 
 METRICS = [Procrustes(), SVCCA(), PWCCA()]
 
@@ -41,7 +43,7 @@ def centred(x):
 
 
 def test_procrustes_is_that_of_scipy(sites):
-    found = table(Procrustes(), sites)
+    found = table(Procrustes(corrected=False), sites)
     for a, x in enumerate(sites):
         for b, y in enumerate(sites):
             width = max(x.shape[1], y.shape[1])
@@ -62,7 +64,7 @@ def of_samples(x, share):
 
 @pytest.mark.parametrize("share", [0.9, 0.99, 1.0])
 def test_svcca_and_pwcca_are_those_of_the_samples(sites, share):
-    found = {metric.name: table(metric, sites) for metric in (SVCCA(share), PWCCA(share))}
+    found = {metric.name: table(metric, sites) for metric in (SVCCA(share, False), PWCCA(share, False))}
     for a, x in enumerate(sites):
         for b, y in enumerate(sites):
             if a == b:
@@ -96,13 +98,50 @@ def test_a_site_without_spread_or_with_infinities_is_like_none(metric, value):
     np.testing.assert_array_equal(found, [[False, True, False], [True] * 3, [False, True, False]])
 
 
-@pytest.mark.parametrize("metric", [SVCCA(1.0), PWCCA()], ids=repr)
+@pytest.mark.parametrize("metric", [SVCCA(1.0, False), PWCCA(corrected=False)], ids=repr)
 def test_no_more_samples_than_directions_say_nothing(metric):
     rng = np.random.default_rng(0)
     x = [rng.normal(size=(13, nodes)) for nodes in (6, 7)]
     np.testing.assert_array_equal(np.isnan(table(metric, x, (5,))), [[False, True], [True, True]])
     more = [rng.normal(size=(14, nodes)) for nodes in (6, 7)]
     assert 0 < table(metric, more, (5,))[0, 1] < 1
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=repr)
+@pytest.mark.parametrize(("samples", "nodes"), [(10, 12), (50, 8), (180, 8), (300, 8)])
+def test_unrelated_sites_have_what_says_nothing(metric, samples, nodes):
+    neutral = np.sqrt(2) if metric.name == "procrustes" else 0
+    found, plain = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x = [rng.normal(size=(samples, nodes)).clip(min=0) for _ in "ab"]
+        found.append(table(metric, x, (4,))[0, 1])
+        plain.append(table(replace(metric, corrected=False), x, (4,))[0, 1])
+    if metric.name != "procrustes" and samples == 10:
+        assert np.isnan(found).all()
+    else:
+        assert abs(np.mean(found) - neutral) < np.std(found)
+        assert abs(np.mean(plain) - neutral) > 5 * abs(np.mean(found) - neutral)
+
+
+@pytest.mark.parametrize(("directions", "others", "freedom"), [(6, 4, 30), (30, 20, 40), (12, 9, 12)])
+def test_what_chance_gives_is_what_shuffles_give(directions, others, freedom):
+    rng = np.random.default_rng(0)
+    x, y = rng.exponential(size=(freedom + 1, directions)), rng.normal(size=(freedom + 1, others))
+    bases = [np.linalg.svd(each - each.mean(0), full_matrices=False)[0] for each in (x, y)]
+    shuffled = [np.linalg.svd(bases[0].T @ bases[1][rng.permutation(freedom + 1)])[1] for _ in range(200)]
+    drawn = list(shuffled_products(directions, others, freedom, torch.zeros(1, dtype=torch.float64)))
+    assert all(each.shape == (directions, others) for each in drawn)
+    found = torch.stack([torch.linalg.svdvals(each) for each in drawn]).mean(0)
+    np.testing.assert_allclose(found, np.mean(shuffled, 0), atol=3 * np.std(shuffled, 0).max() / np.sqrt(len(drawn)))
+
+
+def test_a_rotated_copy_is_no_further_for_being_corrected():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(9, 20))
+    turned = x @ np.linalg.qr(rng.normal(size=(20, 20)))[0]
+    np.testing.assert_allclose(table(Procrustes(), [x, turned], (4,)), 0, atol=1e-6)
+    assert np.isnan(table(Procrustes(), [x[:2], turned[:2]], ())[0, 1])
 
 
 def test_a_share_that_is_none_is_refused():

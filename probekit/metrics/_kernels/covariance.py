@@ -76,6 +76,10 @@ class Spread:
     def count(self) -> int:
         return int(self.state["count"])
 
+    @property
+    def nodes(self) -> int:
+        return self.state["rows" if "rows" in self.state else "mean_0"].shape[-1]
+
     @cached_property
     def table(self) -> Tensor:
         if "rows" not in self.state:
