@@ -170,7 +170,9 @@ class _Directions:
         values = values.where(values > _LEAST * values[0], 0.0)
         held = values.cumsum(0) - values  # by the directions before
         number = int(((held < share * values.sum()) & (values > 0)).sum())
-        return cls(values[:number].sqrt(), vectors[:, :number])
+        vectors = vectors[:, :number]
+        # Of the two signs always the same, since draws are multiplied with them.
+        return cls(values[:number].sqrt(), vectors * (1 - 2 * (vectors.pow(3).sum(0) < 0).to(vectors)))
 
     @property
     def number(self) -> int:
