@@ -8,7 +8,7 @@ itself in a notebook and has `figure`, `axes` and ``save("medians.png")``. A fun
 from __future__ import annotations
 
 from probekit.plot.densities import distribution_grid, distributions
-from probekit.plot.drawing import Drawing
+from probekit.plot.drawing import Drawing, Drawings
 from probekit.plot.heatmaps import by_class, heatmap, heatmap_grid
 from probekit.plot.layers import profile
 from probekit.plot.matrices import confusion, matrix, pairs
@@ -20,6 +20,7 @@ from probekit.plot.style import palette
 
 __all__ = [
     "Drawing",
+    "Drawings",
     "by_class",
     "by_position",
     "by_step",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from dataclasses import dataclass
+from html import escape
 from numbers import Real
 from pathlib import Path
 from typing import IO, Any, Self
@@ -15,7 +17,7 @@ from matplotlib.figure import Figure
 from probekit._files import local_path, whole_file
 from probekit.errors import DataError, ProbekitError, check_kind
 
-__all__ = ["Drawing"]
+__all__ = ["Drawing", "Drawings"]
 
 _DPI = 150  # of a saved PNG
 _CSS_PER_INCH = 96  # at which a notebook shows what it has twice as many pixels of
@@ -78,11 +80,33 @@ class Drawing:
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]] | None:
         if self.figure.canvas.manager is not None:
             return None  # pyplot's
+        return self._pixels()
+
+    def _pixels(self) -> tuple[bytes, dict[str, Any]]:
+        """A PNG, and how wide a notebook shows it."""
         file = io.BytesIO()
         self._write(file, "png", 2 * _CSS_PER_INCH)
         return file.getvalue(), {"width": round(self.figure.get_figwidth() * _CSS_PER_INCH)}
+
+    def _inlined(self) -> str:
+        """An image in HTML that needs no file."""
+        png, shown = self._pixels()
+        return f'<img width="{shown["width"]}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
     def __repr__(self) -> str:
         width, height = self.figure.get_size_inches()
         panels = f"{len(self.axes)} panel{'s' if len(self.axes) > 1 else ''}"
         return f"<Drawing: {panels}, {width:.3g} × {height:.3g} inches>"
+
+
+class Drawings(dict[str, Drawing]):
+    """Drawings by name, in order: a dict that shows all of them in a notebook.
+
+    >>> import xarray as xr, probekit as pk
+    >>> tree = xr.DataTree.from_dict({name: xr.Dataset({"mean": ("node", [0.5])}) for name in ("relu1", "relu2")})
+    >>> Drawings(profile=pk.plot.profile(tree, "mean"))
+    {'profile': <Drawing: 1 panel, 6.4 × 3.6 inches>}
+    """
+
+    def _repr_html_(self) -> str:
+        return "\n".join(f"<p><b>{escape(name)}</b></p>\n{drawing._inlined()}" for name, drawing in self.items())

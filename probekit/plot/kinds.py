@@ -159,7 +159,7 @@ def _samples(source: Source) -> Named:
     at = np.linspace(0, len(classes) - 1, min(_FEW, len(classes))).round().astype(int)
     best = top(source.results, "auroc", per_class=1, classes=[classes[index] for index in at])
     found = best.samples(source.store, n=_SAMPLES)
-    if all(each.text is not None or (each.path is not None and Path(each.path).is_file()) for each in found.samples):
+    if all(each.text is not None or (each.file is not None and Path(each.file).is_file()) for each in found.samples):
         yield "", samples(found)
 
 

@@ -72,8 +72,7 @@ def profile(
         (handles[name],) = ax.plot(at, means, linewidth=1.6, markersize=size, color=colour, marker=marker)
         if bands is not None:
             _draw_band(ax, at, bands, colour)
-            if (share := _confidence(seeds, found[name], variable)) is not None:
-                dashed[interval_name(share)] = Patch(color=RULE, alpha=0.3, linewidth=0)
+            dashed[_band_name(seeds, found[name], variable)] = Patch(color=RULE, alpha=0.3, linewidth=0)
         if beside := _beside(seeds, found[name], variable):
             values = _values(seeds, found[name], beside)[0]
             ax.plot(at, values, "--", color=colour, linewidth=1.2, marker="_" if len(at) == 1 else "", markersize=12)
@@ -85,10 +84,8 @@ def profile(
     label_sites(ax.xaxis, {site: index for index, site in enumerate(order)})
     ax.set_ylabel(label_of(first, variable))
     tidy(ax)
-    if len(handles) > 1:
-        legend_beside([ax], handles | dashed)
-    elif dashed:
-        ax.legend(dashed.values(), dashed, frameon=False, fontsize="small")
+    if shown := (handles if len(handles) > 1 else {}) | dashed:
+        legend_beside([ax], shown)
     return Drawing.of(ax)
 
 
@@ -131,6 +128,13 @@ def _confidence(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: st
     lows = [of_site(each, variable, "low") for each in groups]
     shares = {None if each is None else float(each.attrs["confidence"]) for each in lows}
     return shares.pop() if len(seeds) == len(shares) == 1 else None
+
+
+def _band_name(seeds: Sequence[xr.DataTree], sites: Sequence[str], variable: str) -> str:
+    if len(seeds) > 1:
+        return "lowest to highest seed"
+    share = _confidence(seeds, sites, variable)
+    return "middle half of values" if share is None else interval_name(share)
 
 
 def _draw_band(ax: Axes, at: Sequence[int], bands: Floats, colour: str) -> None:

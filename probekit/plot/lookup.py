@@ -22,6 +22,7 @@ __all__ = [
     "root_variable",
     "site_of",
     "site_values",
+    "tells_below",
 ]
 
 # Variables of a metric that tell the same quantity, for other nodes, classes or pairs: they share its neutral value.
@@ -107,10 +108,21 @@ def headline_of(tree: xr.DataTree, variable: str) -> Headline | None:
 
 def neutral_of(tree: xr.DataTree, variable: str) -> float | None:
     """The value of a variable that says nothing, such as the ½ of `auroc`; None where its metric names none."""
+    found = _about(tree, variable)
+    return found.neutral if found else None
+
+
+def tells_below(tree: xr.DataTree, variable: str) -> bool:
+    """Whether only values below the neutral one tell anything, as those of an overlap: one above it is chance."""
+    found = _about(tree, variable)
+    return found is not None and found.smallest and found.neutral is not None
+
+
+def _about(tree: xr.DataTree, variable: str) -> Headline | None:
+    """The headline about a variable, or about another one of the same quantity."""
     headlines = headlines_of(tree)
     owner = next((name for name in headlines if variable in {f"{name}{end}" for end in _SAME_QUANTITY}), None)
-    found = headline_of(tree, variable) or (headlines[owner] if owner else None)
-    return found.neutral if found else None
+    return headline_of(tree, variable) or (headlines[owner] if owner else None)
 
 
 def over_nodes(tree: xr.DataTree, variable: str) -> str:

@@ -16,7 +16,7 @@ from matplotlib.colors import PowerNorm
 
 from probekit.errors import DataError, SiteError, check_kind, near
 from probekit.plot.drawing import Drawing
-from probekit.plot.lookup import class_names, neutral_of, read, root_variable
+from probekit.plot.lookup import class_names, neutral_of, read, root_variable, tells_below
 from probekit.plot.scales import MOST_WRITTEN, colour_bar, scale_of, show, write_values
 from probekit.plot.style import label_classes, label_columns, label_sites, new_axes, short_site, words
 
@@ -65,9 +65,9 @@ def pairs(
 ) -> Drawing:
     """How alike every two classes are at a site, as an image: a variable with the dims (label, label_b, node).
 
-    It shows one `node`, counted from 0, or else the mean over the nodes. Where values lie on both sides of the metric's
-    neutral value, as an AUROC of a against b and of b against a do, their mean distance from it is shown instead, since
-    they would cancel. The diagonal, where a class meets itself, is left out.
+    It shows one `node`, counted from 0, or else the mean over the nodes. Where values tell something on both sides of
+    the metric's neutral value, as an AUROC of a against b and of b against a do, their mean distance from it is shown
+    instead, since they would cancel. The diagonal, where a class meets itself, is left out.
 
     >>> import numpy as np, xarray as xr
     >>> overlap = xr.DataArray(np.full((2, 2, 3), 0.25), {"label": [0, 1]}, ("label", "label_b", "node"))
@@ -77,7 +77,8 @@ def pairs(
     [[None, 0.25], [0.25, None]]
     """
     data = read(tree, site, variable, ("label", "label_b", "node"))
-    values, label, neutral = _of_nodes(data, neutral_of(tree, variable), node, site)
+    neutral, one_sided = neutral_of(tree, variable), tells_below(tree, variable)
+    values, label, neutral = _of_nodes(data, neutral, one_sided, node, site)
     np.fill_diagonal(values, np.nan)
     names = class_names(data)
     ax = _square(ax, len(names))
@@ -134,7 +135,7 @@ def _square(ax: Axes | None, count: int) -> Axes:
 
 
 def _of_nodes(
-    data: xr.DataArray, neutral: float | None, node: int | None, site: str
+    data: xr.DataArray, neutral: float | None, one_sided: bool, node: int | None, site: str
 ) -> tuple[Floats, str, float | None]:
     """The values of one node or of all, what they are, and which of them says nothing."""
     name = words(str(data.name))
@@ -143,7 +144,7 @@ def _of_nodes(
         if not 0 <= node < data.sizes["node"]:
             raise SiteError(f"Site {site!r} has no node {node}; its nodes are 0 to {data.sizes['node'] - 1}.")
         return data.values[..., node].astype(float), name, neutral
-    if neutral is not None and (data < neutral).any() and (data > neutral).any():
+    if neutral is not None and not one_sided and (data < neutral).any() and (data > neutral).any():
         return abs(data - neutral).mean("node").values, f"mean |{name} − {neutral:g}| over nodes", 0.0
     return data.astype(float).mean("node").values, f"{name}, mean over nodes", neutral
 

@@ -14,7 +14,7 @@ from probekit._measure.site_source import find_sources
 from probekit._probe.selectors import Selector, match_names
 from probekit._results.opening import is_store, open_any
 from probekit.errors import DataError, check_kind, near
-from probekit.plot.drawing import Drawing
+from probekit.plot.drawing import Drawings
 from probekit.plot.kinds import KINDS, Kind, Source
 from probekit.progress import Progress
 
@@ -30,8 +30,8 @@ def standard(
     *,
     sites: Selector | None = None,
     progress: Progress | None = None,
-) -> dict[str, Drawing]:
-    """The figures that belong to a store or to results, by name, such as ``"profile-overlap"``.
+) -> Drawings:
+    """The figures that belong to a store or to results, by name, such as ``"profile-overlap"``: a dict of `Drawing`.
 
     A store is measured for them, by those metrics that `probekit.measure` would take by default, and by the median and
     the histogram.
@@ -61,7 +61,7 @@ def standard(
     found = (
         _measured(tree, chosen, sites, named, default(progress)) if is_store(tree) else _of_results(tree, sites, named)
     )
-    drawn: dict[str, Drawing] = {}
+    drawn = Drawings()
     for kind in chosen:
         figures = {"-".join(filter(None, (kind.name, about))): drawing for about, drawing in kind.draw(found)}
         if kinds is not None and not figures:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import re
 from pathlib import Path
 
 import matplotlib.pyplot
 import PIL.Image
 import pytest
+import torch
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -94,3 +97,14 @@ def test_a_disk_that_refuses_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ProbekitError, match=r"can't be written to .*a\.png"):
         _drawing().save(tmp_path / "file" / "a.png")
+
+
+def test_the_standard_set_shows_every_figure_in_a_notebook() -> None:
+    drawn = pk.plot.standard(pk.measure_live(torch.nn.Sequential(torch.nn.ReLU()), torch.eye(3), "mean"))
+    shown = drawn._repr_html_()
+    assert drawn
+    assert [shown.count(f"<b>{name}</b>") for name in drawn] == [1] * len(drawn)
+    for data in re.findall(r'src="data:image/png;base64,([^"]+)"', shown):
+        assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).width > 100
+    assert shown.count("<img") == len(drawn)
+    assert "&lt;b&gt;" in pk.plot.Drawings({"<b>": next(iter(drawn.values()))})._repr_html_()

@@ -48,6 +48,13 @@ def _pairs(values: np.ndarray, name: str, metric: str, **headline: object) -> xr
     return tree({"relu1": found}, [f"c{code}" for code in range(len(values))])
 
 
+def test_overlaps_beyond_that_of_equal_classes_are_chance_and_average_out() -> None:
+    values = 1 + np.random.default_rng(0).normal(0, 0.1, size=(3, 3, 50))
+    results = _pairs(values, "overlap_pairs", "overlap", neutral=1.0, smallest=True)
+    off = ~np.eye(3, dtype=bool)
+    np.testing.assert_allclose(_cells(pk.plot.pairs(results, "relu1"))[off], values.mean(2)[off])
+
+
 def test_pairs_are_the_mean_over_nodes_or_one_of_them() -> None:
     values = np.random.default_rng(0).uniform(size=(4, 4, 5))
     results = _pairs(values, "overlap_pairs", "overlap", neutral=1.0)

@@ -286,7 +286,9 @@ def test_a_profile_of_several_results_shows_each_and_its_null() -> None:
     assert list(second.get_xdata()) == [1]
     legend = ax.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["trained", "_short", "shuffled labels"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("trained", "_short", "middle half of values", "shuffled labels")
+    ]
 
 
 def test_a_profile_of_one_number_a_site_has_no_band() -> None:

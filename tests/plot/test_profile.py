@@ -31,7 +31,10 @@ def test_seeds_are_a_mean_and_a_band_from_the_lowest_to_the_highest() -> None:
     np.testing.assert_allclose(ax.lines[1].get_ydata(), nulls.mean(0))
     legend = ax.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["trained", "untrained", "shuffled labels", "neutral: 1"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("trained", "untrained", "lowest to highest seed", "shuffled labels", "middle half of values"),
+        "neutral: 1",
+    ]
 
 
 def test_the_neutral_value_is_a_dotted_line_through_the_panel() -> None:

@@ -143,3 +143,17 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
         pk.plot.standard(tmp_path / "none.zarr")
     with pytest.raises(DataError, match="source is an int"):
         pk.plot.standard(3)
+
+
+def test_images_of_a_folder_are_found_where_the_capture_found_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, level in (("ant", 60), ("bee", 200)):
+        for number in range(12):
+            Path("photos", name).mkdir(parents=True, exist_ok=True)
+            PIL.Image.new("RGB", (8, 8), (level, level, number)).save(Path("photos", name, f"{number}.png"))
+    data = pk.load.dataset("imagefolder:photos")
+    pk.capture(nn.Flatten(), data, "a.zarr", reduce=slice(0, 4))
+    picture = pk.plot.standard("a.zarr", ["samples"])["samples"].axes[0].images[0].get_array()
+    assert picture.shape[:2] == (8, 8)
