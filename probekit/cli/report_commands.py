@@ -53,6 +53,12 @@ def report(
     from probekit.report import write
 
     pictures = None
+    told = {"--split": split != "train", "--limit": limit is not None, "--seed": seed != 0, "--data-dir": data_dir}
+    if data is None and any(told.values()):
+        named = ", ".join(option for option, given in told.items() if given)
+        raise typer.BadParameter(
+            f"{named} says which of the data were captured: name the data, too.", param_hint="--data"
+        )
     if data is not None:
         from probekit import load
 

@@ -14,7 +14,7 @@ import xarray as xr
 from probekit._table import shown
 from probekit.errors import RESULTS, DataError, check_kind
 from probekit.plot.densities import drawn_cells
-from probekit.plot.lookup import class_names, headline_of, neutral_of
+from probekit.plot.lookup import class_names, headline_of, neutral_of, tells_below
 from probekit.report.charts import charts
 from probekit.report.colours import class_colours
 from probekit.report.meanings import meaning_of
@@ -45,10 +45,14 @@ class Explorer:
 
 @dataclass(frozen=True)
 class _Variable:
-    """A measured variable: its `values`, the value that is `neutral`, and what it is `about` if it is a headline's."""
+    """A measured variable: its `values`, the value that is `neutral`, and what it is `about` if it is a headline's.
+
+    Where it is `below`, values tell the more the further they lie below the neutral one, and nothing above it.
+    """
 
     values: xr.DataArray
     neutral: float | None
+    below: bool
     about: str
 
     @property
@@ -59,7 +63,8 @@ class _Variable:
     def rank_key(self) -> Floats:
         """How early each node comes, larger first: the distance from what is neutral, or the value; NaN last."""
         values = self.values.transpose(..., "node").values.astype(float)
-        key = values if self.neutral is None else np.abs(values - self.neutral)
+        apart = values if self.neutral is None else values - self.neutral
+        key = -apart if self.below else apart if self.neutral is None else np.abs(apart)
         filled: Floats = np.where(np.isnan(key), -np.inf, key).reshape(-1, key.shape[-1]).max(0)
         return filled
 
@@ -67,7 +72,8 @@ class _Variable:
         dims = next(dims for dims, kind in _KINDS.items() if kind == self.kind)
         values = self.values.transpose(*dims).values
         made = packed_pairs(values) if self.kind == "pairs" else packed(values)
-        return {"name": name, "kind": self.kind, "neutral": self.neutral, "about": self.about, "values": made}
+        about = {"neutral": self.neutral, "below": self.below, "about": self.about}
+        return {"name": name, "kind": self.kind, **about, "values": made}
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def _variable(tree: xr.DataTree, name: str, values: xr.DataArray) -> _Variable:
     neutral = None if values.dtype == bool else neutral_of(tree, name)
     # A headline's own words are about whole sites, such as «for every class, some node …».
     about = (meaning_of(str(values.attrs.get("metric"))) or headline.large) if headline and headline.large else ""
-    return _Variable(values, neutral, about)
+    return _Variable(values, neutral, neutral is not None and tells_below(tree, name), about)
 
 
 def _parts(site: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:

@@ -26,6 +26,7 @@ __all__ = ["Metrics", "Source", "Subject"]
 Source: TypeAlias = str | Path | xr.DataTree
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 
+_CAPTURE = ("weights", "created")  # what tells captures apart
 _EXPECTED = "a store or results: the path of one, an open store, or the tree that measure gave"
 
 
@@ -49,14 +50,17 @@ class Subject:
         """The results that are meant, or those of a store that is measured now.
 
         Raises:
-            DataError: `metrics` for results, or a `store` for a store.
+            DataError: `metrics` for results, a `store` for a store, or one that the results aren't of.
         """
         check_kind("source", source, (str, Path, xr.DataTree), _EXPECTED)
         tree = _opened(source)
         if not is_store(tree):
             _refuse(metrics, "metrics", f"{_name(source)} holds results: there is nothing to measure.")
             kept = tree.isel(step=-1) if "step" in tree.sizes else tree
-            return cls(_chosen(kept.load(), sites), None if store is None else _opened_store(store), _name(source))
+            of = None if store is None else _opened_store(store)
+            if of is not None and store is not None:
+                _check_origin(tree, source, of, store)
+            return cls(_chosen(kept.load(), sites), of, _name(source))
         _refuse(store, "store", f"{_name(source)} is a store itself.")
         return cls(_measured(source, tree, metrics, sites, progress), tree, _name(source))
 
@@ -128,6 +132,18 @@ def _opened_store(source: Source) -> xr.DataTree:
     if not is_store(tree):
         raise DataError(f"{_name(source)} holds results; store= is the store that they are of.", arguments=("store",))
     return tree
+
+
+def _check_origin(results: xr.DataTree, named: Source, tree: xr.DataTree, store: Source) -> None:
+    """Raise DataError where results are of another capture than the store."""
+    for fact in _CAPTURE:
+        measured, captured = results.attrs.get(fact), tree.attrs.get(fact)
+        if measured is not None and captured is not None and measured != captured:
+            raise DataError(
+                f"{_name(store)} isn't the store that {_name(named)} was measured of: {fact} is {captured} in the "
+                f"store and {measured} in the results. Give the store that was measured (store=).",
+                arguments=("store",),
+            )
 
 
 def _name(source: Source) -> str:

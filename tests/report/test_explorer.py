@@ -102,6 +102,17 @@ def test_what_doesnt_fit_leaves_each_site_its_best_nodes() -> None:
     np.testing.assert_allclose(unpacked(variables(first)["overlap"]["values"]), overlap[first["nodes"]], rtol=5e-4)
 
 
+def test_an_overlap_beyond_that_of_equal_classes_is_no_sign_of_a_selective_node() -> None:
+    tree = measured(["overlap"])
+    values = np.linspace(0.9, 1.1, NODES)  # the last ones as far from 1 as the first
+    values[3] = 1.5
+    tree["a"]["overlap"][:] = values
+    site = explorer_of(tree, 1).data["sites"][0]
+    assert site["nodes"] == [0]
+    assert variables(site)["overlap"]["below"] is True
+    assert variables(explorer_of(measured(["auroc"])).data["sites"][0])["auroc_rest"]["below"] is False
+
+
 def test_a_page_says_how_many_nodes_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("probekit.report.explorer.explorer_of", partial(explorer_of, most_bytes=6000))
     html = Page("t").explorer(measured(["overlap", "histogram"])).html()

@@ -179,6 +179,14 @@ def test_results_are_shown_without_a_store_and_with_it(store: Path, tmp_path: Pa
     assert "Which class the model takes for which." in joined
 
 
+def test_a_store_that_the_results_are_not_of_is_refused(store: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    pk.capture(nn.Sequential(nn.Linear(4, 3)), torch.ones(20, 4), tmp_path / "other.zarr", sites="0")
+    with pytest.raises(DataError, match=r"other\.zarr isn't the store that the tree was measured of: weights is "):
+        pk.report.write(pk.measure(store, "mean"), tmp_path / "r.html", store=tmp_path / "other.zarr")
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_one_site_no_labels_and_a_title(tmp_path: Path) -> None:
     pk.capture(_net(), IMAGES, tmp_path / "a.zarr", sites="2")
     html = pk.report.write(tmp_path / "a.zarr", tmp_path / "r.html", title="Mine").read_text("utf-8")

@@ -62,7 +62,7 @@ Object.assign(Explorer, (() => {
     element("nodes-shown").textContent = [
       state.sorted ? "Nodes in order, those that stand out most first." : "Nodes by number.",
       chosen.about,
-      chosen.neutral === null ? "" : `${shown(chosen.neutral)} says nothing; nodes far from it stand out.`,
+      chosen.neutral === null ? "" : `${shown(chosen.neutral)} says nothing; nodes far ${chosen.below ? "below" : "from"} it stand out.`,
     ].join(" ");
     drawMark();
   }

@@ -32,12 +32,16 @@ const Explorer = (() => {
   const className = (c) => data.classes[state.site.classes[c]];
   const colourOf = (c) => state.site.classes[c];
 
+  // How far a value is from the one that says nothing; of an overlap, how far below it. The value, where there is no such.
+  const apart = (value, {neutral, below}) =>
+    neutral === null ? value : below ? neutral - value : Math.abs(value - neutral);
+
   // The value of a node: of its own, or of the chosen class that stands out most; with the class, and what ranks it.
-  function standout(values, {kind, neutral}, node) {
-    const nodes = state.site.shown, classes = kind === "class" ? state.classes : [0];
+  function standout(values, chosen, node) {
+    const {kind} = chosen, nodes = state.site.shown, classes = kind === "class" ? state.classes : [0];
     let best = {value: NaN, key: -Infinity, class: null};
     for (const c of classes) {
-      const value = values[c * nodes + node], key = neutral === null ? value : Math.abs(value - neutral);
+      const value = values[c * nodes + node], key = apart(value, chosen);
       if (key > best.key) best = {value, key, class: kind === "class" ? c : null};
     }
     return best;
@@ -67,7 +71,7 @@ const Explorer = (() => {
   }
 
   return {
-    make, element, data, state, unpack, flag, variable, number, position, className, colourOf, standout, pair, shown, short,
+    make, element, data, state, unpack, flag, variable, number, position, className, colourOf, apart, standout, pair, shown, short,
     options,
   };
 })();

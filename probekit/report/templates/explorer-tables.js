@@ -1,7 +1,7 @@
 "use strict";
 // The explorer's tables: a node's values by class and by pair of classes, and all nodes.
 Object.assign(Explorer, (() => {
-  const {make, element, state, unpack, flag, variable, number, className, standout, pair, shown, short} = Explorer;
+  const {make, element, state, unpack, flag, variable, number, className, apart, standout, pair, shown, short} = Explorer;
   const ROWS = 25;  // shown at first
 
   function cell(text, properties = {}) {
@@ -28,9 +28,9 @@ Object.assign(Explorer, (() => {
     const values = await unpack(chosen.values), rows = state.classes;
     const table = rows.map((a) => rows.map((b) => pair(values, chosen.values.mirror, a, b, state.node)));
     const others = table.flatMap((row, a) => row.filter((value, b) => a !== b && Number.isFinite(value)));
-    const least = Math.min(...others), most = Math.max(...others);
-    const strength = (value) => chosen.neutral === null ? (value - least) / (most - least || 1)
-      : Math.abs(value - chosen.neutral) / (Math.max(Math.abs(most - chosen.neutral), Math.abs(least - chosen.neutral)) || 1);
+    const distances = others.map((value) => apart(value, chosen)), most = Math.max(...distances);
+    const least = chosen.neutral === null ? Math.min(...distances) : 0;
+    const strength = (value) => Math.max(0, (apart(value, chosen) - least) / (most - least || 1));
     const head = make("tr", {}, make("td"), ...rows.map((c) =>
       make("th", {scope: "col", className: "num", title: className(c), textContent: short(className(c))})));
     const body = rows.map((a, i) => make("tr", {}, heading(a), ...rows.map((b, j) => {
