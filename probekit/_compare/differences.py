@@ -25,7 +25,7 @@ from probekit._results.summary import sites_of
 from probekit.errors import DataError
 from probekit.metrics import Headline, Metric
 from probekit.metrics.block import Array
-from probekit.progress import Progress
+from probekit.progress import Progress, silent
 
 __all__ = ["Difference", "Differences", "differences"]
 
@@ -105,7 +105,7 @@ def _measured(
     member: Member, metrics: Sequence[Metric], sites: list[str], part: Mask | None, memory: str | int
 ) -> xr.DataTree:
     try:
-        return measure(member.tree, metrics, sites=sites, where=part, memory=memory)
+        return measure(member.tree, metrics, sites=sites, where=part, memory=memory, progress=silent)
     except DataError as error:
         if "nan" in error.arguments:  # its message offers an argument that compare lacks
             fact = str(error).partition(". ")[0]

@@ -46,7 +46,7 @@ def page_of(found: Comparison, title: str | None) -> Page:
 
 def _lede(found: Comparison) -> str:
     others = "another store" if len(found.names) == 2 else f"{len(found.names) - 1} other stores"
-    return f"What {found.samples:,} samples are to {found.names[0]} and to {others}, site by site and node by node."
+    return f"The same {found.samples:,} samples in {found.names[0]} and in {others}, site by site and node by node."
 
 
 def _tiles(found: Comparison) -> dict[str, object]:
@@ -58,7 +58,7 @@ def _tiles(found: Comparison) -> dict[str, object]:
     alike = [row for row in found.site_table.rows if row[2] == row[2]]
     if alike:
         least = min(alike, key=lambda row: float(str(row[2])))
-        tiles[f"least CKA of the same site, {least[0]}"] = least[2]
+        tiles[f"lowest CKA of a site with itself in the other store, {least[0]}"] = least[2]
     return tiles
 
 

@@ -357,3 +357,18 @@ def test_plot_and_moved_nodes_refuse_what_was_not_compared(data):
     ):
         with pytest.raises(DataError):
             call()
+
+
+def test_a_comparison_draws_its_own_bars_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = []
+
+    def bars(items, /, description, total=None):
+        described.append(description)
+        yield from items
+
+    monkeypatch.setattr("probekit._bars.Bars", lambda: bars)
+    random = np.random.default_rng(0)
+    x, ids, labels = {"a": random.normal(size=(40, 3))}, np.arange(40), np.arange(40) % CLASSES
+    pk.compare({"one": store(x, ids, labels), "two": store(x, ids, labels)}, "mean", repeats=2)
+    assert described[0] == "2 stores, 2 times in halves"
+    assert not [each for each in described if each.startswith("measure")]
