@@ -33,6 +33,7 @@ from probekit._store.store_info import SiteInfo, StoreInfo
 from probekit.errors import StoreError, near, upgrade_command
 
 __all__ = [
+    "are_of_results",
     "check_absent",
     "check_layout",
     "check_replaceable",
@@ -45,6 +46,7 @@ __all__ = [
     "read_attrs",
     "read_record",
     "require_record",
+    "root_attributes",
 ]
 
 
@@ -95,11 +97,31 @@ def read_attrs(path: str | Path) -> Json:
 def _no_record(backend: Backend, error: Exception) -> str:
     if not backend.is_folder():
         return f"{backend.url} isn't a store: it is a file. A store is a folder that `probekit capture` wrote."
+    if are_of_results(root_attributes(backend)):
+        return (
+            f"{backend.url} isn't a store: it holds results of `probekit measure --out`. Give the store that was "
+            "measured. `probekit info`, plot and report take results; in Python, "
+            f"xarray.open_datatree({backend.url!r}, engine='zarr') opens them."
+        )
     reason = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
     return (
         f"{backend.url} isn't a store of probekit's, or is damaged: its {RECORD} is not a commit record ({reason}). "
         "If it is a damaged store, put its record back from a copy, or capture it again with overwrite=True."
     )
+
+
+def root_attributes(backend: Backend) -> Mapping[str, object]:
+    """The attributes of a zarr store's root; none where what lies there isn't JSON of zarr's."""
+    try:
+        found = json.loads(backend.read(RECORD, MAX_RECORD_BYTES))["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def are_of_results(attributes: Mapping[Any, Any]) -> bool:
+    """Whether a root with these attributes holds results rather than a store or anything else."""
+    return "by" in attributes and "probekit_format" not in attributes
 
 
 def _absence(backend: Backend) -> str:
