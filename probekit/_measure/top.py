@@ -49,6 +49,7 @@ class Top(ShownAsTable):
         smallest: whether small values are the best.
         positions: how each site's positions were measured, by its name.
         left_out: the names of the classes of which no node has a value, since all are NaN.
+        missing: why values may be NaN, as the metric's headline says it.
         repeated: sites left out because each of their nodes has the values of another site's, which stands behind them:
             ``{"(root)": "fc"}``.
     """
@@ -58,6 +59,7 @@ class Top(ShownAsTable):
     smallest: bool
     positions: Mapping[str, str]
     left_out: tuple[str, ...] = ()
+    missing: str = ""
     repeated: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -75,7 +77,8 @@ class Top(ShownAsTable):
             named = (f"{site}, with the values of {other}" for site, other in self.repeated.items())
             yield f"Left out: {'; '.join(named)}"
         if self.left_out:
-            yield f"No node has a value for {', '.join(self.left_out)}: all are NaN"
+            why = f"; {self.missing}" if self.missing else ""
+            yield f"No node has a value for {', '.join(self.left_out)}: all are NaN{why}"
 
     def to_dataframe(self) -> pd.DataFrame:
         return pd.DataFrame(map(asdict, self.nodes), columns=[field.name for field in fields(TopNode)])
@@ -164,7 +167,8 @@ def top(
     found = [_of_class(name, label, rows, per_class, smallest) for name, label, rows in groups]
     left_out = tuple(name for (name, *_), nodes in zip(groups, found, strict=True) if name is not None and not nodes)
     best = tuple(node for nodes in found for node in nodes)
-    return Top(best, variable, smallest, _positions(tree, variable), left_out, repeated)
+    missing = "" if headline is None else headline.missing
+    return Top(best, variable, smallest, _positions(tree, variable), left_out, missing, repeated)
 
 
 def _positions(tree: xr.DataTree, variable: str) -> dict[str, str]:
@@ -195,11 +199,10 @@ def _variable(tree: xr.DataTree, by: str) -> tuple[str, Headline | None]:
     if by in metrics:
         return by, headlines.get(metrics[by])
     known = list(dict.fromkeys([*metrics.values(), *metrics]))
-    raise DataError(
-        f"The results have no {by!r} with a value for each node; they have {', '.join(known) or 'none'}."
-        f"{near(by, known)}",
-        arguments=("by",),
-    )
+    whole = by in found or by in (each.attrs.get("metric") for each in found.values())
+    said = f"The results have no {by!r} with a value for each node{', only for whole sites' if whole else ''}"
+    others = f"they have {', '.join(known)}" if known else "measure a metric that has one, such as auroc"
+    raise DataError(f"{said}; {others}.{near(by, known)}", arguments=("by",))
 
 
 def _by_class(data: xr.Dataset, variable: str) -> xr.DataArray:
@@ -211,9 +214,11 @@ def _by_class(data: xr.Dataset, variable: str) -> xr.DataArray:
 
 
 def _none_above(values: Sequence[xr.DataArray], headline: Headline | None) -> bool:
-    """Whether no value lies above the one that says nothing."""
+    """Whether there are values, and none lies above the one that says nothing."""
     neutral = None if headline is None else headline.neutral
-    return neutral is not None and not any(bool((each > neutral).any()) for each in values)
+    if neutral is None or not any(bool(each.notnull().any()) for each in values):
+        return False
+    return not any(bool((each > neutral).any()) for each in values)
 
 
 def _repeated(values: Mapping[str, xr.DataArray]) -> dict[str, str]:

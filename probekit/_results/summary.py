@@ -153,11 +153,15 @@ class Summary(ShownAsTable):
         ]
         if seen:
             yield f"Feature maps: {'; '.join(seen)}."
-        for how in dict.fromkeys(each.positions.partition(_CAPTURE)[0] for each in before):
-            alike = [each for each in before if each.positions.startswith(f"{how}{_CAPTURE}")]
+        for how in dict.fromkeys(each.positions.partition(" of ")[0] for each in before):
+            alike = [each for each in before if each.positions.startswith(f"{how} of ")]
+            numbers = dict.fromkeys(each.positions.partition(" of ")[2].partition(_CAPTURE)[0] for each in alike)
+            of_sites = {n: _at(each.site for each in alike if f" of {n}{_CAPTURE}" in each.positions) for n in numbers}
+            first, *others = of_sites.items()
+            said = _at([f"{first[0]} positions at {first[1]}", *(f"of {n} at {sites}" for n, sites in others)])
             counting = _names(each.metric for each in alike if each.positions.endswith("not each"))
             fault = f", each of which {counting} would count: capture without reduce=" if counting else ""
-            yield f"The capture kept the {how} positions at {_at(each.site for each in alike)}{fault}."
+            yield f"The capture kept the {how} of {said}{fault}."
 
     def _how_to_read(self, metric: str) -> str:
         headline = self.headlines[metric]

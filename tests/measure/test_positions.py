@@ -131,3 +131,10 @@ def test_nulls_intervals_and_balance_go_along_with_both_kinds(store: Path) -> No
     assert list(maps)[-1].startswith("dead")
     with pytest.raises(pk.errors.DataError, match="nothing that was asked for depends on them: dead, always_on"):
         pk.measure(store, ["dead", "always_on"], null="permute")
+
+
+def test_means_of_maps_of_several_sizes_are_told_in_one_sentence(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 5, 2), nn.ReLU())
+    pk.capture(model, torch.randn(30, 3, 9, 9), tmp_path / "a", sites=["0", "1", "2"], reduce="mean")
+    notes = pk.summary(pk.measure(tmp_path / "a", "mean")).notes
+    assert "The capture kept the mean of 16 positions at 0, of 9 at 1, 2." in notes

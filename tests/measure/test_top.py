@@ -181,7 +181,7 @@ def test_without_a_text_the_tokens_around_are_shown(tokens: xr.DataTree) -> None
     ("call", "message"),
     [
         (lambda m, s: pk.top(m, "aurok"), "no 'aurok' with a value for each node.*Near: 'auroc'"),
-        (lambda m, s: pk.top(m, "linear_probe"), "no 'linear_probe' with a value for each node"),
+        (lambda m, s: pk.top(m, "linear_probe"), "no 'linear_probe' with a value for each node, only for whole sites"),
         (lambda m, s: pk.top(m, classes="kat"), "class 'kat'; there are 'ant', 'bee', 'cat'.*Near: 'cat'"),
         (lambda m, s: pk.top(m, classes=3), "class 3; there are 'ant'"),
         (lambda m, s: pk.top(m, "dprime", classes="ant"), "values are of nodes alone"),
@@ -203,3 +203,11 @@ def test_another_store_is_refused(measured: xr.DataTree, tmp_path: Path) -> None
         pk.top(measured, sites="0").samples(tmp_path / "b.zarr")
     with pytest.raises(pk.errors.SiteError, match="no site '1'; it has 0"):
         pk.top(measured, sites="1").samples(tmp_path / "b.zarr")
+
+
+def test_classes_without_a_value_are_named_with_the_reason(tmp_path: Path) -> None:
+    pk.capture(nn.Sequential(nn.Identity()), (torch.eye(6), torch.arange(6) % 2), tmp_path / "b.zarr", sites="0")
+    found = pk.top(pk.measure(tmp_path / "b.zarr", "auroc"))
+    assert not found.nodes
+    assert not found.smallest
+    assert "No node has a value for 0, 1: all are NaN; it needs two classes of at least min_count samples" in str(found)
