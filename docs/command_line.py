@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,16 @@ def _row(parameter: Any, context: typer.Context) -> str:
 
 def _kind(written: str) -> str:
     """What a parameter takes: a type, or one of several words."""
-    kind = re.sub(r"^list\[(.*)\]$", r"\1", written).removesuffix(" range")
+    kind = re.sub(r"^.*\blist\[(.*)\]$", r"\1", written).removesuffix(" range")
     return " or ".join(f"`{word}`" for word in kind.split("|")) if "|" in kind else kind.lower()
 
 
 def _escaped(text: str) -> str:
     """A help text as Markdown, its options and globs as code."""
-    marked = re.sub(r"'[^' `]+'|(?<![\w`-])--[a-z][\w-]*", r"`\g<0>`", text)
-    parts = re.split(r"(`[^`]*`)", marked)
-    return "".join(part if part.startswith("`") else re.sub(r"([*<\[\]])", r"\\\1", part) for part in parts)
+    parts = re.split(r"(`[^`]*`|'[^' `]+'|(?<![\w-])--[a-z][\w-]*)", text)  # every other one is code
+    plain = [re.sub(r"([*<\[\]])", r"\\\1", part) for part in parts[::2]]
+    code = [f"`{part.strip('`')}`" for part in parts[1::2]]
+    return "".join(map("".join, zip_longest(plain, code, fillvalue="")))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -47,10 +49,15 @@ class Root(TyperGroup):
         plugins.warn_of_namesake()
         before = COMMAND.set(ctx.meta[_COMMAND])
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except ProbekitError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand)
             fail(f"{error}{option_hint(error.arguments, command)}")
+        except BrokenPipeError:  # what reads has seen enough, such as `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+            raise typer.Exit(1) from None
         except OSError as error:
             fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
         except KeyboardInterrupt:

@@ -29,7 +29,7 @@ def plot(
         list[str] | None,
         typer.Argument(
             metavar="KIND",
-            help="Which figures; by default all that the source has what they need for.",
+            help="Which kinds of figures; by default all that can be drawn of the source.",
             autocompletion=completion.kinds,
         ),
     ] = None,
@@ -59,8 +59,10 @@ def plot(
     """
     from probekit.plot import standard
 
-    drawn = standard(source, kinds, sites=sites)
     folder = path_of(out)
+    if folder.exists() and not folder.is_dir():
+        raise typer.BadParameter(f"{str(folder)!r} is a file; name the folder for the figures.", param_hint="--out")
+    drawn = standard(source, kinds, sites=sites)
     files = [
         drawing.save(folder / name) for name, drawing in zip(_names(list(drawn), format), drawn.values(), strict=True)
     ]

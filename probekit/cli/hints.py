@@ -23,6 +23,8 @@ def option_hint(arguments: Sequence[str], command: Any) -> str:
     options = [names[name] for name in arguments if names.get(name, "").startswith("--")]
     lacking = [f"{name}=" for name in arguments if name not in names and name in _arguments(command.name)]
     hint = f" On the command line: {', '.join(options)}." if options else ""
+    if "nan" in arguments and "nan" not in names and "source" in names:  # it also takes results
+        hint += " Or give the results of `probekit measure --nan omit --out`."
     if lacking:
         kind = "is an argument" if len(lacking) == 1 else "are arguments"
         hint += f" {', '.join(lacking)} {kind} of probekit.{command.name} in Python."

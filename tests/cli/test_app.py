@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -100,3 +101,10 @@ def test_ctrl_c_stops_a_capture_cleanly_and_keeps_what_was_committed(tmp_path):
 
 def test_the_version_is_told(call):
     assert call("--version") == (0, f"probekit {pk.__version__}\n", "")
+
+
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_reader_that_has_seen_enough_costs_no_message(option: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -c 'from probekit.cli import main; main()' metrics {option} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""

@@ -50,6 +50,7 @@ def test_what_is_wrong_is_one_paragraph(call, model):
         (("acts.zarr", "medians", "-s", "layer"), 1, "No site matches 'layer'"),
         (("acts.zarr", "medians", "--format", "gif"), 2, "gif"),
         (("acts.zarr", "medians", "-o", "nets.py/x"), 1, "can't be written to nets.py/x/medians.png"),
+        (("acts.zarr", "medians", "-o", "nets.py"), 2, "'nets.py' is a file; name the folder for the figures."),
         ((), 2, "source"),
     ):
         found, _, err = call("plot", *arguments)
