@@ -16,10 +16,10 @@ import xarray as xr
 from probekit._measure.top_samples import TopSamples, check_number, samples_of
 from probekit._probe.selectors import Selector
 from probekit._results.headlines import headlines_of
-from probekit._results.summary import sites_of
+from probekit._results.summary import check_results, sites_of
 from probekit._store.class_names import places_of
 from probekit._table import ShownAsTable, Table
-from probekit.errors import RESULTS, DataError, check_kind, near
+from probekit.errors import DataError, check_kind, near
 from probekit.metrics import Headline
 from probekit.metrics.block import Array
 
@@ -146,7 +146,7 @@ def top(
           bee     1    0     1      1
           cat     2    0     2      1
     """
-    check_kind("measured", measured, xr.DataTree, RESULTS)
+    check_results(measured)
     check_kind("by", by, str, "the name of a measured metric or variable")
     check_kind("smallest", smallest, (bool, NoneType), "True, False or None")
     check_number("per_class", per_class)

@@ -18,7 +18,7 @@ from probekit._table import ShownAsTable, Table, shown
 from probekit.errors import RESULTS, DataError, check_kind, near
 from probekit.metrics import Headline
 
-__all__ = ["Reading", "Summary", "sites_of", "summary"]
+__all__ = ["Reading", "Summary", "check_results", "sites_of", "summary"]
 
 _NAMED = 3  # sites that a note names
 _POSITIONS = {"each": "each position", "mean": "the mean over positions", "max": "the largest value of a map"}
@@ -244,12 +244,7 @@ def summary(
         >>> pk.summary(m).to_dataframe()["value"].tolist()
         [0.25, 0.5]
     """
-    check_kind("measured", measured, xr.DataTree, RESULTS)
-    if is_store(measured):
-        raise DataError(
-            "measured is a store, and the summary is one of results. Measure it: probekit.measure(store, ['mean']).",
-            arguments=("measured",),
-        )
+    check_results(measured)
     check_kind("fmt", fmt, str, "a format of numbers, such as '.3f'")
     _check_format(fmt)
     tree = measured.isel(step=-1) if "step" in measured.sizes else measured
@@ -264,6 +259,22 @@ def summary(
     title = f"{len(chosen)} {'site' if len(chosen) == 1 else 'sites'}{at}"
     read = {each.metric for each in readings}
     return Summary(readings, {name: one for name, one in headlines.items() if name in read}, title, fmt)
+
+
+def check_results(measured: xr.DataTree) -> None:
+    """Raise DataError where `measured` isn't a whole tree of results."""
+    check_kind("measured", measured, xr.DataTree, RESULTS)
+    if is_store(measured):
+        raise DataError(
+            "measured is a store, and this is about results. Measure it: probekit.measure(store, ['mean']).",
+            arguments=("measured",),
+        )
+    if measured.parent is not None and not measured.children:
+        raise DataError(
+            f"measured is the site {measured.name!r} of results. Give the results as a whole, with "
+            f"sites={measured.name!r} for this site alone.",
+            arguments=("measured",),
+        )
 
 
 def _check_format(fmt: str) -> None:

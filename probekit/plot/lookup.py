@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import xarray as xr
 
+from probekit import plugins
 from probekit._results.headlines import headline_value, headlines_of
 from probekit._table import shown
 from probekit.errors import RESULTS, DataError, PluginError, SiteError, check_kind, near
@@ -167,7 +168,12 @@ def common_classes(named: Mapping[str, list[str]]) -> list[str]:
 def _unmeasured(variable: str, where: str, known: Iterable[str]) -> PluginError:
     metric = next((variable.removesuffix(end) for end in _ENDINGS if variable.endswith(end)), variable)
     there = [*known]
+    close = near(variable, there)
+    mend = (
+        ""
+        if close and metric not in plugins.find(plugins.METRICS)
+        else f" Measure it with pk.measure(store, [{metric!r}])."
+    )
     return PluginError(
-        f"There is no {variable!r} {where}; measured there: {', '.join(there) or 'nothing'}.{near(variable, there)} "
-        f"Measure it with pk.measure(store, [{metric!r}])."
+        f"There is no {variable!r} {where}; measured there: {', '.join(there) or 'nothing'}.{close}{mend}"
     )

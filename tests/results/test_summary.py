@@ -122,3 +122,11 @@ def test_intervals_and_p_values_stand_beside_a_number(tree: xr.DataTree) -> None
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--", ":"]
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert texts == ["95% interval", "shuffled labels", "neutral: 0.5"]
+
+
+def test_one_site_of_a_tree_is_no_result_without_sites() -> None:
+    measured = pk.measure_live(torch.nn.Sequential(torch.nn.ReLU()), torch.eye(20), "mean", sites="0")
+    for use in (pk.summary, pk.top):
+        with pytest.raises(pk.errors.DataError, match=r"measured is the site '0' of results.*with sites='0'"):
+            use(measured["0"])  # type: ignore[operator]
+    assert str(measured["0"].to_dataset().probekit.summary()) == str(pk.summary(measured))
