@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
 
 import numpy as np
 
-from probekit.metrics._kernels.chance import beyond_chance, expected_ks, ks_shares
+from probekit.metrics._kernels.chance import beyond_chance, expected_ks, ks_share, ks_shares
 from probekit.metrics._kernels.class_leads import leads_bytes, leads_of
 from probekit.metrics._kernels.class_pairs import (
     check_min_count,
@@ -19,6 +20,7 @@ from probekit.metrics._kernels.class_pairs import (
     table_bytes,
 )
 from probekit.metrics._kernels.node_blocks import join_nodes
+from probekit.metrics._kernels.relabelled_leads import SortedNode
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
@@ -26,6 +28,7 @@ from probekit.metrics.resolution import Resolution
 
 __all__ = ["KS"]
 
+_FEW = 24  # classes up to which shuffled labels are sooner compared in chunks
 _ENTRIES = 2**15  # pairs and nodes handled together: what is computed of them stays in the cache
 
 
@@ -91,6 +94,33 @@ class KS(Parameters):
         first, second = (block.counts[kept][each][:, None] for each in np.triu_indices(len(kept), 1))
         size, expected, leads = first * second, expected_ks(first, second), leads_of(block, kept)
         return join_nodes(self._compute(few, leads(few), kept, size, expected) for few in pair_blocks(block))
+
+    def relabelling(self, values: Array, classes: int) -> Callable[[Codes], Variables]:
+        """Those of `compute` but for the pairs: the samples of a node are sorted once."""
+        nodes = [SortedNode(row, classes) for row in values] if classes <= _FEW else []
+        constant, shape = values.min(axis=1) == values.max(axis=1), (classes, len(values))
+        with_ties: dict[bytes, list[float]] = {}
+
+        def compute(codes: Codes) -> Variables:
+            counts = np.bincount(codes, minlength=classes)
+            kept = np.flatnonzero(counts >= self.min_count)
+            if not nodes or len(kept) < 2 or counts[kept].sum() < len(codes):  # ties are those of the classes kept
+                return self.compute(Block.from_samples(values.T, codes, classes))
+            first, second = (kept[each] for each in np.triu_indices(len(kept), 1))
+            in_order = [node.in_order(codes) for node in nodes]
+            leads = [node.leads(its, first, second, counts) for node, its in zip(nodes, in_order, strict=True)]
+            found = np.stack(leads, axis=1) / (counts[first] * counts[second])[:, None]
+            if self.corrected:
+                if counts.tobytes() not in with_ties:
+                    with_ties[counts.tobytes()] = [ks_share(node.ends, counts[kept]) for node in nodes]
+                tied = [node.tied(its) for node, its in zip(nodes, in_order, strict=True)]
+                shares = np.where(tied, with_ties[counts.tobytes()], 1.0)
+                expected = expected_ks(counts[first], counts[second])[:, None]
+                found = beyond_chance(found, expected * shares, 1.0)
+            of_all: Variables = {"ks_constant": (("node",), constant)}
+            return distances(self.name, [found], kept, shape, pairs=False) | of_all
+
+        return compute
 
     def error_bound(self, resolution: Resolution) -> Array:
         plain, kept = resolution.compared(self.min_count), resolution.kept(self.min_count)

@@ -17,7 +17,7 @@ from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.tally import discoveries
 from probekit._measure.resampling.units import Units
 from probekit.errors import DataError
-from probekit.metrics import AUROC, Block, Metric, MutualInformation, Overlap
+from probekit.metrics import AUROC, KS, Block, Metric, MutualInformation, Overlap
 
 Array = np.ndarray
 
@@ -74,15 +74,20 @@ def test_the_p_value_counts_shuffles_on_the_nearer_side(normal: tuple[Array, Arr
     )
 
 
-@pytest.mark.parametrize("sizes", [(50, 50, 50), (80, 40, 9, 30)], ids=["equal", "unequal"])
-@pytest.mark.parametrize("metric", [AUROC(), Overlap(), Overlap(bins=5), MutualInformation()], ids=str)
+@pytest.mark.parametrize("sizes", [(50, 50, 50), (80, 40, 9, 30), (120, 10, 30)], ids=["equal", "few", "unequal"])
+@pytest.mark.parametrize(
+    "metric",
+    [AUROC(), Overlap(), Overlap(bins=5), MutualInformation(), KS(), KS(corrected=False, min_count=50)],
+    ids=str,
+)
 def test_prepared_samples_give_the_same_bits(metric: Any, sizes: tuple[int, ...]) -> None:
     rng, y = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
     x = rng.normal(size=(len(y), 7)).astype(np.float32)
     x[:, 1] = np.maximum(x[:, 1], 0)
     x[:, 2], x[:, 3], x[:, 4], x[:5, 5] = 0, np.round(x[:, 3]), np.inf, -np.inf
+    x[3, 6], x[5, 6] = x[80, 6], x[90, 6]
     compute = metric.relabelling(np.ascontiguousarray(x.T), len(sizes))
-    for _ in range(2):
+    for _ in range(5):
         codes = rng.permutation(y)
         expected = metric.compute(Block.from_samples(x, codes, len(sizes)))
         for name, (dims, array) in compute(codes).items():

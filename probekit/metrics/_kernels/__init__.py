@@ -18,6 +18,7 @@
 - `node_blocks`: results of blocks of nodes, joined to those of all nodes.
 - `pooled_sort`: one sort of the samples of all classes at a node.
 - `radix_select`: order statistics of samples that don't fit in memory.
+- `relabelled_leads`: how far the distribution functions of two classes are apart, for many labellings.
 - `relabelled_sums`: sums over the samples of each class for many labellings at once.
 - `relabelling`: what a node's samples are prepared for, so that metrics are soon known for many labels of them.
 - `row_sampling`: random choices of rows of a store, the same at every site.

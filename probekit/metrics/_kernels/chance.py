@@ -21,6 +21,7 @@ __all__ = [
     "expected_ks",
     "expected_variation",
     "grassberger",
+    "ks_share",
     "ks_shares",
     "mean_deviation",
     "mean_of_x_log_x",
@@ -171,13 +172,21 @@ def ks_shares(block: Block, kept: Codes) -> Array:
     codes = np.repeat(np.arange(block.classes), block.counts)
     neighbours = (codes[1:] == codes[:-1]) & np.isin(codes[1:], kept)
     tied = ((block.values[:, 1:] == block.values[:, :-1]) & neighbours).any(axis=1)
-    walks = _shuffles(min(_PLACES, max(2, 2 * round(len(counts) / (1 / counts).sum()))))
     for node in np.flatnonzero(tied):
         values = np.sort(np.concatenate([block[code][node] for code in kept]))
-        ends = np.append(np.flatnonzero(values[1:] != values[:-1]) + 1, len(values)) / len(values)
-        places = np.unique(np.rint(ends * walks.shape[1]).astype(np.int64)).clip(min=1) - 1
-        factor[node] = walks[:, places].max(axis=1).mean() / walks.max(axis=1).mean()
+        ends = np.append(np.flatnonzero(values[1:] != values[:-1]) + 1, len(values))
+        factor[node] = ks_share(ends, counts)
     return factor
+
+
+def ks_share(ends: Codes, counts: Codes) -> float:
+    """The factor of `ks_shares` at a node with ties, for classes of so many samples as `counts` (class,).
+
+    `ends` are the numbers of samples up to each value, that value included.
+    """
+    walks = _shuffles(min(_PLACES, max(2, 2 * round(len(counts) / (1 / counts).sum()))))
+    places = np.unique(np.rint(ends / ends[-1] * walks.shape[1]).astype(np.int64)).clip(min=1) - 1
+    return float(walks[:, places].max(axis=1).mean() / walks.max(axis=1).mean())
 
 
 @lru_cache(maxsize=16)

@@ -5,7 +5,7 @@ The values of a node are sorted once; each labelling is then a count or a sum ov
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -15,6 +15,8 @@ from probekit.metrics._kernels.pooled_sort import pooled
 from probekit.metrics.block import Array, Codes
 
 __all__ = ["cell_counts", "class_sums", "twice_ranks"]
+
+_TABLE = 2**16  # counts that stay in the cache
 
 
 def twice_ranks(values: Array) -> Array:
@@ -47,26 +49,46 @@ def cell_counts(values: Array, bins: int, classes: int) -> Callable[[Codes], Cod
     """
     nodes = [_Node(row, bins) for row in values]
     width = bins + max((len(node.atoms) for node in nodes), default=0)
-    of_equal: list[Array] = []  # the cell of each sample where all weigh the same, for which no sample is looked up
+    others = width if classes * width**2 <= _TABLE else 1  # cells of a second node that are counted along
+    of_equal: list[Array] = []  # the cells of each sample where all weigh the same, for which no sample is looked up
 
     def count(codes: Codes) -> Codes:
         in_class = np.bincount(codes, minlength=classes)
-        counts = np.empty((len(nodes), classes * width), np.int64)
-        equal = len(np.unique(in_class[in_class > 0])) == 1
-        if equal and not of_equal:
-            of_equal.extend(node.in_samples(node.cells(np.ones(len(codes), np.int64))) for node in nodes)
-        shifted, weights = codes * width, weights_of(in_class)
-        small = codes.astype(np.min_scalar_type(classes))
-        for number, node in enumerate(nodes):
-            if equal:
-                places = shifted + of_equal[number]
-            else:
+        if len(np.unique(in_class[in_class > 0])) == 1:
+            if not of_equal:
+                of_equal.extend(_together(nodes, len(codes), others))
+            counts = _of_equal(of_equal, codes, (classes, width, others))[: len(nodes)]
+        else:
+            small, weights = codes.astype(np.min_scalar_type(classes)), weights_of(in_class)
+            counts = np.empty((len(nodes), classes, width), np.int64)
+            for number, node in enumerate(nodes):
                 in_order = small.take(node.order)
                 places = in_order * np.int64(width) + node.cells(weights.take(in_order))
-            counts[number] = np.bincount(places, minlength=classes * width)
-        return np.ascontiguousarray(counts.reshape(-1, classes, width).transpose(2, 1, 0))
+                counts[number] = np.bincount(places, minlength=classes * width).reshape(classes, width)
+        return np.ascontiguousarray(counts.transpose(2, 1, 0))
 
     return count
+
+
+def _together(nodes: Sequence[_Node], samples: int, others: int) -> Iterator[Array]:
+    """The cell of each sample (sample,) at a node, or at two nodes as one number where there are `others`."""
+    step = 1 if others == 1 else 2
+    for first in range(0, len(nodes), step):
+        cells = [node.in_samples(node.cells(np.ones(samples, np.int64))) for node in nodes[first : first + step]]
+        yield cells[0] * others + (cells[1] if len(cells) > 1 else 0)
+
+
+def _of_equal(cells: Sequence[Array], codes: Codes, shape: tuple[int, int, int]) -> Codes:
+    """The samples (node, class, cell) from the `cells` of one node or two; `shape` is (class, cell, cell of another).
+
+    To count the pairs of the cells of two nodes takes as long as to count those of one.
+    """
+    classes, width, others = shape
+    shifted, found = codes * (width * others), []
+    for places in cells:
+        table = np.bincount(shifted + places, minlength=classes * width * others).reshape(shape)
+        found += [table.sum(axis=2), table.sum(axis=1)] if others > 1 else [table[..., 0]]
+    return np.stack(found)
 
 
 class _Node:
@@ -93,8 +115,8 @@ class _Node:
             cells[start:stop] = self._bins + number
         return cells
 
-    def in_samples(self, in_order: Codes) -> Array:
+    def in_samples(self, in_order: Codes) -> Codes:
         """What is known of the samples in order, by sample."""
-        found = np.empty(len(in_order), np.int32)
+        found = np.empty_like(in_order)
         found[self.order] = in_order
         return found
