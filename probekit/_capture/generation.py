@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -17,14 +15,14 @@ import xarray as xr
 from torch import nn
 
 from probekit._bars import default
+from probekit._capture.answer_settings import ANSWER, ANSWER_TOKENS, PROMPT, PROMPT_TOKENS, AnswerSettings
 from probekit._capture.job import CaptureJob, IfExists
 from probekit._capture.plan import CaptureOptions, CapturePlan, StorageOptions
 from probekit._capture.session import Session
 from probekit._data.batches import Batch, Batches
-from probekit._data.columns import Array, as_column
+from probekit._data.columns import Array
 from probekit._data.prompts import Prompts, token_ids_of
 from probekit._forward.forward_pass import ForwardPass
-from probekit._forward.generated import Generated
 from probekit._forward.generation_pass import GenerationPass, StepRecorder
 from probekit._forward.options import RunOptions, SiteOptions
 from probekit._forward.recorder import Recorder, Sink
@@ -40,13 +38,12 @@ from probekit._store.layout import Json
 from probekit._store.store import open_store
 from probekit._tokens import Tokens
 from probekit._write.transfer import transfer_for
-from probekit.errors import DataError, ModelError, SiteError, check_kind
+from probekit.errors import DataError, SiteError, check_kind
 from probekit.progress import Progress
 
 __all__ = ["generate"]
 
 COMMITTED_BATCHES = 8  # at once
-PROMPT, ANSWER, PROMPT_TOKENS, ANSWER_TOKENS = "prompt", "answer", "prompt_tokens", "answer_tokens"
 
 
 def generate(
@@ -122,7 +119,7 @@ def generate(
     call = call_of(generate, {**locals(), "generation": generation})
     check_kind("batch_size", batch_size, Integral, "a number of prompts")
     check_kind("columns", columns, (Mapping, NoneType), "columns by name, {name: where its values are}")
-    how = _Generation.of(model, tokenizer, max_new_tokens, batch_size, generation)
+    how = AnswerSettings.of(model, tokenizer, max_new_tokens, batch_size, generation)
     token_ids = token_ids_of(prompts, tokenizer)
     _check_vocabulary(model, token_ids)
     backend = backend_of(out, durable=durable)
@@ -191,141 +188,11 @@ def _columns(given: Mapping[str, Any], prompts: Any, token_ids: Sequence[Array],
     return {PROMPT: list(prompts) if texts else [tokenizer.decode(each.tolist()) for each in token_ids], **columns}
 
 
-# Arguments of generate by which it doesn't follow one answer a prompt, token by token; and values that are harmless.
-_SEVERAL: Mapping[str, tuple[Any, ...]] = {
-    "num_beams": (None, 1),
-    "num_return_sequences": (None, 1),
-    "use_cache": (None, True),
-    "prompt_lookup_num_tokens": (None,),
-    "assistant_model": (None,),
-    "custom_generate": (None,),
-    "inputs": (),
-    "input_ids": (),
-    "attention_mask": (),
-    "inputs_embeds": (),
-    "max_time": (None,),  # when that is over depends on the machine
-}
-_OWN_ENDS = ("stop_strings", "stopping_criteria")  # nothing says afterwards where they ended each answer of a batch
-
-
-@dataclass(frozen=True)
-class _Generation:
-    """How a model generates: its `config` and the further arguments of its ``generate``."""
-
-    config: Any
-    rest: Mapping[str, Any]
-    tokenizer: Any
-
-    @classmethod
-    def of(
-        cls, model: Any, tokenizer: Any, max_new_tokens: int, batch_size: int, given: Mapping[str, Any]
-    ) -> _Generation:
-        name = type(model).__name__
-        module_names(model)  # raises for what has no modules that run
-        can = callable(getattr(model, "generate", None)) and hasattr(model, "generation_config")
-        if not can or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            raise ModelError(
-                f"{name} isn't a causal language model of transformers, such as AutoModelForCausalLM loads: "
-                f"{'it has an encoder of its own' if can else 'it has no generate() and generation_config'}."
-            )
-        check_kind("max_new_tokens", max_new_tokens, Integral, "a number of tokens", ModelError)
-        if max_new_tokens < 1:
-            raise ModelError(
-                f"max_new_tokens is {max_new_tokens}; it must be at least 1.", arguments=("max_new_tokens",)
-            )
-        config = copy.deepcopy(model.generation_config)
-        ours = {"max_new_tokens": int(max_new_tokens), "max_length": None, "return_dict_in_generate": False}
-        rest = config.update(**{**given, **ours})
-        made = cls(config, rest, tokenizer)
-        made._check(name, batch_size)
-        config.pad_token_id = made.padding
-        return made
-
-    def _check(self, model: str, batch_size: int) -> None:
-        for name, harmless in _SEVERAL.items():
-            value = self.rest.get(name, getattr(self.config, name, None))
-            if name in self.rest or (value not in harmless and harmless):
-                if value in harmless:
-                    continue
-                raise ModelError(
-                    f"{name} of {model}.generate is {value!r}; probekit.generate follows one answer for each prompt, "
-                    "token by token with the cache on, and gives the inputs itself. Leave it out."
-                )
-        own = [name for name in _OWN_ENDS if self.rest.get(name, getattr(self.config, name, None))]
-        if own and batch_size > 1:
-            raise ModelError(
-                f"{own[0]} of {model}.generate ends answers in a way that can't be told afterwards where several are "
-                "generated together. Give batch_size=1.",
-                arguments=("batch_size",),
-            )
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """The token ids that end an answer."""
-        eos = self.config.eos_token_id
-        return () if eos is None else tuple(eos) if isinstance(eos, Sequence) else (int(eos),)
-
-    @property
-    def padding(self) -> int:
-        """The token id of padding, which a mask leaves out; any will do."""
-        known = (self.config.pad_token_id, getattr(self.tokenizer, "pad_token_id", None), *self.ends, 0)
-        return next(int(each) for each in known if each is not None)
-
-    @property
-    def described(self) -> str:
-        """The settings, for a later capture into the same store to agree with."""
-        settings = {key: value for key, value in self.config.to_diff_dict().items() if key != "transformers_version"}
-        others = {name: _described(value) for name, value in self.rest.items()}
-        return json.dumps(settings | others, sort_keys=True, default=str)
-
-    def arguments(self, **other: Any) -> dict[str, Any]:
-        """Those of the model's ``generate``, with some settings otherwise."""
-        config = copy.deepcopy(self.config)
-        config.update(**other)
-        with_tokenizer = {"tokenizer": self.tokenizer} if self.config.stop_strings else {}
-        return {"generation_config": config, **with_tokenizer, **self.rest}
-
-    def found(self, generated: Generated) -> dict[str, Array]:
-        """The columns of samples that are known when they have been answered."""
-        answers = generated.answers
-        columns = {ANSWER_TOKENS: np.array([len(each) for each in answers], np.int64)}
-        if self.tokenizer is None:
-            return columns
-        texts = [self.tokenizer.decode(each, skip_special_tokens=True) for each in answers]
-        return {ANSWER: as_column(texts, "The answers"), **columns}
-
-    def tokens(self, generated: Generated) -> Tokens:
-        """What is known of the tokens of prompts and answers."""
-        known = generated.tokens
-        if self.tokenizer is None:
-            return known
-        named = self.tokenizer.convert_ids_to_tokens(known.columns["token_id"].tolist())
-        return Tokens(known.counts, {**known.columns, "token": np.array(list(map(str, named)), str)})
-
-    @property
-    def token_columns(self) -> tuple[str, ...]:
-        return ("token_id", "generated") if self.tokenizer is None else ("token_id", "generated", "token")
-
-    @property
-    def found_dtypes(self) -> dict[str, np.dtype[Any]]:
-        texts = {} if self.tokenizer is None else {ANSWER: np.dtype(np.str_)}
-        return {**texts, ANSWER_TOKENS: np.dtype(np.int64)}
-
-
-def _described(value: Any) -> Any:
-    """A further argument as a setting: itself where it is plain, else its kind."""
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    if isinstance(value, Sequence):
-        return [_described(each) for each in value]
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _GenerationSession(Session):
     """A capture of what a model does while it generates."""
 
-    how: _Generation
+    how: AnswerSettings
 
     def rehearse(self) -> None:
         """Answer the first prompt with a few tokens, so that what doesn't work shows before anything is written."""
@@ -375,7 +242,7 @@ class _GenerationSession(Session):
 class _GenerationJob(CaptureJob):
     """One call of `generate`."""
 
-    how: _Generation
+    how: AnswerSettings
 
     def _session(self, first: Batch) -> Session:
         found = super()._session(first)

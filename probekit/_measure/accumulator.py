@@ -16,12 +16,10 @@ from probekit.errors import DataError, PluginError, ProbekitError, arguments_of
 from probekit.metrics import Metric, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics.sketch import Sketch
 
-__all__ = ["BATCH", "Accumulator", "call", "finalized", "leaders", "scope_of", "side_by_side", "sites_results"]
+__all__ = ["Accumulator", "call", "finalized", "leaders", "scope_of", "side_by_side", "sites_results"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-BATCH = 2048  # observations in an update: a few calls, whose temporaries still stay in the cache
 
 
 class Adding(Protocol):

@@ -11,7 +11,8 @@ from probekit._measure.accumulator import finalized, side_by_side, sites_results
 from probekit._measure.positions import all_said, positions_said
 from probekit._measure.resampling.repeats import ALL_SITES
 from probekit._measure.resampling.results import Found, beside, found_at
-from probekit._measure.tasks import Task, TaskResult, Work, at_site
+from probekit._measure.site_rows import at_site
+from probekit._measure.tasks import Task, TaskResult, Work
 from probekit._results.assemble import check, dataset_of, join
 from probekit.metrics import Metric, State, Variables
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from probekit._measure.accumulator import BATCH
+from probekit.metrics.protocol import BATCH
 
 __all__ = ["Gathered", "one_thread"]
 

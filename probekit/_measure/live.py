@@ -21,7 +21,7 @@ from probekit._forward.options import Loss, MaskChoice, Reset, RunOptions, SiteO
 from probekit._forward.recorder import Recorder
 from probekit._forward.sample_order import SampleOrder
 from probekit._forward.site_plan import PlannedSite, SitePlan, plan_sites, require_model_order
-from probekit._measure.accumulator import BATCH, Accumulator, finalized, sites_results
+from probekit._measure.accumulator import Accumulator, finalized, sites_results
 from probekit._measure.from_sketch import errors_of, variables_of, warn_of_coarse_cells, without_bounds_of_nulls
 from probekit._measure.gathered import Gathered, one_thread
 from probekit._measure.live_memory import LiveMemory
@@ -40,6 +40,7 @@ from probekit._version import __version__
 from probekit.errors import DataError, PluginError, check_choice, check_kind
 from probekit.metrics import Metric, Spec, StreamingMetric, Variables
 from probekit.metrics.block import working_dtype
+from probekit.metrics.protocol import BATCH
 from probekit.metrics.sketch import Sketch
 from probekit.progress import Progress
 

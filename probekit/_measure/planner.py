@@ -9,17 +9,18 @@ from functools import partial
 from math import ceil, inf
 from typing import Any, TypeAlias
 
-from probekit._measure.accumulator import BATCH
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
 from probekit._measure.needs import need, need_of_nodes, sharing
+from probekit._measure.site_rows import spec_of
 from probekit._measure.site_source import Source
-from probekit._measure.tasks import Task, selections_of, spec_of
+from probekit._measure.tasks import Task, selections_of
 from probekit._sizes import format_size
 from probekit.errors import ProbekitError
 from probekit.metrics import Metric
 from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.order import OrderMetric
+from probekit.metrics.protocol import BATCH
 
 __all__ = ["Plan", "plan_of"]
 

@@ -6,32 +6,40 @@ metrics the values are put in their places by class, sorted once, and handed to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, product
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from probekit._measure.accumulator import BATCH, Accumulator, call, finalized
+from probekit._measure.accumulator import Accumulator, call, finalized
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
 from probekit._measure.resampling.evaluation import Columns
 from probekit._measure.resampling.repeats import Repeats
+from probekit._measure.site_rows import (
+    Beat,
+    SiteSamples,
+    at_site,
+    in_batches,
+    part_of,
+    spec_of,
+    unheard,
+    whole_rows,
+    without_nan,
+)
 from probekit._measure.site_source import Source
 from probekit._measure.units import Units
 from probekit._results.assemble import check, join
-from probekit.errors import DataError, PluginError
-from probekit.metrics import Block, Metric, SampleMetric, Spec, State, StreamingMetric, Variables
+from probekit.metrics import Block, Metric, SampleMetric, State, StreamingMetric, Variables
 from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.order import OrderMetric
 
-__all__ = ["Beat", "Task", "TaskResult", "Work", "at_site", "selections_of", "spec_of"]
+__all__ = ["Task", "TaskResult", "Work", "selections_of"]
 
-
-Beat: TypeAlias = Callable[[float], None]
 
 _READING = 0.5  # of a task whose columns are measured too
 
@@ -100,7 +108,7 @@ class Work:
             PluginError: a metric fails.
         """
         if task.repeat:
-            return self._repeated(task, _part(beat, 0, 0))
+            return self._repeated(task, part_of(beat, 0, 0))
         if task.kind == "sites":
             return self._sites(beat)
         if task.kind == "compare":
@@ -111,7 +119,7 @@ class Work:
         if task.kind == "samples":
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
             target, units = self.targets.get(task.site), self._units(task.site, metric)
-            return _samples(metric, _Samples(source, rows, target, units, beat))
+            return _samples(metric, SiteSamples(source, rows, target, units, beat))
         if task.kind == "site":
             return self._site(source, rows, beat)
         if task.kind == "select":
@@ -129,7 +137,7 @@ class Work:
     def _block(self, source: Source, rows: Observations, start: int, stop: int, beat: Beat) -> TaskResult:
         columns = self.metrics.columns
         values = rows.grouping.allocate(stop - start, source.dtype) if columns else None
-        reading = _part(beat, 0, _READING) if columns else beat
+        reading = part_of(beat, 0, _READING) if columns else beat
         states = _stream(self._of_nodes, source, rows, start, stop, values, reading)
         if values is None:
             return TaskResult(states)
@@ -172,9 +180,9 @@ class Work:
 
         def read() -> Iterator[tuple[Codes, Array]]:
             number = next(passes)
-            part = _part(beat, number / selection.passes, (number + 1) / selection.passes)
-            for _, x, codes in _without_nan(source, rows, start, stop, part):
-                for batch, y in zip(_split(x), _split(codes), strict=True) if number == 0 else ():
+            part = part_of(beat, number / selection.passes, (number + 1) / selection.passes)
+            for _, x, codes in without_nan(source, rows, start, stop, part):
+                for batch, y in zip(in_batches(x), in_batches(codes), strict=True) if number == 0 else ():
                     streamed.update(batch, y)
                 yield codes, x
 
@@ -191,7 +199,7 @@ class Work:
         sources, rows = list(self.sources.values()), self.common
         specs = [spec_of(source, rows, source.nodes) for source in sources]
         found = Accumulator(self.metrics.streaming("sites"), specs, "over the sites")
-        each = [_batches(source, rows, beat if source is sources[0] else _unheard) for source in sources]
+        each = [whole_rows(source, rows, beat if source is sources[0] else unheard) for source in sources]
         for batches in zip(*each, strict=True):
             found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
         return TaskResult(found.states)
@@ -199,7 +207,7 @@ class Work:
     def _compared(self, metric: SampleMetric, rows: Observations, beat: Beat) -> Variables:
         """The variables of a metric that reads the rows of all sites itself."""
         where, sites = "over the sites", len(self.sources)
-        samples = [_Samples(source, rows, beat=beat) for source in self.sources.values()]
+        samples = [SiteSamples(source, rows, beat=beat) for source in self.sources.values()]
         variables = call(metric, where, metric.compute_samples, samples)
         return check(metric, variables, rows.labels, where, site=sites, site_b=sites)
 
@@ -212,7 +220,7 @@ class Work:
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
 
             def measured(of: Observations, target: Array | None) -> Variables:
-                return _samples(metric, _Samples(source, of, target, units, beat)).variables[metric.name]
+                return _samples(metric, SiteSamples(source, of, target, units, beat)).variables[metric.name]
 
             target, units = self.targets.get(task.site), self._units(task.site, metric)
             return TaskResult(
@@ -239,7 +247,7 @@ class Work:
             metrics, spec = self.metrics.streaming("node", "site"), spec_of(source, rows, source.nodes)
 
         def batches() -> Iterator[tuple[Any, Codes]]:
-            for each in zip(*(_batches(source, rows, beat) for source in sources), strict=True):
+            for each in zip(*(whole_rows(source, rows, beat) for source in sources), strict=True):
                 x = [values for values, _ in each]
                 yield (x if task.kind == "sites" else x[0]), each[0][1]
 
@@ -258,7 +266,7 @@ def selections_of(metrics: Sequence[OrderMetric], source: Source, rows: Observat
     return Selection.choices(metrics, counts, stored.newbyteorder("="))
 
 
-def _samples(metric: SampleMetric, samples: _Samples) -> TaskResult:
+def _samples(metric: SampleMetric, samples: SiteSamples) -> TaskResult:
     where = at_site(samples.source)
     variables = call(metric, where, metric.compute_samples, samples)
     return TaskResult(variables={metric.name: check(metric, variables, samples.of.labels, where, node=samples.nodes)})
@@ -275,130 +283,10 @@ def _stream(
 ) -> dict[str, State]:
     """The states of the metrics after all observations, which are also put into `values` by their groups."""
     found = Accumulator(metrics, spec_of(source, rows, stop - start), at_site(source, start, stop))
-    for first, x, codes in _without_nan(source, rows, start, stop, beat):
+    for first, x, codes in without_nan(source, rows, start, stop, beat):
         if values is not None:
             rows.grouping.place(values, first, x)
         if metrics:
-            for batch, y in zip(_split(x), _split(codes), strict=True):
+            for batch, y in zip(in_batches(x), in_batches(codes), strict=True):
                 found.update(batch, y)
     return found.states
-
-
-def _part(beat: Beat, start: float, stop: float) -> Beat:
-    """A beat for what takes a task from the share `start` to the share `stop`."""
-    return lambda share: beat(start + share * (stop - start))
-
-
-def _unheard(share: float) -> None:
-    """The beat of what another one speaks for."""
-
-
-def _without_nan(
-    source: Source, rows: Observations, start: int, stop: int, beat: Beat, places: Codes | None = None
-) -> Iterator[tuple[int, Array, Codes]]:
-    """The values as they are read, all or around some places; DataError after the last of them, if there was a NaN."""
-    nan = np.zeros(stop - start, dtype=bool)
-    for first, x, codes in rows.read(source, start, stop, places):
-        if len(x) and np.isnan(x.min()):
-            nan |= np.isnan(x).any(axis=0)
-        yield first, x, codes
-        beat((first + len(x)) / rows.number)
-    if nan.any():
-        raise DataError(
-            f"Site {source.name!r} holds NaN at {nan.sum()} of its nodes {start} to {stop - 1}, the first at node "
-            f"{start + nan.argmax()}. A NaN has no place in an order or a mean. Find out where the model makes it, "
-            "leave the site out with sites=, or the samples with nan='omit'.",
-            arguments=("sites", "nan"),
-        )
-
-
-def _batches(source: Source, rows: Observations, beat: Beat) -> Iterator[tuple[torch.Tensor, Codes]]:
-    """Whole rows with their codes, in batches whose size doesn't depend on how a site is stored."""
-    left, begun = np.empty((0, source.nodes), source.dtype), 0
-    for _, x, _ in _without_nan(source, rows, 0, source.nodes, beat):
-        left = np.concatenate([left, x])
-        whole = len(left) - len(left) % BATCH
-        for at in range(0, whole, BATCH):
-            yield torch.from_numpy(left[at : at + BATCH]), rows.codes[begun + at : begun + at + BATCH]
-        left, begun = left[whole:], begun + whole
-    if len(left):
-        yield torch.from_numpy(left), rows.codes[begun:]
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """The observations of a site, as a sample metric reads them."""
-
-    source: Source
-    of: Observations
-    target_of_rows: Array | None = None
-    units_of_rows: Codes | None = None
-    beat: Beat = _unheard
-    passes: Iterator[int] = field(default_factory=count)
-
-    @property
-    def target(self) -> Array:
-        if self.target_of_rows is None:
-            raise PluginError("it reads a target, but doesn't say so. Give the metric needs_target = True")
-        found: Array = self.target_of_rows[self.of.numbers]
-        return found
-
-    @property
-    def units(self) -> Codes:
-        if self.units_of_rows is None:
-            raise PluginError("it asks for units, but doesn't say so. Give the metric split_by = None")
-        return self.units_of_rows[self.of.numbers]
-
-    @property
-    def number(self) -> int:
-        return self.of.number
-
-    @property
-    def nodes(self) -> int:
-        return self.source.nodes
-
-    @property
-    def classes(self) -> int:
-        return self.of.labels.number
-
-    @property
-    def codes(self) -> Codes:
-        return self.of.codes
-
-    @property
-    def rows(self) -> Codes:
-        return self.of.numbers
-
-    def _read(self, places: Codes | None = None) -> Iterator[tuple[int, Array, Codes]]:
-        """The rows, all or around some places.
-
-        Nobody knows how many passes a metric takes: each has half of what the one before left.
-        """
-        left = 0.5 ** next(self.passes)
-        return _without_nan(self.source, self.of, 0, self.nodes, _part(self.beat, 1 - left, 1 - left / 2), places)
-
-    def batches(self) -> Iterator[tuple[Array, Codes]]:
-        for _, x, codes in self._read():
-            yield x, codes
-
-    def take(self, places: Codes) -> Array:
-        taken = np.empty((len(places), self.nodes), self.source.dtype)
-        done = 0
-        for first, x, _ in self._read(places):
-            until = int(np.searchsorted(places, first + len(x)))
-            taken[done:until] = x[places[done:until] - first]
-            done = until
-        return taken
-
-
-def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
-    return f"at site {source.name!r}, nodes {start} to {(source.nodes if stop is None else stop) - 1}"
-
-
-def spec_of(source: Source, rows: Observations, nodes: int) -> Spec:
-    dtype = torch.float32 if source.dtype == np.float32 else torch.float64
-    return Spec(nodes, rows.labels.number, dtype, torch.device("cpu"), source.bounds, rows.number)
-
-
-def _split(array: Array) -> tuple[torch.Tensor, ...]:
-    return torch.split(torch.from_numpy(array), BATCH)

@@ -68,6 +68,7 @@ from probekit.errors import PluginError
 from probekit.metrics.block import Array, Block, Codes
 
 __all__ = [
+    "BATCH",
     "ColumnMetric",
     "FunctionMetric",
     "Metric",
@@ -83,6 +84,8 @@ __all__ = [
     "Variables",
     "metric",
 ]
+
+BATCH = 2048  # samples of a store in an update: a few calls, whose temporaries still stay in the cache
 
 State: TypeAlias = dict[str, Tensor]
 Variables: TypeAlias = dict[str, tuple[tuple[str, ...], Array]]

@@ -18,8 +18,9 @@ from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.repeats import ALL_SITES, CI, NULL, Repeats, What
 from probekit._measure.resampling.settings import Resampling
 from probekit._measure.resampling.units import ROW, SAMPLE_ID, Units
+from probekit._measure.site_rows import spec_of
 from probekit._measure.site_source import Source
-from probekit._measure.tasks import Task, Work, spec_of
+from probekit._measure.tasks import Task, Work
 from probekit.errors import DataError, ProbekitError
 from probekit.metrics import Metric, StreamingMetric
 
