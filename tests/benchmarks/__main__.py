@@ -45,7 +45,7 @@ def main() -> None:
     start = perf_counter()
     results = {
         file.stem.removeprefix("bench_"): run(file, ["--quick"] * options.quick)
-        for file in ([FOLDER / "scale.py"] if options.scale else sorted(FOLDER.glob("bench_*.py")))
+        for file in sorted(FOLDER.glob("scale*.py" if options.scale else "bench_*.py"))
     }
     about = machine()
     content = {"machine": about, "quick": options.quick, "benchmarks": results}

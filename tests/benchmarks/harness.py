@@ -13,13 +13,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-__all__ = ["Figure", "Row", "Table", "Timing", "alone", "fresh", "in_turn", "peak_mib", "print_tables", "ratio"]
+__all__ = [
+    "Figure",
+    "Row",
+    "Table",
+    "Timing",
+    "alone",
+    "forked",
+    "fresh",
+    "in_turn",
+    "peak_mib",
+    "print_tables",
+    "ratio",
+]
 
 Case = Callable[[], object]
 
@@ -142,6 +156,15 @@ with contextlib.redirect_stdout(sys.stderr):
     given = getattr(importlib.import_module(module), name)(*json.loads(arguments))
 print(json.dumps(given))
 """
+
+
+def forked(function: Callable[..., Any], *arguments: object) -> Any:
+    """What the function gives in a fork of this process: one of its own that needn't import again, which takes seconds.
+
+    This process must have done nothing but import.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def peak_mib() -> float:
