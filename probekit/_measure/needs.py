@@ -13,8 +13,9 @@ import torch
 from probekit._measure.accumulator import call, leaders
 from probekit.metrics import Spec, StreamingMetric
 
-__all__ = ["available", "need", "need_of_nodes", "sharing", "state_bytes"]
+__all__ = ["available", "batch_bytes", "need", "need_of_nodes", "sharing", "state_bytes"]
 
+_BATCH_BYTES = 5 * 8  # some temporaries in float64
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -22,7 +23,7 @@ def need(metric: Any, spec: Any, samples: int) -> int:
     """The bytes that a metric takes beside its samples, for a spec, or a list of them for one that compares sites.
 
     They are what its method `memory` says. A streaming metric without one takes its state twice, since an update makes
-    a new one; another is taken for one that takes no more than its samples do.
+    a new one, and `batch_bytes`; another is taken for one that takes no more than its samples do.
     """
     if _says(metric):
         return int(call(metric, "when it was asked what memory it needs", metric.memory, spec, samples))
@@ -36,6 +37,11 @@ def need_of_nodes(metric: Any, spec: Spec, samples: int) -> Callable[[int], int]
     # The axes of the states of such a metric are (class, ...) or (class, node, ...).
     one, two = (need(metric, replace(spec, nodes=nodes), samples) for nodes in (1, 2))
     return lambda nodes: one + (nodes - 1) * (two - one)
+
+
+def batch_bytes(metrics: Sequence[Any]) -> int:
+    """What updates make of each value of a batch, of metrics of which one at least doesn't say what it needs."""
+    return _BATCH_BYTES if any(isinstance(each, StreamingMetric) and not _says(each) for each in metrics) else 0
 
 
 def _says(metric: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
-from probekit._measure.needs import need, need_of_nodes, sharing
+from probekit._measure.needs import batch_bytes, need, need_of_nodes, sharing
 from probekit._measure.site_rows import spec_of
 from probekit._measure.site_source import Source
 from probekit._measure.tasks import Task, selections_of
@@ -51,12 +51,14 @@ class Plan:
 class _Needs:
     """What metrics need beside the samples: all that are `together`, and the one of the `others` that needs most.
 
-    By the metric's name, as a function of the number of nodes. `where` is said of the largest where it doesn't fit.
+    By the metric's name, as a function of the number of nodes. `where` is said of the largest where it doesn't fit, and
+    `batch` are the bytes that updates make of each value of a batch beside.
     """
 
     where: str
     together: Mapping[str, Need]
     others: Mapping[str, Need] = field(default_factory=dict)
+    batch: int = 0
 
     def of(self, nodes: int) -> int:
         of_others = (need(nodes) for need in self.others.values())
@@ -97,9 +99,9 @@ class _Cost:
         """The cost of chunks that are read one after the other."""
         height, width = source.chunk
         stored, observed = height * source.positions * source.variable.dtype.itemsize, height * source.each
-        # Chunks as they are decoded, read, and pooled or upcast; what streaming metrics make of a batch in float64.
+        # Chunks as they are decoded, read, and pooled or upcast; what updates make of a batch.
         made = source.positions > 1 or source.variable.dtype.newbyteorder("=") != source.dtype
-        node = 2 * stored + 8 * observed * made + 40 * min(BATCH, observed) * bool(needs.together)
+        node = 2 * stored + 8 * observed * made + needs.batch * min(BATCH, observed)
         return cls(stored * width, node, needs, f"One node of site {source.name!r} with its {rows.number} observations")
 
     @classmethod
@@ -240,7 +242,8 @@ def _of_nodes(metrics: MetricSet, source: Source, rows: Observations) -> _Needs:
     spec, number = spec_of(source, rows, 1), rows.number
     where = f"at one node of site {source.name!r}, with {number} observations of {spec.classes} classes,"
     others = {metric.name: need_of_nodes(metric, spec, number) for metric in metrics.columns}
-    return _Needs(where, _together(streaming, lambda metric: need_of_nodes(metric, spec, number)), others)
+    together = _together(streaming, lambda metric: need_of_nodes(metric, spec, number))
+    return _Needs(where, together, others, batch_bytes(streaming))
 
 
 def _whole_rows(metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping[str, Observations]) -> Iterator[_Cost]:
@@ -251,10 +254,11 @@ def _whole_rows(metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping
         groups: list[Sequence[Metric]] = [metrics.streaming("node", "site")] if metrics.streaming("site") else []
         for group in [*groups, *([metric] for metric in metrics.samples)]:
             together = _together(group, partial(_fixed, spec=specs[key], samples=rows[key].number))
-            yield _Cost.of_rows(source, rows[key], _Needs(where, together))
+            yield _Cost.of_rows(source, rows[key], _Needs(where, together, batch=batch_bytes(group)))
     if metrics.streaming("sites"):
         every = partial(_fixed, spec=list(specs.values()), samples=max(each.number for each in rows.values()))
-        needs = _Needs(f"over the {len(sources)} sites", _together(metrics.streaming("sites"), every))
+        compared = metrics.streaming("sites")
+        needs = _Needs(f"over the {len(sources)} sites", _together(compared, every), batch=batch_bytes(compared))
         fixed = sum(_Cost.of_rows(source, rows[key], needs).fixed for key, source in sources.items())
         yield _Cost(fixed, 0, needs, f"A chunk of whole rows of all {len(sources)} sites")
     for metric in metrics.comparing:  # they read one site at a time

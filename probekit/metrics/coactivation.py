@@ -13,7 +13,7 @@ from probekit.metrics._kernels.class_moments import first_of_each
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
-from probekit.metrics.protocol import Parameters, Spec, State, Variables
+from probekit.metrics.protocol import BATCH, Parameters, Spec, State, Variables
 
 __all__ = ["Coactivation", "NodeCorrelation"]
 
@@ -77,7 +77,8 @@ class Coactivation(Sums):
 
     def memory(self, spec: Spec, samples: int) -> int:
         _check_number(self.name, spec.nodes, self.max_nodes)
-        return 6 * 8 * spec.nodes**2  # the counts, new ones, and the tables of which the results are made
+        tables, batch = 8 * spec.nodes**2, 2 * 8 * min(BATCH, samples) * spec.nodes
+        return max(4 * tables + batch, 12 * tables)  # the counts and new ones; all of which the results are made
 
     def init(self, spec: Spec) -> State:
         _check_number(self.name, spec.nodes, self.max_nodes)
@@ -143,7 +144,8 @@ class NodeCorrelation(Parameters):
 
     def memory(self, spec: Spec, samples: int) -> int:
         _check_number(self.name, spec.nodes, self.max_nodes)
-        return 6 * 8 * spec.nodes**2 + 4 * 8 * spec.classes * spec.nodes
+        tables, batch = 8 * spec.nodes**2, 4 * 8 * min(BATCH, samples) * spec.nodes
+        return max(4 * tables + batch, 9 * tables) + 12 * 8 * spec.classes * spec.nodes
 
     def init(self, spec: Spec) -> State:
         _check_number(self.name, spec.nodes, self.max_nodes)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import PluginError
-from probekit.metrics._kernels.class_means import class_moments, own_mean_share, unit_batches
+from probekit.metrics._kernels.class_means import class_moments, own_mean_share, unit_batches, unit_bytes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
@@ -114,8 +114,8 @@ class NeuralCollapse(Parameters):
         return {"head": self._digest}
 
     def memory(self, spec: Spec, samples: int) -> int:
-        # Two states, the means, and what their decomposition takes; products of all classes.
-        return 72 * spec.classes * spec.nodes + 32 * spec.classes**2 + 64 * samples
+        # With the means and what their decomposition takes; products of all classes.
+        return unit_bytes(spec, samples) + 24 * spec.classes * spec.nodes + 32 * spec.classes**2
 
     def compute_samples(self, samples: Samples) -> Variables:
         state = class_moments(samples)

@@ -88,7 +88,7 @@ class KNNAccuracy(Parameters):
 
     def memory(self, spec: Spec, samples: int) -> int:
         rows = min(self.size, samples)
-        return 2 * 8 * rows * spec.nodes + 5 * 8 * (rows + spec.nodes) * (PIECE + self.neighbours) + 64 * samples
+        return 2 * 8 * rows * spec.nodes + 6 * 8 * (rows + spec.nodes) * (PIECE + self.neighbours) + 64 * samples
 
     def compute_samples(self, samples: Samples) -> Variables:
         codes = samples.codes

@@ -37,10 +37,10 @@ and how to read it.
 
 A metric may have the method ``memory(spec, samples)``: the most bytes that it holds at a time beside the samples, for
 the nodes, classes and dtype of a spec (a list of specs if it compares sites) and so many samples. That is its state
-with what an update or `finalize` adds, or what `compute` makes, its variables included; no less for more nodes or
-samples. The engine asks for it before anything runs: it gives blocks of as many nodes as fit, and refuses what doesn't
-fit. Without the method, a streaming metric takes twice the state that `init` makes, on torch's ``meta`` device if it
-can, and another metric no more than its samples.
+with what an update of up to 2,048 samples or `finalize` adds, or what `compute` makes, its variables included; no less
+for more nodes or samples. The engine asks for it before anything runs: it gives blocks of as many nodes as fit, and
+refuses what doesn't fit. Without the method, a streaming metric takes twice the state that `init` makes, on torch's
+``meta`` device if it can, and 40 bytes for each value of a batch; another metric no more than its samples.
 
 A column metric may have the method ``relabelling(values, classes)`` (see `Relabelling`), by which the engine evaluates
 many shuffles of the labels sooner than by as many calls of `compute`; a streaming metric of nodes may have the method

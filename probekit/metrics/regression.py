@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from probekit.metrics._kernels.linear_classifiers import KeptRows, Training, kept_bytes, penalised_solution
+from probekit.metrics._kernels.sample_batches import PIECE, pieces
 from probekit.metrics._kernels.splits import Mask, Split, check_probe, generators_of
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
@@ -57,7 +57,9 @@ class Correlation(Parameters):
     )
 
     def memory(self, spec: Spec, samples: int) -> int:
-        return 8 * samples * (spec.nodes + 8) if self.spearman else 32 * spec.nodes
+        # The values, and the order and ranks of those of a node; sums, and a few rows in float64.
+        rows = samples * (spec.dtype.itemsize * spec.nodes + 12 * 8) if self.spearman else 0
+        return rows + 8 * spec.nodes * (6 + 4 * min(PIECE, samples))
 
     def compute_samples(self, samples: Samples) -> Variables:
         r = _pearson(samples)
@@ -71,14 +73,15 @@ def _pearson(samples: Samples) -> Array:
     """Pearson's correlation of each node with the target, in two passes."""
     target = _centred(samples.target)
     pivot, total = np.zeros(samples.nodes), np.zeros(samples.nodes)
-    for start, x in _batches(samples):
-        pivot = x[0] if start == 0 else pivot
+    for here, rows in pieces(samples):
+        x = rows.numpy()
+        pivot = x[0] if here.start == 0 else pivot
         total += (x - pivot).sum(axis=0)  # exactly 0 at a constant node
     mean = pivot + total / max(1, samples.number)
     products, squares = np.zeros(samples.nodes), np.zeros(samples.nodes)
-    for start, x in _batches(samples):
-        apart = x - mean
-        products += target[start : start + len(x)] @ apart
+    for here, rows in pieces(samples):
+        apart = rows.numpy() - mean
+        products += target[here] @ apart
         squares += np.square(apart).sum(axis=0)
     return _ratio(products, squares, target)
 
@@ -110,15 +113,6 @@ def _ranks(values: Array) -> Array:
 def _centred(values: Array) -> Array:
     centred: Array = values - values[:1]  # exactly 0 for equal values
     return centred - centred.mean() if len(centred) else centred
-
-
-def _batches(samples: Samples) -> Iterator[tuple[int, Array]]:
-    """All rows in float64, with the number of the first of each batch."""
-    start = 0
-    for x, _ in samples.batches():
-        if len(x):
-            yield start, x.astype(np.float64)
-        start += len(x)
 
 
 @dataclass(frozen=True)

@@ -108,9 +108,10 @@ class RSA(Parameters):
     def memory(self, spec: Sequence[Spec], samples: int) -> int:
         classes, nodes = spec[0].classes, [each.nodes for each in spec]
         pairs = 3 * 8 * len(spec) * classes**2 // 2 + 6 * 8 * classes**2
+        of_site = max(ClassMoments().memory(each, samples) for each in spec) + pairs
         if spec[0].samples is None:  # a running model: the state of all sites, and a new one
-            return 2 * 8 * classes * sum(nodes) + 8 * 8 * classes * max(nodes) + pairs
-        return 8 * 8 * classes * max(nodes) + pairs + (5 * 8 * max(nodes) ** 2 if self._whitened else 0)
+            return 2 * 8 * classes * sum(nodes) + of_site
+        return of_site + (5 * 8 * max(nodes) ** 2 if self._whitened else 0)
 
     def init(self, specs: Sequence[Spec]) -> State:
         if self._whitened:

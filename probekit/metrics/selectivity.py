@@ -17,7 +17,7 @@ from probekit.metrics._kernels.inactive_counts import InactiveCounts
 from probekit.metrics._kernels.relabelled_sums import RelabelledMoments
 from probekit.metrics.block import NODES, Array, Codes
 from probekit.metrics.headline import Headline
-from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.protocol import BATCH, Spec, State, Variables
 
 __all__ = ["Perplexity", "Selectivity"]
 
@@ -82,6 +82,10 @@ class Selectivity(ClassMoments):
 
     def init(self, spec: Spec) -> State:
         return super().init(spec) | {"min": no_minima(spec)}
+
+    def memory(self, spec: Spec, samples: int) -> int:
+        least = 3 * 8 * spec.classes * spec.nodes + 8 * min(BATCH, samples) * spec.nodes  # with the class of each value
+        return super().memory(spec, samples) + least
 
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         least = class_minima(x, y, len(state["count"]))

@@ -13,7 +13,7 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
-from probekit.metrics._kernels.class_means import class_moments, own_mean_share
+from probekit.metrics._kernels.class_means import class_moments, own_mean_share, unit_bytes
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_pairs import check_min_count, distances, keeps_pairs, nodes_at_once, table_bytes
 from probekit.metrics._kernels.node_blocks import join_nodes
@@ -82,7 +82,8 @@ class DPrime(ClassMoments):
         pairs = keeps_pairs(spec.classes, self.pairs)
         scratch = 8 * 12 * spec.classes * min(spec.nodes, NODES)
         hedges = 8 * 8 * spec.classes**2 * self.corrected  # where all classes differ in size
-        return 32 * spec.classes * spec.nodes + scratch + hedges + table_bytes(spec, 2 * pairs, 2 * pairs)
+        tables = table_bytes(spec, 2 * pairs, 2 * pairs)
+        return super().memory(spec, samples) + scratch + hedges + tables
 
     @np.errstate(invalid="ignore")  # infinite values
     def finalize(self, state: State) -> Variables:
@@ -243,8 +244,7 @@ class Separability(ClassMoments):
     version: ClassVar[int] = 3
 
     def memory(self, spec: Spec, samples: int) -> int:
-        # Two states, and twice the means; the rows of a batch, their means and scores.
-        return 48 * spec.classes * spec.nodes + 32 * samples
+        return unit_bytes(spec, samples)
 
     def compute_samples(self, samples: Samples) -> Variables:
         state = class_moments(samples)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws, stratified
-from probekit.metrics._kernels.sample_batches import pieces
+from probekit.metrics._kernels.sample_batches import PIECE, pieces
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
@@ -82,9 +82,9 @@ class Silhouette(Parameters):
 
     def memory(self, spec: Spec, samples: int) -> int:
         rows = min(self.size, samples)
-        return (
-            2 * 8 * rows * spec.nodes + 6 * 8 * rows * spec.classes + 3 * 8 * 4096 * (rows + spec.nodes) + 64 * samples
-        )
+        # The samples, and as they are multiplied; sums and numbers of classes; distances, as they are chosen and added.
+        pieces = 6 * 8 * min(PIECE, samples) * (rows + spec.nodes)
+        return 3 * 8 * rows * spec.nodes + 6 * 8 * rows * spec.classes + pieces + 64 * samples
 
     def compute_samples(self, samples: Samples) -> Variables:
         codes, numbers = samples.codes, draws(samples.rows, self.seed)

@@ -15,7 +15,7 @@ from probekit.errors import PluginError
 from probekit.metrics._kernels.cross_scatters import CrossScatters, number_of_sites, pairs, state_bytes
 from probekit.metrics._kernels.shuffled_subspaces import above_chance, shuffled_products
 from probekit.metrics.headline import Headline
-from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.protocol import BATCH, Spec, State, Variables
 
 __all__ = ["PWCCA", "SVCCA", "Procrustes"]
 
@@ -29,7 +29,9 @@ class _Compared(CrossScatters):
 
     def memory(self, spec: Sequence[Spec], samples: int) -> int:
         nodes = [each.nodes for each in spec]
-        return 2 * state_bytes(nodes) + 8 * sum(each**2 for each in nodes) + 10 * 8 * max(nodes) ** 2
+        # A state and a new one, with the rows of a batch; or a table of each site, and those of two that are compared.
+        batch, tables = 4 * 8 * min(BATCH, samples) * sum(nodes), 8 * sum(each**2 for each in nodes)
+        return 2 * state_bytes(nodes) + max(batch, tables + 10 * 8 * max(nodes) ** 2)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class CDNV(ClassMoments):
     )
 
     def memory(self, spec: Spec, samples: int) -> int:
-        return 48 * spec.classes * spec.nodes + 10 * 8 * spec.classes**2
+        return super().memory(spec, samples) + 10 * 8 * spec.classes**2
 
     def finalize(self, state: State) -> Variables:
         count, classes = state["count"].double(), len(state["count"])

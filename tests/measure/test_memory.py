@@ -43,8 +43,8 @@ def enough(error: BaseException) -> str:
 )
 @pytest.mark.parametrize("nodes", [12_000, 60_000])
 def test_pairs_of_nodes_that_do_not_fit_are_refused_before_anything_runs(spec: str, tables: int, nodes: int) -> None:
-    # Tables, and for each node a chunk of 4,096 samples, read twice, and 40 bytes for each of a batch of 2,048.
-    metric, least = spec.partition(":")[0], (tables * 8 * nodes**2 + (2 * 4 * 4096 + 40 * 2048) * nodes) / 2**30
+    # Tables, which outweigh a batch of 2,048 samples in float64; and for each node a chunk of 4,096 samples, twice.
+    metric, least = spec.partition(":")[0], (tables * 8 * nodes**2 + 2 * 4 * 4096 * nodes) / 2**30
     x = np.broadcast_to(np.float32(0), (nodes + 1, nodes))  # fewer samples than nodes are multiplied instead
     with pytest.raises(ProbekitError) as found:
         pk.measure(tree_of(x, 2), spec, memory="256MiB", progress=never)
@@ -99,6 +99,30 @@ def test_no_more_memory_is_used_than_was_asked_for() -> None:
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     for used, bound in zip(map(int, printed.split()), memory, strict=True):
         assert 8 * nodes**2 < used < float(bound.removesuffix(" MiB")) * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is asked of Linux")
+def test_states_and_temporaries_are_within_what_was_asked_for() -> None:
+    metrics, memory = ["neural_collapse", "separability", "silhouette", "coactivation", "node_correlation", "svcca"], []
+    for metric in metrics:
+        with pytest.raises(ProbekitError) as found:
+            pk.measure(tree_of(np.zeros((1600, 1500), np.float32), 3), metric, memory="1MiB", progress=never)
+        memory.append(enough(found.value))
+    script = _SCRIPT.format(nodes=1500, metrics=metrics, memory=memory)
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    for metric, used, bound in zip(metrics, map(int, printed.split()), memory, strict=True):
+        assert used < 1.25 * float(bound.removesuffix(" MiB")) * 2**20, metric
+
+
+@pytest.mark.parametrize("metric", ["effective_rank", "rankme", "participation_ratio"])
+def test_few_samples_of_many_nodes_need_what_they_are(metric: str) -> None:
+    x = np.broadcast_to(np.float32(0), (500, 16_384))
+    with pytest.raises(ProbekitError) as found:
+        pk.measure(tree_of(x, 2), metric, memory="1MiB", progress=never)
+    # They are kept, twice while they are added; a chunk of them is read, twice; and all pairs of samples.
+    needed = 1.01 * (4 * x.nbytes + 3 * 8 * 500**2 + 2 * 8 * 500 * 1024) / 2**20
+    assert 0.95 * needed <= float(enough(found.value).removesuffix(" MiB")) <= 1.05 * needed
 
 
 def test_auroc_of_thousands_of_classes_takes_no_table_of_their_pairs() -> None:

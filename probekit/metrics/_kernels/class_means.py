@@ -10,10 +10,10 @@ from torch import Tensor
 
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.rounding import vector_error
-from probekit.metrics._kernels.sample_batches import tensor_batches
+from probekit.metrics._kernels.sample_batches import PIECE, pieces, tensor_batches
 from probekit.metrics.protocol import Samples, Spec, State
 
-__all__ = ["class_moments", "own_mean_share", "unit_batches"]
+__all__ = ["class_moments", "own_mean_share", "unit_batches", "unit_bytes"]
 
 
 def class_moments(samples: Samples) -> State:
@@ -28,13 +28,13 @@ def class_moments(samples: Samples) -> State:
 def unit_batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """All rows in float64, their classes, and the group of each: consecutive rows of one unit and class.
 
-    No group is cut by the end of a batch.
+    No group is cut by the end of a batch, which has `PIECE` rows or the rest of a unit.
     """
     units, codes = samples.units, samples.codes
     begins = np.append(np.flatnonzero(np.diff(units, prepend=units[:1] - 1)), len(units))
     left, start = torch.empty(0, samples.nodes, dtype=torch.float64), 0
-    for x, _ in samples.batches():
-        rows = torch.cat([left, torch.from_numpy(x.astype(np.float64))])
+    for _, x in pieces(samples):
+        rows = torch.cat([left, x])
         end = start + len(rows)
         whole = int(begins[np.searchsorted(begins, end, side="right") - 1]) - start
         if whole > 0:
@@ -44,6 +44,12 @@ def unit_batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             yield rows[:whole], torch.tensor(codes[here]), torch.from_numpy(groups.reshape(-1))
             start += whole
         left = rows[max(whole, 0) :]
+
+
+def unit_bytes(spec: Spec, samples: int) -> int:
+    """What `class_moments` and the users of `unit_batches` take: states, and a batch with its means and scores."""
+    batch = 8 * min(PIECE, samples) * (8 * spec.nodes + 4 * spec.classes)  # more than that of a state's update
+    return ClassMoments().memory(spec, 0) + batch + 64 * samples
 
 
 def own_mean_share(samples: Samples, state: State) -> float:

@@ -31,6 +31,10 @@ class ClassMoments(Parameters):
         count = torch.zeros(spec.classes, dtype=torch.int64, device=spec.device)
         return {"count": count, "mean": zeros, "m2": zeros.clone()}
 
+    def memory(self, spec: Spec, samples: int) -> int:
+        # The state, a new one and what becomes of the classes of a batch; its rows in float64.
+        return 13 * 8 * spec.classes * spec.nodes + 4 * 8 * min(_ROWS, samples) * spec.nodes
+
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         if not len(x):
             return dict(state)

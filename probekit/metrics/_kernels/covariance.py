@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probekit.metrics._kernels.cross_scatters import CrossScatters
 from probekit.metrics._kernels.hsic import LEAST, unbiased
-from probekit.metrics.protocol import Parameters, Spec, State
+from probekit.metrics.protocol import BATCH, Parameters, Spec, State
 
 __all__ = ["Covariance", "Spread"]
 
@@ -40,8 +40,10 @@ class Covariance(Parameters):
         }
 
     def memory(self, spec: Spec, samples: int) -> int:
-        if not _by_samples(spec):  # the scatter, and a new one, or its copy that is decomposed and that around 0
-            return 3 * 8 * spec.nodes**2 + 8 * spec.nodes
+        if not _by_samples(spec):
+            # The scatter, and a new one with a batch's rows, or its copy that is decomposed and that around 0.
+            tables, batch = 8 * spec.nodes**2, 4 * 8 * min(BATCH, samples) * spec.nodes
+            return max(2 * tables + batch, 3 * tables) + 8 * spec.nodes
         rows = spec.dtype.itemsize * samples * spec.nodes
         return 2 * rows + 3 * 8 * samples**2 + 2 * 8 * samples * min(_NODES, spec.nodes)
 

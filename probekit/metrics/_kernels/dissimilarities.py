@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.rounding import vector_error
-from probekit.metrics._kernels.sample_batches import tensor_batches
+from probekit.metrics._kernels.sample_batches import pieces, tensor_batches
 from probekit.metrics.block import Array
 from probekit.metrics.protocol import Samples, Spec
 
@@ -108,9 +108,10 @@ def class_spread(samples: Samples, *, whitened: bool) -> ClassSpread:
     if not whitened:
         return ClassSpread.of(count, means, state["m2"].sum(1))
     squares, factor = torch.zeros_like(count, dtype=torch.float64), _factor(_covariance_within(samples, means))
-    for x, y in tensor_batches(samples):
-        rest = torch.linalg.solve_triangular(factor, (x.double() - means[y]).T, upper=False)
-        squares.index_add_(0, y, rest.square().sum(0))
+    codes = torch.tensor(samples.codes)
+    for here, x in pieces(samples):
+        rest = torch.linalg.solve_triangular(factor, (x - means[codes[here]]).T, upper=False)
+        squares.index_add_(0, codes[here], rest.square().sum(0))
     return ClassSpread.of(count, torch.linalg.solve_triangular(factor, means.T, upper=False).T.contiguous(), squares)
 
 
@@ -131,8 +132,9 @@ def _covariance_within(samples: Samples, means: Tensor) -> Tensor:
     """
     nodes = samples.nodes
     products, squares = (torch.zeros(nodes, nodes, dtype=torch.float64) for _ in range(2))
-    for x, y in tensor_batches(samples):
-        rest = x.double() - means[y]
+    codes = torch.tensor(samples.codes)
+    for here, x in pieces(samples):
+        rest = x - means[codes[here]]
         products.addmm_(rest.T, rest)
         rest.square_()
         squares.addmm_(rest.T, rest)

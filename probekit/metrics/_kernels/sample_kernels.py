@@ -27,8 +27,9 @@ def covariances(sites: Sequence[Samples], biased: bool) -> Array:
     blocks = [np.arange(start, min(start + height, count)) for start in range(0, count, height)]
     pivots = [_pivot(site.take(blocks[0])) for site in sites]
     products, sums, own = np.zeros((number, number)), np.zeros((number, count)), np.zeros((number, count))
+    memory = np.empty(number * height**2)
     for rows, columns in combinations_with_replacement(blocks, 2):
-        tiles = np.empty((number, len(rows), len(columns)))
+        tiles = memory[: number * len(rows) * len(columns)].reshape(number, len(rows), len(columns))
         for a, site in enumerate(sites):
             x = site.take(rows) - pivots[a]
             y = x if rows is columns else site.take(columns) - pivots[a]
