@@ -42,7 +42,8 @@ class Block:
 
     `values` is (node, sample), float32 or float64. Class c has the columns ``offsets[c]`` to ``offsets[c + 1]``, so
     ``block[c]`` is a (node, n_c) view. Row i of a class is its order statistics at node i: a column isn't a sample any
-    more. The values may be infinite but not NaN.
+    more. The values may be infinite but not NaN. Where a model runs, so that samples are only counted, the columns of a
+    class may be fewer than its samples, and evenly spaced among them; `measured` then says how many these are, (class).
 
     >>> block = Block.from_samples(np.array([[3.0], [1.0], [2.0]]), np.array([0, 0, 1]))
     >>> block[0], block.counts
@@ -51,6 +52,7 @@ class Block:
 
     values: Array
     offsets: Codes
+    of: Codes | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -80,8 +82,13 @@ class Block:
 
     @property
     def counts(self) -> Codes:
-        """Samples of each class."""
+        """The columns of each class, (class,)."""
         return np.diff(self.offsets)
+
+    @property
+    def measured(self) -> Codes:
+        """The samples of each class, (class,): `counts`, unless the columns are only some of them."""
+        return self.counts if self.of is None else self.of
 
     def __getitem__(self, code: int) -> Array:
         return self.values[:, self.offsets[code] : self.offsets[code + 1]]
@@ -100,9 +107,9 @@ class Block:
         """Blocks of at most `nodes` nodes each, as views; every call returns the same blocks."""
         if self.nodes <= nodes:
             return (self,)
-        starts = range(0, self.nodes, nodes)
+        parts = (slice(at, at + nodes) for at in range(0, self.nodes, nodes))
         return self.shared(
-            ("split", nodes), lambda: tuple(Block(self.values[at : at + nodes], self.offsets) for at in starts)
+            ("split", nodes), lambda: tuple(Block(self.values[part], self.offsets, self.of) for part in parts)
         )
 
     def shared(self, key: Hashable, make: Callable[[], Shared]) -> Shared:

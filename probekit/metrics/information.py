@@ -102,23 +102,22 @@ class MutualInformation(Parameters):
         kept = kept_classes(block, self.min_count)
         found = np.full(block.nodes, np.nan)
         if len(kept) > 1:
-            bins = self.bins or bins_for(block.counts[kept], len(kept))
+            bins = self.bins or bins_for(block.measured[kept], len(kept))
             found = _information(count_cells(block, bins).counts[:, kept], self.corrected)
         return {"mutual_information": (("node",), found)}
 
     def error_bound(self, resolution: Resolution) -> Array:
-        # I(X; class) <= I(X'; class) + H(X | X') for any cells X and X', and Fano's inequality bounds the last. Weights
-        # of classes that are off by w change H(class) and H(class | X) (Winter 2016).
+        # I(X; class) <= I(X'; class) + H(X | X') for any cells X and X', and Fano's inequality bounds the last.
         kept = resolution.kept(self.min_count)
-        classes, w = max(1, len(kept)), min(0.5, resolution.weight_error(self.min_count))
-        moved, cells = moved_among(resolution, self.bins, self.min_count, classes)
-        weights = (2 + w) * _entropy(np.array(w)) + 2 * w * np.log2(classes)
-        plain: Array = np.minimum(_bits(moved, cells) + weights, np.log2(classes))
+        classes, weights = max(1, len(kept)), resolution.counts[kept] / max(1, resolution.counts[kept].sum())
+        found = moved_among(resolution, self.bins, self.min_count, classes)
+        moved, cells = weights @ found.of_class[kept] + found.left_out, found.cells
+        plain: Array = np.minimum(_bits(moved, cells), np.log2(classes))
         if not self.corrected or classes < 2:
             return plain
         # E is a mean of divergences, each at most log₂(1 + χ²), so E <= (cells − 1) (C − 1) / ((n − 1) ln 2), and at
         # most a share s = log max(cells, C) / log n of both entropies. The corrected value is below I by E / (1 − s).
-        samples = int(resolution.represented[kept].sum())
+        samples = int(resolution.counts[kept].sum())
         expected = (cells - 1) * (classes - 1) / (max(1, samples - 1) * log(2))
         alone = np.log2(np.maximum(cells, classes)) >= log2(samples)
         share = np.where(alone, 0.0, np.log2(np.maximum(cells, classes)) / log2(max(2, samples)))
@@ -183,18 +182,19 @@ class Entropy(Parameters):
     def _compute(self, block: Block) -> Variables:
         kept, found = kept_classes(block, self.min_count), np.full((block.classes, block.nodes), np.nan)
         if len(kept):
-            samples = block.counts[kept, None]
-            counts = count_cells(block, self.bins or bins_for(block.counts[kept])).counts[:, kept]
+            samples = block.measured[kept, None]
+            counts = count_cells(block, self.bins or bins_for(block.measured[kept])).counts[:, kept]
             share = counts / samples
             entropy = in_order(-share * np.log2(share, where=share > 0, out=np.zeros_like(share))) + 0.0  # no -0
             if self.corrected:
-                entropy += (1 - samples / block.counts.sum()) * (grassberger(counts) / log(2) - entropy)
+                entropy += (1 - samples / block.measured.sum()) * (grassberger(counts) / log(2) - entropy)
             found[kept] = entropy
         return {"entropy": (("label", "node"), found)}
 
     def error_bound(self, resolution: Resolution) -> Array:
-        moved, cells = moved_among(resolution, self.bins, self.min_count)
-        plain, samples = _bits(moved, cells), resolution.represented[resolution.kept(self.min_count)]
+        found, kept = moved_among(resolution, self.bins, self.min_count), resolution.kept(self.min_count)
+        moved, cells = found.of_class[kept].max(axis=0, initial=0) + found.left_out, found.cells
+        plain, samples = _bits(moved, cells), resolution.counts[kept]
         if not self.corrected or not len(samples):
             return plain
         # The correction is the sum of k (ln k − G(k)) / n over the cells, which are no more than samples.

@@ -91,8 +91,11 @@ class KS(Parameters):
 
     def compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
-        first, second = (block.counts[kept][each][:, None] for each in np.triu_indices(len(kept), 1))
-        size, expected, leads = first * second, expected_ks(first, second), leads_of(block, kept)
+        columns, samples = (
+            [each[kept][those][:, None] for those in np.triu_indices(len(kept), 1)]
+            for each in (block.counts, block.measured)
+        )
+        size, expected, leads = columns[0] * columns[1], expected_ks(*samples), leads_of(block, kept)
         return join_nodes(self._compute(few, leads(few), kept, size, expected) for few in pair_blocks(block))
 
     def relabelling(self, values: Array, classes: int) -> Callable[[Codes], Variables]:
@@ -128,7 +131,7 @@ class KS(Parameters):
             return plain
         # What is expected is at most e: ties lower it by an unknown factor, and other samples would. The corrected
         # value of D is at most D, and at least the one with e, which is below D by e √((2 − e²) / (1 − e²)) at most.
-        few = np.sort(resolution.represented[kept])[:2]
+        few = np.sort(resolution.counts[kept])[:2]
         e = float(expected_ks(few[0], few[1]))
         left = sqrt(1 - e**2)  # 0 for single samples, of which nothing is known
         bound = np.minimum(1 + e / left, plain + e * sqrt(2 - e**2) / left) if left else plain + np.inf

@@ -13,7 +13,7 @@ import numpy as np
 from probekit.errors import PluginError
 from probekit.metrics._kernels.cell_bounds import moved_among
 from probekit.metrics._kernels.cells import bins_for, cells_bytes, count_cells
-from probekit.metrics._kernels.chance import beyond_chance, expected_variation
+from probekit.metrics._kernels.chance import beyond_chance, expected_variation, most_variation
 from probekit.metrics._kernels.class_pairs import in_order, keeps_pairs, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics._kernels.relabelling import cell_counts
@@ -26,7 +26,6 @@ __all__ = ["Overlap"]
 
 _NEIGHBOURS = 8  # bins that are corrected together
 _ROUNDING = 1e-6
-_ROUNDED = 1.02  # of what is expected of more than 64 sizes of classes
 
 
 @dataclass(frozen=True)
@@ -109,24 +108,24 @@ class Overlap(Parameters):
         return join_nodes(map(self._compute, block.split()))
 
     def error_bound(self, resolution: Resolution) -> Array:
-        moved, cells = moved_among(resolution, self.bins, self.min_count)
-        # Both classes move past an edge together, but samples are left out of each.
-        plain: Array = np.minimum(1.0, moved + (cells + resolution.atoms) * resolution.rank_error)
-        few = np.sort(resolution.represented[resolution.kept(self.min_count)])[:2]
+        # At an edge both classes move together, so that their difference moves by no more than one of them does. What
+        # is left out of each may add up.
+        moved = moved_among(resolution, self.bins, self.min_count)
+        plain: Array = np.minimum(1.0, moved.of_two + 2 * moved.left_out)
+        few = np.sort(resolution.counts[resolution.kept(self.min_count)])[:2]
         if not self.corrected or len(few) < 2:
             return plain
-        # For k cells and classes of a and b samples, chance adds at most c = ½ √(k (1/a + 1/b)) to the total variation
-        # T of all cells, as a mean deviation is at most a standard one; with what rounds the samples of a mixture and
-        # of many classes' sizes. What is found is then from T − √2 c to T, and what is reached from 1 − c to 1.
-        a, b = few
-        c = _ROUNDED * np.sqrt(cells * (1 / a + 1 / b + cells / (2 * a * b))) / 2
+        # Chance adds at most c to the total variation T of all cells. What is found is then from T − √2 c to T, and
+        # what is reached from 1 − c to 1.
+        a, b = few.tolist()
+        c = most_variation(a, b, moved.cells)
         left = np.where(c < 1, 1 - c, np.nan)
         bound = np.minimum(1 / left, np.maximum(plain + (1 + sqrt(2)) * c, (plain + sqrt(2) * c) / left))
         return np.where(resolution.same(self.min_count), 0.0, np.where(c < 1, bound, np.inf))
 
     def _compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
-        samples = block.counts[kept]
+        samples = block.measured[kept]
         bins = self.bins or bins_for(samples)
         pairs = self._pairs(count_cells(block, bins).counts[:, kept], samples, kept, block.classes, bins)
         found = pairs.variables(block.constant)

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from probekit.metrics.block import Array, Codes
 
-__all__ = ["Resolution", "reweighted"]
+__all__ = ["Counted", "Resolution", "reweighted"]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Counts of samples in the cells of a sketch, in the order of the values.
+
+    `counts` is (class, node, cell). `several` says which cells may hold several values, and `atoms` which hold a single
+    one that is an atom, (node, cell).
+    """
+
+    counts: Codes
+    several: npt.NDArray[np.bool_]
+    atoms: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,7 @@ class Resolution:
         squares: the sum of the squared shares of a class in all these cells, (class, node).
         atoms: the number of values that may be atoms, as at least 1 % of a node's samples share them, (node,).
         ambiguous: whether a cell may be an atom in the block and not among the real samples, or the reverse, (node,).
+        counted: gives the counts themselves, of a few nodes at a time; nothing where the samples were kept.
         value_error: the largest distance of a sample from the value that stands for it, relative to the value.
     """
 
@@ -38,6 +54,8 @@ class Resolution:
     atoms: Codes
     ambiguous: npt.NDArray[np.bool_]
     value_error: float
+    counted: Callable[[], Iterator[Counted]] = lambda: iter(())
+    made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def exact(self) -> bool:
@@ -50,9 +68,21 @@ class Resolution:
         left_out = self.represented[self.represented < self.counts]
         return float((0.5 / left_out).max(initial=0))
 
+    @property
+    def count_error(self) -> float:
+        """By how much the share of a class below a value is off at most, where it is rounded to a number of samples."""
+        left_out = self.represented < self.counts
+        return float((0.5 / self.represented[left_out] + 0.5 / self.counts[left_out]).max(initial=0))
+
+    @property
+    def mixture_error(self) -> float:
+        """By how much the distribution function of a mixture is off at most, in which each class weighs the same."""
+        there = self.represented[self.counts > 0]
+        return float((0.5 / there * (there < self.counts[self.counts > 0])).mean()) if len(there) else 0.0
+
     def kept(self, min_count: int) -> Codes:
-        """The codes of the classes that have enough samples in the block."""
-        return np.flatnonzero(self.represented >= max(1, min_count))
+        """The codes of the classes that have enough samples."""
+        return np.flatnonzero(self.counts >= max(1, min_count))
 
     def weight_error(self, min_count: int) -> float:
         """By how much the shares of classes are off, of those that count, or of all but one of these.
@@ -94,21 +124,6 @@ class Resolution:
         """
         two = np.sort(self.squares[self.kept(min_count)], axis=0)[-2:]
         return np.sqrt(two[0] * two[1]) if len(two) > 1 else np.zeros(self.squares.shape[1])
-
-    def moved(self, edges: int, min_count: int) -> Array:
-        """The largest share of a class that may count in another bin or atom, of bins between so many edges, (node,).
-
-        k (s + (C (1 + 4A) + 1) r) + 2Ar, where s is the largest share in a cell of any class that counts, r
-        `rank_error`, C the number of classes, and A of `atoms`. With all samples in the block, an edge of equal mass is
-        in the cell where it should be, and the samples of that cell may count on its wrong side. To leave samples out
-        changes by at most 2r the share of each atom, and so by (1 + 4A) r the share of the classes' mixture that is
-        below an edge: C times this of a class. It is 1 where a cell is `ambiguous`: edges may then be anywhere.
-        """
-        kept, r = self.kept(min_count), self.rank_error
-        share = self.largest[kept].max(axis=0, initial=0)
-        classes = np.count_nonzero(self.counts)
-        moved = edges * (share + (classes * (1 + 4 * self.atoms) + 1) * r) + 2 * self.atoms * r
-        return np.where(self.ambiguous, 1.0, np.minimum(1.0, moved))
 
 
 def reweighted(counts: Codes, represented: Codes) -> float:

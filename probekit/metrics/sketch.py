@@ -14,32 +14,33 @@ import torch
 from torch import Tensor
 
 from probekit.errors import DataError
-from probekit.metrics._kernels.cells import MOST_ATOMS
 from probekit.metrics._kernels.class_sums import class_counts
-from probekit.metrics._kernels.float_cells import (
-    CELLS,
-    RANGES,
-    Floats,
-    Magnitudes,
-    absent,
-    raise_levels,
-    reach,
-    within,
+from probekit.metrics._kernels.counted_cells import (
+    ABOVE,
+    BELOW,
+    WIDTH,
+    counted,
+    floats_of,
+    halves,
+    line_name,
+    ranges_of,
+    represented,
+    shares,
 )
-from probekit.metrics._kernels.lines import LINES, distance_on_line, line_of, place_on_line, values_on_line
-from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics._kernels.float_cells import Magnitudes, absent, raise_levels, reach, within
+from probekit.metrics._kernels.lines import line_of, place_on_line
+from probekit.metrics.block import Block, Codes
 from probekit.metrics.protocol import Spec, State
 from probekit.metrics.resolution import Resolution, reweighted
 
 __all__ = ["Sketch"]
 
-_ZERO, _ABOVE, _BELOW = (2 * CELLS + n for n in range(3))  # cells of their own: 0; infinity or a bound; -infinity or -1
-_WIDTH = 2 * CELLS + 3
 _FEWEST = 64  # samples that represent a class with a small share, if it has as many
 _LARGEST = 2**31 - 1  # the largest count
 _NODES = 32  # in a block
 _TOGETHER = 128  # nodes that an update handles together on a CPU, whose counts then stay in the cache
 _VALUES = 2**26  # in a block
+_COUNTS = 2**22  # in order at a time
 _SCRATCH = 200_000  # bytes per node, while a block is made
 _ROWS = 2048  # samples that are counted together when the first are
 
@@ -106,8 +107,7 @@ class Sketch:
         """The most bytes that a state holds, of at most so many `samples`."""
         each, room = spec.dtype.itemsize * spec.nodes + 8, _room(spec.classes, spec.dtype)
         kept = room if samples is None else min(2 * samples, room)  # in a memory that doubles
-        counted = samples is None or samples > room
-        counts = 4 * spec.classes * spec.nodes * _WIDTH if counted else 0
+        counts = 4 * spec.classes * spec.nodes * WIDTH if samples is None or samples > room else 0
         return 8 * spec.classes + 50 * spec.nodes + max(each * kept, counts)
 
     def memory(self, spec: Spec, samples: int) -> int:
@@ -118,7 +118,7 @@ class Sketch:
 
     def grow(self, state: State, classes: int) -> State:
         """The state with room for so many classes."""
-        name, more = _name(state), classes - len(state["count"])
+        name, more = line_name(state), classes - len(state["count"])
         cells = state[name]
         none = cells.new_zeros(more, *cells.shape[1:])
         count = torch.cat([state["count"], state["count"].new_zeros(more)])
@@ -164,9 +164,8 @@ class Sketch:
         counts, width = _counts(state), state["x"].shape[1]
         kept = self._kept(counts) if _counted(state) else counts
         together = nodes or _together(int(kept.sum()))
-        for start in range(0, max(1, width), together):
-            part = slice(start, min(start + together, width))
-            yield _represented(state, part, kept) if _counted(state) else _samples(state, part)
+        for part in _parts(width, together):
+            yield represented(state, part, counts, kept) if _counted(state) else _samples(state, part)
 
     def resolution(self, state: State) -> Resolution:
         """What the samples of `blocks` can't tell of the real ones, of the data that the state has seen."""
@@ -178,10 +177,20 @@ class Sketch:
         # By how much the share of a value among all samples may be another one in the block.
         loose = float((np.count_nonzero(counts) + 1) / kept.sum() + 2 * reweighted(counts, kept))
         loose *= bool((kept < counts).any())
-        parts = [_shares(state, slice(at, at + _TOGETHER), loose) for at in range(0, max(1, nodes), _TOGETHER)]
+        parts = [shares(state, part, loose) for part in _parts(nodes, _TOGETHER)]
         largest, squares, atoms, ambiguous = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
-        value_error = float(_floats(state).error(_ranges(state)).max())
-        return Resolution(counts, kept, largest, squares, atoms, ambiguous, value_error)
+        value_error = float(floats_of(state).error(ranges_of(state)).max())
+        together = _parts(nodes, max(1, _COUNTS // (len(counts) * WIDTH)))
+        return Resolution(
+            counts,
+            kept,
+            largest,
+            squares,
+            atoms,
+            ambiguous,
+            value_error,
+            lambda: (counted(state, part) for part in together),
+        )
 
     def _kept(self, counts: Codes) -> Codes:
         """The number of samples that represent each class, (class,)."""
@@ -197,31 +206,18 @@ def _together(samples: int) -> int:
     return max(1, min(_NODES, _VALUES // max(1, samples)))
 
 
+def _parts(nodes: int, together: int) -> list[slice]:
+    """All nodes, so many at a time."""
+    return [slice(at, min(at + together, nodes)) for at in range(0, max(1, nodes), together)]
+
+
 def _room(classes: int, dtype: torch.dtype) -> int:
     """The number of samples that take as much memory as counts in cells."""
-    return classes * _WIDTH * 4 // dtype.itemsize
-
-
-def _name(state: State) -> str:
-    return next(line for line in LINES if line in state)
+    return classes * WIDTH * 4 // dtype.itemsize
 
 
 def _counted(state: State) -> bool:
-    return state[_name(state)].shape[2] > 0
-
-
-def _floats(state: State) -> Floats:
-    return Floats(state["x"].dtype)
-
-
-def _ranges(state: State, nodes: slice = slice(None)) -> State:
-    return {key: state[key][nodes] for key in RANGES}
-
-
-def _halves(cells: Tensor) -> Tensor:
-    """The cells of both half-lines, (class, node, half, cell)."""
-    halves: Tensor = cells[..., : 2 * CELLS].unflatten(2, (2, CELLS))
-    return halves
+    return state[line_name(state)].shape[2] > 0
 
 
 def _append(state: State, filled: int, x: Tensor, y: Tensor) -> None:
@@ -237,8 +233,8 @@ def _append(state: State, filled: int, x: Tensor, y: Tensor) -> None:
 
 def _begin_counting(state: State, filled: int) -> None:
     """Count the first `filled` samples in cells instead of keeping them."""
-    name, x, y = _name(state), state["x"][:filled], state["y"][:filled]
-    state[name] = state[name].new_zeros(*state[name].shape[:2], _WIDTH)
+    name, x, y = line_name(state), state["x"][:filled], state["y"][:filled]
+    state[name] = state[name].new_zeros(*state[name].shape[:2], WIDTH)
     state["x"], state["y"] = x[:0].clone(), y[:0].clone()
     for few in x.split(_ROWS) if filled else ():  # first, so that no counts have to move
         _widen(state, slice(None), Magnitudes.of(place_on_line(few, name)))
@@ -248,46 +244,46 @@ def _begin_counting(state: State, filled: int) -> None:
 
 def _add(state: State, x: Tensor, y: Tensor) -> None:
     """Count samples in their cells."""
-    name, nodes = _name(state), x.shape[1]
+    name, nodes = line_name(state), x.shape[1]
     together = min(_TOGETHER if x.device.type == "cpu" else nodes, nodes)
     short = torch.int32 if state[name].numel() < 2**31 else torch.int64  # of half the length, twice as fast
-    rows, ones = (y * (nodes * _WIDTH))[:, None].to(short), state[name].new_ones(len(x) * together)
+    rows, ones = (y * (nodes * WIDTH))[:, None].to(short), state[name].new_ones(len(x) * together)
     for start in range(0, nodes, together) if len(x) else ():
         part = slice(start, min(start + together, nodes))
         index = _places(state, part, place_on_line(x[:, part], name)).to(short).add_(rows).long().reshape(-1)
-        state[name].view(-1)[start * _WIDTH :].scatter_add_(0, index, ones[: len(index)])
+        state[name].view(-1)[start * WIDTH :].scatter_add_(0, index, ones[: len(index)])
 
 
 def _places(state: State, part: slice, line: Tensor) -> Tensor:
     """The place of each number of `line` (sample, node) among the cells of some nodes, which are made wide enough."""
-    ranges, samples = _ranges(state, part), Magnitudes.of(line)
+    ranges, samples = ranges_of(state, part), Magnitudes.of(line)
     _widen(state, part, samples)
     if (ranges["exact"] & (ranges["level"] > 0)).any():
         ranges["exact"] &= samples.exact(ranges)
     places = samples.places(ranges)
     if samples.infinite:
-        places.masked_fill_(line == torch.inf, _ABOVE).masked_fill_(line == -torch.inf, _BELOW)
-    return places.add_(torch.arange(line.shape[1], device=line.device, dtype=places.dtype), alpha=_WIDTH)
+        places.masked_fill_(line == torch.inf, ABOVE).masked_fill_(line == -torch.inf, BELOW)
+    return places.add_(torch.arange(line.shape[1], device=line.device, dtype=places.dtype), alpha=WIDTH)
 
 
 def _widen(state: State, part: slice, samples: Magnitudes) -> None:
     """Make the cells of some nodes wide enough for samples."""
-    ranges = _ranges(state, part)
+    ranges = ranges_of(state, part)
     if within(ranges, samples.low, samples.high):
         return
     reached = reach(samples.floats, ranges, samples.low, samples.high)
-    raise_levels(samples.floats, _halves(state[_name(state)][:, part]), ranges, reached["level"])
+    raise_levels(samples.floats, halves(state[line_name(state)][:, part]), ranges, reached["level"])
     for key, value in reached.items():
         ranges[key].copy_(value)
 
 
 def _joined(a: State, b: State) -> State:
     """`a` after the counts of `b` were added; both change."""
-    floats, name = _floats(a), _name(a)
-    keys = [_ranges(b)[key] for key in ("first", "last")]
-    reached = reach(floats, _ranges(a), *(each << b["level"] for each in keys))
+    floats, name = floats_of(a), line_name(a)
+    keys = [ranges_of(b)[key] for key in ("first", "last")]
+    reached = reach(floats, ranges_of(a), *(each << b["level"] for each in keys))
     for state in (a, b):
-        raise_levels(floats, _halves(state[name]), _ranges(state), reached["level"])
+        raise_levels(floats, halves(state[name]), ranges_of(state), reached["level"])
     sums = {key: a[key] + b[key] for key in ("count", name)}
     return a | reached | sums | {"exact": a["exact"] & b["exact"]}
 
@@ -299,36 +295,6 @@ def _samples(state: State, part: slice) -> Block:
     return Block.from_samples(x.cpu().numpy(), y.cpu().numpy(), len(state["count"]))
 
 
-def _represented(state: State, part: slice, kept: Codes) -> Block:
-    """The block of some nodes, of `kept` samples of each class that represent the counts."""
-    counts, offsets = _counts(state), np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
-    order, values = _in_order(state, part)
-    made = torch.empty(len(values), int(offsets[-1]), dtype=state["x"].dtype)
-    for code in np.flatnonzero(kept):
-        cells = state[_name(state)][code, part].cpu().gather(1, order)
-        made[:, offsets[code] : offsets[code + 1]] = _spread(cells, values, int(counts[code]), int(kept[code]))
-    return Block(made.numpy(), offsets)
-
-
-def _in_order(state: State, part: slice) -> tuple[Tensor, Tensor]:
-    """The places of the cells of some nodes, ascending by value, and the values that stand for them, (node, cell)."""
-    name, ranges = _name(state), {key: each.cpu() for key, each in _ranges(state, part).items()}
-    back = torch.arange(CELLS - 1, -1, -1)
-    numbers = [ranges["last"][:, half, None] - back for half in range(2)]
-    up, down = ((each & (CELLS - 1)) + half * CELLS for half, each in enumerate(numbers))
-    found = (_floats(state).values(each, ranges["level"][:, half, None]) for half, each in enumerate(numbers))
-    high, low = (values_on_line(each, name, _floats(state).dtype) for each in found)
-    down, low = down.flip(1), -low.flip(1)
-    zero, above, below = (torch.full_like(up[:, :1], place) for place in (_ZERO, _ABOVE, _BELOW))
-    constant = torch.zeros_like(high[:, :1])
-    if name == "unit":
-        high, low = high.clamp(max=0.5), low.clamp(min=-0.5)  # the middle of a cell may lie beyond
-        return torch.cat([zero, up, down, above], 1), torch.cat([constant, high, 1 + low, constant + 1], 1)
-    most = constant + (torch.inf if name == "signed" else 1)
-    values = torch.cat([-most, low, constant, high, most], 1)
-    return torch.cat([below, down, zero, up, above], 1), values
-
-
 def _counts(state: State) -> Codes:
     counts: Codes = state["count"].cpu().numpy()
     if counts.max(initial=0) > _LARGEST:
@@ -337,48 +303,3 @@ def _counts(state: State) -> Codes:
             "capture a store and measure that."
         )
     return counts
-
-
-def _spread(cells: Tensor, values: Tensor, count: int, kept: int) -> Tensor:
-    """`kept` evenly spaced samples of the `count` in the `cells` (node, cell) of a class: (node, kept), ascending."""
-    up_to = cells.cumsum(1, dtype=torch.int64)
-    # The number of kept samples whose rank, the floor of (i + 1/2) count / kept, is below.
-    below = (2 * kept * up_to + (count - 1)) // (2 * count)
-    repeats = below.diff(dim=1, prepend=below.new_zeros(len(cells), 1))
-    return values.reshape(-1).repeat_interleave(repeats.view(-1)).view(len(cells), kept)
-
-
-def _shares(state: State, part: slice, loose: float) -> tuple[Array, Array, Codes, Array]:
-    """Of some nodes: `largest`, `squares`, `atoms` and `ambiguous` of a `Resolution`.
-
-    The share of a value among all samples may be off by `loose`.
-    """
-    ranges, cells = _ranges(state, part), state[_name(state)][:, part]
-    several = _several(state, ranges)
-    counts = state["count"].clamp(min=1)
-    crowded = (_halves(each[None])[0] * several for each in cells)  # of one class after the other
-    pairs = [(each.amax((1, 2)), torch.linalg.vector_norm(each.double(), dim=(1, 2))) for each in crowded]
-    largest, norms = (torch.stack(each) / counts[:, None].double() for each in zip(*pairs, strict=True))
-    of_all = cells.sum(0).double() / counts.sum()
-    hides = torch.zeros_like(of_all, dtype=torch.bool)
-    hides[:, : 2 * CELLS] = several.flatten(1)
-    may_be = of_all >= 1 / MOST_ATOMS - loose
-    ambiguous = may_be & (hides | ((of_all - 1 / MOST_ATOMS).abs() < loose))
-    found = largest, norms.square(), (may_be & ~hides).sum(1), ambiguous.any(1)
-    of_classes, squared, atoms, unclear = (each.cpu().numpy() for each in found)
-    return of_classes, squared, atoms, unclear
-
-
-def _several(state: State, ranges: State) -> Tensor:
-    """Whether each cell of the half-lines (node, half, cell) may hold several values.
-
-    None does where all are exact, and none so near to a bound that there is only one float in it.
-    """
-    name, floats, level = _name(state), _floats(state), ranges["level"][..., None]
-    several = (~ranges["exact"][..., None] & (level > 0)).expand(*ranges["exact"].shape, CELLS)
-    if name == "signed":
-        return several
-    last = ranges["last"][..., None]
-    numbers = last - ((last - torch.arange(CELLS, device=level.device)) & (CELLS - 1))
-    distance = distance_on_line(floats.values(numbers, level), name, floats.dtype)
-    return several & (distance * 2.0 ** (floats.mantissa + 1) >= (floats.mantissa - level).double().exp2())

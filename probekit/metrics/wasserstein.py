@@ -109,7 +109,7 @@ def _corrected(found: Iterable[Array], block: Block, kept: Codes) -> Iterator[Ar
     """The distances of each class to each later one (later, node), without what chance adds to them."""
     squares = np.empty((len(kept), block.nodes))
     for place, code in enumerate(kept):
-        squares[place] = spread_by_halves(block[code]) ** 2 / block.counts[code]
+        squares[place] = spread_by_halves(block[code]) ** 2 / block.measured[code]
     for place, apart in enumerate(found):
         yield beyond_chance(apart, np.sqrt(squares[place] + squares[place + 1 :]))
 

@@ -18,6 +18,7 @@ from probekit.metrics import (
     KS,
     Block,
     Entropy,
+    Histogram,
     MutualInformation,
     Overlap,
     Quantile,
@@ -26,6 +27,7 @@ from probekit.metrics import (
     Wasserstein,
     median,
 )
+from probekit.metrics._kernels.chance import expected_variation, most_variation
 from probekit.metrics.sketch import Sketch
 
 CPU = torch.device("cpu")
@@ -236,6 +238,8 @@ def streams() -> dict[str, np.ndarray]:
         "softsign of heavy tails": 1 / (1 + 1 / abs(1e4 * rng.standard_cauchy((N, 2)))) * np.sign(normal),
         "sigmoid, saturated": 1 / (1 + np.exp(-30 * normal - 9 * odd)),
         "bounds alone": np.where(halves, 1.0, odd),
+        "classes apart within cells": np.exp2(rng.integers(0, 9, (N, 2)))
+        * (1 + rng.integers(0, 32, (N, 2)) / 32 + np.where(odd, 1e-3, -1e-3) * rng.uniform(0.1, 1, (N, 2))),
     }
 
 
@@ -503,6 +507,91 @@ def test_other_weights_of_classes_are_in_the_bound() -> None:
         apart = max(abs(ours[each][1] - theirs[each][1]).max() for each in theirs if not each.endswith("constant"))
         assert apart <= metric.error_bound(resolution).max()
         assert apart > 0.1 or metric.name != "auroc"
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_what_chance_adds_is_that_of_all_samples(corrected: bool) -> None:
+    """Identical classes of 30,000 samples, of which a block has 8,192: their order statistics vary as 30,000 do."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90_000, 4)).astype(np.float32), np.arange(90_000) % 3
+    block, exact = Sketch().block(sketched(x, y, 3, batch=10**5)), Block.from_samples(x, y, 3)
+    np.testing.assert_array_equal(block.counts, [8192] * 3)
+    np.testing.assert_array_equal(block.measured, [30_000] * 3)
+    for metric, variable, apart in (
+        (Overlap(corrected=corrected), "overlap_pairs", 0.008),
+        (KS(corrected=corrected), "ks", 0.002),
+        (MutualInformation(corrected=corrected), "mutual_information", 1e-4),
+        (Entropy(corrected=corrected), "entropy", 0.005),
+        (Wasserstein(corrected=corrected), "wasserstein", 0.003),
+    ):
+        ours, theirs = metric.compute(block)[variable][1], metric.compute(exact)[variable][1]
+        np.testing.assert_allclose(ours, theirs, atol=apart, err_msg=variable)
+    assert (PLAIN.compute(block)["overlap_pairs"][1] < 1 + 1e-12).all()
+
+
+def test_counts_of_a_histogram_are_of_all_samples() -> None:
+    x, y = draw("relu", 60_000)
+    found = Histogram().compute(Sketch().block(sketched(x, y, 3)))
+    exact = Histogram().compute(Block.from_samples(x, y, 3))
+    total = found["histogram"][1].sum(-1) + found["histogram_atoms"][1].sum(-1)
+    np.testing.assert_array_equal(total, np.broadcast_to(np.bincount(y)[:, None], total.shape))
+    np.testing.assert_array_equal(found["histogram_atom"][1], exact["histogram_atom"][1])
+    np.testing.assert_allclose(found["histogram_atoms"][1], exact["histogram_atoms"][1], atol=2)
+
+
+def test_a_class_of_enough_samples_counts_although_few_represent_it() -> None:
+    """As in a store, min_count is of the samples: 64 represent a class of 600 beside one of 400,000."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [400_000, 600, 499])
+    x = (rng.normal(size=(len(y), 1)) + y[:, None]).astype(np.float32)
+    state = sketched(x, y, 3, batch=10**6)
+    block, exact, resolution = Sketch().block(state), Block.from_samples(x, y, 3), Sketch().resolution(state)
+    assert block.counts[1] < 100
+    for metric in (
+        KS(500),
+        AUROC(500),
+        Wasserstein(500),
+        Entropy(min_count=500),
+        MutualInformation(min_count=500),
+        Overlap(min_count=500),
+        Overlap(min_count=500, corrected=False),
+    ):
+        ours, theirs = metric.compute(block), metric.compute(exact)
+        for variable in theirs:
+            np.testing.assert_array_equal(np.isnan(ours[variable][1]), np.isnan(theirs[variable][1]))
+        if not isinstance(metric, Wasserstein):
+            bound = metric.error_bound(resolution)
+            assert (bound < np.inf).all()
+            for variable in (v for v in theirs if not v.endswith("constant")):
+                assert (np.nan_to_num(abs(ours[variable][1] - theirs[variable][1])) <= bound).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(2, 300), st.integers(2, 20_000)),
+    shares=st.lists(st.floats(0.001, 1), min_size=2, max_size=132),
+    seed=st.integers(0, 2**32),
+)
+def test_no_cells_add_more_to_the_total_variation_than_is_said(
+    sizes: tuple[int, int], shares: list[float], seed: int
+) -> None:
+    a, b = sizes
+    cells = np.random.default_rng(seed).multinomial(a + b, np.array(shares) / sum(shares))
+    most = float(most_variation(a, b, np.array([len(shares)]))[0])
+    assert expected_variation(cells[:, None], a, np.array([b])).sum() <= most
+    assert most <= 0.52 * np.sqrt(len(shares) * (1 / a + 1 / b) * (1 + len(shares) / 2 / (a + b)))
+
+
+def test_bounds_of_metrics_in_cells_are_those_of_the_edges() -> None:
+    """Not 31 times the largest share of a cell, and finite for classes of a few samples."""
+    x, y = draw("normal", 90_000)
+    resolution = Sketch().resolution(sketched(x, y, 3))
+    assert PLAIN.error_bound(resolution).max() < 0.1
+    assert Overlap().error_bound(resolution).max() < 0.16
+    assert MutualInformation().error_bound(resolution).max() < 0.5
+    assert Entropy().error_bound(resolution).max() < 0.6
+    x, y = np.concatenate([x, x[:10]]), np.append(y, [3] * 10)
+    assert Overlap(bins=32).error_bound(Sketch().resolution(sketched(x, y, 4))).max() < 10
 
 
 def test_memory_is_what_is_said_whatever_the_samples() -> None:

@@ -44,7 +44,8 @@ class Cells:
     """The cells of each node, and the samples of each class in them.
 
     `edges` (node, bin + 1) are NaN where all samples are on atoms, `atoms` (node, atom) NaN after a node's last atom.
-    `in_bins` (class, node, bin) and `on_atoms` (class, node, atom) together count every sample once.
+    `in_bins` (class, node, bin) and `on_atoms` (class, node, atom) together count every sample once. Where a block has
+    only some of the samples, they count the samples that these stand for, `Block.measured` of each class.
     """
 
     edges: Array
@@ -154,15 +155,26 @@ def _count(block: Block, edges: Array, atoms: Array) -> tuple[Codes, Codes]:
     """Samples of each class in each bin and on each atom of each node: (class, node, bin) and (class, node, atom)."""
     inner = edges[:, 1:-1]
     below = np.empty((block.classes, *inner.shape), np.int64)
-    on_atoms = np.empty((block.classes, *atoms.shape), np.int64)
+    from_atoms, past_atoms = np.empty((2, block.classes, *atoms.shape), np.int64)
     for code in range(block.classes):
         for node, values in enumerate(block[code]):
             below[code, node] = values.searchsorted(inner[node])
-            on_atoms[code, node] = values.searchsorted(atoms[node], "right") - values.searchsorted(atoms[node])
+            from_atoms[code, node] = values.searchsorted(atoms[node])
+            past_atoms[code, node] = values.searchsorted(atoms[node], "right")
+    below, from_atoms, past_atoms = (_of_measured(block, each) for each in (below, from_atoms, past_atoms))
+    on_atoms = past_atoms - from_atoms
     # NaN stands for an absent edge or atom and sorts after every value: all samples are below it, and none equal it.
-    ends = np.broadcast_to(block.counts[:, None, None], (block.classes, block.nodes, 1))
+    ends = np.broadcast_to(block.measured[:, None, None], (block.classes, block.nodes, 1))
     in_bins = np.diff(below, prepend=0, append=ends)
     home = (inner[:, None] <= atoms[..., None]).sum(axis=-1)  # the bin that an atom would fall into
     for atom in range(atoms.shape[1]):
         in_bins[:, np.arange(block.nodes), home[:, atom]] -= on_atoms[:, :, atom]
     return in_bins, on_atoms
+
+
+def _of_measured(block: Block, columns: Codes) -> Codes:
+    """How many samples so many first `columns` (class, …) of each class stand for."""
+    if block.of is None:
+        return columns
+    counts, of = (each.reshape(-1, *[1] * (columns.ndim - 1)) for each in (block.counts, block.of))
+    return (2 * columns * of + counts) // np.maximum(1, 2 * counts)

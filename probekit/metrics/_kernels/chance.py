@@ -25,10 +25,13 @@ __all__ = [
     "ks_shares",
     "mean_deviation",
     "mean_of_x_log_x",
+    "most_variation",
     "spread_by_halves",
 ]
 
 _ROUNDING = 1e-12
+_ROUNDED = 1.02  # of what is expected of more than 64 sizes of classes
+_FEW = 2**14  # samples of a class, up to which more of them are looked at one by one
 _ALIKE = 64  # sizes of classes that are told apart
 _EXACT = 200.0  # expected numbers from which a series is exact to 1e-6
 _WIDE = 12  # standard deviations of K beyond which its probability is 0 in float64
@@ -79,6 +82,30 @@ def expected_variation(together: Codes, samples: int, others: Codes) -> Array:
         places = np.rint(together * ((samples + sizes[rows]) / (samples + others))[:, None]).astype(np.int64)
     found: Array = np.concatenate(tables)[places + starts[rows][:, None]]
     return found
+
+
+def most_variation(samples: int, others: int, cells: Array) -> Array:
+    """The most that so many `cells` can add to the total variation of two independent classes on average, below 1.
+
+    Its part in each cell, a mean deviation, is at most the standard one, ½ √(k (1/a + 1/b)) of k cells. For few
+    samples, Lagrange's dual is less: Σ V(s) over cells that share the samples is at most λ Σ s + k max (V(s) − λ s)
+    for every λ. Of larger classes it is less (Jensen's inequality). Both have room for numbers that are rounded, in
+    each cell and where there are more than 64 sizes of classes.
+    """
+    standard = np.sqrt(cells * (1 / samples + 1 / others + cells / (2 * samples * others))) / 2
+    together, slopes, above = _dual(min(samples, _FEW), min(others, _FEW))
+    dual = (slopes * (together + cells) + cells * above).min(axis=0)
+    most: Array = _ROUNDED * np.minimum(standard, dual)
+    return most
+
+
+@lru_cache(maxsize=64)
+def _dual(samples: int, others: int) -> tuple[int, Array, Array]:
+    """All samples, values of λ, and the most that V(s) − λ s is for each of them, (λ, 1)."""
+    table, together = _variations(samples, others), samples + others
+    slopes = np.geomspace(1e-3, 1, 64)[:, None] / together
+    above = [(table - slope * np.arange(together + 1)).max(keepdims=True) for slope in slopes]
+    return together, slopes, np.array(above)
 
 
 @lru_cache(maxsize=4096)
@@ -166,7 +193,7 @@ def ks_shares(block: Block, kept: Codes) -> Array:
     Distribution functions are compared only between tied values, as at a ReLU's 0. The factor is 1 without ties, and
     otherwise the ratio of means over shuffles that are drawn once, by a fixed seed, for all nodes.
     """
-    factor, counts = np.ones(block.nodes), block.counts[kept]
+    factor, counts = np.ones(block.nodes), block.measured[kept]
     if len(kept) < 2:
         return factor
     codes = np.repeat(np.arange(block.classes), block.counts)

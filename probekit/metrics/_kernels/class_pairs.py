@@ -37,7 +37,7 @@ def check_min_count(metric: object, min_count: Any) -> None:
 
 def kept_classes(block: Block, min_count: int) -> Codes:
     """The codes of the classes that have enough samples."""
-    return np.flatnonzero(block.counts >= min_count)
+    return np.flatnonzero(block.measured >= min_count)
 
 
 def keeps_pairs(classes: int, pairs: bool | None) -> bool:
