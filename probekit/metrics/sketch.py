@@ -20,13 +20,16 @@ from probekit.metrics._kernels.counted_cells import (
     BELOW,
     WIDTH,
     counted,
+    fine_halves,
     floats_of,
     halves,
+    hiding,
     line_name,
     ranges_of,
     represented,
     shares,
 )
+from probekit.metrics._kernels.crowded import FINE, find_foci, fold, into_fine, most_level
 from probekit.metrics._kernels.float_cells import Magnitudes, absent, raise_levels, reach, within
 from probekit.metrics._kernels.lines import line_of, place_on_line
 from probekit.metrics.block import Block, Codes
@@ -59,6 +62,9 @@ class Sketch:
       Cells are as wide as the range of these values asks for, relative to the value: 2^−7 (1 %) where the greatest
       magnitude is 2^8 to 2^31 times the least, at most 2^−11 where it is up to twice the least, and narrower where both
       are nearer to each other.
+    - Where the first samples crowd in one cell, as next to the minimum of a GELU, cells around the place where they are
+      densest are the narrower the nearer they are to it: 32 for each halving of the distance, within
+      an eighth of a power of two.
     - Class c then has m_c samples at each node, the order statistics of ranks ⌊(i + ½) n_c / m_c⌋, each as the value
       that stands for its cell. m_c is n_c where the classes have on average at most `samples` samples. Otherwise the
       classes divide `samples` times their number in proportion to n_c, so that they keep their weights in a mixture; a
@@ -72,8 +78,8 @@ class Sketch:
 
     The state is `count` (class), int64, and either the samples `x` (sample, node) with their classes `y` (sample), or
     the counts `signed`, `unit` or `symmetric` (class, node, cell), int32, and which values the cells hold, (node,
-    half). That is at most 33 KB per class and node, and twice that while the first become the second. The counts depend
-    on the samples alone, not on how these are split and merged.
+    half). That is at most 38 KB per class and node, and twice that while the first become the second. The counts depend
+    on the samples alone, not on how these are split and merged, but that the first samples tell where cells are finer.
 
     Example:
         >>> sketch, cpu = Sketch(), torch.device("cpu")
@@ -107,8 +113,8 @@ class Sketch:
         """The most bytes that a state holds, of at most so many `samples`."""
         each, room = spec.dtype.itemsize * spec.nodes + 8, _room(spec.classes, spec.dtype)
         kept = room if samples is None else min(2 * samples, room)  # in a memory that doubles
-        counts = 4 * spec.classes * spec.nodes * WIDTH if samples is None or samples > room else 0
-        return 8 * spec.classes + 50 * spec.nodes + max(each * kept, counts)
+        counts = 4 * spec.classes * spec.nodes * (WIDTH + 2 * FINE) if samples is None or samples > room else 0
+        return 8 * spec.classes + 66 * spec.nodes + max(each * kept, counts)
 
     def memory(self, spec: Spec, samples: int) -> int:
         """The most bytes that a state takes while it grows, its samples become counts, or a block is made of it."""
@@ -238,20 +244,40 @@ def _begin_counting(state: State, filled: int) -> None:
     state["x"], state["y"] = x[:0].clone(), y[:0].clone()
     for few in x.split(_ROWS) if filled else ():  # first, so that no counts have to move
         _widen(state, slice(None), Magnitudes.of(place_on_line(few, name)))
+    _add_all(state, x, y)
+    _look_closer(state, x, y)
+
+
+def _add_all(state: State, x: Tensor, y: Tensor) -> None:
     for few, codes in zip(x.split(_ROWS), y.split(_ROWS), strict=True):
         _add(state, few, codes)
 
 
+def _look_closer(state: State, x: Tensor, y: Tensor) -> None:
+    """Count the first samples again, with finer cells where they crowd."""
+    name, numbers = line_name(state), torch.bincount(y, minlength=len(state["count"]))
+    for part in _parts(x.shape[1], _TOGETHER) if len(x) else ():
+        shares = (cells / number for cells, number in zip(state[name][:, part], numbers, strict=True) if number)
+        mixture = sum(shares) / (numbers > 0).sum() * hiding(state, part)
+        line = place_on_line(x[:, part], name)
+        state["focus"][part] = find_foci(floats_of(state), line, halves(mixture[None])[0], ranges_of(state, part))
+    if (state["focus"] >= 0).any():
+        shape = state[name].shape[:2]
+        state[name] = state[name].new_zeros(0)  # which frees the counts so far
+        state[name] = state[name].new_zeros(*shape, WIDTH + 2 * FINE)
+        _add_all(state, x, y)
+
+
 def _add(state: State, x: Tensor, y: Tensor) -> None:
     """Count samples in their cells."""
-    name, nodes = line_name(state), x.shape[1]
+    name, nodes, width = line_name(state), x.shape[1], state[line_name(state)].shape[2]
     together = min(_TOGETHER if x.device.type == "cpu" else nodes, nodes)
     short = torch.int32 if state[name].numel() < 2**31 else torch.int64  # of half the length, twice as fast
-    rows, ones = (y * (nodes * WIDTH))[:, None].to(short), state[name].new_ones(len(x) * together)
+    rows, ones = (y * (nodes * width))[:, None].to(short), state[name].new_ones(len(x) * together)
     for start in range(0, nodes, together) if len(x) else ():
         part = slice(start, min(start + together, nodes))
         index = _places(state, part, place_on_line(x[:, part], name)).to(short).add_(rows).long().reshape(-1)
-        state[name].view(-1)[start * WIDTH :].scatter_add_(0, index, ones[: len(index)])
+        state[name].view(-1)[start * width :].scatter_add_(0, index, ones[: len(index)])
 
 
 def _places(state: State, part: slice, line: Tensor) -> Tensor:
@@ -260,10 +286,12 @@ def _places(state: State, part: slice, line: Tensor) -> Tensor:
     _widen(state, part, samples)
     if (ranges["exact"] & (ranges["level"] > 0)).any():
         ranges["exact"] &= samples.exact(ranges)
-    places = samples.places(ranges)
+    places, width = samples.places(ranges), state[line_name(state)].shape[2]
+    if (ranges["focus"] >= 0).any():
+        places = into_fine(samples, places, ranges["focus"], WIDTH)
     if samples.infinite:
         places.masked_fill_(line == torch.inf, ABOVE).masked_fill_(line == -torch.inf, BELOW)
-    return places.add_(torch.arange(line.shape[1], device=line.device, dtype=places.dtype), alpha=WIDTH)
+    return places.add_(torch.arange(line.shape[1], device=line.device, dtype=places.dtype), alpha=width)
 
 
 def _widen(state: State, part: slice, samples: Magnitudes) -> None:
@@ -272,9 +300,17 @@ def _widen(state: State, part: slice, samples: Magnitudes) -> None:
     if within(ranges, samples.low, samples.high):
         return
     reached = reach(samples.floats, ranges, samples.low, samples.high)
-    raise_levels(samples.floats, halves(state[line_name(state)][:, part]), ranges, reached["level"])
+    _raise(state, part, reached["level"])
     for key, value in reached.items():
         ranges[key].copy_(value)
+
+
+def _raise(state: State, part: slice, level: Tensor, apart: Tensor | bool = False) -> None:
+    """Bring cells to a higher level; where a focus is `apart` from another state's, its fine cells are given up."""
+    floats, cells, ranges = floats_of(state), state[line_name(state)][:, part], ranges_of(state, part)
+    if cells.shape[2] > WIDTH:
+        fold(floats, halves(cells), fine_halves(cells), ranges, (level > most_level(floats)) | apart)
+    raise_levels(floats, halves(cells), ranges, level)
 
 
 def _joined(a: State, b: State) -> State:
@@ -282,9 +318,12 @@ def _joined(a: State, b: State) -> State:
     floats, name = floats_of(a), line_name(a)
     keys = [ranges_of(b)[key] for key in ("first", "last")]
     reached = reach(floats, ranges_of(a), *(each << b["level"] for each in keys))
+    apart = a["focus"] != b["focus"]
     for state in (a, b):
-        raise_levels(floats, halves(state[name]), ranges_of(state), reached["level"])
-    sums = {key: a[key] + b[key] for key in ("count", name)}
+        _raise(state, slice(None), reached["level"], apart)
+    long, short = sorted((a[name], b[name]), key=lambda cells: -cells.shape[2])
+    long[..., : short.shape[2]] += short
+    sums = {"count": a["count"] + b["count"], name: long}
     return a | reached | sums | {"exact": a["exact"] & b["exact"]}
 
 

@@ -1,7 +1,7 @@
 """Reading what a sketch has counted: the order of its cells, what stands for them, and what they can't tell.
 
 A state has counts (class, node, cell): the cells of both half-lines, then those of 0, of infinity or an upper bound,
-and of −infinity or −1.
+and of −infinity or −1. Where values crowd at a node, finer cells of both half-lines follow.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probekit.metrics._kernels.cells import MOST_ATOMS
+from probekit.metrics._kernels.crowded import FINE, fine_keys
 from probekit.metrics._kernels.float_cells import CELLS, RANGES, Floats
 from probekit.metrics._kernels.lines import LINES, distance_on_line, values_on_line
 from probekit.metrics.block import Array, Block, Codes
@@ -22,8 +23,10 @@ __all__ = [
     "BELOW",
     "WIDTH",
     "counted",
+    "fine_halves",
     "floats_of",
     "halves",
+    "hiding",
     "line_name",
     "ranges_of",
     "represented",
@@ -63,14 +66,23 @@ def represented(state: State, part: slice, counts: Codes, kept: Codes) -> Block:
     return Block(made.numpy(), offsets, None if (kept == counts).all() else counts)
 
 
+def fine_halves(cells: Tensor) -> Tensor:
+    """The fine cells of both half-lines, (class, node, half, cell); none where no node has a focus."""
+    fine: Tensor = cells[..., WIDTH:].unflatten(2, (2, -1))
+    return fine
+
+
 def _in_order(state: State, part: slice) -> tuple[Tensor, Tensor]:
     """The places of the cells of some nodes, ascending by value, and the values that stand for them, (node, cell)."""
     name, ranges = line_name(state), {key: each.cpu() for key, each in ranges_of(state, part).items()}
     back = torch.arange(CELLS - 1, -1, -1)
-    numbers = [ranges["last"][:, half, None] - back for half in range(2)]
-    up, down = ((each & (CELLS - 1)) + half * CELLS for half, each in enumerate(numbers))
-    found = (floats_of(state).values(each, ranges["level"][:, half, None]) for half, each in enumerate(numbers))
-    high, low = (values_on_line(each, name, floats_of(state).dtype) for each in found)
+    numbers, level, floats = ranges["last"][..., None] - back, ranges["level"][..., None], floats_of(state)
+    places = (numbers & (CELLS - 1)) + torch.tensor([[0], [CELLS]])
+    values = floats.values(numbers, level)
+    if state[name].shape[2] > WIDTH:
+        places, values = _with_fine(places, values, numbers << level, floats, ranges["focus"])
+    up, down = places.unbind(1)
+    high, low = (values_on_line(each, name, floats.dtype) for each in values.unbind(1))
     down, low = down.flip(1), -low.flip(1)
     zero, above, below = (torch.full_like(up[:, :1], place) for place in (ZERO, ABOVE, BELOW))
     constant = torch.zeros_like(high[:, :1])
@@ -80,6 +92,15 @@ def _in_order(state: State, part: slice) -> tuple[Tensor, Tensor]:
     most = constant + (torch.inf if name == "signed" else 1)
     values = torch.cat([-most, low, constant, high, most], 1)
     return torch.cat([below, down, zero, up, above], 1), values
+
+
+def _with_fine(places: Tensor, values: Tensor, keys: Tensor, floats: Floats, focus: Tensor) -> tuple[Tensor, Tensor]:
+    """The places and values (node, half, cell), and those of the fine cells among them, ascending."""
+    first, size = fine_keys(floats, focus)
+    fine = torch.arange(WIDTH, WIDTH + 2 * FINE).view(1, 2, FINE).expand(first.shape)
+    middle = floats.of_keys(first + size // 2)
+    order = torch.cat([keys, first], 2).argsort(dim=2, stable=True)
+    return torch.cat([places, fine], 2).gather(2, order), torch.cat([values, middle], 2).gather(2, order)
 
 
 def _spread(cells: Tensor, values: Tensor, count: int, kept: int) -> Tensor:
@@ -94,7 +115,7 @@ def _spread(cells: Tensor, values: Tensor, count: int, kept: int) -> Tensor:
 def counted(state: State, part: slice) -> Counted:
     """The counts of some nodes in order."""
     cells, (order, _) = state[line_name(state)][:, part].cpu(), _in_order(state, part)
-    several = _hiding(state, part).cpu()
+    several = hiding(state, part).cpu()
     atoms = (cells.sum(0) * MOST_ATOMS >= state["count"].sum().cpu()) & ~several
     counts = torch.stack([each.gather(1, order) for each in cells])
     return Counted(counts.numpy(), *(each.gather(1, order).numpy() for each in (several, atoms)))
@@ -105,11 +126,10 @@ def shares(state: State, part: slice, loose: float) -> tuple[Array, Array, Codes
 
     The share of a value among all samples may be off by `loose`.
     """
-    cells, hides = state[line_name(state)][:, part], _hiding(state, part)
-    several = halves(hides[None])[0]
+    cells, hides = state[line_name(state)][:, part], hiding(state, part)
     counts = state["count"].clamp(min=1)
-    crowded = (halves(each[None])[0] * several for each in cells)  # of one class after the other
-    pairs = [(each.amax((1, 2)), torch.linalg.vector_norm(each.double(), dim=(1, 2))) for each in crowded]
+    crowded = (each * hides for each in cells)  # of one class after the other
+    pairs = [(each.amax(1), torch.linalg.vector_norm(each.double(), dim=1)) for each in crowded]
     largest, norms = (torch.stack(each) / counts[:, None].double() for each in zip(*pairs, strict=True))
     of_all = cells.sum(0).double() / counts.sum()
     may_be = of_all >= 1 / MOST_ATOMS - loose
@@ -119,12 +139,15 @@ def shares(state: State, part: slice, loose: float) -> tuple[Array, Array, Codes
     return of_classes, squared, atoms, unclear
 
 
-def _hiding(state: State, part: slice) -> Tensor:
+def hiding(state: State, part: slice) -> Tensor:
     """Whether each cell of some nodes may hold several values, (node, cell)."""
     cells = state[line_name(state)][0, part]
-    hiding = torch.zeros_like(cells, dtype=torch.bool)
-    hiding[:, : 2 * CELLS] = _several(state, ranges_of(state, part)).flatten(1)
-    return hiding
+    hides, ranges = torch.zeros_like(cells, dtype=torch.bool), ranges_of(state, part)
+    hides[:, : 2 * CELLS] = _several(state, ranges).flatten(1)
+    if cells.shape[1] > WIDTH:
+        _, size = fine_keys(floats_of(state), ranges["focus"])
+        hides[:, WIDTH:] = (~ranges["exact"][..., None] & (size > 1)).flatten(1)
+    return hides
 
 
 def _several(state: State, ranges: State) -> Tensor:

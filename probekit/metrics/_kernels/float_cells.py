@@ -29,7 +29,7 @@ from probekit.metrics.protocol import State
 __all__ = ["CELLS", "RANGES", "Floats", "Magnitudes", "absent", "raise_levels", "reach", "within"]
 
 CELLS = 2**12  # of a half-line: 32 powers of two at 8 bits
-RANGES = ("level", "first", "last", "exact")
+RANGES = ("level", "first", "last", "exact", "focus")
 
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 _NONE = torch.iinfo(torch.int64)  # the first and last cell of a half-line without data: the greatest, the least
@@ -73,9 +73,13 @@ class Floats:
     def values(self, cells: Tensor, level: Tensor) -> Tensor:
         """The magnitudes that stand for the `cells` of a level, float64."""
         middle = torch.where(level > self.plain, (1 << level) >> 1, 0) + torch.where(level == self.plain, self.half, 0)
+        return self.of_keys((cells << level) + middle)
+
+    def of_keys(self, keys: Tensor) -> Tensor:
+        """The magnitudes that have such keys, to which `half` was added, float64; rounded where there are none."""
         info, scale = torch.finfo(self.dtype), self.mantissa << self.mantissa
         lowest, highest = (1 << self.mantissa) - scale, _bits(info.max, self.dtype)
-        keys = ((cells << level) - self.half + middle).clamp(lowest, highest)
+        keys = (keys - self.half).clamp(lowest, highest)
         normal = keys >= 1 << self.mantissa
         raised = torch.where(normal, keys, keys + scale).to(_INTEGERS[self.dtype]).view(self.dtype)
         return torch.where(normal, raised, raised * 2.0**-self.mantissa).double()
@@ -145,20 +149,20 @@ class Magnitudes:
         zero = (self.floats.half >> level) & (CELLS - 1)
         first = torch.tensor([0, CELLS], device=level.device)
         to_zero = torch.tensor([2 * CELLS, 2 * CELLS + 1], device=level.device) - first - zero
-        places = (self.key >> self._of_half(level)).bitwise_and_(CELLS - 1)
+        places = (self.key >> self.of_half(level)).bitwise_and_(CELLS - 1)
         places.sub_(self.sign, alpha=CELLS)
         is_zero = ((self.bits & torch.iinfo(self.bits.dtype).max) - 1) >> (8 * self.bits.itemsize - 1)
-        return places.add_(is_zero & self._of_half(to_zero))
+        return places.add_(is_zero & self.of_half(to_zero))
 
     def exact(self, ranges: State) -> Tensor:
         """Whether all samples of a half-line are equal to what stands for their cells, (node, half)."""
         level = ranges["level"]
-        odd = self.key & self._of_half((1 << level) - 1)
-        odd ^= self._of_half(_residue(self.floats, level))
+        odd = self.key & self.of_half((1 << level) - 1)
+        odd ^= self.of_half(_residue(self.floats, level))
         wrong = torch.stack([(odd & ~self.sign).amax(0), (odd & self.sign).amax(0)], 1) > 0
         return ~wrong & (level <= self.floats.plain)
 
-    def _of_half(self, values: Tensor) -> Tensor:
+    def of_half(self, values: Tensor) -> Tensor:
         """For each sample the one of the `values` (node, half) that is of its half-line."""
         positive, negative = values.to(self.key.dtype).unbind(1)
         return (self.sign & (negative - positive)).add_(positive)
@@ -209,10 +213,14 @@ def _residue(floats: Floats, level: Tensor) -> Tensor:
 
 
 def absent(nodes: int, device: torch.device) -> State:
-    """The half-lines of `nodes` nodes without data, (node, half): `level`, the `first` and `last` cell, and `exact`."""
+    """The half-lines of `nodes` nodes without data, (node, half).
+
+    That is the `level`, the `first` and `last` cell, whether these are `exact`, and the `focus`, −1 for none.
+    """
     level = torch.zeros(nodes, 2, dtype=torch.int64, device=device)
     first, last = torch.full_like(level, _NONE.max), torch.full_like(level, _NONE.min)
-    return {"level": level, "first": first, "last": last, "exact": torch.ones_like(level, dtype=torch.bool)}
+    exact, focus = torch.ones_like(level, dtype=torch.bool), torch.full_like(level, -1)
+    return {"level": level, "first": first, "last": last, "exact": exact, "focus": focus}
 
 
 def within(ranges: State, low: Tensor, high: Tensor) -> bool:
@@ -222,7 +230,7 @@ def within(ranges: State, low: Tensor, high: Tensor) -> bool:
 
 
 def reach(floats: Floats, ranges: State, low: Tensor, high: Tensor) -> State:
-    """The half-lines, but for `exact`, once they also reach from the key `low` to the key `high`."""
+    """The half-lines, but for `exact` and `focus`, once they also reach from the key `low` to the key `high`."""
     low = torch.minimum(low, ranges["first"] << ranges["level"])
     high = torch.maximum(high, ranges["last"] << ranges["level"])
     levels = _levels(floats.dtype, low.device)
