@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from probekit.metrics.block import Array, Codes
 
 __all__ = ["Counted", "Resolution", "reweighted"]
+
+Shared = TypeVar("Shared")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Resolution:
     ambiguous: npt.NDArray[np.bool_]
     value_error: float
     counted: Callable[[], Iterator[Counted]] = lambda: iter(())
-    made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def exact(self) -> bool:
@@ -79,6 +81,13 @@ class Resolution:
         """By how much the distribution function of a mixture is off at most, in which each class weighs the same."""
         there = self.represented[self.counts > 0]
         return float((0.5 / there * (there < self.counts[self.counts > 0])).mean()) if len(there) else 0.0
+
+    def shared(self, key: Hashable, make: Callable[[], Shared]) -> Shared:
+        """The result of `make`, which is called once for each `key`, as `probekit.metrics.Block.shared` is."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: Shared = self._made[key]
+        return made
 
     def kept(self, min_count: int) -> Codes:
         """The codes of the classes that have enough samples."""

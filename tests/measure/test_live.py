@@ -246,6 +246,15 @@ def test_nan_is_refused_or_left_out(tmp_path: Path) -> None:
         pk.measure_live(nn.Sequential(_Faulty()), (X + 100, Y), "mean", sites="0", nan="omit")
 
 
+@pytest.mark.parametrize("metric", ["median", "auroc"])
+@pytest.mark.parametrize("model", [_Faulty(), nn.Sequential(_Faulty(), nn.Sigmoid())])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nan_among_many_samples_is_refused_by_name(metric: str, model: nn.Module, dtype: torch.dtype) -> None:
+    x = torch.linspace(-2, 3, 9000, dtype=dtype)[torch.randperm(9000)][:, None]
+    with pytest.raises(pk.errors.DataError, match=r"gave NaN.*nan='omit'"):
+        pk.measure_live(nn.Sequential(model), x, metric, sites="**", batch_size=1000)
+
+
 def test_the_model_is_as_before() -> None:
     model = mlp().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

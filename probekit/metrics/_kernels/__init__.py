@@ -8,13 +8,17 @@
 - `class_moments`: the base of metrics that need the mean and the variance of each class.
 - `class_pairs`: pairs of classes: which to compare, how many nodes at once, the variables of their distances.
 - `class_sums`: counts, sums and minima of each class in a batch.
+- `counted_cells`: what a sketch has counted: the order of its cells, what stands for them, what they can't tell.
 - `covariance`: the base of metrics of a site's covariance, and its spread by pairs of nodes or of samples.
 - `cross_ranks`: the ranks of each class's samples among those of each other class.
 - `cross_scatters`: the base of metrics of the covariances between sites.
+- `crowded`: finer cells where the values of a half-line crowd.
 - `dissimilarities`: how far apart the classes of a site are, with and without the noise of their means.
+- `float_cells`: cells of floats that follow the range of the data.
 - `hsic`: unbiased squared covariances of two sites, and their alignment.
 - `inactive_counts`: the base of metrics that count how often each node is inactive.
 - `linear_classifiers`: logistic regression, discriminant analysis and ridge, trained on rows in batches.
+- `lines`: the numbers that a sketch counts: values, or distances from the bounds of an activation.
 - `node_blocks`: results of blocks of nodes, joined to those of all nodes.
 - `pooled_sort`: one sort of the samples of all classes at a node.
 - `radix_select`: order statistics of samples that don't fit in memory.

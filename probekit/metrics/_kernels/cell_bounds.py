@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def moved_among(resolution: Resolution, bins: int | None, min_count: int, least:
     kept = resolution.kept(min_count)
     bins = bins or bins_for(resolution.counts[kept], least)
     atoms = np.where(resolution.ambiguous, MOST_ATOMS, resolution.atoms)
-    each, largest = _between_edges(resolution, bins)
+    each, largest = resolution.shared(("between edges", bins), partial(_between_edges, resolution, bins))
     two = np.sort(each[kept], axis=0)[-2:].sum(axis=0)
     ends = bins - 1 + 2 * atoms
     return Moved(
@@ -53,19 +54,11 @@ def moved_among(resolution: Resolution, bins: int | None, min_count: int, least:
 
 def _between_edges(resolution: Resolution, bins: int) -> tuple[Array, Array]:
     """The sums over the edges of what each class (class, node), and at most one (node,), has between both."""
-    key = "between edges", bins
-    if key not in resolution.made:
-        found = [_between(few, resolution, bins) for few in resolution.counted()]
-        each, largest = (
-            (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)) if found else _none(resolution)
-        )
-        resolution.made[key] = each, largest
-    each, largest = resolution.made[key]
+    found = [_between(few, resolution, bins) for few in resolution.counted()]
+    if not found:  # all samples are kept as they are
+        return np.zeros(resolution.largest.shape), np.zeros(resolution.largest.shape[1])
+    each, largest = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
     return each, largest
-
-
-def _none(resolution: Resolution) -> tuple[Array, Array]:
-    return np.zeros(resolution.largest.shape), np.zeros(resolution.largest.shape[1])
 
 
 def _between(few: Counted, resolution: Resolution, bins: int) -> tuple[Array, Array]:

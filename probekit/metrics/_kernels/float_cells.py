@@ -171,7 +171,7 @@ class Magnitudes:
 def _extremes(bits: Tensor, infinite: int) -> tuple[Tensor, Tensor, bool]:
     """The least and the greatest magnitude of each half-line as integers, (node, half), int64, low > high for none.
 
-    0 and infinities don't count, and whether there are infinities is the third.
+    0, infinities and NaN, which has no place, don't count. The third says whether there are infinities or NaN.
     """
     info = torch.iinfo(bits.dtype)
     mirrored = bits ^ info.min
@@ -179,7 +179,7 @@ def _extremes(bits: Tensor, infinite: int) -> tuple[Tensor, Tensor, bool]:
     low = torch.stack([(mirrored - 1).amin(0) + 1, (bits - 1).amin(0) + 1], 1)
     high = torch.stack([bits.amax(0), mirrored.amax(0)], 1)
     if (high >= infinite).any():
-        return *_extremes(torch.where((bits & info.max) == infinite, 0, bits), infinite)[:2], True
+        return *_extremes(torch.where((bits & info.max) >= infinite, 0, bits), infinite)[:2], True
     there = high > 0
     return (low & info.max).long().where(there, 1 << 62), high.long().where(there, 0), False
 
