@@ -93,7 +93,12 @@ class Comparison(ShownAsTable):
     def site_table(self) -> Table:
         """How alike the same site of two stores is, and its nodes at the median."""
         rows = [
-            (site, store, *(self._of_site(name, store, site) for name in _SIMILARITIES), *self._medians(store, site))
+            (
+                site,
+                store,
+                *(self._of_site(name, store, site, site) for name in _SIMILARITIES),
+                *self._medians(store, site),
+            )
             for store in self.names[1:]
             for site in map(str, self.similarity["site"].values)
             if site in self.similarity["site_b"]
@@ -101,15 +106,37 @@ class Comparison(ShownAsTable):
         columns = ("site", "store", "cka", "cka biased", "rsa", "same node", "best node")
         return Table(f"How alike the same sites are in {self.names[0]} and the others", columns, rows)
 
+    @cached_property
+    def closest_table(self) -> Table:
+        """The site of each other store that is most like each site of the first one, by debiased CKA."""
+        cka = self.similarity["cka"]
+        rows = []
+        for store in self.names[1:]:
+            for site in map(str, cka["site"].values):
+                found = cka.sel(store=store, site=site).dropna("site_b")
+                if found.size:
+                    closest = found.idxmax("site_b").item()
+                    rows.append(
+                        (site, store, closest, *(self._of_site(name, store, site, closest) for name in _SIMILARITIES))
+                    )
+        title = f"The sites closest to those of {self.names[0]}, by cka"
+        return Table(title, ("site", "store", "closest site", "cka", "cka biased", "rsa"), rows)
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """What is printed: the differences and the same sites; where no store has one of the first's, the closest."""
+        alike = self.site_table if self.site_table.rows else self.closest_table
+        return [each for each in (self.table, alike) if each.rows]
+
     @property
     def _title(self) -> str:
         others = ", ".join(self.names[1:])
         return f"{others} less {self.names[0]}, on {self.samples:,} common samples"
 
-    def _of_site(self, name: str, store: str, site: str) -> float | None:
+    def _of_site(self, name: str, store: str, site: str, other: str) -> float | None:
         if name not in self.similarity:
             return None
-        return float(self.similarity[name].sel(store=store, site=site, site_b=site))
+        return float(self.similarity[name].sel(store=store, site=site, site_b=other))
 
     def _medians(self, store: str, site: str) -> list[float | None]:
         """The medians over the nodes of their correlations with the same and with the best node."""
@@ -136,7 +163,7 @@ class Comparison(ShownAsTable):
             "cka is the debiased estimator: 0 for unrelated sites whatever their width, 1 for the same up to rotation; "
             "cka biased is the usual one, high for few samples and many nodes. same node and best node: the median "
             "over nodes of the correlation with the node of the same number, and with the one most alike, in the other "
-            "every store."
+            "store."
         )
         return (*([half] if self.differences else []), alike, *self._without_interval(), *self.cautions)
 
@@ -225,16 +252,12 @@ class Comparison(ShownAsTable):
         return page_of(self, title).write(path)
 
     def __repr__(self) -> str:
-        return "\n".join([*map(str, self._tables), *self.notes])
+        return "\n".join([*map(str, self.tables), *self.notes])
 
     def _repr_html_(self) -> str:
         return "\n".join(
-            [*(each._repr_html_() for each in self._tables), *(f"<p>{escape(note)}</p>" for note in self.notes)]
+            [*(each._repr_html_() for each in self.tables), *(f"<p>{escape(note)}</p>" for note in self.notes)]
         )
-
-    @property
-    def _tables(self) -> Sequence[Table]:
-        return [each for each in (self.table, self.site_table) if each.rows]
 
 
 _COLUMNS = {"": "difference", "_first": "value_first", "_error": "error"}

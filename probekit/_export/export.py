@@ -118,6 +118,9 @@ def _tables(tree: xr.DataTree, named: str, sites: Selector | None, where: Where 
 
 
 def _check_absent(path: Path) -> None:
+    above = next(each for each in path.absolute().parents if each.exists())
+    if not above.is_dir():
+        raise StoreError(f"{path} can't be made: {above} is a file. Give another path.", arguments=("path",))
     if path.exists() or path.is_symlink():
         raise StoreError(
             f"{path} exists already, and export never replaces anything. Remove it, or give another path.",

@@ -55,8 +55,8 @@ def compare(
     if json:
         output.pairs("", _everything(found), as_json=True)
     else:
-        output.table(found.table, as_json=False)
-        output.table(found.site_table, as_json=False)
+        for each in found.tables:
+            output.table(each, as_json=False)
         output.sentences(found.notes)
 
 

@@ -372,3 +372,18 @@ def test_a_comparison_draws_its_own_bars_alone(monkeypatch: pytest.MonkeyPatch) 
     pk.compare({"one": store(x, ids, labels), "two": store(x, ids, labels)}, "mean", repeats=2)
     assert described[0] == "2 stores, 2 times in halves"
     assert not [each for each in described if each.startswith("measure")]
+
+
+def test_models_without_a_common_site_are_told_by_their_closest_sites() -> None:
+    random = np.random.default_rng(0)
+    x, ids, labels = random.normal(size=(60, 4)), np.arange(60), np.arange(60) % CLASSES
+    rotated = x @ stats.special_ortho_group.rvs(4, random_state=1)
+    first = store({"conv": x, "fc": random.normal(size=(60, 4))}, ids, labels)
+    found = pk.compare({"one": first, "two": store({"h.0": random.normal(size=(60, 4)), "h.1": rotated}, ids, labels)})
+    assert not found.differences
+    (conv, _) = found.closest_table.rows
+    assert conv[:3] == ("conv", "two", "h.1")
+    assert conv[3] == pytest.approx(1)
+    assert [each.title for each in found.tables] == [found.closest_table.title]
+    assert "closest to those of one" in str(found)
+    assert not any("every store" in note and "most alike" in note for note in found.notes)

@@ -252,6 +252,9 @@ def test_what_is_wrong_is_said(
 
 
 def test_what_is_there_stays(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file/out can't be made: .*file is a file"):
+        pk.export(store, tmp_path / "file" / "out", "npy")
     (tmp_path / "out").mkdir()
     with pytest.raises(StoreError, match="exists already"):
         pk.export(store, tmp_path / "out", "npy")
