@@ -37,6 +37,7 @@ _WIDTH = 9.0
 _BASELINE = 0.14  # of a line: how far the middle of its letters lies above their baseline
 _VALUE = "#6a6a6a"
 _TYPE: dict[str, Any] = {"va": "baseline", "fontsize": "small", "family": "monospace", "color": INK}
+_LONGEST_NAME = 14  # characters of a class below a picture
 _BREAKS = str.maketrans({"\n": "⏎", "\r": "", "\t": " "})
 
 
@@ -138,7 +139,15 @@ def samples(found: TopSamples) -> Drawing:
             "which the capture ran, or give the data set that was captured: samples(store, data=...).",
             arguments=("found",),
         )
-    return images(pictures, captions={node: [each.value for each in of] for node, of in of_nodes.items()})
+    return images(pictures, captions={node: list(map(_caption, of)) for node, of in of_nodes.items()})
+
+
+def _caption(sample: TopSample) -> str:
+    """The class of a sample, where that is known, and the node's value."""
+    name = sample.class_name
+    if name is None:
+        return shown(sample.value)
+    return f"{name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + '…'}, {shown(sample.value)}"
 
 
 def _marked(sample: TopSample) -> Marked:

@@ -136,7 +136,7 @@ def test_the_samples_of_top_nodes_are_drawn_as_pictures(tmp_path: Path) -> None:
     assert len(drawing.axes) == 3 * len({(each.site, each.node) for each in found.samples})
     for ax, sample in zip(drawing.axes, found.samples, strict=True):
         np.testing.assert_allclose(ax.images[0].get_array(), data[0][sample.sample, 0])
-        assert ax.get_xlabel() == f"{sample.value:.4g}"
+        assert ax.get_xlabel() == f"{sample.class_name}, {sample.value:.4g}"
     with pytest.raises(DataError, match=r"no texts, .*samples\(store, data=...\)"):
         pk.plot.samples(best.samples(store, n=3))
     with pytest.raises(DataError, match="found is a list"):
