@@ -83,7 +83,9 @@ def _introduction(found: Top, shown_classes: int, subject: Subject) -> str:
         else "Results alone have no samples; write the report of the store, or give it as store=, to see them."
     )
     none = f" No node has a value for {', '.join(found.left_out)}." if found.left_out else ""
-    return f"The best node is the one with the {which} {found.variable}, over all sites.{some}{none} {answer}"
+    metric = found.variable.removesuffix("_rest")
+    named = found.variable + (f" ({metric} of the class against the others)" if metric != found.variable else "")
+    return f"The best node is the one with the {which} {named}, over all sites.{some}{none} {answer}"
 
 
 def _title(node: TopNode) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from probekit import plot
 from probekit._results.summary import Summary, summary
 from probekit._version import __version__
+from probekit.plot.lookup import over_nodes
 from probekit.report.best_nodes import add_best_nodes
 from probekit.report.cautions import cautions
 from probekit.report.explorer import has_nodes
@@ -157,12 +158,21 @@ def _words(variable: str) -> str:
     return text.replace(first, first.upper() if first in _ABBREVIATED else first.capitalize(), 1)
 
 
+def _of_classes(subject: Subject, variable: str) -> str:
+    """What a figure of classes by sites shows."""
+    against = " against the others" if variable.endswith("_rest") else ""
+    found = (group[variable].dims for group in subject.measured.children.values() if variable in group)
+    how = over_nodes(subject.measured, variable)
+    nodes = f": the {'largest' if how == 'max' else how} of its nodes" if any("node" in dims for dims in found) else ""
+    return f"{_words(variable.removesuffix('_rest'))} of each class{against}, at each site{nodes}."
+
+
 def _add_classes(page: Page, subject: Subject) -> None:
     if len(subject.classes) < 2:
         return
     page.heading("Class by class")
     drawn = {
-        f"{_words(variable)} of each class at each site.": plot.by_class(subject.measured, variable)
+        _of_classes(subject, variable): plot.by_class(subject.measured, variable)
         for variable in _BY_CLASS
         if _has(subject, variable)
     }

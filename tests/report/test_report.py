@@ -93,6 +93,13 @@ def test_each_class_has_its_best_node_and_the_samples_with_the_largest_values(pa
         assert captions[0].startswith(NAMES[LABELS[strongest]])
 
 
+def test_variables_of_a_class_and_the_others_are_said_to_be_that(page: str) -> None:
+    said = texts(page)
+    assert "AUROC of each class against the others, at each site: the largest of its nodes." in said
+    assert "Overlap of each class against the others, at each site: the mean of its nodes." in said
+    assert "with the largest auroc_rest (auroc of the class against the others), over all sites." in said
+
+
 def test_thumbnails_are_the_inputs(page: str) -> None:
     [*images] = [attrs for attrs in Parsed(page).all("img") if ", sample " in attrs["alt"]]
     assert len(images) == 3 * 8
