@@ -531,15 +531,15 @@ def test_what_chance_adds_is_that_of_all_samples(corrected: bool) -> None:
 
 CROWDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": torch.nn.functional.gelu,
-    "silu": torch.nn.functional.silu,
+    "silu": lambda z: torch.nn.functional.silu(1.5 * z),
     "a value that many share": lambda z: torch.where(abs(z + 0.6) < 0.4, -0.1234567, z),
 }
 
 
 def crowded(name: str, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """Samples of three classes, most of which are next to one value."""
-    z = torch.from_numpy(np.random.default_rng(0).normal(-0.6, 0.8, (40_000, 2)).astype(dtype))
-    y = np.arange(len(z)) % 3
+    """Samples of two classes, most of which are next to one value; a few more than are kept."""
+    z = torch.from_numpy(np.random.default_rng(0).normal(-0.6, 0.8, (17_000, 2)).astype(dtype))
+    y = np.arange(len(z)) % 2
     return CROWDED[name](z + 0.1 * torch.from_numpy(y.astype(dtype))[:, None]).numpy(), y
 
 
@@ -549,13 +549,13 @@ def crowded(name: str, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray
 )
 def test_where_values_crowd_cells_are_finer(name: str, dtype: type) -> None:
     x, y = crowded(name, dtype)
-    state, exact = sketched(x, y, 3), Block.from_samples(x, y, 3)
+    state, exact = sketched(x, y, 2), Block.from_samples(x, y, 2)
     assert (state["focus"] >= 0).any()
     resolution, block = ALL.resolution(state), ALL.block(state)
     assert resolution.cell_share().max() < 0.012
     assert not resolution.ambiguous.any()
     assert relative(block, exact) <= resolution.value_error <= 2**-8
-    without = counted(x, y, 3)
+    without = counted(x, y, 2)
     assert (without["focus"] < 0).all()
     assert ALL.resolution(without).cell_share().max() > 0.02
     for metric, apart in ((KS(), 0.002), (AUROC(), 1e-4), (Overlap(), 0.01), (Entropy(), 0.02)):
@@ -570,12 +570,12 @@ def later(name: str, dtype: type) -> dict[str, np.ndarray]:
     x, _ = crowded(name, dtype)
     rng, least, most = np.random.default_rng(1), np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
     return {
-        "the same": x[:9000],
-        "few powers of two more": np.append(x[:9000], [[1e-9, -1e-9]], 0).astype(dtype),
-        "all powers of two": np.append(x[:9000], [[least, -least], [-most, -most]], 0).astype(dtype),
-        "infinities and zeros": rng.choice(np.array([np.inf, -np.inf, 0, -0.0, 1], dtype), (9000, 2)),
-        "other scales": (x[:9000] * np.exp2(rng.integers(-60, 60, (9000, 1)))).astype(dtype),
-        "adversarial": (x[:9000] * (1 + 1e-4 * rng.integers(-3, 4, (9000, 1)))).astype(dtype),
+        "the same": x[:2000],
+        "few powers of two more": np.append(x[:2000], [[1e-9, -1e-9]], 0).astype(dtype),
+        "all powers of two": np.append(x[:2000], [[least, -least], [-most, -most]], 0).astype(dtype),
+        "infinities and zeros": rng.choice(np.array([np.inf, -np.inf, 0, -0.0, 1], dtype), (2000, 2)),
+        "other scales": (x[:2000] * np.exp2(rng.integers(-60, 60, (2000, 1)))).astype(dtype),
+        "adversarial": (x[:2000] * (1 + 1e-4 * rng.integers(-3, 4, (2000, 1)))).astype(dtype),
     }
 
 
@@ -586,19 +586,17 @@ def test_bounds_hold_whatever_follows_on_samples_that_crowd(name: str, after: st
     first, codes = crowded(name, dtype)
     x = np.concatenate([first, later(name, dtype)[after]])
     y = np.concatenate([codes, np.arange(len(x) - len(first)) % 2])
-    state, exact = sketched(x, y, 3), Block.from_samples(x, y, 3)
+    state, exact = sketched(x, y, 2), Block.from_samples(x, y, 2)
     given_up = dtype == np.float64 and after == "all powers of two"  # of which there are too many
     assert (state["focus"] >= 0).any() != given_up
-    np.testing.assert_array_equal(state["signed"].sum(2), np.broadcast_to(np.bincount(y)[:, None], (3, 2)))
-    parts = [sketched(x[part], y[part], 3) for part in (slice(0, 30_000), slice(30_000, None))]
-    for each in (state, Sketch().merge(*parts), Sketch().merge(*reversed(parts)), Sketch().merge(parts[0], state)):
-        twice = each["count"].sum() > len(x)
-        of_all = Block.from_samples(*(np.concatenate([a[:30_000], a]) for a in (x, y)), 3) if twice else exact
-        resolution = ALL.resolution(each)
-        assert relative(ALL.block(each), of_all) <= resolution.value_error
-        for metric in (KS(), AUROC(), Overlap(), MutualInformation(), Entropy()):
-            ours, theirs = metric.compute(ALL.block(each)), metric.compute(of_all)
-            bound = metric.error_bound(resolution) + 1e-12
+    np.testing.assert_array_equal(state["signed"].sum(2), np.broadcast_to(np.bincount(y)[:, None], (2, 2)))
+    last = sketched(x[17_000:], y[17_000:], 2)
+    merged = Sketch().merge(sketched(first, codes, 2), last), Sketch().merge(last, sketched(first, codes, 2))
+    for each in (state, *merged):
+        resolution, block = ALL.resolution(each), ALL.block(each)
+        assert relative(block, exact) <= resolution.value_error
+        for metric in (KS(), AUROC(), Overlap(), Entropy()):
+            ours, theirs, bound = metric.compute(block), metric.compute(exact), metric.error_bound(resolution) + 1e-12
             for variable in (v for v in theirs if not v.endswith("constant")):
                 assert (abs(ours[variable][1] - theirs[variable][1]) <= bound).all(), variable
 

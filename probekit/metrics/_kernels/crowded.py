@@ -23,7 +23,7 @@ _BITS = 5  # of a cell, below the highest bit that differs
 _WINDOW = 20  # bits that are looked at
 FINE = (_WINDOW << _BITS) + 1
 _CROWDED = 0.005  # the share of the classes' mixture in a cell from which it is looked at more closely
-_SAMPLES = 2**14  # that tell where values crowd
+_SAMPLES = 2**13  # that tell where values crowd
 
 
 def _dropped(floats: Floats) -> int:
@@ -77,17 +77,17 @@ def find_foci(floats: Floats, x: Tensor, mixture: Tensor, ranges: State) -> Tens
     `mixture` is the share of the classes, each of which weighs the same, in the usual cells (node, half, cell) that may
     hold several values. The focus is the half-sample mode (Robertson and Cryer 1974) of the keys in the fullest one.
     """
-    fullest, cell = mixture.max(2)
-    level, focus = ranges["level"], torch.full_like(ranges["focus"], -1)
+    fullest, cell = (each.cpu() for each in mixture.max(2))
+    level, few = ranges["level"].cpu(), x[:: -(-len(x) // _SAMPLES)].cpu()
     crowded = (fullest > _CROWDED) & (level >= floats.plain) & (level <= most_level(floats))
-    few = x[:: -(-len(x) // _SAMPLES)]
+    focus = torch.full_like(level, -1)
     for node, half in crowded.nonzero().tolist():
         samples = Magnitudes.of(few[:, node : node + 1].contiguous())
         ours = samples.key[samples.sign == -half].long()
         there = (ours >> level[node, half]) & (CELLS - 1) == cell[node, half]
         focus[node, half] = _densest(ours[there].sort().values)
     normal = focus >= 1 << floats.mantissa  # not next to 0, which has a cell of its own
-    return torch.where(normal, focus, -1)
+    return torch.where(normal, focus, -1).to(x.device)
 
 
 def _densest(keys: Tensor) -> int:
