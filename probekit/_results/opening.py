@@ -40,7 +40,10 @@ def open_any(path: str | Path) -> xr.DataTree:
 
 def holds_results(path: str | Path) -> bool:
     """Whether results lie at `path`, and neither a store nor nothing."""
-    return _is_netcdf(path) or are_of_results(root_attributes(backend_of(path)))
+    try:
+        return _is_netcdf(path) or are_of_results(root_attributes(backend_of(path)))
+    except OSError:
+        return False
 
 
 def _is_netcdf(path: str | Path) -> bool:

@@ -97,7 +97,7 @@ def read_attrs(path: str | Path) -> Json:
 def _no_record(backend: Backend, error: Exception) -> str:
     if not backend.is_folder():
         return f"{backend.url} isn't a store: it is a file. A store is a folder that `probekit capture` wrote."
-    if are_of_results(root_attributes(backend)):
+    if not isinstance(error, OSError) and are_of_results(root_attributes(backend)):
         return (
             f"{backend.url} isn't a store: it holds results of `probekit measure --out`. Give the store that was "
             "measured. `probekit info`, plot and report take results; in Python, "
@@ -114,7 +114,7 @@ def root_attributes(backend: Backend) -> Mapping[str, object]:
     """The attributes of a zarr store's root; none where what lies there isn't JSON of zarr's."""
     try:
         found = json.loads(backend.read(RECORD, MAX_RECORD_BYTES))["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
 
