@@ -13,7 +13,7 @@ from probekit.load.limits import Limit
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=80), st.integers(1, 90), st.integers(0, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_each_class_gets_its_share(labels: list[int], limit: int, seed: int) -> None:
     rows = Limit(limit, "stratified", seed).rows(len(labels), labels)
     if limit >= len(labels):

@@ -11,14 +11,10 @@ import numpy.typing as npt
 import pytest
 import torch
 import xarray as xr
-from hypothesis import settings
 
 from probekit.metrics import Samples, Spec, State, StreamingMetric
 
 Array = npt.NDArray[np.generic]
-
-settings.register_profile("any speed", deadline=None)  # a busy machine is no failure
-settings.load_profile("any speed")
 
 
 @pytest.fixture(scope="session")

@@ -638,7 +638,7 @@ def test_a_class_of_enough_samples_counts_although_few_represent_it() -> None:
                 assert (np.nan_to_num(abs(ours[variable][1] - theirs[variable][1])) <= bound).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sizes=st.tuples(st.integers(2, 300), st.integers(2, 20_000)),
     shares=st.lists(st.floats(0.001, 1), min_size=2, max_size=132),

@@ -214,7 +214,7 @@ def test_the_dry_run_lists_the_names_that_a_probe_gives_and_leaves_no_trace(name
 
 
 @pytest.mark.parametrize("name", ["elementwise", "mlp", "cnn"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_selection_any_split_and_any_order_of_selectors_give_the_same_rows(name: str, data: st.DataObject) -> None:
     model = ZOO[name].model()
