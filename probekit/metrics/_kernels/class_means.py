@@ -34,7 +34,7 @@ def unit_batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     begins = np.append(np.flatnonzero(np.diff(units, prepend=units[:1] - 1)), len(units))
     left, start = torch.empty(0, samples.nodes, dtype=torch.float64), 0
     for _, x in pieces(samples):
-        rows = torch.cat([left, x])
+        rows = torch.cat([left, x]) if len(left) else x
         end = start + len(rows)
         whole = int(begins[np.searchsorted(begins, end, side="right") - 1]) - start
         if whole > 0:
@@ -43,7 +43,7 @@ def unit_batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             groups = np.unique(run * samples.classes + codes[here], return_inverse=True)[1]
             yield rows[:whole], torch.tensor(codes[here]), torch.from_numpy(groups.reshape(-1))
             start += whole
-        left = rows[max(whole, 0) :]
+        left = rows[max(whole, 0) :].clone()  # a view would keep all of them
 
 
 def unit_bytes(spec: Spec, samples: int) -> int:
@@ -81,7 +81,7 @@ def own_mean_share(samples: Samples, state: State) -> float:
         sums = torch.zeros(int(groups.max()) + 1, x.shape[1], dtype=torch.float64).index_add_(0, groups, x)
         without = torch.bincount(groups)[groups]
         others = count[y] - without
-        mean = (count[y][:, None] * means[own] - sums[groups]) / others.clamp(min=1)[:, None]
+        mean = means[own].mul_(count[y][:, None]).sub_(sums[groups]).div_(others.clamp(min=1)[:, None])
         score = (x * mean).sum(1) + (variance / others.clamp(min=1) - mean.square().sum(1)) / 2
         scores.scatter_(1, own[:, None], score.where(others > 0, -torch.inf)[:, None])
         # Each factor of a product moves by the error, while the other is as long as it is here.

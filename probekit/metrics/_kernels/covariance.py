@@ -42,7 +42,7 @@ class Covariance(Parameters):
     def memory(self, spec: Spec, samples: int) -> int:
         if not _by_samples(spec):
             # The scatter, and a new one with a batch's rows, or its copy that is decomposed and that around 0.
-            tables, batch = 8 * spec.nodes**2, 4 * 8 * min(BATCH, samples) * spec.nodes
+            tables, batch = 8 * spec.nodes**2, 5 * 8 * min(BATCH, samples) * spec.nodes
             return max(2 * tables + batch, 3 * tables) + 8 * spec.nodes
         rows = spec.dtype.itemsize * samples * spec.nodes
         return 2 * rows + 3 * 8 * samples**2 + 2 * 8 * samples * min(_NODES, spec.nodes)
