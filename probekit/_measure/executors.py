@@ -153,6 +153,7 @@ class _Crew:
     def _beat(self, task: Task, share: float) -> None:
         if self._stopped.is_set():
             raise _Stopped
+        give_back()  # temporaries of a long task leave holes among what it keeps
         self._said.put((task, share))
 
 
