@@ -25,7 +25,7 @@ from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.planner import Plan, plan_of
 from probekit._measure.positions import POSITIONS, merged, parts_of, warn_of_means
 from probekit._measure.resampling.balance import balanced
-from probekit._measure.resampling.planning import column_bytes, repeat_tasks, repeats_of, seeing_labels
+from probekit._measure.resampling.planning import column_bytes, least_bytes, repeat_tasks, repeats_of, seeing_labels
 from probekit._measure.resampling.settings import Resampling
 from probekit._measure.site_source import Source, as_tree, find_sources
 from probekit._measure.targets import targets_of
@@ -243,8 +243,12 @@ def _plan(work: Work, memory: int, workers: Executor) -> Plan:
     plan = plan_of(work.metrics, work.sources, work.rows, memory, workers.parallel, workers.apart, again)
     if work.repeats is None:
         return plan
-    each = memory if workers.apart else memory // plan.parallel
-    return replace(plan, tasks=(*plan.tasks, *repeat_tasks(work.repeats, work, each, plan.parallel)))
+    parallel, each = plan.parallel, memory
+    if not workers.apart:
+        parallel = max(1, min(parallel, memory // max(1, least_bytes(work.repeats, work))))
+        each = memory // parallel
+    tasks = (*plan.tasks, *repeat_tasks(work.repeats, work, each, parallel))
+    return replace(plan, tasks=tasks, parallel=parallel)
 
 
 def fitting_metrics(

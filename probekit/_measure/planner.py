@@ -22,7 +22,7 @@ from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.order import OrderMetric
 from probekit.metrics.protocol import BATCH
 
-__all__ = ["Plan", "plan_of"]
+__all__ = ["Plan", "plan_of", "reading_bytes"]
 
 Need: TypeAlias = Callable[[int], int]
 
@@ -203,6 +203,11 @@ def plan_of(
         tasks.append(Task("sites"))
     tasks += [Task("compare", metric=metric.name) for metric in metrics.comparing]
     return Plan(tuple(tasks), parallel, max((way.passes for way in chosen), default=1))
+
+
+def reading_bytes(source: Source, rows: Observations, metrics: Sequence[Metric]) -> int:
+    """The bytes of a chunk of whole rows as it is read, and of what updates of the metrics make of a batch of them."""
+    return _Cost.of_rows(source, rows, _Needs("", {}, batch=batch_bytes(metrics))).fixed
 
 
 def _ways(metrics: MetricSet, key: str, source: Source, rows: Observations, again: int) -> list[_Way]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -130,6 +130,12 @@ class Source:
     def _axis(self) -> int | None:
         dims = [str(dim) for dim in self.variable.dims[1:]]
         return 1 + node_axis(dims) if dims else None
+
+    def held(self) -> Source:
+        """The same, with all of its values in memory."""
+        variable = self.variable
+        values = xr.Variable(variable.dims, variable.values, variable.attrs, variable.encoding)
+        return replace(self, site=self.site.assign({ACTIVATION: values}))
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
         """The nodes `start` to `stop` of all rows, one chunk row after the other: (first observation, values)."""

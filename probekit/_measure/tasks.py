@@ -57,7 +57,8 @@ class Task:
     - ``compare``: one sample metric, `metric`, of all sites, and `site` is empty.
 
     With `repeat`, the last four are repeated for a null or an interval: `start` to `stop` of the repeats, or all
-    blocks of a jackknife where these are equal.
+    blocks of a jackknife where these are equal. Streaming metrics add up `together` repeats in a pass. A sample metric
+    reads the store once for all if the values are `held`.
     `pooling` is what becomes of positions.
     """
 
@@ -68,6 +69,8 @@ class Task:
     metric: str = ""
     digit: int = 0
     repeat: Literal["", "null", "ci"] = ""
+    together: int = 0
+    held: bool = False
     pooling: str = "mean"
 
 
@@ -108,13 +111,15 @@ class Work:
             PluginError: a metric fails.
         """
         if task.repeat:
-            return self._repeated(task, part_of(beat, 0, 0))
+            return self._repeated(task, beat)
         if task.kind == "sites":
             return self._sites(beat)
         if task.kind == "compare":
             metric = next(m for m in self.metrics.comparing if m.name == task.metric)
             assert self.common is not None
-            return TaskResult(variables={metric.name: self._compared(metric, self.common, beat)})
+            return TaskResult(
+                variables={metric.name: self._compared(metric, [*self.sources.values()], self.common, beat)}
+            )
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
@@ -204,23 +209,28 @@ class Work:
             found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
         return TaskResult(found.states)
 
-    def _compared(self, metric: SampleMetric, rows: Observations, beat: Beat) -> Variables:
+    def _compared(self, metric: SampleMetric, sources: Sequence[Source], rows: Observations, beat: Beat) -> Variables:
         """The variables of a metric that reads the rows of all sites itself."""
-        where, sites = "over the sites", len(self.sources)
-        samples = [SiteSamples(source, rows, beat=beat) for source in self.sources.values()]
+        where, sites = "over the sites", len(sources)
+        samples = [SiteSamples(source, rows, beat=beat) for source in sources]
         variables = call(metric, where, metric.compute_samples, samples)
         return check(metric, variables, rows.labels, where, site=sites, site_b=sites)
+
+    def _sources(self, task: Task) -> list[Source]:
+        """The sites that a task is about, in memory if it holds them."""
+        those = [self.sources[task.site]] if task.site else [*self.sources.values()]
+        return [source.held() for source in those] if task.held else those
 
     def _repeated(self, task: Task, beat: Beat) -> TaskResult:
         assert self.repeats is not None
         assert task.repeat
-        part = range(task.start, task.stop)
+        part, still = range(task.start, task.stop), part_of(beat, 0, 0)
         if task.kind == "samples":
-            source, rows = self.sources[task.site], self.rows[task.site]
+            source, rows = self._sources(task)[0], self.rows[task.site]
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
 
             def measured(of: Observations, target: Array | None) -> Variables:
-                return _samples(metric, SiteSamples(source, of, target, units, beat)).variables[metric.name]
+                return _samples(metric, SiteSamples(source, of, target, units, still)).variables[metric.name]
 
             target, units = self.targets.get(task.site), self._units(task.site, metric)
             return TaskResult(
@@ -229,9 +239,10 @@ class Work:
         if task.kind == "compare":
             assert self.common is not None
             compared = next(m for m in self.metrics.comparing if m.name == task.metric)
+            those = self._sources(task)
 
             def of_all(of: Observations, target: Array | None) -> Variables:
-                return self._compared(compared, of, beat)
+                return self._compared(compared, those, of, still)
 
             return TaskResult(
                 repeats=self.repeats.of_samples(task.repeat, compared, part, of_all, self.common, None, task.site)
@@ -246,17 +257,22 @@ class Work:
             sources, where, lengths = [source], at_site(source), {"node": source.nodes}
             metrics, spec = self.metrics.streaming("node", "site"), spec_of(source, rows, source.nodes)
 
+        passes = [part[at : at + task.together] for at in range(0, len(part), task.together)] if part else [part]
+        numbers = count()
+
         def batches() -> Iterator[tuple[Any, Codes]]:
-            for each in zip(*(whole_rows(source, rows, beat) for source in sources), strict=True):
+            number = min(next(numbers), len(passes) - 1)  # where digits were lost, a pass is made twice
+            heard = part_of(beat, number / len(passes), (number + 1) / len(passes))
+            each_site = [whole_rows(source, rows, heard if source is sources[0] else unheard) for source in sources]
+            for each in zip(*each_site, strict=True):
                 x = [values for values, _ in each]
                 yield (x if task.kind == "sites" else x[0]), each[0][1]
 
         def checked(metric: Metric, returned: Any) -> Variables:
             return check(metric, returned, rows.labels, where, **lengths)
 
-        return TaskResult(
-            repeats=self.repeats.of_streams(task.repeat, metrics, part, spec, batches, rows, task.site, where, checked)
-        )
+        sums = self.repeats.of_streams(task.repeat, metrics, passes, spec, batches, rows, task.site, where, checked)
+        return TaskResult(repeats=sums)
 
 
 def selections_of(metrics: Sequence[OrderMetric], source: Source, rows: Observations) -> list[Selection]:

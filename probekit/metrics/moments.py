@@ -63,7 +63,7 @@ class Mean(Sums):
         return self.merge(state, {"count": class_counts(y, classes), "sum": class_sums(x, y, classes)})
 
     def relabelled(self, spec: Spec, labellings: int) -> RelabelledSums:
-        return RelabelledSums(spec, labellings, ("sum",), lambda x: [x.double().numpy()])
+        return RelabelledSums(spec, labellings, ("sum",))
 
     def finalize(self, state: State) -> Variables:
         mean = state["sum"] / state["count"][:, None]

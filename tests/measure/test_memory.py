@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import probekit as pk
+from probekit._measure.site_source import Source
 from probekit.errors import ProbekitError
 from probekit.metrics import Block, Samples, Spec, State, Variables
 
@@ -123,6 +124,65 @@ def test_few_samples_of_many_nodes_need_what_they_are(metric: str) -> None:
     # They are kept, twice while they are added; a chunk of them is read, twice; and all pairs of samples.
     needed = 1.01 * (4 * x.nbytes + 3 * 8 * 500**2 + 2 * 8 * 500 * 1024) / 2**20
     assert 0.95 * needed <= float(enough(found.value).removesuffix(" MiB")) <= 1.05 * needed
+
+
+_NULLS = """
+import re
+from pathlib import Path
+import numpy as np, torch
+import probekit as pk
+from tests.measure.test_memory import tree_of
+
+def now(kind):
+    return 1024 * int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+torch.set_num_threads(1)
+x = np.random.default_rng(0).normal(size=(1600, 1500)).astype(np.float32)
+pk.measure(tree_of(x[:, :9], 3), ["std", "skewness"], null="permute", repeats=20)  # imports
+Path("/proc/self/clear_refs").write_text("5")
+before = now("VmRSS")
+pk.measure(tree_of(x, 20), ["std", "skewness"], null="permute", repeats=200, memory="160MiB")
+print(now("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is asked of Linux")
+def test_the_states_of_shuffles_stay_within_the_memory() -> None:
+    all_at_once = 200 * 20 * 1500 * 8 * (3 + 5)
+    printed = subprocess.run([sys.executable, "-c", _NULLS], capture_output=True, text=True, check=True).stdout
+    assert int(printed) < 160 * 2**20 < all_at_once
+
+
+def test_a_null_that_does_not_fit_is_refused_and_given_what_it_needs_measured_in_several_passes() -> None:
+    x = np.random.default_rng(0).normal(size=(300, 400)).astype(np.float32)
+    with pytest.raises(
+        ProbekitError, match=r"A null of std, fisher needs [\d.]+ MiB for one repeat at site 'wide'"
+    ) as found:
+        pk.measure(tree_of(x, 20), ["std", "fisher"], null="permute", repeats=20, memory="2MiB", progress=never)
+    memory = enough(found.value)
+    few = pk.measure(tree_of(x, 20), ["std", "fisher"], null="permute", repeats=20, memory=memory)
+    all_at_once = pk.measure(tree_of(x, 20), ["std", "fisher"], null="permute", repeats=20)
+    for name in ("std_p", "std_q", "std_p_site", "fisher_p", "fisher_p_site"):
+        np.testing.assert_array_equal(few["wide"][name], all_at_once["wide"][name])
+
+
+def test_comparisons_that_are_repeated_read_the_store_again_only_where_it_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng, held, found = np.random.default_rng(0), list[str](), []
+    x = {name: rng.normal(size=(400, 30)).astype(np.float32) for name in "ab"}
+    root = xr.Dataset(coords={"label": ("sample", np.arange(400) % 4)})
+    sites = {name: xr.Dataset({"activation": (("sample", "node"), each)}) for name, each in x.items()}
+    tree, hold = xr.DataTree.from_dict({"/": root, **sites}), Source.held
+    with pytest.raises(ProbekitError) as raised:
+        pk.measure(tree, "rsa", memory="1KiB", progress=never)
+    monkeypatch.setattr(Source, "held", lambda source: held.append(source.key) or hold(source))
+    for memory in ("1GiB", enough(raised.value)):
+        found.append(pk.measure(tree, "rsa", ci="jackknife", repeats=20, memory=memory))
+        assert bool(held) == (memory == "1GiB")
+        held.clear()
+    xr.testing.assert_identical(*found)
 
 
 def test_auroc_of_thousands_of_classes_takes_no_table_of_their_pairs() -> None:

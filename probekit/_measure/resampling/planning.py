@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,8 @@ import xarray as xr
 from probekit._measure.accumulator import leaders
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet, needs_target
-from probekit._measure.needs import state_bytes
+from probekit._measure.needs import need, state_bytes
+from probekit._measure.planner import reading_bytes
 from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.repeats import ALL_SITES, CI, NULL, Repeats, What
 from probekit._measure.resampling.settings import Resampling
@@ -21,14 +22,17 @@ from probekit._measure.resampling.units import ROW, SAMPLE_ID, Units
 from probekit._measure.site_rows import spec_of
 from probekit._measure.site_source import Source
 from probekit._measure.tasks import Task, Work
+from probekit._sizes import format_size
 from probekit.errors import DataError, ProbekitError
 from probekit.metrics import Metric, StreamingMetric
+from probekit.metrics.protocol import BATCH
 
-__all__ = ["column_bytes", "repeat_tasks", "repeats_of", "seeing_labels"]
+__all__ = ["column_bytes", "least_bytes", "repeat_tasks", "repeats_of", "seeing_labels"]
 
 Measure: TypeAlias = Callable[[xr.DataTree, Metric], xr.DataTree]
 
 _SAMPLES, _NODES, _CLASSES = 240, 3, 4  # of the small store on which a metric shows whether it depends on labels
+_TASKS = 4  # of streaming metrics at a site, unless there are more cores
 _TOGETHER = 10  # repeats of a sample metric in a task, which is what progress counts
 
 
@@ -114,25 +118,40 @@ def column_bytes(repeats: Repeats | None, metrics: MetricSet) -> int:
     return 32 if repeats is not None and repeats.any_of(metrics.columns) else 0
 
 
+def least_bytes(repeats: Repeats, work: Work) -> int:
+    """The bytes of the largest task that repeats one thing once; 0 where blocks of nodes do it all."""
+    groups = [group for what in (NULL, CI) for group in _groups(repeats, work, what)]
+    return max((group.bytes(1) for group in groups), default=0)
+
+
 def repeat_tasks(repeats: Repeats, work: Work, memory: int, parallel: int) -> Iterator[Task]:
-    """The tasks that repeat what blocks of nodes don't: each holds the states of its repeats in so much memory."""
+    """The tasks that repeat what blocks of nodes don't: each holds its repeats in so much memory.
+
+    Raises ProbekitError where one repeat doesn't fit.
+    """
     metrics, sources = work.metrics, work.sources
     for what in (NULL, CI):
-        streams = repeats.chosen(what, metrics.streaming("node", "site"))
+        for group in _groups(repeats, work, what):
+            least = ceil(parallel / len(sources)) if group.task.site else parallel
+            yield from _streams(repeats, what, group, memory, least)
         for key, source in sources.items():
-            if streams:
-                state = _state(streams, spec_of(source, work.rows[key], source.nodes), work.rows[key].number)
-                least = ceil(parallel / len(sources))
-                yield from _streams(repeats, what, streams, Task("site", key, repeat=what), state, memory, least)
             for metric in repeats.chosen(what, metrics.samples):
-                yield from _readings(repeats, what, metric, Task("samples", key, metric=metric.name, repeat=what))
+                task = Task("samples", key, metric=metric.name, repeat=what)
+                needed = need(metric, spec_of(source, work.rows[key], source.nodes), work.rows[key].number)
+                task = replace(task, held=_fits([source], work.rows, needed, memory))
+                yield from _readings(repeats, what, metric, task)
         for metric in repeats.chosen(what, metrics.comparing):
-            yield from _readings(repeats, what, metric, Task("compare", metric=metric.name, repeat=what))
-        between = repeats.chosen(what, metrics.streaming("sites"))
-        if between and work.common is not None:
-            specs = [spec_of(source, work.common, source.nodes) for source in sources.values()]
-            state = _state(between, specs, work.common.number)
-            yield from _streams(repeats, what, between, Task("sites", repeat=what), state, memory, parallel)
+            task = Task("compare", metric=metric.name, repeat=what)
+            every = [*sources.values()]
+            specs = [spec_of(source, work.rows[source.key], source.nodes) for source in every]
+            needed = need(metric, specs, max(rows.number for rows in work.rows.values()))
+            yield from _readings(repeats, what, metric, replace(task, held=_fits(every, work.rows, needed, memory)))
+
+
+def _fits(sources: Sequence[Source], rows: Mapping[str, Observations], needed: int, memory: int) -> bool:
+    """Whether all values of the sites fit beside what a metric needs, so that its repeats read them once."""
+    reading = max(reading_bytes(source, rows[source.key], []) for source in sources)
+    return sum(source.variable.nbytes for source in sources) + reading + needed <= memory
 
 
 def _readings(repeats: Repeats, what: What, metric: Metric, task: Task) -> Iterator[Task]:
@@ -148,20 +167,67 @@ def _number(repeats: Repeats, what: What, metric: Metric, key: str) -> int:
     return repeats.number(what, metric)
 
 
-def _state(metrics: Sequence[StreamingMetric], spec: object, samples: int) -> int:
-    """The bytes of a repeat: its states, and the label or the weight of each sample."""
+@dataclass(frozen=True)
+class _Group:
+    """Streaming metrics whose repeats are made in one pass, as `task` says, and the bytes that they take.
+
+    `fixed` of them whatever the number of repeats, and `each` for a repeat, or for the samples as they are.
+    """
+
+    task: Task
+    metrics: Sequence[StreamingMetric]
+    fixed: int
+    each: int
+
+    def bytes(self, repeats: int) -> int:
+        return self.fixed + (repeats + 1) * self.each
+
+
+def _groups(repeats: Repeats, work: Work, what: What) -> Iterator[_Group]:
+    metrics, sources = work.metrics, work.sources
+    streams = repeats.chosen(what, metrics.streaming("node", "site"))
+    for key, source in sources.items() if streams else ():
+        spec = spec_of(source, work.rows[key], source.nodes)
+        kept = 48 * len(streams) * spec.classes * spec.nodes  # six sums over the repeats of a variable
+        reading = reading_bytes(source, work.rows[key], streams)
+        yield _group(Task("site", key, repeat=what), streams, spec, work.rows[key].number, reading + kept)
+    between = repeats.chosen(what, metrics.streaming("sites"))
+    if between and work.common is not None:
+        specs = [spec_of(source, work.common, source.nodes) for source in sources.values()]
+        reading = sum(reading_bytes(source, work.common, between) for source in sources.values())
+        yield _group(Task("sites", repeat=what), between, specs, work.common.number, reading)
+
+
+def _group(task: Task, metrics: Sequence[StreamingMetric], spec: Any, samples: int, fixed: int) -> _Group:
+    """A repeat takes its states before and after an update, and the label or the weight of each sample.
+
+    Shuffles also take the place of each row of a batch in the order of its classes.
+    """
     kept = {metric.name: metric for metric in leaders(metrics).values()}
-    return sum(state_bytes(metric, spec) for metric in kept.values()) + 2 * samples
+    states = sum(state_bytes(metric, spec) for metric in kept.values())
+    placed = 32 * min(BATCH, samples) if task.repeat == NULL else 0
+    finalized = max(need(metric, spec, samples) for metric in metrics)
+    return _Group(task, metrics, fixed + finalized, 2 * states + 2 * samples + placed)
 
 
-def _streams(
-    repeats: Repeats, what: What, metrics: Sequence[Metric], task: Task, state: int, memory: int, least: int
-) -> Iterator[Task]:
-    number = _number(repeats, what, metrics[0], task.site)
-    if what == CI and repeats.settings.interval(metrics[0]) == "jackknife" and 2 * (number + 1) * state <= memory:
-        yield task  # all blocks at once, whose states add up
+def _streams(repeats: Repeats, what: What, group: _Group, memory: int, least: int) -> Iterator[Task]:
+    number = _number(repeats, what, group.metrics[0], group.task.site)
+    jackknife = what == CI and repeats.settings.interval(group.metrics[0]) == "jackknife"
+    if jackknife and group.bytes(number) <= memory:
+        yield group.task  # all blocks at once, whose states add up
         return
-    fitting = max(1, memory // state // 2 - 1)
-    together = min(fitting, ceil(number / least))
+    fitting = (memory - group.fixed) // group.each - 1
+    if fitting < 1:
+        names, needed = ", ".join(metric.name for metric in group.metrics), group.bytes(1)
+        raise ProbekitError(
+            f"{'A null' if what == NULL else 'An interval'} of {names} needs {format_size(needed)} for one repeat"
+            f"{f' at site {group.task.site!r}' if group.task.site else ''}, and memory is {format_size(memory)}. Give "
+            f"memory={format_size(1.01 * needed)!r} or more, group or pool to less (by=, sites=, reduce= of "
+            "probekit.capture), or ask for fewer metrics.",
+            arguments=("memory", "by", "sites", "reduce"),
+        )
+    # The sums of every task are kept, so a task is of many repeats, in several passes if need be.
+    together = ceil(number / max(least, min(_TASKS, ceil(number / fitting))))
     for start in range(0, number, together):
-        yield replace(task, start=start, stop=min(start + together, number))
+        stop = min(start + together, number)
+        yield replace(group.task, start=start, stop=stop, together=min(fitting, stop - start))

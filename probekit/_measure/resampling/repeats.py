@@ -69,20 +69,20 @@ class Repeats:
         for metric in metrics:
             if number := self.number(NULL, metric):
                 repeats = columns.shuffled(metric, self.draws[key], number, where)
-                sums[f"{NULL}/{metric.name}"] = _sums(metric, found[metric.name], repeats, check, pairs=False)
+                sums[f"{NULL}/{metric.name}"] = _sums(metric, found[metric.name], repeats, check, null=True)
             if number := self.number(CI, metric):
                 if self.settings.interval(metric) == "jackknife":
                     repeats = columns.without_each(metric, self.blocks(key), where)
                 else:
                     repeats = columns.redrawn(metric, self.draws[key], number, where)
-                sums[f"{CI}/{metric.name}"] = _sums(metric, found[metric.name], repeats, check, pairs=True)
+                sums[f"{CI}/{metric.name}"] = _sums(metric, found[metric.name], repeats, check, null=False)
         return sums
 
     def of_streams(
         self,
         what: What,
         metrics: Sequence[StreamingMetric],
-        part: range,
+        passes: Sequence[range],
         spec: Any,
         batches: Batches,
         rows: Observations,
@@ -90,22 +90,25 @@ class Repeats:
         where: str,
         check: Check,
     ) -> dict[str, Variables]:
-        """The sums of streaming metrics over a `part` of the repeats, in one pass over the samples.
+        """The sums of streaming metrics over the repeats of each of the `passes` over the samples.
 
-        An empty part are all blocks of a jackknife, from the blocks' states.
+        An empty pass are all blocks of a jackknife, from the blocks' states.
         """
         chosen: list[StreamingMetric] = self.chosen(what, metrics)
-        if len(part):
-            as_they_are = relabelled(rows.codes, rows.labels.number)
-            repeats = [as_they_are, *(self._repeat(what, repeat, rows, key) for repeat in part)]
-            found = streamed(chosen, spec, where, batches, repeats)
-        else:
-            found = without_each(chosen, spec, where, batches, self.blocks(key))
-        first = next(found)
-        tallies = {m.name: Tally(m, check(m, first[m.name]), pairs=what == CI) for m in chosen}
-        for variables in found:
-            for metric in chosen:
-                tallies[metric.name].add(check(metric, variables[metric.name]))
+        tallies: dict[str, Tally] = {}
+        for part in passes:
+            if len(part):
+                as_they_are = relabelled(rows.codes, rows.labels.number)
+                repeats = [as_they_are, *(self._repeat(what, repeat, rows, key) for repeat in part)]
+                found = streamed(chosen, spec, where, batches, repeats)
+            else:
+                found = without_each(chosen, spec, where, batches, self.blocks(key))
+            first = next(found)
+            for m in chosen if not tallies else ():
+                tallies[m.name] = Tally(m, check(m, first[m.name]), null=what == NULL, whole=True)
+            for variables in found:
+                for metric in chosen:
+                    tallies[metric.name].add(check(metric, variables[metric.name]))
         return {f"{what}/{name}": tally.variables for name, tally in tallies.items()}
 
     def _repeat(self, what: What, repeat: int, rows: Observations, key: str) -> Any:
@@ -127,7 +130,7 @@ class Repeats:
         key: str,
     ) -> dict[str, Variables]:
         """The sums of a sample metric over a `part` of the repeats."""
-        tally = Tally(metric, measured(rows, target), pairs=what == CI)
+        tally = Tally(metric, measured(rows, target), null=what == NULL, whole=True)
         for repeat in part:
             if what == CI:
                 tally.add(measured(rows.only(self.blocks(key) != repeat), target))
@@ -154,9 +157,9 @@ def _sums(
     repeats: Iterable[Variables] | Iterator[Variables],
     check: Check,
     *,
-    pairs: bool,
+    null: bool,
 ) -> Variables:
-    tally = Tally(metric, measured, pairs=pairs)
+    tally = Tally(metric, measured, null=null, whole=False)
     for variables in repeats:
         tally.add(check(metric, variables))
     return tally.variables

@@ -18,11 +18,12 @@ import numpy as np
 import xarray as xr
 
 from probekit._measure.resampling.repeats import CI, NULL, Repeats, What
+from probekit._measure.resampling.site_numbers import describes_classes, headline_of, numbers_of
 from probekit._measure.resampling.tally import Sums, discoveries, merged
 from probekit._results import headlines
 from probekit._results.assemble import join
 from probekit.errors import PluginError
-from probekit.metrics import Headline, Metric, Variables
+from probekit.metrics import Metric, Variables
 from probekit.metrics.block import Array
 
 __all__ = ["Found", "beside", "found_at"]
@@ -152,21 +153,20 @@ def _of_site(
 ) -> dict[str, xr.Variable]:
     """Those of the one number that a headline makes of its variable."""
     name = str(measured.name)
-    headline = getattr(found.metric, "headline", None) or Headline(name, "mean", "")
-    dims, values = found.values[name]
+    headline, values = headline_of(found.metric, name), found.values[name][1]
+    dims, sums_of_values = found.sums[name]
     attrs = {key: value for key, value in measured.attrs.items() if key != headlines.ATTRIBUTE}
     attrs |= {"of": name, "over": headlines.over(measured, headline), **about}
-    number = headlines.headline_value
-    describes = found.what == NULL and headline.neutral is None and "label" in measured.dims and "label_b" not in dims
-    if describes:
-        number = headlines.spread_over_classes
+    spread = found.what == NULL and describes_classes(headline, dims)
+    if spread:
         attrs["over"] = f"standard deviation over classes, {headline.over_nodes or 'mean'} over nodes"
-    over_repeats = number(xr.DataArray(values, dims=dims), headline, keep=(dims[0],)).values
+    numbers = numbers_of(headline, dims, spread=spread)
     # In the precision of the repeats, so that one that is equal to what was measured counts as equal.
-    now = number(xr.DataArray(found.sums[name][1].measured.astype(values.dtype), dims=dims[1:]), headline).values
-    sums = Sums.of(now, over_repeats)
+    with np.errstate(over="ignore"):
+        (now,) = numbers(sums_of_values.measured[None].astype(np.float32))
+    sums = Sums.of(now, values if values.ndim == 1 else numbers(values))
     return {
         f"{name}_{ending}_site": xr.Variable((), array, attrs)
         for ending, array in _statistics(found, sums, repeats, about, key)
-        if ending == "p" or not describes
+        if ending == "p" or not spread
     }

@@ -6,19 +6,20 @@ value, so that little is lost where a null lies far from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.special import stdtrit
 
+from probekit._measure.resampling.site_numbers import REPEAT, describes_classes, headline_of, numbers_of
 from probekit.metrics import Headline, Metric, Variables
 from probekit.metrics.block import Array
 
-__all__ = ["REPEAT", "Sums", "Tally", "discoveries", "headline_variable", "merged"]
+__all__ = ["Sums", "Tally", "discoveries", "headline_variable", "merged"]
 
-REPEAT = "repeat"  # the dim of values that are kept for every repeat
+_HELD = 2**22  # bytes of values, of which a site's number is found at a time
 _SUMS = ("number", "sum", "squares", "above", "below")
 _VALUES = "values"
 _PER_NODE = {"label", "node"}
@@ -131,18 +132,24 @@ class Tally:
     Args:
         metric: whose headline's variable is kept, if it has nodes.
         measured: the variables of the samples as they are.
-        pairs: whether variables of pairs of classes count, too.
+        null: whether these are repeats of a null. It has no variables of pairs of classes.
+        whole: whether all nodes of the site are there. Instead of every value, its one number is then kept.
     """
 
-    def __init__(self, metric: Metric, measured: Variables, *, pairs: bool) -> None:
+    def __init__(self, metric: Metric, measured: Variables, *, null: bool, whole: bool) -> None:
         self._sums = {
             name: (dims, Sums.none(array))
             for name, (dims, array) in measured.items()
-            if array.dtype.kind == "f" and (pairs or "label_b" not in dims)
+            if array.dtype.kind == "f" and not (null and "label_b" in dims)
         }
         self._kept, self._values = headline_variable(metric, measured), list[Array]()
         if self._kept is not None and "node" not in measured[self._kept][0]:
             self._kept = None
+        self._numbers: Callable[[Array], Array] | None = None
+        if self._kept is not None and whole:
+            headline, dims = headline_of(metric, self._kept), measured[self._kept][0]
+            self._numbers = numbers_of(headline, dims, spread=null and describes_classes(headline, dims))
+        self._found: list[Array] = []
 
     def add(self, variables: Variables) -> None:
         for name, (_, sums) in self._sums.items():
@@ -150,6 +157,13 @@ class Tally:
         if self._kept is not None:
             with np.errstate(over="ignore"):  # to infinity, as an order of magnitude beyond 10³⁸ may
                 self._values.append(np.asarray(variables[self._kept][1], np.float32))
+            if self._numbers is not None and len(self._values) * self._values[0].nbytes > _HELD:
+                self._reduce()
+
+    def _reduce(self) -> None:
+        if self._numbers is not None and self._values:
+            self._found.append(self._numbers(np.stack(self._values)))
+            self._values.clear()
 
     @property
     def variables(self) -> Variables:
@@ -159,7 +173,10 @@ class Tally:
             for name, (dims, sums) in self._sums.items()
             for kind in ("measured", *_SUMS)
         }
-        if self._kept is not None:
+        if self._kept is not None and self._numbers is not None:
+            self._reduce()
+            found[f"{_VALUES}/{self._kept}"] = (REPEAT,), np.concatenate(self._found)
+        elif self._kept is not None:
             dims = self._sums[self._kept][0]
             found[f"{_VALUES}/{self._kept}"] = (REPEAT, *dims), np.stack(self._values)
         return found

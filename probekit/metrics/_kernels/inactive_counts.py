@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -61,9 +62,16 @@ class InactiveCounts(Sums):
         return self.merge(state, {"count": class_counts(y, classes), "inactive": sums.long()})
 
     def relabelled(self, spec: Spec, labellings: int) -> RelabelledSums:
-        return _Counts(spec, labellings, ("inactive",), lambda x: [(x <= self.threshold).double().numpy()])
+        return _Counts(spec, labellings, self.threshold)
 
 
 class _Counts(RelabelledSums):
+    def __init__(self, spec: Spec, labellings: int, threshold: float) -> None:
+        super().__init__(spec, labellings, ("inactive",))
+        self._threshold = threshold
+
+    def _tables(self, x: Tensor) -> Iterable[Array]:
+        return [(x <= self._threshold).double().numpy()]
+
     def _state(self, count: Codes, sums: Array) -> State:
         return {key: each.long() for key, each in super()._state(count, sums).items()}

@@ -6,7 +6,7 @@ each class of each labelling, which is several times as fast as an update for ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from math import comb
 
 import numpy as np
@@ -21,26 +21,28 @@ __all__ = ["RelabelledMoments", "RelabelledSums"]
 
 _CACHED = 2**16  # numbers of a batch that are multiplied at a time, which stay in the cache
 _COLUMNS = 32  # that are no fewer: the sparse matrix is read again for each such part
+_FIRST = 512  # samples that show where a node's values lie
 _COMMON = 0.05  # the share of a node's samples from which a value is an atom
 _LEFT = 1e-4  # of the squares around the pivot; where less is left around the mean, too many digits are lost
 
 
 class RelabelledSums:
-    """The sums of `columns` (batch, key, node) of each batch over the classes of each labelling.
+    """The sums of the values over the classes of each labelling; of what `_tables` makes of them, in a subclass.
 
     Args:
         spec: of the samples, with the classes of one labelling.
         labellings: their number.
         keys: the names of the sums in a state, beside its `count`.
-        columns: what is summed up of a batch (batch, node), float64, by key.
     """
 
-    def __init__(
-        self, spec: Spec, labellings: int, keys: tuple[str, ...], columns: Callable[[Tensor], list[Array]]
-    ) -> None:
-        self._keys, self._columns, self._classes = keys, columns, spec.classes
+    def __init__(self, spec: Spec, labellings: int, keys: tuple[str, ...]) -> None:
+        self._keys, self._classes = keys, spec.classes
         self._count = np.zeros(labellings * spec.classes, np.int64)
         self._sums = np.zeros((len(keys), labellings * spec.classes, spec.nodes))
+
+    def _tables(self, x: Tensor) -> Iterable[Array]:
+        """What is summed up of a batch for each key, (batch, node), float64."""
+        return [x.double().numpy()]
 
     def add(self, x: Tensor, codes: Codes) -> None:
         """Add a batch `x` (batch, node) with its class codes in each labelling, (labelling, batch)."""
@@ -51,7 +53,7 @@ class RelabelledSums:
         starts = np.append(0, np.cumsum(count)).astype(np.int32)
         chosen = csr_array((np.ones(order.size), order.ravel(), starts), shape=(len(count), len(x)))
         width = max(_COLUMNS, _CACHED // max(1, len(x)))
-        for sums, table in zip(self._sums, self._columns(x), strict=True):
+        for sums, table in zip(self._sums, self._tables(x), strict=True):
             for at in range(0, table.shape[1], width):
                 sums[:, at : at + width] += chosen @ np.ascontiguousarray(table[:, at : at + width])
         self._count += count
@@ -76,20 +78,21 @@ class RelabelledMoments(RelabelledSums):
     """The count, the mean and the sums of powers around it, ``m2`` to ``m<highest>``, of each class and labelling.
 
     Powers are summed up around one pivot for each node: a value that many samples share, such as the 0 of a ReLU, or
-    else the median of the first batch. Where a class is constant there, its sums are exactly 0.
+    else the median of the first ones. Where a class is constant there, its sums are exactly 0.
     """
 
     def __init__(self, spec: Spec, labellings: int, highest: int) -> None:
-        super().__init__(spec, labellings, tuple(f"m{power}" for power in range(1, highest + 1)), self._powers)
+        super().__init__(spec, labellings, tuple(f"m{power}" for power in range(1, highest + 1)))
         self._pivot: Array | None = None
 
-    def _powers(self, x: Tensor) -> list[Array]:
+    def _tables(self, x: Tensor) -> Iterator[Array]:
         if self._pivot is None:
-            self._pivot = _pivot(x)
-        found = [x.double().numpy() - self._pivot]
+            self._pivot = _pivot(x[:_FIRST])
+        gap = power = x.double().numpy() - self._pivot
+        yield gap
         for _ in self._keys[1:]:
-            found.append(found[-1] * found[0])
-        return found
+            power = power * gap
+            yield power
 
     @property
     def exact(self) -> bool:
