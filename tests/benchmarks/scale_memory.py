@@ -22,7 +22,7 @@ from probekit.errors import ProbekitError
 
 @dataclass(frozen=True)
 class Case:
-    """A store, the `memory` that binds there, and what is measured in it: all that isn't of nodes or sites for none."""
+    """A store, the `memory` that binds there, and the metrics that are measured; those of `rest` for none."""
 
     data: Data
     memory: str
