@@ -65,8 +65,15 @@ class Wasserstein(Parameters):
         corrected: False for the distance of the samples, scipy's `wasserstein_distance`. For identical normal classes
             it is about 1.8 σ / √n.
 
-    `wasserstein_max` is the largest of many estimates, and so too large where classes are alike. A class of one sample
-    has no corrected distance.
+    A class of one sample has no corrected distance. `wasserstein_max` is the largest of many estimates, and so too
+    large where classes are alike. It isn't corrected, since what chance adds depends on how the pairs hang together;
+    ``null="permute"`` finds it for the data at hand (`wasserstein_max_null`). For ten classes that are alike:
+
+    ===============  ======  ======  ======  ======  ======
+    samples a class  10      20      50      180     1,000
+    ===============  ======  ======  ======  ======  ======
+    wasserstein_max  0.891   0.605   0.377   0.208   0.084
+    ===============  ======  ======  ======  ======  ======
     """
 
     min_count: int = 10
