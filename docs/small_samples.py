@@ -1,11 +1,13 @@
 """Write the tables of docs/small-samples.md: what metrics give of few samples, plain and corrected, beside the truth.
 
 Run it by hand, ``python docs/small_samples.py``: it takes a few minutes. One node is one repeat, so that a table's
-means and deviations are over the nodes of a site.
+means and deviations are over the nodes of a site; for metrics of whole sites and of pairs of sites, these are.
+``python docs/small_samples.py sites`` makes the table of these alone, ``… enough`` that of how many samples are enough.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ import probekit as pk
 from probekit import metrics
 
 PAGE = Path(__file__).parent / "small-samples.md"
-BEGIN, END = "<!-- made by docs/small_samples.py -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- made by docs/small_samples.py: {} -->\n", "<!-- end -->\n"
 SAMPLES = (10, 20, 50, 180, 1000)  # of each class
 REPEATS = 400
 
@@ -132,9 +134,112 @@ def _short(value: float) -> str:
     return "0.000" if text == "-0.000" else text
 
 
-if __name__ == "__main__":
+@dataclass(frozen=True)
+class Sites:
+    """A metric of sites of noise: the truth, its plain form and the corrected one, None where there is none."""
+
+    name: str
+    true: float
+    plain: Any
+    corrected: Any
+    nodes: int = 50
+    unequal: bool = False  # classes of n and of 5 n samples, each five, at ReLUs
+
+
+OF_SITES = [
+    Sites("effective_rank", 50, metrics.EffectiveRank(corrected=False), metrics.EffectiveRank()),
+    Sites("participation_ratio", 50, metrics.ParticipationRatio(biased=True), metrics.ParticipationRatio()),
+    Sites("rankme", 50, metrics.RankMe(), None),
+    Sites("stable_rank", 50, metrics.StableRank(), None),
+    Sites("twonn", 50, metrics.TwoNN(), None),
+    Sites("twonn", 4, metrics.TwoNN(), None, nodes=4),
+    Sites("cka", 0, metrics.CKA(biased=True), metrics.CKA(), nodes=100),
+    Sites("procrustes", 2**0.5, metrics.Procrustes(corrected=False), metrics.Procrustes()),
+    Sites("svcca", 0, metrics.SVCCA(corrected=False), metrics.SVCCA(), nodes=10),
+    Sites("pwcca", 0, metrics.PWCCA(corrected=False), metrics.PWCCA(), nodes=10),
+    Sites("rsa", 0, metrics.RSA("correlation"), metrics.RSA(), unequal=True),
+]
+
+
+def sites_table(number: int = 8) -> str:
+    """What metrics of sites give of noise, at so many sites that each is a repeat, or each pair of them."""
+    head = ["metric", "sites", "true", *(f"n = {samples:,}" for samples in SAMPLES)]
+    lines = [head, ["---"] * len(head)]
+    for row in OF_SITES:
+        kind = "ReLUs, classes of n and 5 n" if row.unequal else f"{row.nodes} normal nodes"
+        cells = [_of_noise(row, samples, number) for samples in SAMPLES]
+        lines.append([f"`{row.name}`", kind, f"{row.true:.3g}", *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _of_noise(row: Sites, samples: int, number: int) -> str:
+    rng = np.random.default_rng(samples)
+    y = np.repeat(np.arange(10), [samples, 5 * samples] * 5) if row.unequal else np.zeros(samples, int)
+    root = xr.Dataset(coords={"label": ("sample", y)})
+    sites = {"/": root}
+    for n in range(number):
+        x = rng.normal(size=(len(y), row.nodes))
+        x = (x + rng.normal(size=row.nodes)).clip(min=0) if row.unequal else x
+        sites[f"s{n}"] = xr.Dataset({"activation": (("sample", "node"), x.astype(np.float32))})
+    tree, found = xr.DataTree.from_dict(sites), []
+    for metric in filter(None, (row.plain, row.corrected)):
+        measured = pk.measure(tree, metric)
+        between = measured[row.name].values[np.triu_indices(number, 1)] if row.name in measured else None
+        each = [float(site[row.name]) for site in measured.children.values()] if between is None else between
+        found.append((np.mean(each), np.std(each)))
+    if np.isnan(found[0][0]):
+        return "NaN"
+    plain, (value, deviation) = found[0][0], found[-1]
+    return (
+        f"{plain:.3g} ± {deviation:.2g}"
+        if row.corrected is None
+        else f"{plain:.3g} → **{value:.3g}** ± {deviation:.2g}"
+    )
+
+
+BOUNDS = (0.2, 0.1, 0.05)
+GRID = (10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 400, 600, 1000)
+ENOUGH = ("overlap", "ks_mean", "auroc", "wasserstein_mean", "dprime_mean", "fisher", "mutual_information")
+
+
+def enough_table() -> str:
+    """The fewest samples of each of two classes, one σ apart, for a node's error to be under a bound.
+
+    The error is the root mean square over nodes, of which the bias is a part.
+    """
+    truths = {name: METRICS[name][1][APART] for name in ENOUGH if name in METRICS} | {"auroc": 0.7602}
+    errors: dict[str, list[float]] = {name: [] for name in ENOUGH}
+    for samples in GRID:
+        chosen = [metrics.AUROC(), *(METRICS[name][0]() for name in ENOUGH if name in METRICS)]
+        found = pk.measure(_tree(APART, samples), chosen)["a"]
+        for name in ENOUGH:
+            values = found[name].values[0, 1] if name == "auroc" else found[name].values
+            errors[name].append(float(np.sqrt(np.nanmean((values - truths[name]) ** 2))))
+    lines = [["metric", "true", *(f"error {bound}" for bound in BOUNDS)], ["---"] * (2 + len(BOUNDS))]
+    for name, each in errors.items():
+        fewest = (next((n for n, e in zip(GRID, each, strict=True) if e <= bound), None) for bound in BOUNDS)
+        lines.append(
+            [f"`{name}`", f"{truths[name]:.3g}", *(f"over {GRID[-1]:,}" if n is None else f"{n:,}" for n in fewest)]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write(name: str, made: str) -> None:
+    """Put a table where the page has one of this name."""
+    before, rest = PAGE.read_text().split(BEGIN.format(name))
+    PAGE.write_text(before + BEGIN.format(name) + "\n" + made + "\n" + END + rest.split(END, 1)[1])
+
+
+def nodes_table() -> str:
+    """The table of metrics of single nodes; prints those of the docstrings."""
     made = list(rows())
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1])
     for row in made:
         print(f"{row.variable}, {row.case.name}: {row.true}\n{in_docstring(row)}\n")
+    return table(made)
+
+
+TABLES = {"nodes": nodes_table, "sites": sites_table, "enough": enough_table}
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or TABLES:
+        write(chosen, TABLES[chosen]())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from probekit._measure.accumulator import finalized, side_by_side, sites_results
@@ -14,6 +15,7 @@ from probekit._measure.resampling.results import Found, beside, found_at
 from probekit._measure.site_rows import at_site
 from probekit._measure.tasks import Task, TaskResult, Work
 from probekit._results.assemble import check, dataset_of, join
+from probekit._results.estimates import bins_of
 from probekit.metrics import Metric, State, Variables
 
 __all__ = ["results_of"]
@@ -54,9 +56,10 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
     about = {"n": rows.number, "activation_dtype": str(source.variable.dtype), "approximate": 0}
     about |= {"omitted": rows.omitted} if rows.omitted else {}
+    samples = np.bincount(rows.codes, minlength=rows.labels.number)
 
     def said(metric: Metric) -> dict[str, Any]:
-        return about | positions_said(metric, source.pooling, source.positions, source.attrs)
+        return about | bins_of(metric, samples) | positions_said(metric, source.pooling, source.positions, source.attrs)
 
     made = dataset_of([(m, found[m.name]) for m in metrics.metrics if m.name in found], rows.labels, said)
     return made.assign_attrs(source.attrs | {"site": source.name} | all_said([source.pooling], source.positions))

@@ -13,6 +13,7 @@ import xarray as xr
 from probekit._measure.accumulator import call
 from probekit._measure.resampling.sketched import with_null
 from probekit._results.assemble import Labels, check, join
+from probekit._results.estimates import bins_of
 from probekit.metrics import ColumnMetric, State, Variables
 from probekit.metrics.block import Array
 from probekit.metrics.resolution import Resolution
@@ -46,7 +47,7 @@ def _errors(metric: ColumnMetric, resolution: Resolution, where: str) -> dict[st
         "approximate": int(not resolution.exact),
         "value_error": resolution.value_error,
         "rank_error": resolution.rank_error,
-    }
+    } | bins_of(metric, resolution.counts)
     bound: Callable[[Resolution], Array] | None = getattr(metric, "error_bound", None)
     if bound is None:
         return errors

@@ -35,6 +35,7 @@ from probekit._probe.pooling import Reduced
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector
 from probekit._results.assemble import Labels, check, dataset_of
+from probekit._results.missing import warn_of_missing
 from probekit._store.layout import group_names, node_axis
 from probekit._version import __version__
 from probekit.errors import DataError, PluginError, check_choice, check_kind
@@ -161,12 +162,9 @@ def measure_live(
             meters.end()
     results = meters.results(batches.class_names or ())
     warn_of_coarse_cells(results)
-    results.attrs = {
-        "probekit_version": __version__,
-        "by": "label" if labelled else "none",
-        "model": f"{type(model).__module__}.{type(model).__qualname__}",
-        "mode": mode,
-    }
+    warn_of_missing(results)
+    results.attrs = {"probekit_version": __version__, "by": "label" if labelled else "none", "mode": mode}
+    results.attrs["model"] = f"{type(model).__module__}.{type(model).__qualname__}"
     return results
 
 

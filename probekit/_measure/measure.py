@@ -34,6 +34,7 @@ from probekit._measure.tasks import Task, TaskResult, Work
 from probekit._measure.units import units_of
 from probekit._probe.selectors import Selector
 from probekit._results.files import write
+from probekit._results.missing import warn_of_missing
 from probekit._sizes import format_size, parse_size
 from probekit._store.backend import backend_of
 from probekit._store.store import open_record, read_record
@@ -230,6 +231,7 @@ def measure(
             results.attrs |= {"balanced": json.dumps(each_class), "balanced_by_seed": seed}
         if store_at is not None:
             write(results, store_at)
+    warn_of_missing(results)
     return results
 
 

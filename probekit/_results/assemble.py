@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit._results import headlines
+from probekit._results import estimates, headlines
 from probekit.errors import DataError, PluginError
 from probekit.metrics import Metric, Variables
 from probekit.metrics.block import Array
@@ -149,6 +149,7 @@ def _variable(
         "metric": metric.name,
         "version": metric.version,
         "parameters": json.dumps(dict(metric.parameters), default=repr),
+        **estimates.corrected(metric),
         **about,
     }
     return xr.Variable(dims, array, attrs)

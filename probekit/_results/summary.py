@@ -12,7 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from probekit._probe.selectors import Selector, match_names
+from probekit._results.estimates import in_words
 from probekit._results.headlines import beside_of, headline_value, headlines_of, interval_name, of_site, over
+from probekit._results.missing import Missing, at_sites, classes_of, explained
 from probekit._results.opening import is_store
 from probekit._table import ShownAsTable, Table, shown
 from probekit.errors import RESULTS, DataError, check_kind, near
@@ -20,7 +22,6 @@ from probekit.metrics import Headline
 
 __all__ = ["Reading", "Summary", "check_results", "sites_of", "summary"]
 
-_NAMED = 3  # sites that a note names
 _POSITIONS = {"each": "each position", "mean": "the mean over positions", "max": "the largest value of a map"}
 _CAPTURE = " at capture"
 
@@ -34,7 +35,8 @@ class Reading:
     is the p-value of what `p_of` says, the site's number unless that describes the classes one by one, and `low` and
     `high` are the ends of the number's interval, of that `confidence`. `n` observations were measured, and `omitted`
     left out for a NaN. Of the `size` values of the variable, `missing` are NaN. `positions` says what became of the
-    positions of feature maps, such as ``each of 196`` or ``mean of 196``; it is empty where there were none.
+    positions of feature maps, such as ``each of 196`` or ``mean of 196``; it is empty where there were none. `estimate`
+    says how it was estimated, such as ``corrected for few samples, in 10 bins``; it is empty where there is no choice.
     """
 
     site: str
@@ -54,6 +56,7 @@ class Reading:
     size: int
     missing: int
     positions: str
+    estimate: str
 
     @property
     def interval(self) -> str | None:
@@ -70,12 +73,14 @@ class Summary(ShownAsTable):
         headlines: the `probekit.metrics.Headline` of each metric, by its name.
         title: what was measured.
         fmt: the format of numbers.
+        classes: how many classes were compared; None where nothing depends on them.
     """
 
     readings: tuple[Reading, ...]
     headlines: dict[str, Headline]
     title: str
     fmt: str
+    classes: int | None
 
     def to_dataframe(self) -> pd.DataFrame:
         return pd.DataFrame(map(asdict, self.readings), columns=[field.name for field in fields(Reading)])
@@ -141,7 +146,7 @@ class Summary(ShownAsTable):
     def notes(self) -> tuple[str, ...]:
         """How to read each metric, what became of positions, and why values are missing: a sentence each."""
         readings = (self._how_to_read(metric) for metric in self.headlines)
-        return (*readings, *self._of_positions(), *filter(None, map(self._why_missing, self.headlines)))
+        return (*readings, *self._of_positions(), *self._why_missing())
 
     def _of_positions(self) -> Iterator[str]:
         """What became of the positions of feature maps: in the measurement, and before it in the capture."""
@@ -156,9 +161,11 @@ class Summary(ShownAsTable):
         for how in dict.fromkeys(each.positions.partition(" of ")[0] for each in before):
             alike = [each for each in before if each.positions.startswith(f"{how} of ")]
             numbers = dict.fromkeys(each.positions.partition(" of ")[2].partition(_CAPTURE)[0] for each in alike)
-            of_sites = {n: _at(each.site for each in alike if f" of {n}{_CAPTURE}" in each.positions) for n in numbers}
+            of_sites = {
+                n: at_sites(each.site for each in alike if f" of {n}{_CAPTURE}" in each.positions) for n in numbers
+            }
             first, *others = of_sites.items()
-            said = _at([f"{first[0]} positions at {first[1]}", *(f"of {n} at {sites}" for n, sites in others)])
+            said = at_sites([f"{first[0]} positions at {first[1]}", *(f"of {n} at {sites}" for n, sites in others)])
             counting = _names(each.metric for each in alike if each.positions.endswith("not each"))
             fault = f", each of which {counting} would count: capture without reduce=" if counting else ""
             yield f"The capture kept the {how} of {said}{fault}."
@@ -171,20 +178,17 @@ class Summary(ShownAsTable):
         said += [f"Large: {headline.large}" if headline.large else "The metric doesn't say how to read it"]
         said += [f"{headline.neutral:g} says nothing"] if headline.neutral is not None else []
         those = [each for each in self.readings if each.metric == metric]
+        estimates = dict.fromkeys(each.estimate.capitalize() for each in those if each.estimate)
+        said += [" or ".join(estimates)] if estimates else []
         beside = next((each.beside_name for each in those if each.beside_name is not None), None)
         said += [f"Compare it with {beside}"] if beside else []
         of = next((each.p_of for each in those if each.p_of and each.p_of != each.over), None)
         said += [f"Its p tells whether the classes differ: it is of the {of}"] if of else []
         return ". ".join([*said, ""]).rstrip()
 
-    def _why_missing(self, metric: str) -> str:
-        those, headline = [e for e in self.readings if e.metric == metric and e.missing], self.headlines[metric]
-        if not those:
-            return ""
-        missing, size = sum(each.missing for each in those), sum(each.size for each in those)
-        at = _at(each.site for each in those)
-        why = f": {headline.missing}" if headline.missing else ""
-        return f"{headline.variable} is missing for {missing} of {size} values at {at}{why}."
+    def _why_missing(self) -> Iterator[str]:
+        found = (Missing(each.metric, each.site, each.missing, each.size, each.n) for each in self.readings)
+        return explained(found, self.headlines, self.classes)
 
     def __repr__(self) -> str:
         return "\n".join([str(self.fitting(shutil.get_terminal_size().columns)), *self.notes])
@@ -195,13 +199,6 @@ class Summary(ShownAsTable):
 
 def _names(metrics: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(metrics))
-
-
-def _at(sites: Iterable[str]) -> str:
-    """The first sites by name, and the number of the others."""
-    those = list(dict.fromkeys(sites))
-    named, more = ", ".join(those[:_NAMED]), len(those) - _NAMED
-    return f"{named} and {more} more" if more > 0 else named
 
 
 def summary(
@@ -258,7 +255,8 @@ def summary(
     at = f" at step {tree['step'].item()}, the last of {measured.sizes['step']}" if tree is not measured else ""
     title = f"{len(chosen)} {'site' if len(chosen) == 1 else 'sites'}{at}"
     read = {each.metric for each in readings}
-    return Summary(readings, {name: one for name, one in headlines.items() if name in read}, title, fmt)
+    kept = {name: one for name, one in headlines.items() if name in read}
+    return Summary(readings, kept, title, fmt, classes_of(tree))
 
 
 def check_results(measured: xr.DataTree) -> None:
@@ -336,4 +334,5 @@ def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Re
         size=variable.size,
         missing=int(variable.isnull().sum()),
         positions=str(variable.attrs.get("positions", "")),
+        estimate=in_words(variable.attrs),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from json import loads
 from pathlib import Path
@@ -165,32 +167,44 @@ def measure(
 ) -> None:
     """Measure a store; print the headline of each metric at each site, and how to read it."""
     csv = file_to_write(csv, "--csv")
-    tree = probekit.measure(
-        path,
-        metric,
-        sites=sites,
-        by=None if by == "none" else by,
-        where=where_of(where, path),
-        target=target,
-        nan=nan,
-        positions=positions,
-        null=null,
-        ci=ci,
-        repeats=repeats,
-        confidence=confidence,
-        within=within,
-        together=together,
-        balance=balance,
-        seed=seed,
-        scheduler=scheduler,
-        memory=memory,
-        out=out,
-    )
+    with _said_by_summary(not nodes and not json):
+        tree = probekit.measure(
+            path,
+            metric,
+            sites=sites,
+            by=None if by == "none" else by,
+            where=where_of(where, path),
+            target=target,
+            nan=nan,
+            positions=positions,
+            null=null,
+            ci=ci,
+            repeats=repeats,
+            confidence=confidence,
+            within=within,
+            together=together,
+            balance=balance,
+            seed=seed,
+            scheduler=scheduler,
+            memory=memory,
+            out=out,
+        )
     for line in _reasons(tree):
         output.paragraph(line)
     _show(tree, path, nodes, csv, json)
     if out is not None:
         output.paragraph(f"Written to {out}.")
+
+
+@contextmanager
+def _said_by_summary(said: bool) -> Iterator[None]:
+    """What is missing is no warning where the summary that is printed says it."""
+    from probekit._results.missing import MissingWarning
+
+    with warnings.catch_warnings():
+        if said:
+            warnings.simplefilter("ignore", MissingWarning)
+        yield
 
 
 def _reasons(tree: xr.DataTree) -> Iterator[str]:

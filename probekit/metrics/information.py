@@ -81,6 +81,11 @@ class MutualInformation(Parameters):
     def memory(self, spec: Spec, samples: int) -> int:
         return cells_bytes(spec, self.bins)
 
+    def bins_of(self, samples: Codes) -> int:
+        """The number of bins for classes of so many samples."""
+        kept = samples[samples >= self.min_count]
+        return self.bins or bins_for(kept, len(kept))
+
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))
 
@@ -92,7 +97,7 @@ class MutualInformation(Parameters):
             samples = np.bincount(codes, minlength=classes)
             kept, found = np.flatnonzero(samples >= self.min_count), np.full(len(values), np.nan)
             if len(kept) > 1:
-                counts = count(self.bins or bins_for(samples[kept], len(kept)))(codes)
+                counts = count(self.bins_of(samples))(codes)
                 found = _information(counts[:, kept], self.corrected)
             return {"mutual_information": (("node",), found)}
 
@@ -102,8 +107,7 @@ class MutualInformation(Parameters):
         kept = kept_classes(block, self.min_count)
         found = np.full(block.nodes, np.nan)
         if len(kept) > 1:
-            bins = self.bins or bins_for(block.measured[kept], len(kept))
-            found = _information(count_cells(block, bins).counts[:, kept], self.corrected)
+            found = _information(count_cells(block, self.bins_of(block.measured[kept])).counts[:, kept], self.corrected)
         return {"mutual_information": (("node",), found)}
 
     def error_bound(self, resolution: Resolution) -> Array:
@@ -166,7 +170,7 @@ class Entropy(Parameters):
         "entropy",
         "mean",
         "the values of a class spread over the whole range",
-        missing="a class of fewer than min_count samples (10 unless told otherwise) has none",
+        missing="a class of fewer than min_count samples (10 unless told otherwise) has none; with fewer, use std",
     )
     version: ClassVar[int] = 2  # version 1 had 32 bins and wasn't corrected
 
@@ -176,6 +180,11 @@ class Entropy(Parameters):
     def memory(self, spec: Spec, samples: int) -> int:
         return cells_bytes(spec, self.bins)
 
+    def bins_of(self, samples: Codes) -> int:
+        """The number of bins for classes of so many samples."""
+        kept = samples[samples >= self.min_count]
+        return self.bins or bins_for(kept)
+
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))
 
@@ -183,7 +192,7 @@ class Entropy(Parameters):
         kept, found = kept_classes(block, self.min_count), np.full((block.classes, block.nodes), np.nan)
         if len(kept):
             samples = block.measured[kept, None]
-            counts = count_cells(block, self.bins or bins_for(block.measured[kept])).counts[:, kept]
+            counts = count_cells(block, self.bins_of(block.measured[kept])).counts[:, kept]
             share = counts / samples
             entropy = in_order(-share * np.log2(share, where=share > 0, out=np.zeros_like(share))) + 0.0  # no -0
             if self.corrected:

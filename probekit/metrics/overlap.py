@@ -112,6 +112,10 @@ class Overlap(Parameters):
         pairs = 8 * spec.classes**2 * spec.nodes if keeps_pairs(spec.classes, self.pairs) else 0
         return cells_bytes(spec, self.bins) + 2 * pairs
 
+    def bins_of(self, samples: Codes) -> int:
+        """The number of bins for classes of so many samples."""
+        return self.bins or bins_for(samples[samples >= self.min_count])
+
     def compute(self, block: Block) -> Variables:
         return join_nodes(map(self._compute, block.split()))
 
@@ -134,7 +138,7 @@ class Overlap(Parameters):
     def _compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)
         samples = block.measured[kept]
-        bins = self.bins or bins_for(samples)
+        bins = self.bins_of(samples)
         pairs = self._pairs(count_cells(block, bins).counts[:, kept], samples, kept, block.classes, bins)
         found = pairs.variables(block.constant)
         if keeps_pairs(block.classes, self.pairs):
@@ -149,7 +153,7 @@ class Overlap(Parameters):
         def compute(codes: Codes) -> Variables:
             samples = np.bincount(codes, minlength=classes)
             kept = np.flatnonzero(samples >= self.min_count)
-            bins = self.bins or bins_for(samples[kept])
+            bins = self.bins_of(samples)
             counts = count(bins)(codes)[:, kept]
             return self._pairs(counts, samples[kept], kept, classes, bins).variables(constant)
 

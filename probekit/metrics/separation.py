@@ -87,8 +87,7 @@ class DPrime(ClassMoments):
         "median",
         "class means are many standard deviations apart at single nodes",
         neutral=0.0,
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise), and "
-        "finite values; with fewer samples a class, use fisher",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected, and took classes of any size
 

@@ -55,7 +55,7 @@ class CDNV(ClassMoments):
         None,
         "classes spread widely beside the distance of their means: no collapse",
         beside="cdnv_inverse",
-        missing="it needs two classes of two samples, and finite values",
+        missing="it needs two classes of two samples, nodes that aren't constant, and finite values",
     )
 
     def memory(self, spec: Spec, samples: int) -> int:

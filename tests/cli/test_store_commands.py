@@ -161,6 +161,14 @@ def test_a_chosen_value_is_of_its_columns_type(call, tmp_path, monkeypatch):
     assert (code, "where={'subject': ['8']} selects none of the 12 samples" in err) == (1, True)
 
 
+def test_what_has_no_number_anywhere_is_said_once(call, model):
+    call("capture", model, "digits", "acts.zarr", "-s", "*", "--limit", 40)
+    code, out, err = call("measure", "acts.zarr", "-m", "auroc", "-m", "ks", "-m", "mean")
+    assert (code, (out + err).count("with fewer, use fisher")) == (0, 1)
+    code, out, err = call("measure", "acts.zarr", "-m", "auroc", "--json", "--nodes")
+    assert (code, err.count("auroc_rest is missing for")) == (0, 1)
+
+
 def test_tables_are_written_in_full_and_fit_the_terminal(call, model, tmp_path, monkeypatch):
     call("capture", model, "digits", "acts.zarr", "-s", "*", "--limit", 300)
     many = [part for name in ("auroc", "selectivity", "linear_probe", "cka", "dprime", "mean") for part in ("-m", name)]

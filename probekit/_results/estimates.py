@@ -1,0 +1,34 @@
+"""How values were estimated: corrected for few samples or plain, and in how many bins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from probekit.metrics import Metric
+from probekit.metrics.block import Codes
+
+__all__ = ["bins_of", "corrected", "in_words"]
+
+_CORRECTED = (("corrected", True), ("biased", False), ("unbiased", True))  # parameters that say so, and how
+
+
+def corrected(metric: Metric) -> dict[str, int]:
+    """The attribute `corrected`, 1 or 0, of metrics that can be either."""
+    said = next(((name, yes) for name, yes in _CORRECTED if name in metric.parameters), None)
+    return {} if said is None else {"corrected": int(metric.parameters[said[0]] == said[1])}
+
+
+def bins_of(metric: Metric, samples: Codes) -> dict[str, int]:
+    """The attribute `bins` of metrics that have some, also where they chose how many by the `samples` (class)."""
+    chosen: Callable[[Codes], int] | None = getattr(metric, "bins_of", None)
+    return {} if chosen is None else {"bins": chosen(samples)}
+
+
+def in_words(attributes: Mapping[str, Any]) -> str:
+    """What these attributes say, such as ``corrected for few samples, in 10 bins``; empty where they say nothing."""
+    corrected = {0: "not corrected for few samples", 1: "corrected for few samples"}.get(
+        attributes.get("corrected", -1)
+    )
+    bins = attributes.get("bins")
+    return ", ".join(filter(None, (corrected, f"in {bins} bins" if bins else "")))

@@ -1,0 +1,90 @@
+"""Why values of results are missing: one sentence for all metrics that miss theirs for the same reason."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import xarray as xr
+
+from probekit._results.headlines import headlines_of
+from probekit.metrics import Headline
+
+__all__ = ["Missing", "MissingWarning", "at_sites", "classes_of", "explained", "warn_of_missing"]
+
+_NAMED = 3  # sites that a sentence names
+_ALONE = "they compare classes, and there is one: group by another column (by=), or take metrics of no classes"
+
+
+class MissingWarning(UserWarning):
+    """A metric has no number at any site, and why."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """How many of the values of a headline's variable are missing at a site, `missing` of its `size`, of n samples."""
+
+    metric: str
+    site: str
+    missing: int
+    size: int
+    n: int | None
+
+
+def explained(found: Iterable[Missing], headlines: Mapping[str, Headline], classes: int | None) -> Iterator[str]:
+    """A sentence for each reason that values are missing, and what is there instead; `headlines` by metric."""
+    reasons: dict[str, list[Missing]] = {}
+    for each in found:
+        if each.missing:
+            why = headlines[each.metric].missing
+            alone = classes == 1 and each.missing == each.size and ("two classes" in why or "three classes" in why)
+            reasons.setdefault(_ALONE if alone else why, []).append(each)
+    for why, those in reasons.items():
+        names = list(dict.fromkeys(headlines[each.metric].variable for each in those))
+        missing, size = sum(each.missing for each in those), sum(each.size for each in those)
+        if len(names) > 1:
+            why = why.replace("it needs", "they need", 1)
+        elif why == _ALONE:
+            why = why.replace("they compare", "it compares", 1)
+        said = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing for {missing:,} of {size:,} values"
+        at = at_sites(each.site for each in those)
+        yield f"{said} at {at}{f': {why}' if why else ''}{_there(why, those, classes)}."
+
+
+def _there(why: str, those: list[Missing], classes: int | None) -> str:
+    """How many samples the classes have, where there may be too few of either and nothing was found."""
+    numbers = {each.n for each in those}
+    if "classes" not in why or not classes or classes == 1 or any(each.missing < each.size for each in those):
+        return ""
+    (number,) = numbers if len(numbers) == 1 else (None,)
+    return "" if number is None else f" (here {classes:,} classes have {number:,} samples)"
+
+
+def at_sites(sites: Iterable[str]) -> str:
+    """The first sites by name, and the number of the others."""
+    those = list(dict.fromkeys(sites))
+    named, more = ", ".join(those[:_NAMED]), len(those) - _NAMED
+    return f"{named} and {more} more" if more > 0 else named
+
+
+def classes_of(tree: xr.DataTree) -> int | None:
+    """The number of classes that were measured, None where no variable has them."""
+    return next((group.sizes["label"] for group in (*tree.children.values(), tree) if "label" in group.sizes), None)
+
+
+def warn_of_missing(results: xr.DataTree) -> None:
+    """Warn of metrics that have no number at any site: once for each reason."""
+    headlines, found = headlines_of(results), list[Missing]()
+    for metric, headline in headlines.items():
+        groups = [(str(each.attrs.get("site", key)), each) for key, each in results.children.items()]
+        groups = [(site, each) for site, each in groups if headline.variable in each.data_vars]
+        if headline.variable in results.data_vars and results.sizes["site"] > 1:
+            groups = [("all sites", results)]
+        variables = [(site, group[headline.variable]) for site, group in groups]
+        if variables and all(variable.size and variable.isnull().all() for _, variable in variables):
+            sizes = ((site, variable.size, variable.attrs.get("n")) for site, variable in variables)
+            found += [Missing(metric, site, size, size, n) for site, size, n in sizes]
+    said = list(explained(found, headlines, classes_of(results)))
+    if said:
+        warnings.warn(" ".join(said), MissingWarning, stacklevel=3)
