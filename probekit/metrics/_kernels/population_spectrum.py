@@ -23,6 +23,7 @@ _LEAST = 1e-8  # relative to the largest: variances that are less aren't told fr
 _VARIANCES = 100  # from the largest down to that
 _PLACES = 100  # at which the equation is to hold
 _BEYOND = 20.0  # the largest of them, relative to the largest eigenvalue
+_DIGITS = 12  # of eigenvalues, so that the last bits of a sum don't change which variances fit best
 _NUMBER, _SUM = 1e3, 10.0  # weights of the number of directions and of the sum of variances, which are known
 
 
@@ -33,7 +34,7 @@ def population_spectrum(eigenvalues: Array, freedom: int, nodes: int) -> tuple[A
     where their mean was subtracted. All directions together are at most as many as `nodes`, of which some may not vary;
     and as many as there are eigenvalues, where more samples show no further one.
     """
-    found = eigenvalues / eigenvalues.max()
+    found = np.round(eigenvalues / eigenvalues.max(), _DIGITS)
     directions = len(found) if len(found) < freedom else nodes
     variances = np.geomspace(_LEAST, 1, _VARIANCES)
     places = np.geomspace(_LEAST, _BEYOND, _PLACES)
