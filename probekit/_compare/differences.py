@@ -21,6 +21,7 @@ import xarray as xr
 from probekit._compare.members import Member
 from probekit._measure.measure import measure
 from probekit._results.headlines import headline_value, headlines_of
+from probekit._results.missing import said_elsewhere
 from probekit._results.summary import sites_of
 from probekit.errors import DataError
 from probekit.metrics import Headline, Metric
@@ -105,7 +106,8 @@ def _measured(
     member: Member, metrics: Sequence[Metric], sites: list[str], part: Mask | None, memory: str | int
 ) -> xr.DataTree:
     try:
-        return measure(member.tree, metrics, sites=sites, where=part, memory=memory, progress=silent)
+        with said_elsewhere():  # notes say what is missing of halves
+            return measure(member.tree, metrics, sites=sites, where=part, memory=memory, progress=silent)
     except DataError as error:
         if "nan" in error.arguments:  # its message offers an argument that compare lacks
             fact = str(error).partition(". ")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import xarray as xr
@@ -11,7 +12,7 @@ import xarray as xr
 from probekit._results.headlines import headlines_of
 from probekit.metrics import Headline
 
-__all__ = ["Missing", "MissingWarning", "at_sites", "classes_of", "explained", "warn_of_missing"]
+__all__ = ["Missing", "MissingWarning", "at_sites", "classes_of", "explained", "said_elsewhere", "warn_of_missing"]
 
 _NAMED = 3  # sites that a sentence names
 _ALONE = "they compare classes, and there is one: group by another column (by=), or take metrics of no classes"
@@ -71,6 +72,14 @@ def at_sites(sites: Iterable[str]) -> str:
 def classes_of(tree: xr.DataTree) -> int | None:
     """The number of classes that were measured, None where no variable has them."""
     return next((group.sizes["label"] for group in (*tree.children.values(), tree) if "label" in group.sizes), None)
+
+
+@contextmanager
+def said_elsewhere() -> Iterator[None]:
+    """No `MissingWarning` inside: of parts of what was asked for, or where a summary that follows says it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingWarning)
+        yield
 
 
 def warn_of_missing(results: xr.DataTree) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict
 from json import loads
 from pathlib import Path
@@ -167,7 +166,9 @@ def measure(
 ) -> None:
     """Measure a store; print the headline of each metric at each site, and how to read it."""
     csv = file_to_write(csv, "--csv")
-    with _said_by_summary(not nodes and not json):
+    from probekit._results.missing import said_elsewhere
+
+    with nullcontext() if nodes or json else said_elsewhere():
         tree = probekit.measure(
             path,
             metric,
@@ -194,17 +195,6 @@ def measure(
     _show(tree, path, nodes, csv, json)
     if out is not None:
         output.paragraph(f"Written to {out}.")
-
-
-@contextmanager
-def _said_by_summary(said: bool) -> Iterator[None]:
-    """What is missing is no warning where the summary that is printed says it."""
-    from probekit._results.missing import MissingWarning
-
-    with warnings.catch_warnings():
-        if said:
-            warnings.simplefilter("ignore", MissingWarning)
-        yield
 
 
 def _reasons(tree: xr.DataTree) -> Iterator[str]:

@@ -22,6 +22,7 @@ from probekit._measure.resampling.units import ROW, SAMPLE_ID, Units
 from probekit._measure.site_rows import spec_of
 from probekit._measure.site_source import Source
 from probekit._measure.tasks import Task, Work
+from probekit._results.missing import said_elsewhere
 from probekit._sizes import format_size
 from probekit.errors import DataError, ProbekitError
 from probekit.metrics import Metric, StreamingMetric
@@ -106,7 +107,8 @@ def _sees_labels(metric: Metric, measure: Measure) -> bool:
         root = xr.Dataset(coords={"label": ("sample", labels)})
         sites = {name: xr.Dataset({"activation": (("sample", "node"), x[name])}) for name in "ab"}
         try:
-            found.append(measure(xr.DataTree.from_dict({"/": root, **sites}), metric))
+            with said_elsewhere():
+                found.append(measure(xr.DataTree.from_dict({"/": root, **sites}), metric))
         except ProbekitError:  # it needs something else, such as bounds
             return True
     return not found[0].identical(found[1])
