@@ -110,7 +110,6 @@ def of_many_kinds(rng: np.random.Generator, n: int) -> Array:
     return x
 
 
-@pytest.mark.filterwarnings("ignore::probekit._results.missing.MissingWarning")  # of infinite values
 @pytest.mark.parametrize("kind", ["many", "infinite", "strata"])
 def test_labellings_that_are_summed_up_at_once_give_the_p_values_of_one_after_the_other(
     kind: str, monkeypatch: pytest.MonkeyPatch

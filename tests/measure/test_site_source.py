@@ -96,7 +96,6 @@ def test_positions_are_pooled_or_observed_as_asked(positions: str, pool: Callabl
     assert result.attrs["positions"] == f"{positions} of 10"
 
 
-@pytest.mark.filterwarnings("ignore::probekit._results.missing.MissingWarning")  # overlap has too few left
 def test_samples_with_a_nan_are_left_out_where_that_is_asked_for() -> None:
     broken = X.copy()
     broken[1, 2] = broken[4, 0] = np.nan

@@ -116,7 +116,6 @@ def test_a_metric_that_fails_is_named_with_its_site(tree: xr.DataTree) -> None:
     assert isinstance(found.value.__cause__, ZeroDivisionError)
 
 
-@pytest.mark.filterwarnings("ignore::probekit._results.missing.MissingWarning")  # of two classes rsa knows nothing
 def test_what_compares_sites_is_written_at_the_root(tmp_path: Path) -> None:
     store = three_sites(tmp_path / "acts.zarr")
     found = pk.measure(
