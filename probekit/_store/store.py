@@ -114,7 +114,7 @@ def root_attributes(backend: Backend) -> Mapping[str, object]:
     """The attributes of a zarr store's root; none where what lies there isn't JSON of zarr's."""
     try:
         found = json.loads(backend.read(RECORD, MAX_RECORD_BYTES))["attributes"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

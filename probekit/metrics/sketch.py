@@ -148,14 +148,20 @@ class Sketch:
         """The state of the samples of both states."""
         a, b = ({key: each.clone() for key, each in state.items()} for state in (a, b))
         numbers = [int(state["count"].sum()) for state in (a, b)]
-        few = sum(numbers) <= _room(len(a["count"]), a["x"].dtype)
-        if few and not _counted(a) and not _counted(b):
+        if _counted(a) and _counted(b):
+            return _joined(a, b)
+        count, kept = a["count"] + b["count"], not _counted(a) and not _counted(b)
+        if kept and sum(numbers) <= _room(len(count), a["x"].dtype):
             _append(a, numbers[0], b["x"][: numbers[1]], b["y"][: numbers[1]])
-            return a | {"count": a["count"] + b["count"]}
-        for state, number in zip((a, b), numbers, strict=True):
-            if not _counted(state):
-                _begin_counting(state, number)
-        return _joined(a, b)
+            return a | {"count": count}
+        # Samples go into the cells of the other state, or, where it has none either, of that which has more to tell
+        # where they should be finer.
+        into_b = _counted(b) if not kept else numbers[0] < numbers[1]
+        into, others, number = (b, a, numbers[0]) if into_b else (a, b, numbers[1])
+        if kept:
+            _begin_counting(into, max(numbers))
+        _add_all(into, others["x"][:number], others["y"][:number])
+        return into | {"count": count}
 
     def block(self, state: State) -> Block:
         """The samples of all nodes at once: at most 16 KB per class and node, and temporarily 0.2 MB per node."""

@@ -592,6 +592,7 @@ def test_bounds_hold_whatever_follows_on_samples_that_crowd(name: str, after: st
     np.testing.assert_array_equal(state["signed"].sum(2), np.broadcast_to(np.bincount(y)[:, None], (2, 2)))
     last = sketched(x[17_000:], y[17_000:], 2)
     merged = Sketch().merge(sketched(first, codes, 2), last), Sketch().merge(last, sketched(first, codes, 2))
+    assert all(torch.equal(each[key], state[key]) for each in merged for key in state)
     for each in (state, *merged):
         resolution, block = ALL.resolution(each), ALL.block(each)
         assert relative(block, exact) <= resolution.value_error
