@@ -9,6 +9,7 @@ from torch import nn
 
 import probekit as pk
 from probekit import errors
+from probekit._capture.plan import BatchTooLarge
 from probekit.errors import DataError, ModelError, PluginError, ProbekitError, SiteError, arguments_of, check_choice
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProbekitError)]
@@ -22,6 +23,12 @@ def test_an_error_keeps_its_message_and_arguments_on_its_way_to_another_process(
     assert str(sent) == "It exists already. Pass resume=True."
     assert sent.arguments == ("resume", "overwrite")
     assert send(kind("There is none.")).arguments == ()
+
+
+def test_the_error_of_a_batch_that_is_too_large_reaches_another_process():
+    sent = pickle.loads(pickle.dumps(BatchTooLarge("It doesn't fit.", 100)))
+    assert (type(sent), str(sent), sent.size) == (BatchTooLarge, "It doesn't fit.", 64)
+    assert sent.arguments == BatchTooLarge("", 1).arguments
 
 
 def test_only_errors_of_probekit_have_arguments():

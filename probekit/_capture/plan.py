@@ -36,6 +36,9 @@ class BatchTooLarge(StoreError):
         super().__init__(message, arguments=("memory", "batch_size", "sites", "reduce"))
         self.fits = fits
 
+    def __reduce__(self) -> tuple[type[BatchTooLarge], tuple[str, int]]:
+        return type(self), (str(self), self.fits)  # as a pool of processes sends it
+
     @property
     def size(self) -> int:
         """The number of samples of the batches that are taken instead: a power of two."""
