@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import probekit as pk
@@ -123,12 +125,15 @@ def small_cnn(weights: Path, seed: int, progress: Progress) -> tuple[nn.Module, 
         net.load_state_dict(torch.load(weights, weights_only=True))
         return net, held_out
     x, y = next(iter(DataLoader(Subset(digits, order[:1000].tolist()), batch_size=1000)))
-    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in progress(range(20), "train the small CNN", 20):
-        for batch in torch.randperm(len(x)).split(64):
+    epochs, batch = 20, 64
+    optimizer = torch.optim.Adam(net.parameters())
+    rates = OneCycleLR(optimizer, 1e-2, epochs * math.ceil(len(x) / batch))
+    for _ in progress(range(epochs), "train the small CNN", epochs):
+        for rows in torch.randperm(len(x)).split(batch):
             optimizer.zero_grad()
-            F.cross_entropy(net(x[batch]), y[batch]).backward()
+            F.cross_entropy(net(x[rows]), y[rows]).backward()
             optimizer.step()
+            rates.step()
     torch.save(net.state_dict(), weights)
     return net, held_out
 
