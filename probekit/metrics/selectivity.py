@@ -14,6 +14,7 @@ from probekit.metrics._kernels.chance import grassberger
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_sums import class_minima, no_minima
 from probekit.metrics._kernels.inactive_counts import InactiveCounts
+from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics._kernels.relabelled_sums import RelabelledMoments
 from probekit.metrics.block import NODES, Array, Codes
 from probekit.metrics.headline import Headline
@@ -98,6 +99,12 @@ class Selectivity(ClassMoments):
         return super().merge(a, b) | {"min": torch.minimum(a["min"], b["min"])}
 
     def finalize(self, state: State) -> Variables:
+        """Of few nodes at a time, for which tables of the classes stay small beside the state."""
+        nodes = {key: each.split(NODES, -1) for key, each in state.items() if key != "count"}
+        parts = ({key: each[at] for key, each in nodes.items()} for at in range(len(nodes["mean"])))
+        return join_nodes(self._finalize({"count": state["count"], **part}) for part in parts)
+
+    def _finalize(self, state: State) -> Variables:
         there = state["count"] > 0
         mean = state["mean"].where(there[:, None], 0.0)
         highest = mean.amax(dim=0)
@@ -146,10 +153,7 @@ def _cross_fitted(state: State) -> Tensor:
     error = (_in_order(state["m2"][there]) / free / count[:, None]).sqrt()
     sure = error.amax(0) <= _ROUNDING * mean.amax(0)
     error = error.where(~sure, 1.0)
-    found = torch.cat(
-        [_largest_of_half(m, e) for m, e in zip(mean.split(NODES, 1), error.split(NODES, 1), strict=True)]
-    )
-    return torch.where(sure, mean.amax(0), found)
+    return torch.where(sure, mean.amax(0), _largest_of_half(mean, error))
 
 
 def _largest_of_half(mean: Tensor, error: Tensor) -> Tensor:
