@@ -26,6 +26,7 @@ __all__ = ["Overlap"]
 
 _NEIGHBOURS = 8  # bins that are corrected together
 _ROUNDING = 1e-6
+_DIGITS = 6  # of numbers of samples
 
 
 @dataclass(frozen=True)
@@ -231,12 +232,18 @@ class _Pairs:
                 rest[code] = in_order(np.minimum(shares[:, index], others)).clip(0, 1)
                 continue
             # A mixture varies as a sample of this size does.
-            size = np.rint((len(self.kept) - 1) ** 2 / (1 / np.delete(self.samples, index)).sum()).astype(np.int64)
-            together = self.counts[:, index] + np.rint(others * size).astype(np.int64).clip(0, size)
+            size = _nearest((len(self.kept) - 1) ** 2 / (1 / np.delete(self.samples, index)).sum())
+            together = self.counts[:, index] + _nearest(others * size).clip(0, size)
             expected = expected_variation(together[:, None], int(self.samples[index]), size[None])
             apart, most = np.abs(shares[:, index] - others) / 2, (shares[:, index] + others) / 2
             rest[code] = _corrected(apart[:, None], most[:, None], expected, self.bins)[0]
         return rest
+
+
+def _nearest(numbers: Array) -> Codes:
+    """The nearest integers, of numbers of which the last digits depend on the order of the classes."""
+    found: Codes = np.rint(np.round(numbers, _DIGITS)).astype(np.int64)
+    return found
 
 
 def _corrected(apart: Array, most: Array, expected: Array, bins: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -84,6 +84,16 @@ def definition(x: np.ndarray, y: np.ndarray, bins: int) -> dict[tuple[int, int],
         (a, b): sum(min(share, shares[b].get(where, 0)) for where, share in shares[a].items())
         for a, b in combinations(counts, 2)
     }
+
+
+def test_the_order_of_classes_decides_no_tie() -> None:
+    """The mixture of the others has a number and a half of samples in a cell, but for the last digits of a sum."""
+    x = np.repeat(np.float32([0, 1]), [5, 7])[:, None]
+    y = np.array([1, 2, 2, 2, 3, 0, 0, 1, 1, 1, 1, 1])
+    rest = overlap(x, y, 4, bins=5, corrected=True)["overlap_rest"]
+    for order in map(np.array, permutations(range(4))):
+        permuted = overlap(x, order[y], 4, bins=5, corrected=True)["overlap_rest"]
+        np.testing.assert_allclose(permuted[order], rest, rtol=1e-12)
 
 
 @settings(max_examples=50)
