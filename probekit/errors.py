@@ -11,6 +11,7 @@ from typing import Any
 
 __all__ = [
     "DataError",
+    "MissingWarning",
     "ModelError",
     "PluginError",
     "ProbekitError",
@@ -74,6 +75,14 @@ class StoreError(ProbekitError):
 
 class PluginError(ProbekitError):
     """A metric, recipe or loader is unknown, broken, or asked for something that it can't do."""
+
+
+class MissingWarning(UserWarning):
+    """A metric has no number at any site, and why; `probekit.measure` and `probekit.measure_live` warn of it.
+
+    >>> import warnings
+    >>> warnings.simplefilter("ignore", MissingWarning)
+    """
 
 
 def arguments_of(error: BaseException) -> tuple[str, ...]:

@@ -10,16 +10,13 @@ from dataclasses import dataclass
 import xarray as xr
 
 from probekit._results.headlines import headlines_of
+from probekit.errors import MissingWarning
 from probekit.metrics import Headline
 
-__all__ = ["Missing", "MissingWarning", "at_sites", "classes_of", "explained", "said_elsewhere", "warn_of_missing"]
+__all__ = ["Missing", "at_sites", "classes_of", "explained", "said_elsewhere", "warn_of_missing"]
 
 _NAMED = 3  # sites that a sentence names
 _ALONE = "they compare classes, and there is one: group by another column (by=), or take metrics of no classes"
-
-
-class MissingWarning(UserWarning):
-    """A metric has no number at any site, and why."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def _there(why: str, those: list[Missing], classes: int | None) -> str:
     numbers = {each.n for each in those}
     if "classes" not in why or not classes or classes == 1 or any(each.missing < each.size for each in those):
         return ""
-    (number,) = numbers if len(numbers) == 1 else (None,)
+    number = numbers.pop() if len(numbers) == 1 else None
     return "" if number is None else f" (here {classes:,} classes have {number:,} samples)"
 
 

@@ -9,7 +9,7 @@ import xarray as xr
 from torch import nn
 
 import probekit as pk
-from probekit._results.missing import MissingWarning
+from probekit.errors import MissingWarning
 
 OF_CLASSES = ["overlap", "ks", "auroc", "wasserstein", "dprime", "mutual_information"]
 
