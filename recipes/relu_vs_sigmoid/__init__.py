@@ -76,6 +76,9 @@ def run(
     search_epochs: Annotated[
         int | None, "Epochs of each network in the learning-rate search; 0 uses the rates that suit digits."
     ] = None,
+    search_seeds: Annotated[
+        int | None, "Networks of each kind and rate in the search, with the first of the seeds; all seeds by default."
+    ] = None,
     precision: Annotated[
         str | None,
         "How training multiplies matrices: float32 (the default), tf32 on CUDA devices, or bfloat16; weights, Adam and "
@@ -119,6 +122,7 @@ def run(
         "weights_of": weights_of,
         "learning_rate": None if learning_rate is None else rates(learning_rate),
         "search_epochs": search_epochs,
+        "search_seeds": search_seeds,
         "precision": precision,
     }
     if export is not None:

@@ -19,6 +19,7 @@ COMMON: dict[str, Any] = {
     "widths": (200,),
     "seeds": 3,
     "learning_rate": None,
+    "search_seeds": None,
     "decay": 0.99,
     "split_seed": 0,
     "precision": "float32",
@@ -59,6 +60,7 @@ class Settings:
     batch_size: int
     learning_rate: float | dict[str, float] | None
     search_epochs: int
+    search_seeds: int | None
     decay: float
     split_seed: int
     precision: str
@@ -73,6 +75,8 @@ class Settings:
             bound = least.get(name, 1)
             if not values or not all(isinstance(value, int) and value >= bound for value in values):
                 raise DataError(f"{name} is {getattr(self, name)}; it takes whole numbers from {bound}.")
+        if self.search_seeds is not None and self.search_seeds not in range(1, self.seeds + 1):
+            raise DataError(f"search_seeds is {self.search_seeds}; it takes 1 to {self.seeds}, the seeds.")
         if not 0 < self.fit <= 1:
             raise DataError(f"fit is {self.fit}; it is a share of the training samples, above 0 and at most 1.")
         if self.fit_first and not self.patience:

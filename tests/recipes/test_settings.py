@@ -63,6 +63,8 @@ def test_probed_networks_are_the_papers_or_the_nearest() -> None:
         ({"profile": "papr"}, "no profile 'papr'.*Near: 'paper'"),
         ({"depths": ()}, r"depths is \(\); it takes whole numbers from 1"),
         ({"patience": -1}, "patience is -1; it takes whole numbers from 0"),
+        ({"search_seeds": 0}, "search_seeds is 0; it takes 1 to 3, the seeds"),
+        ({"search_seeds": 4}, "search_seeds is 4; it takes 1 to 3, the seeds"),
         ({"fit": 1.5}, "fit is 1.5; it is a share of the training samples, above 0 and at most 1"),
         ({"fit_first": True}, "patience is 0; give a patience"),
         ({"epochs": 0}, "epochs is 0"),

@@ -147,9 +147,10 @@ def search(configs: Sequence[Config], jobs: Jobs) -> pd.DataFrame:
     """Search for the learning rates of networks of one shape; a row for each network trained.
 
     Two stages: decades, then half a decade around the best of each kind. All rates, seeds and activations of a stage
-    train together, for the settings' `search_epochs`; a finished stage isn't repeated. The columns say which network
-    it is, its `stage` and its accuracies. `inactive` has the share of inactive samples in each layer of ReLU networks,
-    and `chosen` marks the rate with the highest mean validation accuracy over seeds, the lower of equals.
+    train together, for the settings' `search_epochs`; a finished stage isn't repeated. The settings' `search_seeds`
+    are the first of the seeds; without it all are searched. The columns say which network it is, its `stage` and its
+    accuracies. `inactive` has the share of inactive samples in each layer of ReLU networks, and `chosen` marks the rate
+    with the highest mean validation accuracy over seeds, the lower of equals.
     """
     rows = _stage("decades", dict.fromkeys(configs, DECADES), jobs)
     rates = {config: _around(rate) for config, rate in chosen_rates(pd.DataFrame(rows), configs).items()}
@@ -172,7 +173,7 @@ def _around(rate: float) -> tuple[float, float]:
 
 def _stage(stage: str, rates: Mapping[Config, Sequence[float]], jobs: Jobs) -> list[dict[str, Any]]:
     """Train every kind at its rates with every seed, or read the rows of a stage that is finished."""
-    seeds, epochs = range(jobs.settings.seeds), jobs.settings.search_epochs
+    seeds, epochs = range(jobs.settings.search_seeds or jobs.settings.seeds), jobs.settings.search_epochs
     members = [Member(config, seed, rate) for config in rates for rate in rates[config] for seed in seeds]
     name = f"{members[0].config.shape}-{stage}"
     path, key = jobs.folder / "search" / f"{name}.pt", jobs.key(members, epochs, 0)

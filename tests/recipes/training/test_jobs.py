@@ -57,6 +57,18 @@ def test_the_search_takes_the_best_mean_over_seeds(undisturbed: Study) -> None:
             assert [(member.seed, member.learning_rate) for member in ours] == [(0, chosen[0]), (1, chosen[0])]
 
 
+def test_a_search_with_one_of_the_seeds_sets_the_rates_of_all(tmp_path: Path) -> None:
+    for networks, table in small_study(jobs(tmp_path, search_seeds=1)):
+        assert table is not None
+        assert set(table.seed) == {0}
+        assert {each.member.seed for each in networks} == {0, 1}
+        for activation, kind in table.groupby("activation"):
+            best = kind.learning_rate[kind.validation_accuracy.idxmax()]
+            assert kind.learning_rate[kind.chosen].tolist() == [best]
+            ours = [each.member for each in networks if each.member.config.activation == activation]
+            assert [member.learning_rate for member in ours] == [best, best]
+
+
 def test_searched_networks_are_those_that_train_alone(
     undisturbed: Study,
 ) -> None:
