@@ -16,6 +16,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 import google_crc32c
+import numpy as np
 import torch
 
 from probekit._files import whole_file
@@ -131,7 +132,10 @@ class TaskCache:
 
 
 def _tensors(variables: Variables) -> dict[str, tuple[list[str], torch.Tensor]]:
-    return {name: (list(dims), torch.from_numpy(array.copy())) for name, (dims, array) in variables.items()}
+    return {
+        name: (list(dims), torch.from_numpy(np.require(array, requirements=["C", "W"])))
+        for name, (dims, array) in variables.items()
+    }
 
 
 def _arrays(variables: dict[str, Any]) -> Variables:

@@ -13,6 +13,7 @@ import xarray as xr
 from probekit._results import estimates, headlines
 from probekit.errors import DataError, PluginError
 from probekit.metrics import Metric, Variables
+from probekit.metrics._kernels.node_blocks import placed
 from probekit.metrics.block import Array
 
 __all__ = [
@@ -64,30 +65,28 @@ def _variables(metric: Metric, returned: Any, where: str) -> Variables:
 
 
 def join(metric: Metric, blocks: Sequence[Variables]) -> Variables:
-    """The variables of a site from those of its blocks of nodes, in order.
+    """The variables of a site from those of its blocks of nodes, in order, which are taken out of the blocks.
 
     Raises PluginError where a variable has no dim `node`, or not every block gives the same variables.
     """
     joined: Variables = {}
-    for name, (dims, _) in blocks[0].items():
+    for name, (dims, _) in list(blocks[0].items()):
         if "node" not in dims or any(block.get(name, ((),))[0] != dims for block in blocks):
             raise PluginError(
                 f"The column metric {metric.name!r} must give {name!r} a dim 'node', and the same dims for every block "
                 f"of nodes; it gave {dims}. The metric's author has to fix this."
             )
-        joined[name] = dims, _concatenate([block[name][1] for block in blocks], dims)
+        joined[name] = dims, _concatenated([block.pop(name)[1] for block in blocks], dims.index("node"))
     return joined
 
 
-def _concatenate(arrays: Sequence[Array], dims: tuple[str, ...]) -> Array:
-    along = dims.index("node")
+def _concatenated(arrays: list[Array], along: int) -> Array:
     lengths = np.max([array.shape for array in arrays], axis=0)
-    return np.concatenate([_padded(array, lengths, along) for array in arrays], axis=along)
-
-
-def _padded(array: Array, lengths: Array, along: int) -> Array:
-    missing = [(0, 0 if axis == along else lengths[axis] - n) for axis, n in enumerate(array.shape)]
-    return np.pad(array, missing, constant_values=np.nan if array.dtype.kind == "f" else 0)
+    for place, array in enumerate(arrays):
+        missing = [(0, 0 if axis == along else lengths[axis] - n) for axis, n in enumerate(array.shape)]
+        if np.any(missing):
+            arrays[place] = np.pad(array, missing, constant_values=np.nan if array.dtype.kind == "f" else 0)
+    return placed(arrays, along)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,17 +36,34 @@ def require_absent(out: Path) -> None:
         )
 
 
-def files_of(tree: xr.DataTree, chunk_shape: ChunkShape = lambda _: None) -> dict[str, bytes]:
+class _Files(Mapping[str, bytes]):
+    """Files by their paths, of which each is made when it is asked for: all at once would be as large as the tree."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], bytes]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, path: str) -> bytes:
+        return self._makers[path]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def files_of(tree: xr.DataTree, chunk_shape: ChunkShape = lambda _: None) -> Mapping[str, bytes]:
     """The files of a zarr store that holds `tree`, by their paths in it, as ``DataTree.to_zarr`` would have it.
 
-    That takes zarr some milliseconds a variable, of which a tree has thousands.
+    That takes zarr some milliseconds a variable, of which a tree has thousands. The bytes of a file are made each time
+    that it is asked for.
 
     Args:
         tree: what is to be held.
         chunk_shape: of a variable; None leaves it open. A variable with one isn't compressed.
     """
     nodes: dict[str, Json] = {}
-    files: dict[str, bytes] = {}
+    files: dict[str, Callable[[], bytes]] = {}
     for node in tree.subtree:
         group = node.path.lstrip("/")
         dataset = node.to_dataset(inherit=False)
@@ -56,15 +74,15 @@ def files_of(tree: xr.DataTree, chunk_shape: ChunkShape = lambda _: None) -> dic
             nodes[path], chunks = _array(path, str(name), variable, chunk_shape(dataset.variables[name]))
             files |= chunks
     root = nodes.pop("")
-    files |= {f"{path}/{RECORD}": dump(node) for path, node in nodes.items()}
+    files |= {f"{path}/{RECORD}": partial(dump, node) for path, node in nodes.items()}
     consolidated = {"kind": "inline", "must_understand": False, "metadata": nodes}
-    return {**files, RECORD: dump({**root, "consolidated_metadata": consolidated})}
+    return _Files({**files, RECORD: partial(dump, {**root, "consolidated_metadata": consolidated})})
 
 
 def _array(
     path: str, name: str, variable: xr.Variable, chunk: tuple[int, ...] | None
-) -> tuple[Json, Mapping[str, bytes]]:
-    """The metadata of a variable, and its chunks by their keys."""
+) -> tuple[Json, Mapping[str, Callable[[], bytes]]]:
+    """The metadata of a variable, and what makes its chunks, by their keys."""
     # No value stands for a missing one.
     bare = xr.Variable(variable.dims, variable.values, variable.attrs, {"_FillValue": None})
     encoded = encode_cf_variable(bare, name=name)
@@ -77,12 +95,15 @@ def _array(
     metadata = array_metadata(dims, values.shape, dtype, chunk, compression)
     # A dim that gets longer has no chunks for what was measured before.
     fill = "NaN" if dtype.kind == "f" else metadata["fill_value"]
-    chunks = {}
-    for index in np.ndindex(*(math.ceil(n / part) for n, part in zip(values.shape, chunk, strict=True))):
+
+    def content(index: tuple[int, ...]) -> bytes:
         part = values[tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunk, strict=True))]
         padded = np.full(chunk, "" if text else fill_value(dtype), object if text else dtype)
         padded[tuple(map(slice, part.shape))] = part
-        chunks[chunk_key(path, index)] = b"".join(map(bytes, codec.encode(padded)))
+        return b"".join(map(bytes, codec.encode(padded)))
+
+    places = np.ndindex(*(math.ceil(n / part) for n, part in zip(values.shape, chunk, strict=True)))
+    chunks = {chunk_key(path, index): partial(content, index) for index in places}
     return {**metadata, "attributes": _as_json(encoded.attrs), "fill_value": fill}, chunks
 
 

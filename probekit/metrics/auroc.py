@@ -61,7 +61,7 @@ class AUROC(Parameters):
         check_min_count(self, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
-        return table_bytes(spec, 4, 3) if keeps_pairs(spec.classes, self.pairs) else 0
+        return table_bytes(spec, 4, 1) if keeps_pairs(spec.classes, self.pairs) else 0
 
     def relabelling(self, values: Array, classes: int) -> Callable[[Codes], Variables]:
         """Those of `compute` but for the pairs: the sums of the samples' ranks over the classes."""

@@ -95,7 +95,7 @@ class KS(Parameters):
 
     def memory(self, spec: Spec, samples: int) -> int:
         pairs = keeps_pairs(spec.classes, self.pairs)
-        return table_bytes(spec, 8, 2 * pairs) + leads_bytes(spec, samples)
+        return table_bytes(spec, 8, pairs) + leads_bytes(spec, samples)
 
     def compute(self, block: Block) -> Variables:
         kept = kept_classes(block, self.min_count)

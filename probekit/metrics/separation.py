@@ -98,7 +98,7 @@ class DPrime(ClassMoments):
         pairs = keeps_pairs(spec.classes, self.pairs)
         scratch = 8 * 12 * spec.classes * min(spec.nodes, NODES)
         hedges = 8 * 8 * spec.classes**2 * self.corrected  # where all classes differ in size
-        tables = table_bytes(spec, 2 * pairs, 2 * pairs)
+        tables = table_bytes(spec, 2 * pairs, pairs)
         return super().memory(spec, samples) + scratch + hedges + tables
 
     @np.errstate(invalid="ignore")  # infinite values

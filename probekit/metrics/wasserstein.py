@@ -96,7 +96,7 @@ class Wasserstein(Parameters):
         pairs = keeps_pairs(spec.classes, self.pairs)
         values = 8 * samples * min(spec.nodes, _nodes_at_once(samples, spec.classes, pairs))
         # Of the steps of two classes of all samples: the ends twice, two indices, the widths.
-        return 2 * values + 40 * samples + 4 * 8 * _APART + table_bytes(spec, 2 * pairs, 2 * pairs)
+        return 2 * values + 40 * samples + 4 * 8 * _APART + table_bytes(spec, 2 * pairs, pairs)
 
     def compute(self, block: Block) -> Variables:
         pairs = keeps_pairs(block.classes, self.pairs)

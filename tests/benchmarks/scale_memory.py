@@ -2,7 +2,7 @@
 
 Each metric is measured in a process of its own, on stores that are larger than `memory`, or have so many nodes,
 classes or sites that its states and tables are. A metric that needs more than `memory` is given what it asks for. The
-peak is that of the process, beyond what it held before it measured.
+peak is that of the process, beyond what it held before it measured and the results.
 """
 
 from __future__ import annotations

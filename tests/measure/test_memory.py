@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,6 +115,40 @@ def test_states_and_temporaries_are_within_what_was_asked_for() -> None:
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     for metric, used, bound in zip(metrics, map(int, printed.split()), memory, strict=True):
         assert used < 1.25 * float(bound.removesuffix(" MiB")) * 2**20, metric
+
+
+_PAIRS = """
+import gc, re
+from pathlib import Path
+import numpy as np, torch
+import probekit as pk
+from tests.measure.test_memory import tree_of
+
+def now(kind):
+    return 1024 * int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+torch.set_num_threads(1)
+x = np.random.default_rng(0).normal(size=(2000, 300)).astype(np.float32)
+pk.measure(tree_of(x[:, :9], 3), {metric!r})  # imports
+for out in (None, {out!r}):
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = now("VmRSS")
+    results = pk.measure(tree_of(x, 200), {metric!r}, memory="48MiB", out=out)
+    print(now("VmHWM") - before - results.nbytes)
+    del results
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is asked of Linux")
+@pytest.mark.parametrize("metric", ["auroc:pairs=True", "dprime:pairs=True"])
+def test_a_large_table_of_results_is_held_once(metric: str, tmp_path: Path) -> None:
+    script = _PAIRS.format(metric=metric, out=str(tmp_path / "results.zarr"))  # 96 MB for all pairs of classes
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    in_memory, written = map(int, printed.split())
+    assert in_memory < 1.25 * 48 * 2**20
+    assert written < 1.25 * 48 * 2**20
 
 
 @pytest.mark.parametrize("metric", ["effective_rank", "rankme", "participation_ratio"])

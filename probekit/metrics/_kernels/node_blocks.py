@@ -6,15 +6,33 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from probekit.metrics.block import Array
 from probekit.metrics.protocol import Variables
 
-__all__ = ["join_nodes"]
+__all__ = ["join_nodes", "placed"]
 
 
 def join_nodes(blocks: Iterable[Variables]) -> Variables:
     """The variables of all nodes from those of consecutive blocks; the node is the last dim of each."""
     found = list(blocks)
-    return {
-        name: (dims, np.concatenate([variables[name][1] for variables in found], axis=-1))
-        for name, (dims, _) in found[0].items()
-    }
+    dims = {name: of for name, (of, _) in found[0].items()}
+    return {name: (dims[name], placed([block.pop(name)[1] for block in found], -1)) for name in dims}
+
+
+def placed(arrays: list[Array], axis: int) -> Array:
+    """The arrays one after the other along an axis, as ``np.concatenate`` has them, and `arrays` empty.
+
+    Each is dropped as soon as it has its place. In memory that axis is the first: the part of an array is then in one
+    piece, and pages of the whole aren't taken before it. So a large table isn't held twice.
+    """
+    if len(arrays) == 1:
+        return arrays.pop()
+    shape = np.moveaxis(arrays[0], axis, 0).shape[1:]
+    whole = np.empty((sum(array.shape[axis] for array in arrays), *shape), np.result_type(*arrays))
+    first = 0
+    arrays.reverse()
+    while arrays:
+        array = np.moveaxis(arrays.pop(), axis, 0)
+        whole[first : first + len(array)] = array
+        first += len(array)
+    return np.moveaxis(whole, 0, axis)
