@@ -50,6 +50,7 @@ from probekit.metrics.subspaces import PWCCA, SVCCA, Procrustes
 from probekit.metrics.top import TopSamples
 from probekit.metrics.variability import CDNV
 from probekit.metrics.wasserstein import Wasserstein
+from probekit.metrics.weights import WeightAlignment
 
 __all__ = [
     "AUROC",
@@ -118,6 +119,7 @@ __all__ = [
     "Var",
     "Variables",
     "Wasserstein",
+    "WeightAlignment",
     "median",
     "metric",
 ]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.errors import PluginError
 from probekit.metrics._kernels.class_means import class_moments, own_mean_share, unit_batches, unit_bytes
+from probekit.metrics._kernels.weights import weights_of
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
@@ -97,17 +96,9 @@ class NeuralCollapse(Parameters):
     def __post_init__(self) -> None:
         if self.head is None:
             return
-        given = self.head.detach().cpu().numpy() if isinstance(self.head, Tensor) else self.head
-        head = np.array(given, dtype=np.float64)
-        if head.ndim != 2 or not np.isfinite(head).all() or not head.any():
-            raise PluginError(
-                f"NeuralCollapse(head=…) of shape {head.shape}: the weights of the last layer have two axes, (class, "
-                "node), and are finite and not all 0. Give model.fc.weight, say."
-            )
-        head.setflags(write=False)
-        shape = " × ".join(map(str, head.shape))
+        head, digest = weights_of(self.head, "NeuralCollapse(head=…)", "(class, node)")
         object.__setattr__(self, "head", head)
-        object.__setattr__(self, "_digest", f"{shape}, sha256 {sha256(head.tobytes()).hexdigest()[:16]}")
+        object.__setattr__(self, "_digest", digest)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -136,8 +136,8 @@ class Entropy(Parameters):
     H = −Σ p log₂ p, where p are the shares of the class's samples in the cells: atoms (values that at least 1 % of the
     node's samples share) and bins of equal mass under the mixture of all classes (Shannon 1948).
 
-    `entropy` (label, node), float64, is about 0 where all samples of the class are in one cell (a dead node, say), and
-    log₂ of the number of cells where they are spread over them evenly. NaN for a class with fewer than `min_count`
+    `entropy` (label, node), float64, is 0 at a constant node, about 0 where all samples of the class are in one cell,
+    and log₂ of the number of cells where they are spread over them evenly. NaN for a class with fewer than `min_count`
     samples.
 
     Few samples lower it, by about (cells − 1) / (2 n ln 2). By default it is corrected by Grassberger's (2003), log n −
@@ -197,6 +197,8 @@ class Entropy(Parameters):
             entropy = in_order(-share * np.log2(share, where=share > 0, out=np.zeros_like(share))) + 0.0  # no -0
             if self.corrected:
                 entropy += (1 - samples / block.measured.sum()) * (grassberger(counts) / log(2) - entropy)
+                # Grassberger's of a single cell may be −0.002, or 0.1 for an odd number of samples.
+                entropy = np.where(block.constant, 0.0, np.maximum(entropy, 0.0))
             found[kept] = entropy
         return {"entropy": (("label", "node"), found)}
 

@@ -104,6 +104,14 @@ def test_a_head_keeps_to_the_protocol(check: Callable[[], None]) -> None:
     check()
 
 
+@conformance(
+    metrics.WeightAlignment([[1, 2, 0, 0, 1, 0, 3], [0, 1, 4, 0, 0, 1, 1]]),
+    except_for=dict.fromkeys(("declared dims", "says what it needs"), "the weights are of so many nodes"),
+)
+def test_weights_keep_to_the_protocol(check: Callable[[], None]) -> None:
+    check()
+
+
 @pytest.mark.parametrize(
     "name", [n for n, p in plugins.find(plugins.METRICS).items() if p.distribution == "probekit-torch"]
 )

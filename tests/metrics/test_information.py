@@ -96,6 +96,16 @@ def test_a_dead_or_constant_node_tells_nothing() -> None:
     assert not np.signbit(entropy(x, y)).any()
 
 
+@pytest.mark.parametrize("samples", [10, 11, 20, 50])
+def test_a_corrected_entropy_is_0_at_a_constant_node_and_never_negative(samples: int) -> None:
+    y = np.arange(3 * samples) % 3
+    x = np.column_stack([np.zeros(len(y)), np.where(y == 2, np.arange(len(y)), 0)])  # classes 0 and 1 are in one cell
+    found = entropy(x, y, corrected=True)
+    np.testing.assert_array_equal(found[:, 0], 0)
+    assert (found >= 0).all()
+    assert not np.signbit(found).any()
+
+
 def test_entropy_is_log2_of_the_cells_over_which_a_class_is_even() -> None:
     x, y = np.arange(640.0)[:, None], np.arange(640) % 2
     np.testing.assert_allclose(entropy(x, y), 5, rtol=1e-14)
