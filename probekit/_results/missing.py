@@ -35,9 +35,9 @@ def explained(found: Iterable[Missing], headlines: Mapping[str, Headline], class
     reasons: dict[str, list[Missing]] = {}
     for each in found:
         if each.missing:
-            why = headlines[each.metric].missing
-            alone = classes == 1 and each.missing == each.size and ("two classes" in why or "three classes" in why)
-            reasons.setdefault(_ALONE if alone else why, []).append(each)
+            headline = headlines[each.metric]
+            alone = classes == 1 < headline.classes and each.missing == each.size
+            reasons.setdefault(_ALONE if alone else headline.missing, []).append(each)
     for why, those in reasons.items():
         names = list(dict.fromkeys(headlines[each.metric].variable for each in those))
         missing, size = sum(each.missing for each in those), sum(each.size for each in those)
@@ -47,13 +47,15 @@ def explained(found: Iterable[Missing], headlines: Mapping[str, Headline], class
             why = why.replace("they compare", "it compares", 1)
         said = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing for {missing:,} of {size:,} values"
         at = at_sites(each.site for each in those)
-        yield f"{said} at {at}{f': {why}' if why else ''}{_there(why, those, classes)}."
+        compared = any(headlines[each.metric].classes > 1 for each in those)
+        there = _there(those, classes) if compared and classes and classes > 1 else ""
+        yield f"{said} at {at}{f': {why}' if why else ''}{there}."
 
 
-def _there(why: str, those: list[Missing], classes: int | None) -> str:
+def _there(those: list[Missing], classes: int) -> str:
     """How many samples the classes have, where there may be too few of either and nothing was found."""
     numbers = {each.n for each in those}
-    if "classes" not in why or not classes or classes == 1 or any(each.missing < each.size for each in those):
+    if any(each.missing < each.size for each in those):
         return ""
     number = numbers.pop() if len(numbers) == 1 else None
     return "" if number is None else f" (here {classes:,} classes have {number:,} samples)"

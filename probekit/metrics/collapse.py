@@ -87,6 +87,7 @@ class NeuralCollapse(Parameters):
         None,
         "samples spread widely around the mean of their class: no collapse",
         beside="neural_collapse_reliability",
+        classes=2,
         missing="it needs two classes, one of two samples, a site whose nodes aren't constant, and finite values",
     )
     # Version 1 counted directions that were rounding errors of float32, version 2 distances that were; until version 3

@@ -52,6 +52,7 @@ class FeatureEntropy(Sums):
         "feature_entropy",
         "mean",
         "the activation of nodes is spread over many classes",
+        classes=2,
         missing="nodes are never above 0, or there are no two classes",
     )
 

@@ -23,6 +23,7 @@ class Headline:
         neutral: the value that says nothing, such as 0, ½ or 1; None where there is no such value.
         beside: the name of a variable that belongs beside this one, such as a chance level or a null; None for none.
             It may be one that the metric gives for some parameters only.
+        classes: the fewest classes that the metric compares; 1 where it doesn't compare them.
         missing: why values may be NaN and what to do then, as a clause; empty where they never are.
         smallest: whether small values are the telling ones, as those of an overlap. `probekit.top` looks for them.
 
@@ -36,5 +37,6 @@ class Headline:
     large: str
     neutral: float | None = None
     beside: str | None = None
+    classes: int = 1
     missing: str = ""
     smallest: bool = False

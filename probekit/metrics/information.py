@@ -71,6 +71,7 @@ class MutualInformation(Parameters):
         "mean",
         "single nodes tell much about the class, in bits",
         neutral=0.0,
+        classes=2,
         missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
     version: ClassVar[int] = 2  # version 1 had 32 bins, and the correction of Miller and Madow

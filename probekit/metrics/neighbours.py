@@ -72,6 +72,7 @@ class KNNAccuracy(Parameters):
         None,
         "the nearest samples mostly have the same class",
         beside="knn_accuracy_chance",
+        classes=2,
         missing="it needs two classes, more samples than neighbours, and finite values",
     )
 

@@ -92,6 +92,7 @@ class Overlap(Parameters):
         "classes look alike at single nodes",
         neutral=1.0,
         beside="overlap_null",
+        classes=2,
         missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
         smallest=True,
     )

@@ -89,6 +89,7 @@ class LinearProbe(Parameters):
         None,
         "a linear classifier finds the class of new samples",
         beside="linear_probe_chance",
+        classes=2,
         missing="it needs two classes among the training samples, held-out samples, and finite values",
     )
 

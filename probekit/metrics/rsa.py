@@ -94,6 +94,7 @@ class RSA(Parameters):
         None,
         "two sites arrange the classes alike",
         neutral=0.0,
+        classes=3,
         missing="it needs three classes of two samples (of one by dissimilarity='correlation'), whose dissimilarities "
         "differ, and finite values",
     )

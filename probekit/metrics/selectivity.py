@@ -71,6 +71,7 @@ class Selectivity(ClassMoments):
         "mean",
         "nodes respond to one class only",
         neutral=0.0,
+        classes=2,
         missing="nodes go below 0 (it needs x ≥ 0; use auroc or dprime), or there are no two classes",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected

@@ -87,6 +87,7 @@ class DPrime(ClassMoments):
         "median",
         "class means are many standard deviations apart at single nodes",
         neutral=0.0,
+        classes=2,
         missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected, and took classes of any size
@@ -203,6 +204,7 @@ class Fisher(ClassMoments):
         "median",
         "the class explains much of a node's variance",
         neutral=0.0,
+        classes=2,
         missing="it needs two classes with samples, more samples than classes by 3, and finite values",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected
@@ -255,6 +257,7 @@ class Separability(ClassMoments):
         None,
         "class means are far apart beside the spread within classes",
         neutral=0.0,
+        classes=2,
         missing="it needs two classes, one of them of two samples, and finite values",
     )
     version: ClassVar[int] = 3

@@ -73,6 +73,7 @@ class Silhouette(Parameters):
         "samples are nearer to their own class than to any other",
         neutral=0.0,
         beside="silhouette_site",
+        classes=2,
         missing="it needs two classes, of two samples each, and finite values",
     )
 

@@ -55,6 +55,7 @@ class CDNV(ClassMoments):
         None,
         "classes spread widely beside the distance of their means: no collapse",
         beside="cdnv_inverse",
+        classes=2,
         missing="it needs two classes of two samples, nodes that aren't constant, and finite values",
     )
 
