@@ -159,8 +159,8 @@ TESTS = (
     ),
     Test(
         "On CIFAR10 both degrade with depth without batch norm and gain with it.",
-        "The slope of test accuracy over depth is above 0 with batch norm (effect, points a layer) and below 0 without "
-        f"({SLOPE} count as none).",
+        "For either activation the slope of test accuracy over depth is above 0 with batch norm (effect, points a "
+        f"layer, of ReLU) and below 0 without ({SLOPE} count as none).",
         evidence.depth_needs_norm,
         about=("cifar10",),
     ),

@@ -127,7 +127,11 @@ def relu_needs_norm(run: Records) -> Finding:
 
 def depth_needs_norm(run: Records) -> Finding:
     _need(run, dataset="cifar10", depths=2)
-    return Finding(_slopes_by_norm({norm: _of_kind(_papers(run), batch_norm=norm) for norm in (True, False)}), {})
+    parts: dict[str, Part] = {}
+    for activation in PAPERS:
+        rows = {norm: _of_kind(_papers(run), activation=activation, batch_norm=norm) for norm in (True, False)}
+        parts |= {f"{activation}: {name}": part for name, part in _slopes_by_norm(rows).items()}
+    return Finding(parts, {})
 
 
 def all_fit(run: Records) -> Finding:
@@ -316,10 +320,10 @@ def _differences(column: str, rows: pd.DataFrame, between: str, first: object, s
 
 
 def _slopes(rows: pd.DataFrame) -> Layers:
-    """Test accuracy gained with each further layer, in points: a line's slope in each seed, the mean over kinds."""
+    """Test accuracy gained with each further layer, in points: a line's slope in each seed, the mean over widths."""
     kinds = [
         (seed, np.polyfit(kind.depth.astype(float), 100 * kind.test_accuracy, 1)[0])
-        for (seed, _, _), kind in rows.groupby(["seed", "activation", "width"])
+        for (seed, _), kind in rows.groupby(["seed", "width"])
     ]
     slopes = pd.DataFrame(kinds, columns=["seed", "slope"]).groupby("seed").slope.mean()
     return np.asarray(slopes, np.float64)

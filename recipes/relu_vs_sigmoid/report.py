@@ -12,14 +12,13 @@ from probekit.report import Page
 from .claims import Claim
 from .data import Split
 from .figures import Drawn
-from .settings import COMMON, PROFILES
+from .settings import COMMON, PROFILES, WEIGHTS
 from .study import Study
 from .tables import PAPER, Tables, arranged, claims_table, merged_claims_table, settings_table
 
 __all__ = ["command", "merged_page", "run_page"]
 
 BADGES = {"held": "good", "not held": "bad", "open": "neutral", "not testable": "neutral"}
-WEIGHTS = {"best": "at the weights with the best validation accuracy", "last": "at the weights of the last epoch"}
 LEDE = (
     "Pretorius, Barnard and Davel (2019), «ReLU and sigmoidal activation functions», asked how class information "
     "travels through networks that differ only in their activation. This run trains such networks, records what every "

@@ -12,7 +12,7 @@ from probekit.errors import DataError, near
 
 from .training.networks import PAPERS, Config
 
-__all__ = ["COMMON", "PROFILES", "Settings", "rates", "resolve"]
+__all__ = ["COMMON", "PROFILES", "WEIGHTS", "Settings", "rates", "resolve"]
 
 COMMON: dict[str, Any] = {
     "activations": PAPERS,
@@ -27,7 +27,8 @@ COMMON: dict[str, Any] = {
     "fit": 0.99,
     "weights_of": "best",
 }
-WEIGHTS = ("best", "last")  # the epochs whose weights a study may measure
+# The epochs whose weights a study may measure, and how it says so.
+WEIGHTS = {"best": "at the weights with the best validation accuracy", "last": "at the weights of the last epoch"}
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"depths": (2, 4), "epochs": 30, "patience": 0, "batch_size": 32, "search_epochs": 0},
     # The networks of section 3 of the paper.

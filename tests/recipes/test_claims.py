@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,32 @@ def test_claim_4_needs_a_gap_with_batch_norm_and_none_without(gap: float, gap_wi
     rates = {"relu": 0.5 + gap - 0.003, "sigmoid": 0.5, "relu-bn": 0.54 + gap_with_norm - 0.001, "sigmoid-bn": 0.54}
     assert claims.claims(records("cifar10", rates))[3].status == status
     assert claims.claims(records("mnist", rates))[3].status == "not_testable"
+
+
+@pytest.mark.parametrize(
+    ("slopes", "status"),
+    [
+        ({"relu": -0.2, "sigmoid": -0.5, "relu-bn": 0.3, "sigmoid-bn": 0.2}, "held"),
+        ({"relu": -0.2, "sigmoid": -0.5, "relu-bn": 0.3, "sigmoid-bn": -0.2}, "not_held"),  # on average they gain
+        ({"relu": 0.2, "sigmoid": -0.9, "relu-bn": 0.3, "sigmoid-bn": 0.2}, "not_held"),
+    ],
+)
+def test_claim_5_is_about_either_activation(slopes: dict[str, float], status: str) -> None:
+    run = records("cifar10", dict.fromkeys(slopes, 0.5), depths=(2, 4, 8))
+    kinds = [Config(*each) for each in run.results[["activation", "depth", "width", "batch_norm"]].values.tolist()]
+    gained = [slopes[kind.kind] * kind.depth / 100 for kind in kinds]
+    noise = np.random.default_rng(0).normal(0, 2e-4, len(kinds))
+    run = replace(run, results=run.results.assign(test_accuracy=0.5 + np.array(gained) + noise))
+    claim = claims.claims(run)[4]
+    assert claim.status == status
+    told = claim.numbers["parts"]
+    assert told["sigmoid: points lost a layer without"]["effect"] == pytest.approx(-slopes["sigmoid"], abs=0.02)
+    for name, norm in (("gained a layer with batch norm", True), ("lost a layer without", False)):
+        rows = run.results[(run.results.activation == "relu") & (run.results.batch_norm == norm)]
+        by_seed = [stats.linregress(each.depth, 100 * each.test_accuracy).slope for _, each in rows.groupby("seed")]
+        expected = stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)
+        found = told[f"relu: points {name}"]["interval"]
+        assert sorted(np.abs(found)) == pytest.approx(sorted(np.abs([expected.low, expected.high])))
 
 
 def test_nodes_of_networks_that_do_not_fit_are_not_judged() -> None:

@@ -76,11 +76,12 @@ def sparsity_by_rate(study: Study) -> Made:
     axes[0, 0].set_ylabel("inactive (%)")
     axes[1, 0].set_ylabel("validation (%)")
     axes[0, 1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    epochs = int(numbers.epochs.max())
+    epochs, seeds = int(numbers.epochs.max()), numbers.seed.nunique()
+    over = f"{seeds} seeds, mean and standard error" if seeds > 1 else "one seed"
     caption = (
-        f"ReLU networks of the learning-rate search on {study.settings.dataset} ({epochs} epochs, "
-        f"{study.settings.seeds} seeds, mean and standard error): the share of inactive samples in each layer, and the "
-        "best validation accuracy. Sparsity changes much where accuracy hardly changes."
+        f"ReLU networks of the learning-rate search on {study.settings.dataset} ({epochs} epochs, {over}): the share "
+        "of inactive samples in each layer, and the best validation accuracy. Sparsity changes much where accuracy "
+        "hardly changes."
     )
     return figure, numbers, caption
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 import probekit as pk
 
 from ..records import STATES
+from ..settings import WEIGHTS
 from ..study import Study
 from ..training.networks import ACTIVATIONS
 
@@ -90,10 +91,10 @@ def fig2(*studies: Study) -> Made:
     figure.axes[-1].legend(
         drawn.values(), drawn, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5)
     )
+    weights = dict.fromkeys(WEIGHTS[study.settings.weights_of] for study in studies)
     caption = (
-        f"Test accuracy on {' and '.join(study.settings.dataset for study in studies)} at the weights with the best "
-        f"validation accuracy; mean and standard error over {studies[0].settings.seeds} seeds. Stars are networks with "
-        "batch norm."
+        f"Test accuracy on {' and '.join(study.settings.dataset for study in studies)} {' or '.join(weights)}; mean "
+        f"and standard error over {studies[0].settings.seeds} seeds. Stars are networks with batch norm."
     )
     return figure, pd.concat(frames, ignore_index=True), caption
 
