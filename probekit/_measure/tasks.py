@@ -57,8 +57,9 @@ class Task:
     - ``compare``: one sample metric, `metric`, of all sites, and `site` is empty.
 
     With `repeat`, the last four are repeated for a null or an interval: `start` to `stop` of the repeats, or all
-    blocks of a jackknife where these are equal. Streaming metrics add up `together` repeats in a pass. A sample metric
-    reads the store once for all if the values are `held`.
+    blocks of a jackknife where these are equal. Streaming metrics add up `together` repeats in a pass; for intervals, a
+    task has those whose intervals are found by `how`. A sample metric reads the store once for all if the values are
+    `held`.
     `pooling` is what becomes of positions.
     """
 
@@ -69,6 +70,7 @@ class Task:
     metric: str = ""
     digit: int = 0
     repeat: Literal["", "null", "ci"] = ""
+    how: Literal["bootstrap", "jackknife"] | None = None
     together: int = 0
     held: bool = False
     pooling: str = "mean"
@@ -271,7 +273,9 @@ class Work:
         def checked(metric: Metric, returned: Any) -> Variables:
             return check(metric, returned, rows.labels, where, **lengths)
 
-        sums = self.repeats.of_streams(task.repeat, metrics, passes, spec, batches, rows, task.site, where, checked)
+        sums = self.repeats.of_streams(
+            task.repeat, task.how, metrics, passes, spec, batches, rows, task.site, where, checked
+        )
         return TaskResult(repeats=sums)
 
 

@@ -133,6 +133,7 @@ class NodeCorrelation(Parameters):
 
     max_nodes: int = 2048
     name: ClassVar[str] = "node_correlation"
+    interval: ClassVar[str] = "jackknife"
     scope: ClassVar[str] = "site"
     headline: ClassVar[Headline] = Headline(
         "node_correlation_site",

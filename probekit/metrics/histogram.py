@@ -31,6 +31,7 @@ class Histogram(Parameters):
     bins: int = 32
     edges: Edges = "mass"
     name: ClassVar[str] = "histogram"
+    interval: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if self.bins < 1 or self.edges not in get_args(Edges):

@@ -47,6 +47,7 @@ class Alignment(Sums):
     """
 
     name: ClassVar[str] = "alignment"
+    interval: ClassVar[str] = "jackknife"
     scope: ClassVar[str] = "site"
     headline: ClassVar[Headline] = Headline(
         "alignment",

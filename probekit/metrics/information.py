@@ -66,6 +66,7 @@ class MutualInformation(Parameters):
     min_count: int = 10
     corrected: bool = True
     name: ClassVar[str] = "mutual_information"
+    interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
         "mutual_information",
         "mean",
@@ -167,6 +168,7 @@ class Entropy(Parameters):
     min_count: int = 10
     corrected: bool = True
     name: ClassVar[str] = "entropy"
+    interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
         "entropy",
         "mean",

@@ -81,6 +81,7 @@ class KS(Parameters):
     pairs: bool | None = None
     corrected: bool = True
     name: ClassVar[str] = "ks"
+    interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
         "ks_mean",
         "mean",

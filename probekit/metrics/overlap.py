@@ -86,6 +86,7 @@ class Overlap(Parameters):
     pairs: bool | None = None
     corrected: bool = True
     name: ClassVar[str] = "overlap"
+    interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
         "overlap",
         "mean",

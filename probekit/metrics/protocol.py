@@ -47,6 +47,10 @@ many shuffles of the labels sooner than by as many calls of `compute`; a streami
 ``relabelled(spec, labellings)`` for that (see `StreamRelabelling`). A column metric's attribute `null_repeats` is the
 number of shuffles that the engine measures for it where the caller asks for no null.
 
+A metric may have the class attribute `interval`, by which its intervals are found whatever the caller asks for:
+``"jackknife"`` where equal samples make the metric something else, so that samples that are drawn twice would mislead,
+``"bootstrap"``, or None for a metric without intervals.
+
 Streaming metrics with equal `state_key` attributes have the same `init`, `update` and `merge`: measured together, they
 share one state.
 """

@@ -51,6 +51,7 @@ class TopSamples(Parameters):
 
     k: int = 10
     name: ClassVar[str] = "top_samples"
+    interval: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -50,6 +50,7 @@ class CDNV(ClassMoments):
     unbiased: bool = True
     pairs: bool | None = None
     name: ClassVar[str] = "cdnv"
+    interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
         "cdnv_median",
         None,

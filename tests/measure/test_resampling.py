@@ -12,6 +12,7 @@ import xarray as xr
 from scipy.stats import false_discovery_control, mannwhitneyu, norm, t
 
 import probekit as pk
+from probekit import plugins
 from probekit._measure.resampling import evaluation
 from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.tally import discoveries
@@ -224,6 +225,52 @@ def test_intervals_of_columns_cover_what_is_true(ci: str) -> None:
     for name, true in (("auroc_rest", 1 - norm.cdf(np.sqrt(0.5))), ("median", 0.0)):
         covered = ((found[f"{name}_low"] < true) & (true < found[f"{name}_high"])).mean()
         assert 0.93 < covered < 0.97, name
+
+
+@pytest.mark.slow
+def test_intervals_that_leave_blocks_out_cover_what_is_true() -> None:
+    rng, y = np.random.default_rng(2), np.arange(200) % 2
+    x = rng.normal(size=(200, 300)).astype(np.float32) + y[:, None].astype(np.float32)
+    found = measured(x, y, ["overlap", "mutual_information", "ks"], ci="bootstrap")
+    truths = {"overlap": 2 * norm.cdf(-0.5), "mutual_information": 0.161, "ks_mean": 2 * norm.cdf(0.5) - 1}
+    for name, true in truths.items():
+        assert found[f"{name}_low"].attrs["ci"] == "jackknife"
+        assert 0.9 < ((found[f"{name}_low"] < true) & (true < found[f"{name}_high"])).mean(), name
+    covered = []
+    for _ in range(40):
+        x = rng.normal(size=(100, 20)).astype(np.float32)
+        of_site = measured(x, np.arange(100) % 4, "effective_rank", ci="bootstrap")
+        covered.append(float(of_site["effective_rank_low"]) < 20 < float(of_site["effective_rank_high"]))
+    assert np.mean(covered) > 0.85
+
+
+def test_what_is_measured_lies_in_its_interval() -> None:
+    others = {"gradient_norm", "correlation", "ridge_probe", "saturation", "min", "max", "rsa"}
+    metrics = [name for name in plugins.find(plugins.METRICS) if name not in others]
+    rng, y = np.random.default_rng(0), np.arange(240) % 4
+    root = xr.Dataset(coords={"label": ("sample", y)})
+    x = {name: (rng.normal(size=(240, 8)) + 0.5 * (y[:, None] == 1)).clip(min=0) for name in "ab"}
+    sites = {name: xr.Dataset({"activation": (("sample", "node"), each)}) for name, each in x.items()}
+    found = pk.measure(xr.DataTree.from_dict({"/": root, **sites}), metrics, ci="bootstrap", repeats=20)
+    seen = 0
+    for group in (found, *found.children.values()):
+        for name in (name for name in group.data_vars if f"{name}_low" in group):
+            value, low, high = (group[each].values for each in (name, f"{name}_low", f"{name}_high"))
+            known = np.isfinite(value) & np.isfinite(low)
+            inside = (low[known] <= value[known] + 1e-9) & (value[known] <= high[known] + 1e-9)
+            assert not known.any() or inside.mean() > 0.8, name  # the largest of many may be outside
+            seen += 1
+    assert seen > 40
+    assert not any(name.startswith(("histogram", "top_samples")) for name in found["a"].data_vars if "_low" in name)
+
+
+def test_metrics_of_both_kinds_are_repeated_beside_each_other(normal: tuple[Array, Array]) -> None:
+    for ci in ("bootstrap", "jackknife"):
+        both = measured(*normal, ["mean", "effective_rank", "overlap", "histogram"], ci=ci, repeats=30)
+        for metric in ("mean", "effective_rank", "overlap"):
+            alone = measured(*normal, metric, ci=ci, repeats=30)
+            for name, variable in alone.data_vars.items():
+                xr.testing.assert_identical(both[name], variable)
 
 
 @pytest.mark.parametrize("metric", ["mean", "median"], ids=["streaming", "column"])

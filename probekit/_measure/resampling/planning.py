@@ -187,17 +187,19 @@ class _Group:
 
 def _groups(repeats: Repeats, work: Work, what: What) -> Iterator[_Group]:
     metrics, sources = work.metrics, work.sources
-    streams = repeats.chosen(what, metrics.streaming("node", "site"))
-    for key, source in sources.items() if streams else ():
-        spec = spec_of(source, work.rows[key], source.nodes)
-        kept = 48 * len(streams) * spec.classes * spec.nodes  # six sums over the repeats of a variable
-        reading = reading_bytes(source, work.rows[key], streams)
-        yield _group(Task("site", key, repeat=what), streams, spec, work.rows[key].number, reading + kept)
+    for how in ("bootstrap", "jackknife") if what == CI else (None,):
+        streams = repeats.chosen(what, metrics.streaming("node", "site"), how)
+        for key, source in sources.items() if streams else ():
+            spec = spec_of(source, work.rows[key], source.nodes)
+            kept = 48 * len(streams) * spec.classes * spec.nodes  # six sums over the repeats of a variable
+            reading, task = reading_bytes(source, work.rows[key], streams), Task("site", key, repeat=what, how=how)
+            yield _group(task, streams, spec, work.rows[key].number, reading + kept)
     between = repeats.chosen(what, metrics.streaming("sites"))
     if between and work.common is not None:
         specs = [spec_of(source, work.common, source.nodes) for source in sources.values()]
         reading = sum(reading_bytes(source, work.common, between) for source in sources.values())
-        yield _group(Task("sites", repeat=what), between, specs, work.common.number, reading)
+        task = Task("sites", repeat=what, how="jackknife" if what == CI else None)
+        yield _group(task, between, specs, work.common.number, reading)
 
 
 def _group(task: Task, metrics: Sequence[StreamingMetric], spec: Any, samples: int, fixed: int) -> _Group:
@@ -214,8 +216,7 @@ def _group(task: Task, metrics: Sequence[StreamingMetric], spec: Any, samples: i
 
 def _streams(repeats: Repeats, what: What, group: _Group, memory: int, least: int) -> Iterator[Task]:
     number = _number(repeats, what, group.metrics[0], group.task.site)
-    jackknife = what == CI and repeats.settings.interval(group.metrics[0]) == "jackknife"
-    if jackknife and group.bytes(number) <= memory:
+    if group.task.how == "jackknife" and group.bytes(number) <= memory:
         yield group.task  # all blocks at once, whose states add up
         return
     fitting = (memory - group.fixed) // group.each - 1

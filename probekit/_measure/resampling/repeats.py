@@ -44,10 +44,12 @@ class Repeats:
         """How many shuffles or draws a metric is asked for; 0 for none."""
         if what == NULL:
             return self.settings.shuffles(metric) if metric.name in self.seeing else 0
-        return self.settings.repeats if self.settings.ci else 0
+        return self.settings.repeats if self.settings.interval(metric) else 0
 
-    def chosen(self, what: What, metrics: Sequence[Metric]) -> list[Any]:
-        return [metric for metric in metrics if self.number(what, metric)]
+    def chosen(self, what: What, metrics: Sequence[Metric], how: str | None = None) -> list[Any]:
+        """The metrics that are repeated: for intervals, those whose intervals are found by `how`."""
+        asked = [metric for metric in metrics if self.number(what, metric)]
+        return asked if how is None else [metric for metric in asked if self.settings.interval(metric) == how]
 
     def any_of(self, metrics: Sequence[Metric]) -> bool:
         return any(self.number(what, metric) for what in (NULL, CI) for metric in metrics)
@@ -81,6 +83,7 @@ class Repeats:
     def of_streams(
         self,
         what: What,
+        how: str | None,
         metrics: Sequence[StreamingMetric],
         passes: Sequence[range],
         spec: Any,
@@ -92,14 +95,15 @@ class Repeats:
     ) -> dict[str, Variables]:
         """The sums of streaming metrics over the repeats of each of the `passes` over the samples.
 
-        An empty pass are all blocks of a jackknife, from the blocks' states.
+        Of intervals they are those of the metrics whose intervals are found by `how`. An empty pass are all blocks of a
+        jackknife, from the blocks' states.
         """
-        chosen: list[StreamingMetric] = self.chosen(what, metrics)
+        chosen: list[StreamingMetric] = self.chosen(what, metrics, how)
         tallies: dict[str, Tally] = {}
         for part in passes:
             if len(part):
                 as_they_are = relabelled(rows.codes, rows.labels.number)
-                repeats = [as_they_are, *(self._repeat(what, repeat, rows, key) for repeat in part)]
+                repeats = [as_they_are, *(self._repeat(what, how, repeat, rows, key) for repeat in part)]
                 found = streamed(chosen, spec, where, batches, repeats)
             else:
                 found = without_each(chosen, spec, where, batches, self.blocks(key))
@@ -111,11 +115,11 @@ class Repeats:
                     tallies[metric.name].add(check(metric, variables[metric.name]))
         return {f"{what}/{name}": tally.variables for name, tally in tallies.items()}
 
-    def _repeat(self, what: What, repeat: int, rows: Observations, key: str) -> Any:
+    def _repeat(self, what: What, how: str | None, repeat: int, rows: Observations, key: str) -> Any:
         draws = self.draws[key]
         if what == NULL:
             return relabelled(draws.labels(repeat), rows.labels.number)
-        if key == ALL_SITES or self.settings.ci == "jackknife":
+        if how == "jackknife":
             return redrawn((self.blocks(key) != repeat).astype(np.int64))
         return redrawn(draws.counts(repeat))
 

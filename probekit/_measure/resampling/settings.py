@@ -61,13 +61,16 @@ class Resampling:
         return self.repeats if self.null else int(getattr(metric, "null_repeats", 0))
 
     def interval(self, metric: Metric) -> str | None:
-        """How the intervals of a metric are found.
+        """How the intervals of a metric are found: as its own `interval` says, else as asked; None if it has none.
 
         A sample that is drawn twice would stand among the training and the test samples of a probe, and would be its
         own neighbour. Where a metric reads whole samples or compares sites, blocks of them are left out instead. A
         median or a quantile hardly moves without a block, so samples are drawn for these.
         """
-        if self.ci and isinstance(metric, OrderMetric):
-            return "bootstrap"
-        whole = isinstance(metric, SampleMetric) or scope_of(metric) == "sites"
-        return "jackknife" if self.ci and whole else self.ci
+        usual = self.ci
+        if isinstance(metric, SampleMetric) or scope_of(metric) == "sites":
+            usual = "jackknife"
+        elif isinstance(metric, OrderMetric):
+            usual = "bootstrap"
+        found: str | None = getattr(metric, "interval", usual)
+        return found if self.ci else None

@@ -28,6 +28,7 @@ class Covariance(Parameters):
     """
 
     scope: ClassVar[str] = "site"
+    interval: ClassVar[str] = "jackknife"
     state_key: ClassVar[str] = "covariance"
 
     def init(self, spec: Spec) -> State:
