@@ -99,9 +99,9 @@ def measure(
     samples. ``ci="bootstrap"`` draws samples with replacement within their class, `repeats` times; the interval is
     Student's t by the draws' deviation, moved by the bias that they show where it exceeds a quarter of that (Efron and
     Tibshirani 1993, sections 10.3 and 12). ``ci="jackknife"`` leaves out blocks of samples, up to `repeats` and no more
-    than the root of the samples (Shao and Wu 1989). Metrics that mustn't see a sample twice (trained probes, neighbours,
-    comparisons of sites, `overlap` and others that count cells, spectra) always have the jackknife; medians and
-    quantiles, which it doesn't serve, always the bootstrap; histograms none. The attribute `ci` of a variable says
+    than the root of the samples (Shao and Wu 1989). Metrics that mustn't see a sample twice (trained probes,
+    neighbours, comparisons of sites, `overlap` and others that count cells, spectra) always have the jackknife; medians
+    and quantiles, which it doesn't serve, always the bootstrap; histograms none. The attribute `ci` of a variable says
     which. An interval is NaN where some repeat gave no number.
 
     Rows of one sample keep one label and are drawn together.
