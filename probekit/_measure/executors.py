@@ -7,8 +7,10 @@ isn't waited for.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +18,7 @@ from functools import partial
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 
@@ -25,7 +27,7 @@ from probekit._measure.tasks import Task, TaskResult, Work
 from probekit.cluster import RETRIES, client_of, result_of
 from probekit.errors import ProbekitError
 
-__all__ = ["Executor", "executor_for"]
+__all__ = ["Executor", "end_at_once", "executor_for", "left"]
 
 _PATIENCE = 0.5  # seconds that a measurement that has ended waits for its threads, once more when it interrupts them
 
@@ -90,6 +92,30 @@ class _ThreadExecutor:
             torch.set_num_threads(before)
 
 
+_left: list[Thread] = []
+
+
+def left() -> bool:
+    """Whether a thread of a measurement that has ended is still deep in a library."""
+    return any(thread.is_alive() for thread in _left)
+
+
+def _outlast() -> None:
+    """Keep the end of the process from meeting such a thread, at which C++ aborts: wait, or end now after a Ctrl-C."""
+    if left() and getattr(sys, "last_type", None) is KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends as Python does after an interrupt that nobody caught
+        os.kill(os.getpid(), signal.SIGINT)
+    for thread in _left:
+        thread.join()
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End the process, whatever its threads do."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 class _Stopped(BaseException):
     """Ends a task of a measurement that has ended; ``except Exception`` of a metric's doesn't hold it up."""
 
@@ -117,12 +143,16 @@ class _Crew:
     def stop(self) -> None:
         self._stopped.set()
         self._wait()
-        for thread in self._threads:
-            if thread.is_alive():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Stopped)
-                )
+        for thread in self._alive:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Stopped))
         self._wait()
+        if self._alive and not _left:
+            atexit.register(_outlast)
+        _left.extend(self._alive)
+
+    @property
+    def _alive(self) -> list[Thread]:
+        return [thread for thread in self._threads if thread.is_alive()]
 
     def _wait(self) -> None:
         until = monotonic() + _PATIENCE

@@ -61,10 +61,14 @@ class Root(TyperGroup):
         except OSError as error:
             fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
         except KeyboardInterrupt:
-            fail(
-                "Stopped. What was finished is kept: a store opens with the samples it committed. The same capture "
-                "with --resume resumes from there, and so does a recipe that is run again."
+            output.paragraph(
+                "Error: Stopped. What was finished is kept: a store opens with the samples it committed, and the same "
+                "capture with --resume resumes from there. So do the same measurement, if it had --out, and a recipe."
             )
+            measuring = sys.modules.get("probekit._measure.executors")  # whose import takes seconds
+            if measuring is not None and measuring.left():
+                measuring.end_at_once(1)
+            raise typer.Exit(1) from None
         finally:
             COMMAND.reset(before)
 
