@@ -223,8 +223,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     sweep(path.parent, f".{path.name}.")
     partial = path.with_name(f".{path.name}.{_random()}{PARTIAL}")
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)  # which an interrupt may follow at once
         descriptor = os.open(partial, os.O_RDONLY)
         try:
             _hold(descriptor)

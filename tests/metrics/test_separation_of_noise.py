@@ -60,7 +60,8 @@ OF_NO_CLASSES = set(
     "LifetimeSparseness Max Mean Min NodeCorrelation ParticipationRatio PopulationSparseness Quantile RankMe "
     "RidgeProbe Saturation Skewness Sparsity StableRank Std TopSamples TwoNN Uniformity Var median".split()
 )
-ELSEWHERE = {  # and the two whose neutral value depends on the data
+ELSEWHERE = {  # and those whose neutral value depends on the data
+    "WeightAlignment": "its neutral value is weight_alignment_chance, and it doesn't compare classes",
     "Alignment": "its neutral value is alignment_between",
     "FeatureEntropy": "its docstring says how far few samples lower it",
 }
