@@ -103,6 +103,7 @@ def left() -> bool:
 def _outlast() -> None:
     """Keep the end of the process from meeting such a thread, at which C++ aborts: wait, or end now after a Ctrl-C."""
     if left() and getattr(sys, "last_type", None) is KeyboardInterrupt:
+        _flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends as Python does after an interrupt that nobody caught
         os.kill(os.getpid(), signal.SIGINT)
     for thread in _left:
@@ -111,9 +112,15 @@ def _outlast() -> None:
 
 def end_at_once(code: int) -> NoReturn:
     """End the process, whatever its threads do."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os._exit(code)
+
+
+def _flush() -> None:
+    """Write what was printed, which a process that ends so doesn't."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # it may be closed
+            stream.flush()
 
 
 class _Stopped(BaseException):

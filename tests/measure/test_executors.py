@@ -119,7 +119,7 @@ threading.Thread(target=interrupt, daemon=True).start()
 try:
     pk.measure(site, Deep())
 except KeyboardInterrupt:
-    print("stopped", flush=True)
+    print("stopped")  # without a flush of its own
     if sys.argv[1] == "raised":
         raise
 """

@@ -17,7 +17,7 @@ from probekit._measure.resampling import evaluation
 from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.tally import discoveries
 from probekit._measure.resampling.units import Units
-from probekit.errors import DataError
+from probekit.errors import DataError, PluginError
 from probekit.metrics import AUROC, KS, Block, Metric, MutualInformation, Overlap
 
 Array = np.ndarray
@@ -262,6 +262,14 @@ def test_what_is_measured_lies_in_its_interval() -> None:
             seen += 1
     assert seen > 40
     assert not any(name.startswith(("histogram", "top_samples")) for name in found["a"].data_vars if "_low" in name)
+
+
+def test_an_interval_that_there_is_not_is_refused(normal: tuple[Array, Array]) -> None:
+    class Odd(Overlap):
+        interval = "boostrap"
+
+    with pytest.raises(PluginError, match=r"'overlap' has the interval 'boostrap'; it is 'bootstrap', 'jackknife', or"):
+        measured(*normal, Odd(), ci="bootstrap", repeats=20)
 
 
 def test_metrics_of_both_kinds_are_repeated_beside_each_other(normal: tuple[Array, Array]) -> None:

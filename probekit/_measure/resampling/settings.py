@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 from probekit._measure.accumulator import scope_of
-from probekit.errors import DataError, check_choice, check_kind
+from probekit.errors import DataError, PluginError, check_choice, check_kind
 from probekit.metrics import Metric, SampleMetric
 from probekit.metrics.order import OrderMetric
 
@@ -73,4 +73,9 @@ class Resampling:
         elif isinstance(metric, OrderMetric):
             usual = "bootstrap"
         found: str | None = getattr(metric, "interval", usual)
+        if found not in CI:
+            raise PluginError(
+                f"The metric {metric.name!r} has the interval {found!r}; it is 'bootstrap', 'jackknife', or None for a "
+                "metric without intervals. The metric's author has to fix this."
+            )
         return found if self.ci else None
