@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from probekit.metrics._kernels.linear_classifiers import FITS, KeptRows, Training, kept_bytes
+from probekit.metrics._kernels.linear_classifiers import METHODS, KeptRows, Training, kept_bytes
+from probekit.metrics._kernels.penalties import PENALTIES, best_penalty, validation_rows
 from probekit.metrics._kernels.splits import Mask, MeanOfGroups, Split, check_probe, generators_of
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
@@ -21,7 +22,7 @@ class LinearProbe(Parameters):
     """Accuracy of a linear classifier of the classes on held-out samples, beside chance and shuffled labels.
 
     A classifier is trained on the values of all nodes of a site, and predicts the classes of samples that it was not
-    trained on (Alain and Bengio 2017). All are () and float64 in [0, 1], except for the last one, which is int64:
+    trained on (Alain and Bengio 2017). All are () and float64 in [0, 1], except for the last two:
 
     - `linear_probe`: the share of held-out rows that it classifies correctly;
     - `linear_probe_chance`: the share of held-out rows that have the class that is commonest among the training rows;
@@ -32,11 +33,11 @@ class LinearProbe(Parameters):
       correctly (Brodersen et al. 2010), which a common class doesn't raise; `linear_probe_balanced_chance`: 1 / C, what
       saying one class comes to with C classes among the held-out rows; `linear_probe_balanced_shuffled` and
       `linear_probe_balanced_se`: as above;
-    - `linear_probe_held_out`: the number of held-out rows.
+    - `linear_probe_alpha`, above 0: the penalty α, the geometric mean where parts in turn have several;
+    - `linear_probe_held_out`, int64: the number of held-out rows.
 
     `method` is the classifier. The nodes are standardised by the mean and the standard deviation of the training rows,
-    so nodes of any scale count alike, and constant ones not at all. `alpha` regularises the weights W of n training
-    rows:
+    so nodes of any scale count alike, and constant ones not at all. α penalises the weights W of n training rows:
 
     - ``"logistic"``: multinomial logistic regression, which minimises mean cross-entropy + ½α‖W‖² (Cox 1958), that of
       scikit-learn's ``LogisticRegression(C=1 / (α n))``. For two classes, W are the weights of the one hyperplane
@@ -47,7 +48,15 @@ class LinearProbe(Parameters):
     - ``"ridge"``: least squares of one 0-or-1 target a class, mean squared error + α‖W‖². With more than two classes it
       may never say one that lies between others (masking: Hastie, Tibshirani and Friedman 2009, section 4.2).
 
-    The latter two read the rows three times, and need memory for the square of the number of nodes.
+    The latter two read the rows a few times, and need memory for the square of the number of nodes.
+
+    `alpha` is α. By default it is chosen, since what suits depends on the site: a penalty that helps among many noisy
+    nodes hides classes that lie close together. Of the decades from 100 to 1e-6, it is the one with which a classifier
+    does best on a quarter of the training units of each class when trained on the others (Hastie, Tibshirani and
+    Friedman 2009, section 7.2), the largest of equals: by cross-entropy for ``"logistic"``, which tries no smaller one
+    after two in turn that are no better, and by mistakes for the others. It is 1 where no class has two units. The
+    classifier is then trained on all training rows. The held-out rows have no part in the choice; shuffled labels are
+    trained on with the same α.
 
     The share `held_out` of the samples of each class is held out, at least one where the class has two; or each of
     `folds` parts in turn, which tests every sample once. The rows of a sample, such as tokens, stay on one side; so do
@@ -64,8 +73,8 @@ class LinearProbe(Parameters):
     make it easier: with more nodes than training samples nearly anything can be separated in training, so only the
     held-out samples are evidence.
 
-    Version 1 didn't standardise single nodes, split by row, drew rows without regard to their class, and took ridge by
-    default.
+    Version 2 had α = 1e-3 by default. Version 1 didn't standardise single nodes, split by row, drew rows without regard
+    to their class, and took ridge by default.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", np.arange(100) % 2)})
@@ -76,14 +85,14 @@ class LinearProbe(Parameters):
     """
 
     method: str = "logistic"
-    alpha: float = 1e-3
+    alpha: float | None = None
     held_out: float = 0.25
     seed: int = 0
     folds: int | None = None
     split_by: str | None = None
     shuffles: int = 1
     name: ClassVar[str] = "linear_probe"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     headline: ClassVar[Headline] = Headline(
         "linear_probe",
         None,
@@ -94,8 +103,8 @@ class LinearProbe(Parameters):
     )
 
     def __post_init__(self) -> None:
-        methods = f"method must be {', '.join(map(repr, FITS))}"
-        check_probe(self, {methods: self.method in FITS, "alpha must be above 0": self.alpha > 0})
+        methods = f"method must be {', '.join(map(repr, METHODS))}"
+        check_probe(self, {methods: self.method in METHODS})
 
     def memory(self, spec: Spec, samples: int) -> int:
         nodes, classes = spec.nodes, spec.classes
@@ -110,7 +119,11 @@ class LinearProbe(Parameters):
         masks = split.masks(self.held_out, self.folds)
         test = np.any([np.zeros(len(codes), bool), *masks], axis=0)
         trained = masks and all(len(np.unique(codes[~mask])) > 1 for mask in masks)
-        labels, hits = self._tried(samples, split, masks) if trained else self._untried(codes)
+        rows, alphas = KeptRows(samples), np.full(len(masks), np.nan)
+        labels, hits = self._untried(codes)
+        if trained:
+            alphas = np.array([self.alpha or _chosen(rows, split, ~mask, self.method, codes) for mask in masks])
+            labels, hits = self._tried(rows, codes, split, masks, alphas)
         labels, hits, units = labels[:, test], hits[:, test], samples.units[test]
         found: Variables = {}
         for name, groups in (("linear_probe", np.zeros_like(labels)), ("linear_probe_balanced", labels)):
@@ -123,27 +136,37 @@ class LinearProbe(Parameters):
             found[f"{name}_se"] = (), np.asarray(means[1].error(hits[1], units))
         guessed = 1 / len(np.unique(codes[test])) if trained else np.nan
         found["linear_probe_balanced_chance"] = (), np.asarray(guessed)
+        found["linear_probe_alpha"] = (), 10 ** np.log10(alphas).mean() if trained else np.asarray(np.nan)
         return found | {"linear_probe_held_out": ((), np.asarray(test.sum()))}
 
     def _untried(self, codes: Codes) -> tuple[Codes, Array]:
         shape = 2 + self.shuffles, len(codes)
         return np.broadcast_to(codes, shape), np.full(shape, np.nan)
 
-    def _tried(self, samples: Samples, split: Split, masks: list[Mask]) -> tuple[Codes, Array]:
+    def _tried(
+        self, rows: KeptRows, codes: Codes, split: Split, masks: list[Mask], alphas: Array
+    ) -> tuple[Codes, Array]:
         """Labels, and whether each held-out row is given its label, as 0 or 1: (classifier, row) both.
 
         The first classifier says the commonest class, the second one is that of the labels, and the others are those of
         shuffled labels. NaN where a value is infinite.
         """
-        rows, codes = KeptRows(samples), samples.codes
         labels, hits = (each.copy() for each in self._untried(codes))
         generators = generators_of(self.seed, self.shuffles)
-        for mask in masks:
+        for mask, alpha in zip(masks, alphas, strict=True):
             training = Training(rows, ~mask)
             hits[0, mask] = codes[mask] == np.bincount(codes[~mask]).argmax()
             for n, dealt in enumerate([codes, *(split.shuffled(codes, mask, each) for each in generators)], 1):
-                classifier = training.fit(self.method, dealt, self.alpha)
+                classifier = training.fit(self.method, dealt, alpha)
                 predicted = None if classifier is None else classifier.predict(rows, mask)
                 labels[n, mask] = dealt[mask]
                 hits[n, mask] = np.nan if predicted is None else predicted == dealt[mask]
         return labels, hits
+
+
+def _chosen(rows: KeptRows, split: Split, training: Mask, method: str, codes: Codes) -> float:
+    """The α with the least loss on a part of the training rows, when the others are trained on."""
+    validation = validation_rows(split, training)
+    path = Training(rows, training & ~validation).path(method, codes, PENALTIES) if validation.any() else ()
+    _, loss, rises = METHODS[method]
+    return best_penalty((each.loss(rows, validation, codes, loss) for each in path), rises)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from probekit.metrics._kernels.linear_classifiers import KeptRows, Training, kept_bytes, penalised_solution
+from probekit.metrics._kernels.penalties import PENALTIES, best_penalty, validation_rows
 from probekit.metrics._kernels.sample_batches import PIECE, pieces
 from probekit.metrics._kernels.splits import Mask, Split, check_probe, generators_of
 from probekit.metrics.block import Array, Codes
@@ -126,11 +128,17 @@ class RidgeProbe(Parameters):
     - `ridge_probe_chance`, float64, at most 0: R² of predicting the mean of the training rows;
     - `ridge_probe_shuffled`, float64: R² of regressions on shuffled targets, the mean over `shuffles` of them; below 0
       by what the regression finds in noise; not given for ``shuffles=0``;
+    - `ridge_probe_alpha`, float64: the penalty α, the geometric mean where parts in turn have several;
     - `ridge_probe_held_out`, int64: the number of held-out rows.
 
     The nodes and the target are standardised by the mean and the standard deviation of the training rows, and the
     regression minimises mean squared error + α‖w‖² (ridge regression, Hoerl and Kennard 1970). That is scikit-learn's
     ``Ridge(alpha=α·n)`` on n standardised rows.
+
+    `alpha` is α. By default it is chosen for each site: of the decades from 100 to 1e-6, it is the one with the least
+    squared error on a quarter of the training units when the others are trained on; 1 where there is one unit alone.
+    The regression then takes all training rows. The held-out rows have no part in the choice; shuffled targets are
+    trained on with the same α.
 
     The share `held_out` of the samples is held out, or each of `folds` parts in turn. The rows of a sample, such as
     tokens, stay on one side; so do all rows with the same value in the column `split_by`. The random choice depends
@@ -139,9 +147,9 @@ class RidgeProbe(Parameters):
     a sample).
 
     NaN with fewer than two training or held-out rows, for a target that is constant in either, and where a value is
-    infinite or so large that its square is. It ignores the classes. It reads the rows four times, of which it keeps up
-    to 256 MiB in memory, and needs memory for the square of the number of nodes. With more nodes than training samples,
-    raise `alpha`. Version 1 split by row.
+    infinite or so large that its square is. It ignores the classes. It reads the rows a few times, of which it keeps up
+    to 256 MiB in memory, and needs memory for the square of the number of nodes. Version 2 had α = 1e-3 by default;
+    version 1 split by row.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> age = np.arange(200.0)
@@ -152,7 +160,7 @@ class RidgeProbe(Parameters):
     1.0
     """
 
-    alpha: float = 1e-3
+    alpha: float | None = None
     held_out: float = 0.25
     seed: int = 0
     folds: int | None = None
@@ -160,7 +168,7 @@ class RidgeProbe(Parameters):
     shuffles: int = 1
     name: ClassVar[str] = "ridge_probe"
     needs_target: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     headline: ClassVar[Headline] = Headline(
         "ridge_probe",
         None,
@@ -170,7 +178,7 @@ class RidgeProbe(Parameters):
     )
 
     def __post_init__(self) -> None:
-        check_probe(self, {"alpha must be above 0": self.alpha > 0})
+        check_probe(self, {})
 
     def memory(self, spec: Spec, samples: int) -> int:
         rows = kept_bytes(samples, spec.nodes, spec.dtype.itemsize) + 64 * samples
@@ -182,43 +190,56 @@ class RidgeProbe(Parameters):
         masks = split.masks(self.held_out, self.folds)
         test = np.any([np.zeros(len(codes), bool), *masks], axis=0)
         known = len(np.unique(codes[test])) > 1 and all(len(np.unique(codes[~mask])) > 1 for mask in masks)
-        found = {"ridge_probe": np.nan, "ridge_probe_chance": np.nan}
+        found = dict.fromkeys(["ridge_probe", "ridge_probe_chance", "ridge_probe_alpha"], np.nan)
         found |= {"ridge_probe_shuffled": np.nan} if self.shuffles else {}
         if known:
-            errors = self._errors(samples, Split.of(samples.units, codes, self.seed), values, codes, masks)
+            rows = KeptRows(samples)
+            alphas = [self.alpha or _chosen(rows, split, ~mask, samples.target) for mask in masks]
+            errors = self._errors(rows, Split.of(samples.units, codes, self.seed), values, codes, masks, alphas)
             squares = np.square(_centred(samples.target[test])).sum()
             # The shuffled targets of held-out rows are the same numbers, but where units differ in their rows.
             explained = [1 - error / squares if np.isfinite(error) else np.nan for error in errors]
             found["ridge_probe"], found["ridge_probe_chance"] = explained[1], explained[0]
+            found["ridge_probe_alpha"] = float(10 ** np.log10(alphas).mean())
             if self.shuffles:
                 found["ridge_probe_shuffled"] = float(np.mean(explained[2:]))
         variables: Variables = {name: ((), np.asarray(value)) for name, value in found.items()}
         return variables | {"ridge_probe_held_out": ((), np.asarray(test.sum()))}
 
-    def _errors(self, samples: Samples, split: Split, values: Array, codes: Codes, masks: list[Mask]) -> Array:
+    def _errors(
+        self, rows: KeptRows, split: Split, values: Array, codes: Codes, masks: list[Mask], alphas: list[float]
+    ) -> Array:
         """The squared errors on the held-out rows: of the training mean, the regression, and of shuffled targets."""
-        rows, errors = KeptRows(samples), np.zeros(2 + self.shuffles)
-        generators = generators_of(self.seed, self.shuffles)
-        for mask in masks:
+        errors, generators = np.zeros(2 + self.shuffles), generators_of(self.seed, self.shuffles)
+        for mask, alpha in zip(masks, alphas, strict=True):
             training = Training(rows, ~mask)
             errors[0] += np.square(values[codes][mask] - values[codes][~mask].mean()).sum()
             for n, dealt in enumerate([codes, *(split.shuffled(codes, mask, each) for each in generators)], 1):
-                errors[n] += _squared_error(training, values[dealt], mask, self.alpha)
+                errors[n] += next(_squared_errors(training, values[dealt], mask, [alpha]), np.nan)
         return errors
 
 
-def _squared_error(training: Training, target: Array, test: Mask, alpha: float) -> float:
-    """The sum of the squared errors on the rows of `test`; NaN where a value is infinite."""
+def _chosen(rows: KeptRows, split: Split, training: Mask, target: Array) -> float:
+    """The α with the least error on a part of the training rows, when the others are trained on."""
+    validation = validation_rows(split, training)
+    if not validation.any():
+        return best_penalty([])
+    return best_penalty(_squared_errors(Training(rows, training & ~validation), target, validation, PENALTIES))
+
+
+def _squared_errors(training: Training, target: Array, test: Mask, alphas: Iterable[float]) -> Iterator[float]:
+    """The sum of the squared errors on the rows of `test` at each α; none where a value is infinite."""
     if not training.finite or not training.correlation.isfinite().all():
-        return float("nan")
+        return
     of_rows = torch.from_numpy(target)
     centre = float(target[training.mask].mean())
     products = torch.zeros(training.nodes, dtype=torch.float64)
     for z, places in training.standardised():
         products += z.T @ (of_rows[places] - centre)
-    weights = penalised_solution(training.correlation, alpha, products / training.number)
-    error = 0.0
-    for x, places in training.rows.those(test):
-        z = x.sub_(training.centre).div_(training.scale)
-        error += float((of_rows[places] - centre - z @ weights).square().sum())
-    return error
+    for alpha in alphas:
+        weights = penalised_solution(training.correlation, alpha, products / training.number)
+        error = 0.0
+        for x, places in training.rows.those(test):
+            z = x.sub_(training.centre).div_(training.scale)
+            error += float((of_rows[places] - centre - z @ weights).square().sum())
+        yield error

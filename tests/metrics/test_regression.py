@@ -67,6 +67,26 @@ def test_the_ridge_probe_is_scikit_learns() -> None:
         assert -0.3 < found["ridge_probe_shuffled"].item() < 0.05
 
 
+def test_the_penalty_suits_a_site_of_as_many_nodes_as_samples() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 300)) + 0.1 * AGE[:, None] / AGE.std()
+    found = pk.measure(tree(x), RidgeProbe(), target="age")["site"]
+    order = np.argsort(draws(np.arange(400), 0))
+    training, validation = np.sort(order[100:]), order[100:175]  # of the 300 training samples, a quarter
+    fitted = np.setdiff1d(training, validation)
+    scaler, errors = StandardScaler().fit(x[fitted]), {}
+    for alpha in 10.0 ** np.arange(2, -7, -1):
+        ridge = Ridge(alpha=alpha * len(fitted)).fit(scaler.transform(x[fitted]), AGE[fitted])
+        errors[alpha] = np.square(ridge.predict(scaler.transform(x[validation])) - AGE[validation]).sum()
+    alpha = min(errors, key=errors.__getitem__)
+    assert found["ridge_probe_alpha"].item() == alpha >= 0.1
+    model = make_pipeline(StandardScaler(), Ridge(alpha=alpha * 300)).fit(x[training], AGE[training])
+    r2 = r2_score(AGE[order[:100]], model.predict(x[order[:100]]))
+    assert found["ridge_probe"].item() == pytest.approx(r2, abs=1e-9)
+    fixed = pk.measure(tree(x), RidgeProbe(alpha=1e-3), target="age")["site"]
+    assert found["ridge_probe"].item() > fixed["ridge_probe"].item() + 0.2
+
+
 def test_a_sample_of_several_rows_is_on_one_side_of_the_split() -> None:
     rng, rows = np.random.default_rng(0), np.repeat(np.arange(80), 15)
     root = xr.Dataset(coords={"age": ("sample", AGE[:80]), "sample_id": ("sample", np.arange(80))})

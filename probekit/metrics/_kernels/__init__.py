@@ -20,6 +20,7 @@
 - `linear_classifiers`: logistic regression, discriminant analysis and ridge, trained on rows in batches.
 - `lines`: the numbers that a sketch counts: values, or distances from the bounds of an activation.
 - `node_blocks`: results of blocks of nodes, joined to those of all nodes.
+- `penalties`: the penalty of a linear model, chosen by rows that aren't trained on for it.
 - `pooled_sort`: one sort of the samples of all classes at a node.
 - `radix_select`: order statistics of samples that don't fit in memory.
 - `relabelled_leads`: how far the distribution functions of two classes are apart, for many labellings.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.scatter import add_rows, no_scatter
@@ -17,12 +19,14 @@ from probekit.metrics._kernels.splits import Mask
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.protocol import Samples, Spec, State
 
-__all__ = ["FITS", "Classifier", "KeptRows", "Training", "kept_bytes", "penalised_solution"]
+__all__ = ["METHODS", "Classifier", "KeptRows", "Training", "kept_bytes", "penalised_solution"]
 
 _KEPT = 2**28  # bytes of rows that are kept in memory; more are read anew each time
 _ROWS = 1024  # rows handled together in float64
 _STEPS = 1000  # of a logistic regression at most
-_SLOPE = 1e-4  # of a logistic regression's loss along any weight, at which it ends, as scikit-learn's does
+# The slope of a logistic regression's loss along any weight, at which it ends: as scikit-learn's does, and where it is
+# only compared with others.
+_SLOPE, _ROUGH_SLOPE = 1e-4, 1e-3
 
 
 def kept_bytes(samples: int, nodes: int, itemsize: int) -> int:
@@ -73,12 +77,23 @@ class Classifier:
     def predict(self, rows: KeptRows, mask: Mask) -> Codes | None:
         """The class of each chosen row; None where a score isn't finite."""
         found = []
-        for x, _ in rows.those(mask):
-            scores = x.sub_(self.centre).div_(self.scale) @ self.weights + self.bias
+        for scores, _ in self._scores(rows, mask):
             if not scores.isfinite().all():
                 return None
             found.append(scores.argmax(1).numpy())
         return self.classes[np.concatenate(found)] if found else np.empty(0, np.int64)
+
+    def loss(self, rows: KeptRows, mask: Mask, codes: Codes, of_scores: Loss) -> float:
+        """The sum of a loss over the chosen rows; those whose class it doesn't know have no part in it."""
+        known, total = mask & np.isin(codes, self.classes), 0.0
+        for scores, places in self._scores(rows, known):
+            total += float(of_scores(scores, torch.from_numpy(np.searchsorted(self.classes, codes[places]))))
+        return total
+
+    def _scores(self, rows: KeptRows, mask: Mask) -> Iterator[tuple[Tensor, Tensor]]:
+        """The score of each class (batch, class) in batches of the chosen rows, and their places among all rows."""
+        for x, places in rows.those(mask):
+            yield x.sub_(self.centre).div_(self.scale) @ self.weights + self.bias, places
 
 
 class Training:
@@ -119,15 +134,22 @@ class Training:
     def finite(self) -> bool:
         return bool(self.centre.isfinite().all() and self.scale.isfinite().all())
 
-    def fit(self, method: str, codes: Codes, alpha: float) -> Classifier | None:
-        """The classifier of the classes `codes` (row) of all rows; None where a value is infinite."""
+    def path(self, method: str, codes: Codes, alphas: Sequence[float]) -> Iterator[Classifier]:
+        """The classifier of the classes `codes` (row) of all rows at each α; none where a value is infinite.
+
+        Of several α, logistic regressions are only as near to the solution as comparing them needs.
+        """
         if not self.finite:
-            return None
+            return
         classes, places = np.unique(codes[self.mask], return_inverse=True)
         all_places = np.zeros(len(codes), np.int64)
         all_places[self.mask] = places
-        weights, bias = FITS[method](self, all_places, len(classes), alpha)
-        return Classifier(classes, self.centre, self.scale, weights, bias)
+        for weights, bias in METHODS[method].path(self, all_places, len(classes), alphas):
+            yield Classifier(classes, self.centre, self.scale, weights, bias)
+
+    def fit(self, method: str, codes: Codes, alpha: float) -> Classifier | None:
+        """The classifier of the classes `codes` (row) of all rows; None where a value is infinite."""
+        return next(self.path(method, codes, [alpha]), None)
 
     def standardised(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The training rows, standardised, in batches, and their places among all rows."""
@@ -147,30 +169,37 @@ class Training:
         return state
 
 
-def _ridge(training: Training, codes: Codes, classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+Loss = Callable[[Tensor, Tensor], Tensor]  # of scores (row, class) and codes (row,): their sum over the rows
+Solutions = Iterator[tuple[Tensor, Tensor]]  # weights (node, class) and bias (class,)
+
+
+def _ridge(training: Training, codes: Codes, classes: int, alphas: Sequence[float]) -> Solutions:
     """Least squares of a 0-or-1 target for each class."""
     means, shares = training.class_means(codes, classes)
-    return penalised_solution(training.correlation, alpha, (shares[:, None] * means).T), shares
+    for alpha in alphas:
+        yield penalised_solution(training.correlation, alpha, (shares[:, None] * means).T), shares
 
 
-def _lda(training: Training, codes: Codes, classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+def _lda(training: Training, codes: Codes, classes: int, alphas: Sequence[float]) -> Solutions:
     """Linear discriminant analysis with the covariance within the classes + α."""
     means, shares = training.class_means(codes, classes)
     weighted = shares[:, None].sqrt() * means
     within = torch.addmm(training.correlation, weighted.T, weighted, alpha=-1)
-    weights = penalised_solution(within, alpha, means.T)
-    return weights, shares.log() - (means * weights.T).sum(1) / 2
+    for alpha in alphas:
+        weights = penalised_solution(within, alpha, means.T)
+        yield weights, shares.log() - (means * weights.T).sum(1) / 2
 
 
-def _logistic(training: Training, codes: Codes, classes: int, alpha: float) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression by L-BFGS, as scikit-learn's, which reads the rows once a step."""
+def _logistic(training: Training, codes: Codes, classes: int, alphas: Sequence[float]) -> Solutions:
+    """Multinomial logistic regression by L-BFGS, as scikit-learn's, which reads the rows once a step.
+
+    Each α begins where the one before it ended. Another than the first isn't given where it takes too many steps.
+    """
     from scipy.optimize import minimize  # slow to import
 
-    # For two classes, α is for the one hyperplane between them, whose weights are the difference of the two's.
-    penalty = 2 * alpha if classes == 2 else alpha
     every, labels = training.number, torch.from_numpy(codes)
 
-    def loss(free: Array) -> tuple[float, Array]:
+    def loss(free: Array, penalty: float) -> tuple[float, Array]:
         table = torch.from_numpy(free).view(-1, classes)
         total, slope = 0.0, torch.zeros_like(table)
         for z, places in training.standardised():
@@ -184,12 +213,19 @@ def _logistic(training: Training, codes: Codes, classes: int, alpha: float) -> t
         slope[:-1] += penalty * table[:-1]
         return total / every + penalty / 2 * float(table[:-1].square().sum()), slope.numpy().ravel()
 
-    start = np.zeros((training.nodes + 1) * classes)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS, "gtol": _SLOPE, "ftol": 0})
-    if found.nit >= _STEPS:
-        warnings.warn(f"The logistic regression didn't converge in {_STEPS} steps: raise alpha.", stacklevel=2)
-    table = torch.from_numpy(found.x).view(-1, classes)
-    return table[:-1], table[-1]
+    options = {"maxiter": _STEPS, "gtol": _SLOPE if len(alphas) == 1 else _ROUGH_SLOPE, "ftol": 0}
+    at = np.zeros((training.nodes + 1) * classes)
+    for n, alpha in enumerate(alphas):
+        # For two classes, α is for the one hyperplane between them, whose weights are the difference of the two's.
+        penalty = 2 * alpha if classes == 2 else alpha
+        found = minimize(loss, at, penalty, jac=True, method="L-BFGS-B", options=options)
+        if found.nit >= _STEPS:
+            if n:
+                return
+            warnings.warn(f"The logistic regression didn't converge in {_STEPS} steps: raise alpha.", stacklevel=2)
+        at = found.x
+        table = torch.from_numpy(at).view(-1, classes)
+        yield table[:-1], table[-1]
 
 
 def penalised_solution(gram: Tensor, alpha: float, products: Tensor) -> Tensor:
@@ -200,8 +236,28 @@ def penalised_solution(gram: Tensor, alpha: float, products: Tensor) -> Tensor:
     return solved
 
 
-FITS: dict[str, Callable[[Training, Codes, int, float], tuple[Tensor, Tensor]]] = {
-    "logistic": _logistic,
-    "lda": _lda,
-    "ridge": _ridge,
+def _cross_entropy(scores: Tensor, codes: Tensor) -> Tensor:
+    return cross_entropy(scores, codes, reduction="sum")
+
+
+def _mistakes(scores: Tensor, codes: Tensor) -> Tensor:
+    return (scores.argmax(1) != codes).sum()
+
+
+class Method(NamedTuple):
+    """How a classifier is found at each of several α, and the loss by which they are compared on other rows.
+
+    Mistakes tell less of few rows than cross-entropy, but only logistic regression's scores are made for that. `rises`
+    as in `best_penalty`: the steps of a logistic regression are many where α is small, the others are solved at once.
+    """
+
+    path: Callable[[Training, Codes, int, Sequence[float]], Solutions]
+    loss: Loss
+    rises: int | None
+
+
+METHODS = {
+    "logistic": Method(_logistic, _cross_entropy, 2),
+    "lda": Method(_lda, _mistakes, None),
+    "ridge": Method(_ridge, _mistakes, None),
 }

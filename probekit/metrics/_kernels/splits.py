@@ -53,11 +53,15 @@ class Split:
         masks = [self.held_out(share)] if folds is None else [*self.folds(folds)]
         return [mask for mask in masks if mask.any()]
 
-    def held_out(self, share: float) -> Mask:
-        """The held-out rows: of the units of each class this share, at least one where there are two."""
-        place, count = self._place_in_class()
+    def held_out(self, share: float, among: Mask | None = None) -> Mask:
+        """The held-out rows: of the units of each class this share, at least one where there are two.
+
+        With `among`, they are taken from the units of these rows.
+        """
+        units = np.arange(self.number) if among is None else np.unique(self.of_rows[among])
+        place, count = _place_in_class(self.codes[units], self.numbers[units])
         held = np.clip(np.floor(share * count + 0.5), count > 1, np.maximum(count - 1, 0))
-        mask: Mask = (place < held)[self.of_rows]
+        mask: Mask = np.isin(self.of_rows, units[place < held])
         return mask
 
     def folds(self, number: int) -> Iterator[Mask]:
@@ -82,14 +86,15 @@ class Split:
             dealt[part] = rng.permutation(dealt[part])
         return dealt[self.of_rows] if self.pure else dealt
 
-    def _place_in_class(self) -> tuple[Codes, Codes]:
-        """The place of each unit in its class in the order of the draws, and the number of units of its class."""
-        order = np.lexsort((self.numbers, self.codes))
-        counts = np.bincount(self.codes)
-        starts = np.cumsum(counts) - counts
-        place = np.empty(self.number, np.int64)
-        place[order] = np.arange(self.number) - starts[self.codes[order]]
-        return place, counts[self.codes]
+
+def _place_in_class(codes: Codes, numbers: Array) -> tuple[Codes, Codes]:
+    """The place of each unit in its class in the order of the draws, and the number of units of its class."""
+    order = np.lexsort((numbers, codes))
+    counts = np.bincount(codes)
+    starts = np.cumsum(counts) - counts
+    place = np.empty(len(codes), np.int64)
+    place[order] = np.arange(len(codes)) - starts[codes[order]]
+    return place, counts[codes]
 
 
 def generators_of(seed: int, number: int) -> list[np.random.Generator]:
@@ -101,6 +106,7 @@ def check_probe(probe: Any, checks: Mapping[str, bool]) -> None:
     """Raise PluginError for a probe whose parameters fail one of its own checks or those of its split."""
     checks = {
         **checks,
+        "alpha must be above 0": probe.alpha is None or probe.alpha > 0,
         "held_out must be a share between 0 and 1": 0 < probe.held_out < 1,
         "folds must be None or at least 2": probe.folds is None or probe.folds >= 2,
         "shuffles must be at least 0": probe.shuffles >= 0,
