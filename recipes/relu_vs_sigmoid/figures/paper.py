@@ -38,7 +38,7 @@ def fig1(study: Study) -> Made:
     numbers = curves.groupby(keys)["accuracy"].agg(["mean", "sem", "count"]).reset_index()
     numbers = numbers[numbers.pop("count") == study.settings.seeds]  # epochs that all seeds reached
     depths = sorted(study.settings.depths)
-    figure = Figure(figsize=(3.1 * len(depths) + 0.6, 5.2), layout="constrained")
+    figure = Figure(figsize=(3.1 * len(depths) + 2, 5.2), layout="constrained")
     axes = figure.subplots(2, len(depths), sharex=True, sharey=True, squeeze=False)
     for row, batch_norm in enumerate((False, True)):
         for column, depth in enumerate(depths):
@@ -46,11 +46,12 @@ def fig1(study: Study) -> Made:
             panel = numbers[(numbers.depth == depth) & (numbers.batch_norm == batch_norm)]
             _draw_curves(ax, panel)
             ax.set_title(f"{depth} layers{', batch norm' if batch_norm else ''}", fontsize="medium")
-    # With the first epochs in view, the curves would be one line.
-    axes[0, 0].set_ylim(max(0.0, 100 * float(numbers["mean"].quantile(0.1)) - 3), 100.5)
+    # With the first epochs in view, the curves would be one line. Where each of them ends is in view.
+    ends = numbers.groupby(keys[:-1])["mean"].last()
+    axes[0, 0].set_ylim(max(0.0, 100 * min(numbers["mean"].quantile(0.1), ends.min()) - 3), 100.5)
     figure.supxlabel("epoch", fontsize="medium")
     figure.supylabel("accuracy (%)", fontsize="medium")
-    axes[0, -1].legend(frameon=False, fontsize="small", loc="lower right")
+    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside right", frameon=False, fontsize="small")
     caption = (
         f"Training (dashed) and validation (solid) accuracy of networks {width} nodes wide on "
         f"{study.settings.dataset}; mean over {study.settings.seeds} seeds, the band is the standard error."
