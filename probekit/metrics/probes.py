@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from probekit._beats import in_turn
 from probekit.metrics._kernels.linear_classifiers import FITS, KeptRows, Training, kept_bytes
 from probekit.metrics._kernels.splits import Mask, MeanOfGroups, Split, check_probe, generators_of
 from probekit.metrics.block import Array, Codes
@@ -138,10 +139,11 @@ class LinearProbe(Parameters):
         rows, codes = KeptRows(samples), samples.codes
         labels, hits = (each.copy() for each in self._untried(codes))
         generators = generators_of(self.seed, self.shuffles)
-        for mask in masks:
+        for mask in in_turn(masks):
             training = Training(rows, ~mask)
             hits[0, mask] = codes[mask] == np.bincount(codes[~mask]).argmax()
-            for n, dealt in enumerate([codes, *(split.shuffled(codes, mask, each) for each in generators)], 1):
+            labellings = [codes, *(split.shuffled(codes, mask, each) for each in generators)]
+            for n, dealt in enumerate(in_turn(labellings), 1):
                 classifier = training.fit(self.method, dealt, self.alpha)
                 predicted = None if classifier is None else classifier.predict(rows, mask)
                 labels[n, mask] = dealt[mask]

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from probekit._beats import in_turn
 from probekit.metrics._kernels.linear_classifiers import KeptRows, Training, kept_bytes, penalised_solution
 from probekit.metrics._kernels.sample_batches import PIECE, pieces
 from probekit.metrics._kernels.splits import Mask, Split, check_probe, generators_of
@@ -91,7 +92,7 @@ def _spearman(samples: Samples) -> Array:
     rows = samples.take(np.arange(samples.number))
     target = _centred(_ranks(samples.target))
     found = np.empty(samples.nodes)
-    for node in range(samples.nodes):
+    for node in in_turn(range(samples.nodes)):
         ranks = _centred(_ranks(rows[:, node]))
         found[node] = _ratio(target @ ranks, ranks @ ranks, target)
     return found
@@ -199,10 +200,11 @@ class RidgeProbe(Parameters):
         """The squared errors on the held-out rows: of the training mean, the regression, and of shuffled targets."""
         rows, errors = KeptRows(samples), np.zeros(2 + self.shuffles)
         generators = generators_of(self.seed, self.shuffles)
-        for mask in masks:
+        for mask in in_turn(masks):
             training = Training(rows, ~mask)
             errors[0] += np.square(values[codes][mask] - values[codes][~mask].mean()).sum()
-            for n, dealt in enumerate([codes, *(split.shuffled(codes, mask, each) for each in generators)], 1):
+            targets = [codes, *(split.shuffled(codes, mask, each) for each in generators)]
+            for n, dealt in enumerate(in_turn(targets), 1):
                 errors[n] += _squared_error(training, values[dealt], mask, self.alpha)
         return errors
 
