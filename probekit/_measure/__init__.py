@@ -6,8 +6,9 @@
 - ``grouping``: which observations are measured, and the group of each; ``site_rows``: as metrics are given them.
 - ``tasks``: what a task reads and gives; ``planner``: cutting a measurement into tasks that fit in memory.
 - ``needs``: the memory that metrics need beside their samples; ``live_memory``: that of all states of a running model.
-- ``executors``: running tasks on threads or a cluster; ``task_cache``: the results of finished tasks, on disk;
-  ``heap``: memory that was freed.
+- ``executors``: running tasks on threads or a cluster; ``crew``: the threads; ``task_cache``: the results of finished
+  tasks, on disk; ``heap``: memory that was freed.
+- ``steps``: what progress counts; ``durations``: how long metrics take, about.
 - ``accumulator``: the states of streaming metrics over batches.
 - ``from_sketch``, ``gathered``: a running model's column metrics, and observations that wait for an update.
 - ``default_metrics``: the metrics that fit a store; ``targets``: the numbers of a continuous column.

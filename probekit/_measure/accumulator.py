@@ -11,15 +11,28 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit._results.assemble import Labels, check, dataset_of
+from probekit._beats import in_turn
+from probekit._results.assemble import Labels, dataset_of
 from probekit.errors import DataError, PluginError, ProbekitError, arguments_of
 from probekit.metrics import Metric, SampleMetric, Spec, State, StreamingMetric, Variables
 from probekit.metrics.sketch import Sketch
 
-__all__ = ["Accumulator", "call", "finalized", "leaders", "scope_of", "side_by_side", "sites_results"]
+__all__ = [
+    "ACROSS",
+    "SITES",
+    "Accumulator",
+    "call",
+    "finalized",
+    "leaders",
+    "scope_of",
+    "side_by_side",
+    "sites_results",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+ACROSS, SITES = "over the sites", ("site", "site_b")  # where metrics are that compare sites, for errors; their dims
 
 
 class Adding(Protocol):
@@ -95,11 +108,14 @@ def _longer(state: Tensor, empty: Tensor) -> Tensor:
 
 
 def finalized(
-    metrics: Sequence[StreamingMetric], states: Mapping[str, State], where: str
+    metrics: Sequence[StreamingMetric],
+    states: Mapping[str, State],
+    where: str,
+    durations: Sequence[float] | None = None,
 ) -> Iterator[tuple[StreamingMetric, Variables]]:
-    """Each metric with its variables."""
+    """Each metric with its variables; `durations` are in what proportion they take time."""
     keepers = leaders(metrics)
-    for metric in metrics:
+    for metric in in_turn(metrics, durations):
         yield metric, call(metric, where, metric.finalize, states[keepers[metric.name].name])
 
 
@@ -130,18 +146,12 @@ def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P
 
 def sites_results(
     metrics: Sequence[Metric],
-    states: Mapping[str, State],
-    computed: Mapping[str, Variables],
+    found: Mapping[str, Variables],
     names: Sequence[str],
     labels: Labels,
     about: Mapping[str, Any],
 ) -> xr.Dataset:
-    """The results that compare sites, with their names as coordinates: of states, or `computed` already."""
-    where, lengths = "over the sites", {"site": len(names), "site_b": len(names)}
-    streaming = [m for m in metrics if m.name not in computed and isinstance(m, StreamingMetric)]
-    found = dict(computed)
-    for metric, variables in finalized(streaming, states, where):
-        found[metric.name] = check(metric, variables, labels, where, **lengths)
+    """The results that compare sites, with their names as coordinates."""
     made = dataset_of([(metric, found[metric.name]) for metric in metrics], labels, lambda _: about)
     coordinate = np.array(names, dtype=object)  # as which strings are stored in any length
-    return made.assign_coords({dim: coordinate for dim in lengths if dim in made.sizes})
+    return made.assign_coords({dim: coordinate for dim in SITES if dim in made.sizes})

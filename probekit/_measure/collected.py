@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from probekit._beats import in_turn
 from probekit._measure.accumulator import finalized, side_by_side, sites_results
+from probekit._measure.durations import finalizing
 from probekit._measure.positions import all_said, positions_said
 from probekit._measure.resampling.repeats import ALL_SITES
 from probekit._measure.resampling.results import Found, beside, found_at
-from probekit._measure.site_rows import at_site
+from probekit._measure.site_rows import at_site, spec_of
 from probekit._measure.tasks import Task, TaskResult, Work
 from probekit._results.assemble import check, dataset_of, join
 from probekit._results.estimates import bins_of
@@ -23,7 +25,8 @@ __all__ = ["results_of"]
 
 def results_of(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> dict[str, xr.Dataset]:
     """The results of each site, and of all together, from those of the tasks in the order of the plan."""
-    children = {key: _of_site(work, key, [each for each in done if each[0].site == key]) for key in work.sources}
+    keys = in_turn([*work.sources], [source.nodes for source in work.sources.values()])
+    children = {key: _of_site(work, key, [each for each in done if each[0].site == key]) for key in keys}
     overall = [result for task, result in done if task.kind in ("sites", "compare") and not task.repeat]
     root = _of_sites(work, overall) if overall else xr.Dataset()
     made = {ALL_SITES: root, **children}
@@ -49,10 +52,11 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
     found |= {
         metric.name: join(metric, [block.variables[metric.name] for block in blocks]) for metric in metrics.columns
     }
-    streaming = metrics.streaming("node")
-    if streaming and not metrics.streaming("site"):
+    streaming = metrics.of_blocks
+    if streaming:
         states = _joined([block.states for block in blocks])
-        for metric, variables in finalized(streaming, states, at_site(source)):
+        durations = finalizing(streaming, spec_of(source, rows, source.nodes), rows.number)
+        for metric, variables in finalized(streaming, states, at_site(source), durations):
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
     about = {"n": rows.number, "activation_dtype": str(source.variable.dtype), "approximate": 0}
     about |= {"omitted": rows.omitted} if rows.omitted else {}
@@ -75,7 +79,6 @@ def _of_sites(work: Work, results: Sequence[TaskResult]) -> xr.Dataset:
     sources = list(work.sources.values())
     about: dict[str, Any] = {"n": work.common.number, "approximate": 0}
     about |= all_said([sources[0].pooling], *(source.positions for source in sources))
-    states = {name: state for result in results for name, state in result.states.items()}
     found = {name: variables for result in results for name, variables in result.variables.items()}
     names = [source.name for source in sources]
-    return sites_results(work.metrics.of_sites, states, found, names, work.common.labels, about)
+    return sites_results(work.metrics.of_sites, found, names, work.common.labels, about)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from probekit._beats import in_turn
 from probekit._measure.accumulator import call
 from probekit._measure.resampling.sketched import with_null
 from probekit._results.assemble import Labels, check, join
@@ -30,7 +31,7 @@ def variables_of(columns: Sequence[ColumnMetric], state: State, labels: Labels, 
     """The column metrics' variables, computed from the sketch's samples."""
     where, blocks = f"at site {site!r}, from a sketch", {metric.name: list[Variables]() for metric in columns}
     for block in Sketch().blocks(state):
-        for metric in columns:
+        for metric in in_turn(columns):
             variables = call(metric, where, with_null, metric, block)
             blocks[metric.name].append(check(metric, variables, labels, where, node=block.nodes))
     return {metric.name: join(metric, blocks[metric.name]) for metric in columns}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from types import NoneType
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from probekit._bars import default
+from probekit._beats import in_turn
 from probekit._data.batches import BATCH_SIZE, Batch, Batches, Rows, peek
 from probekit._forward.early_stop import check_early_stop
 from probekit._forward.forward_pass import ForwardPass
@@ -26,6 +28,7 @@ from probekit._measure.live_meters import Measured, Meter, Together
 from probekit._measure.measure import NAN
 from probekit._measure.metric_set import MetricSet, resolved
 from probekit._measure.positions import POSITIONS, all_said, by_pooling, warn_of_means
+from probekit._measure.steps import STEPS, steps_of_jobs
 from probekit._probe.hooks import probing
 from probekit._probe.model_run import device_of, running
 from probekit._probe.pooling import Reduced
@@ -87,7 +90,8 @@ def measure_live(
         metrics, nan, positions: as for `probekit.measure`.
         by: None takes all samples for one group. To group by something else than the label, say with `labels` where
             that is.
-        progress: wraps the iterable of batches; by default bars, see `probekit.options`.
+        progress: wraps the iterable of batches, and then that of steps in which the results follow, a hundred for each
+            site; by default bars, see `probekit.options`.
 
     Raises:
         PluginError: an unknown metric, one that needs the samples more than once, or one that fails.
@@ -152,7 +156,7 @@ def measure_live(
                 forward.run(each, probe)
                 recorder.end()
             meters.end()
-    results = meters.results(batches.class_names or ())
+    results = meters.results(batches.class_names or (), shown)
     warn_of_coarse_cells(results)
     warn_of_missing(results)
     results.attrs = {
@@ -214,20 +218,27 @@ class _Meters:
         for together in self._together.values():
             together.end(self.classes)
 
-    def results(self, class_names: Sequence[str]) -> xr.DataTree:
+    def results(self, class_names: Sequence[str], shown: Progress) -> xr.DataTree:
         """The tree of results; DataError where there was a NaN, or no sample."""
         classes = max(self.classes, len(class_names)) if self._labelled else 1
         names = (*class_names, *map(str, range(len(class_names), classes)))
         labels = Labels(np.arange(len(names)), names) if self._labelled else Labels(None, ("",))
+        jobs: dict[tuple[str, str], Callable[[], xr.Dataset]] = {}
+        jobs |= {("site", name): partial(self._of_site, meters, labels) for name, meters in self._meters.items()}
+        jobs |= {("together", how): partial(each.results, labels) for how, each in self._together.items()}
+        found: dict[tuple[str, str], xr.Dataset] = {}
+        with closing(steps_of_jobs(jobs, dict.fromkeys(jobs, STEPS), found)) as steps:
+            for _ in shown(steps, "results of the sites", STEPS * len(jobs)):
+                pass
         groups = group_names(list(self._meters))  # as in a store, so that a slash in a name is no group of its own
-        children = {groups[name]: self._of_site(meters, labels) for name, meters in self._meters.items()}
-        compared = [together.results(labels) for together in self._together.values()]
+        children = {groups[name]: found["site", name] for name in self._meters}
+        compared = [found["together", how] for how in self._together]
         root = xr.merge(compared, combine_attrs="override") if compared else xr.Dataset()
         return xr.DataTree.from_dict({"/": root, **children})
 
     def _of_site(self, meters: Sequence[Meter], labels: Labels) -> xr.Dataset:
         found = dict[str, Measured]()
-        for meter in meters:
+        for meter in in_turn(meters):
             found |= meter.results(labels)
         measured = [(metric, found[metric.name][0]) for metric in self._metrics.metrics if metric.name in found]
         made = without_bounds_of_nulls(dataset_of(measured, labels, lambda metric: found[metric.name][1]))

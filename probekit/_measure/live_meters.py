@@ -11,8 +11,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from probekit._beats import current, working
 from probekit._forward.site_plan import PlannedSite
-from probekit._measure.accumulator import Accumulator, finalized, sites_results
+from probekit._measure.accumulator import ACROSS, SITES, Accumulator, finalized, sites_results
+from probekit._measure.durations import finalizing
 from probekit._measure.from_sketch import errors_of, variables_of
 from probekit._measure.gathered import Gathered, one_thread
 from probekit._measure.metric_set import MetricSet
@@ -30,6 +32,8 @@ from probekit.metrics.sketch import Sketch
 __all__ = ["Measured", "Meter", "Together"]
 
 Measured: TypeAlias = tuple[Variables, dict[str, Any]]
+
+_STREAMED, _SKETCHED = 0.3, 0.7  # of the time that a site takes, and of what is then left; errors take the rest
 
 
 class Meter:
@@ -126,16 +130,22 @@ class Meter:
             )
         if not self._number:
             raise DataError(f"Site {self.name!r}: all {self._omitted} observations hold a NaN, so nothing is measured.")
-        streamed = finalized(self.metrics.streaming("node", "site"), streaming.states, where)
+        metrics, columns = self.metrics.streaming("node", "site"), self.metrics.columns
+        durations = finalizing(metrics, self.spec(labels.number, torch.device("cpu")), self._number)
         about = {"n": self._number, "activation_dtype": str(self._spec.dtype), "approximate": 0}
         if self._omitted:
             about["omitted"] = self._omitted
-        found = {m.name: (check(m, v, labels, where, node=self._nodes), about | self._said(m)) for m, v in streamed}
-        if self.metrics.columns:
-            columns, state = self.metrics.columns, sketched.states["sketch"]
-            variables, errors = variables_of(columns, state, labels, self.name), errors_of(columns, state, self.name)
+        found = dict[str, Measured]()
+        with working(current().of(_STREAMED if columns else 1)):
+            for m, variables in finalized(metrics, streaming.states, where, durations):
+                found[m.name] = check(m, variables, labels, where, node=self._nodes), about | self._said(m)
+        if columns:
+            state = sketched.states["sketch"]
+            with working(current().of(_SKETCHED)):
+                of_columns = variables_of(columns, state, labels, self.name)
+            errors = errors_of(columns, state, self.name)
             for metric in columns:
-                found[metric.name] = variables[metric.name], about | self._said(metric) | errors[metric.name]
+                found[metric.name] = of_columns[metric.name], about | self._said(metric) | errors[metric.name]
         return found
 
     def _said(self, metric: Metric) -> dict[str, str]:
@@ -167,7 +177,7 @@ class Together:
             )
         if self._counted is None:
             specs = [meter.spec(classes, one.device) for meter, one in zip(self._meters, x, strict=True)]
-            self._counted = Accumulator(self._metrics, specs, "over the sites")
+            self._counted = Accumulator(self._metrics, specs, ACROSS)
         whole = ~torch.stack([one.isnan().any(1) for one in x]).any(0)
         self._number += int(whole.sum())
         self._counted.grow(classes)
@@ -178,5 +188,10 @@ class Together:
         self._counted.grow(labels.number)
         about: dict[str, Any] = {"n": self._number, "approximate": 0}
         about |= all_said([self._pooling], *(meter.width for meter in self._meters))
-        names = [meter.name for meter in self._meters]
-        return sites_results(self._metrics, self._counted.states, {}, names, labels, about)
+        names, lengths = [meter.name for meter in self._meters], dict.fromkeys(SITES, len(self._meters))
+        specs = [meter.spec(labels.number, torch.device("cpu")) for meter in self._meters]
+        streamed = finalized(
+            self._metrics, self._counted.states, ACROSS, finalizing(self._metrics, specs, self._number)
+        )
+        found = {m.name: check(m, v, labels, ACROSS, **lengths) for m, v in streamed}
+        return sites_results(self._metrics, found, names, labels, about)

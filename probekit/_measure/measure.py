@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
-from itertools import repeat
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -17,7 +16,6 @@ import xarray as xr
 
 from probekit._bars import default
 from probekit._files import local_path
-from probekit._measure.collected import results_of
 from probekit._measure.default_metrics import default_metrics
 from probekit._measure.executors import Executor, executor_for
 from probekit._measure.grouping import Groups, Observations, Where, selected
@@ -28,9 +26,10 @@ from probekit._measure.resampling.balance import balanced
 from probekit._measure.resampling.planning import column_bytes, least_bytes, repeat_tasks, repeats_of, seeing_labels
 from probekit._measure.resampling.settings import Resampling
 from probekit._measure.site_source import Source, as_tree, find_sources
+from probekit._measure.steps import Part, number_of_steps, steps_of
 from probekit._measure.targets import targets_of
 from probekit._measure.task_cache import TaskCache, key_of
-from probekit._measure.tasks import Task, TaskResult, Work
+from probekit._measure.tasks import Work
 from probekit._measure.units import units_of
 from probekit._probe.selectors import Selector
 from probekit._results.files import write
@@ -46,7 +45,6 @@ from probekit.progress import Progress, silent
 __all__ = ["NAN", "fitting_metrics", "measure"]
 
 NAN = ("raise", "omit")
-_STEPS = 100  # of a task, as progress counts them
 # Attributes of a store that its results keep: what it holds the activations of, and the command that made it.
 _CARRIED = (
     *("model_name", "model", "weights_from", "weights", "mode", "created"),
@@ -146,8 +144,10 @@ def measure(
         scheduler: the address of a dask cluster's scheduler, such as ``"tcp://127.0.0.1:8786"``, whose workers, which
             must be able to read the store, then run the tasks; by default that of the active ``distributed.Client``,
             or threads of this process. The numbers are the same.
-        progress: wraps the iterable of what is done, a hundred steps for each task; by default bars, see
-            `probekit.options`. Ctrl-C ends a measurement at once.
+        progress: wraps the iterable of what is done, a hundred steps for each task and some for what follows, in
+            proportion to the time that both take, about; by default bars, see `probekit.options`. A step may take long
+            where a library can't say how far it is, as with the eigenvalues of a large table. Ctrl-C ends a measurement
+            at once.
 
     Raises:
         PluginError: an unknown metric, or one that fails or returns what it doesn't declare.
@@ -205,7 +205,7 @@ def measure(
             cache = stack.enter_context(TaskCache(store_at, key))
         workers = stack.enter_context(executor_for(scheduler))
         seeing = seeing_labels(resampling, chosen, _measured_alone)
-        parts: list[tuple[Work, Plan]] = []
+        parts: list[Part] = []
         for of_metrics, seen in parts_of(chosen, sources, positions):
             of_rows = {key: rows[key] for key in seen}
             if any(seen[key].each != sources[key].each for key in seen):
@@ -213,15 +213,15 @@ def measure(
                 of_rows = balanced(seen, root, of_rows, together, seed)[0] if balance else of_rows
             work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets, units=units)
             work = replace(work, repeats=repeats_of(resampling, seeing, work, root))
-            parts.append((work, _plan(work, parse_size(memory), workers).seeing(next(iter(seen.values())).pooling)))
-        most = max((plan for _, plan in parts), key=lambda plan: plan.passes)
+            plan = _plan(work, parse_size(memory), workers).seeing(next(iter(seen.values())).pooling)
+            parts.append(Part(work, plan))
+        most = max((part.plan for part in parts), key=lambda plan: plan.passes)
         named = f"{most} ({format_size(sum(source.variable.nbytes for source in sources.values()))})"
-        done: dict[Task, TaskResult] = {}
-        with closing(_steps_of_all(parts, workers, cache, done)) as steps:
-            for _ in shown(steps, named, sum(_STEPS * len(plan.tasks) for _, plan in parts)):
+        found: dict[int, dict[str, xr.Dataset]] = {}
+        with closing(steps_of(parts, workers, cache, found)) as steps:
+            for _ in shown(steps, named, number_of_steps(parts)):
                 pass
-        of_parts = [results_of(work, [(task, done[task]) for task in plan.tasks]) for work, plan in parts]
-        results = merged(of_parts, chosen, sources)
+        results = merged([*found.values()], chosen, sources)
         results.attrs = {"probekit_version": __version__, "by": by if grouped else "none"}
         results.attrs |= {key: tree.attrs[key] for key in _CARRIED if key in tree.attrs}
         if given is None:
@@ -347,32 +347,3 @@ def _differences(sources: Sequence[Source], root: xr.Dataset) -> Iterator[str]:
 def _real(source: Source) -> npt.NDArray[np.bool_]:
     """Which observations are no padding; nothing where all are."""
     return np.empty(0, np.bool_) if source.real is None else source.real
-
-
-def _steps_of_all(
-    parts: Sequence[tuple[Work, Plan]], workers: Executor, cache: TaskCache | None, done: dict[Task, TaskResult]
-) -> Generator[None]:
-    for work, plan in parts:
-        yield from _steps(work, plan, workers, cache, done)
-
-
-def _steps(
-    work: Work, plan: Plan, workers: Executor, cache: TaskCache | None, done: dict[Task, TaskResult]
-) -> Generator[None]:
-    """Do the tasks that aren't finished already, and put the results of all into `done`: `_STEPS` steps for each."""
-    taken = dict.fromkeys(plan.tasks, 0)
-    for task in plan.tasks:
-        result = cache.find(task) if cache is not None else None
-        if result is not None:
-            done[task], taken[task] = result, _STEPS
-            yield from repeat(None, _STEPS)
-    for task, found in workers.run(work, [task for task in plan.tasks if task not in done], plan.parallel):
-        steps = _STEPS
-        if isinstance(found, TaskResult):
-            if cache is not None:
-                cache.keep(task, found)
-            done[task] = found
-        else:
-            steps = min(int(found * _STEPS), _STEPS - 1)
-        yield from repeat(None, steps - taken[task])
-        taken[task] = max(steps, taken[task])

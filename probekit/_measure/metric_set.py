@@ -53,6 +53,11 @@ class MetricSet:
     def streaming(self, *scopes: str) -> list[StreamingMetric]:
         return [metric for metric in self._streaming if scope_of(metric) in scopes]
 
+    @property
+    def of_blocks(self) -> list[StreamingMetric]:
+        """Those that add up over blocks of nodes. Where others see whole rows, these go with them."""
+        return [] if self.streaming("site") else self.streaming("node")
+
     @cached_property
     def _streaming(self) -> list[StreamingMetric]:
         return [m for m in self.metrics if isinstance(m, StreamingMetric) and self._adds_up(m)]

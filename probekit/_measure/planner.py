@@ -185,7 +185,7 @@ def plan_of(
     Raises:
         ProbekitError: a task of the least size doesn't fit.
     """
-    blocks = bool(metrics.columns) or (bool(metrics.streaming("node")) and not metrics.streaming("site"))
+    blocks = bool(metrics.columns or metrics.of_blocks)
     ways = {key: _ways(metrics, key, sources[key], rows[key], again) for key in sources} if blocks else {}
     cheapest = [min((way.cost for way in those), key=lambda cost: cost.least) for those in ways.values()]
     least = _least(metrics, [*cheapest, *_whole_rows(metrics, sources, rows)], memory)
@@ -243,7 +243,7 @@ def _halved(number: int) -> list[int]:
 
 def _of_nodes(metrics: MetricSet, source: Source, rows: Observations) -> _Needs:
     """What the metrics of blocks of nodes need."""
-    streaming = [] if metrics.streaming("site") else metrics.streaming("node")
+    streaming = metrics.of_blocks
     spec, number = spec_of(source, rows, 1), rows.number
     where = f"at one node of site {source.name!r}, with {number} observations of {spec.classes} classes,"
     others = {metric.name: need_of_nodes(metric, spec, number) for metric in metrics.columns}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import count
-from typing import TypeAlias
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from probekit._beats import Beat, reading
 from probekit._measure.grouping import Observations
 from probekit._measure.site_source import Source
 from probekit.errors import DataError, PluginError
@@ -17,9 +16,7 @@ from probekit.metrics import Spec
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.protocol import BATCH
 
-__all__ = ["Beat", "SiteSamples", "at_site", "in_batches", "part_of", "spec_of", "unheard", "whole_rows", "without_nan"]
-
-Beat: TypeAlias = Callable[[float], None]
+__all__ = ["SiteSamples", "at_site", "in_batches", "spec_of", "whole_rows", "without_nan"]
 
 
 def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
@@ -33,15 +30,6 @@ def spec_of(source: Source, rows: Observations, nodes: int) -> Spec:
 
 def in_batches(array: Array) -> tuple[torch.Tensor, ...]:
     return torch.split(torch.from_numpy(array), BATCH)
-
-
-def part_of(beat: Beat, start: float, stop: float) -> Beat:
-    """A beat for what takes a task from the share `start` to the share `stop`."""
-    return lambda share: beat(start + share * (stop - start))
-
-
-def unheard(share: float) -> None:
-    """The beat of what another one speaks for."""
 
 
 def without_nan(
@@ -71,6 +59,7 @@ def whole_rows(source: Source, rows: Observations, beat: Beat) -> Iterator[tuple
         whole = len(left) - len(left) % BATCH
         for at in range(0, whole, BATCH):
             yield torch.from_numpy(left[at : at + BATCH]), rows.codes[begun + at : begun + at + BATCH]
+            beat((begun + at + BATCH) / rows.number)
         left, begun = left[whole:], begun + whole
     if len(left):
         yield torch.from_numpy(left), rows.codes[begun:]
@@ -84,8 +73,6 @@ class SiteSamples:
     of: Observations
     target_of_rows: Array | None = None
     units_of_rows: Codes | None = None
-    beat: Beat = unheard
-    passes: Iterator[int] = field(default_factory=count)
 
     @property
     def target(self) -> Array:
@@ -121,12 +108,8 @@ class SiteSamples:
         return self.of.numbers
 
     def _read(self, places: Codes | None = None) -> Iterator[tuple[int, Array, Codes]]:
-        """The rows, all or around some places.
-
-        Nobody knows how many passes a metric takes: each has half of what the one before left.
-        """
-        left = 0.5 ** next(self.passes)
-        return without_nan(self.source, self.of, 0, self.nodes, part_of(self.beat, 1 - left, 1 - left / 2), places)
+        """The rows, all or around some places."""
+        return without_nan(self.source, self.of, 0, self.nodes, reading(), places)
 
     def batches(self) -> Iterator[tuple[Array, Codes]]:
         for _, x, codes in self._read():

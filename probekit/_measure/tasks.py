@@ -14,22 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from probekit._measure.accumulator import Accumulator, call, finalized
+from probekit._beats import UNHEARD, Beat, current, in_turn
+from probekit._measure.accumulator import ACROSS, SITES, Accumulator, call, finalized
+from probekit._measure.durations import finalizing, updating_share
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
 from probekit._measure.resampling.evaluation import Columns
 from probekit._measure.resampling.repeats import Repeats
-from probekit._measure.site_rows import (
-    Beat,
-    SiteSamples,
-    at_site,
-    in_batches,
-    part_of,
-    spec_of,
-    unheard,
-    whole_rows,
-    without_nan,
-)
+from probekit._measure.site_rows import SiteSamples, at_site, in_batches, spec_of, whole_rows, without_nan
 from probekit._measure.site_source import Source
 from probekit._measure.units import Units
 from probekit._results.assemble import check, join
@@ -39,9 +31,6 @@ from probekit.metrics.block import Array, Codes
 from probekit.metrics.order import OrderMetric
 
 __all__ = ["Task", "TaskResult", "Work", "selections_of"]
-
-
-_READING = 0.5  # of a task whose columns are measured too
 
 
 @dataclass(frozen=True)
@@ -105,53 +94,47 @@ class Work:
     units: Units = field(default_factory=dict)
     repeats: Repeats | None = None
 
-    def run(self, task: Task, beat: Beat = lambda share: None) -> TaskResult:
-        """Do one task. `beat` is called now and then with the share that is done; what it raises ends the task.
+    def run(self, task: Task) -> TaskResult:
+        """Do one task, which tells its beat how far it is.
 
         Raises:
             DataError: NaN in the data.
             PluginError: a metric fails.
         """
         if task.repeat:
-            return self._repeated(task, beat)
+            return self._repeated(task)
         if task.kind == "sites":
-            return self._sites(beat)
+            return self._sites()
         if task.kind == "compare":
             metric = next(m for m in self.metrics.comparing if m.name == task.metric)
             assert self.common is not None
-            return TaskResult(
-                variables={metric.name: self._compared(metric, [*self.sources.values()], self.common, beat)}
-            )
+            return TaskResult(variables={metric.name: self._compared(metric, [*self.sources.values()], self.common)})
         source, rows = self.sources[task.site], self.rows[task.site]
         if task.kind == "samples":
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
             target, units = self.targets.get(task.site), self._units(task.site, metric)
-            return _samples(metric, SiteSamples(source, rows, target, units, beat))
+            return _samples(metric, SiteSamples(source, rows, target, units))
         if task.kind == "site":
-            return self._site(source, rows, beat)
+            return self._site(source, rows)
         if task.kind == "select":
-            return self._select(source, rows, task, beat)
-        return self._block(source, rows, task.start, task.stop, beat)
+            return self._select(source, rows, task)
+        return self._block(source, rows, task.start, task.stop)
 
     def _units(self, site: str, metric: SampleMetric) -> Codes | None:
         return self.units[site, metric.split_by] if hasattr(metric, "split_by") else None
 
-    @property
-    def _of_nodes(self) -> list[StreamingMetric]:
-        """Streaming metrics of blocks of nodes. Where others see whole rows, these go with them."""
-        return [] if self.metrics.streaming("site") else self.metrics.streaming("node")
-
-    def _block(self, source: Source, rows: Observations, start: int, stop: int, beat: Beat) -> TaskResult:
+    def _block(self, source: Source, rows: Observations, start: int, stop: int) -> TaskResult:
         columns = self.metrics.columns
         values = rows.grouping.allocate(stop - start, source.dtype) if columns else None
-        reading = part_of(beat, 0, _READING) if columns else beat
-        states = _stream(self._of_nodes, source, rows, start, stop, values, reading)
+        repeats = self.repeats if self.repeats is not None and self.repeats.any_of(columns) else None
+        times = 0 if repeats is None else repeats.times(columns)
+        # To read the columns takes about as long as to measure them, and so does each repeat.
+        states = _stream(self.metrics.of_blocks, source, rows, start, stop, values, 1 / (2 + times) if columns else 1)
         if values is None:
             return TaskResult(states)
-        repeats = self.repeats if self.repeats is not None and self.repeats.any_of(columns) else None
         held = None if repeats is None else Columns.of(values, rows)
         whole = Block.sort(values, rows.grouping.offsets)
-        found = self._of_columns(whole, at_site(source, start, stop), rows, beat)
+        found = self._of_columns(whole, at_site(source, start, stop), rows, times)
         if repeats is None or held is None:
             return TaskResult(states, found)
         where = at_site(source, start, stop)
@@ -161,34 +144,36 @@ class Work:
 
         return TaskResult(states, found, repeats.of_columns(columns, held, found, source.key, where, checked))
 
-    def _of_columns(self, whole: Block, where: str, rows: Observations, beat: Beat) -> dict[str, Variables]:
-        """The variables of the column metrics, a few nodes at a time."""
+    def _of_columns(self, whole: Block, where: str, rows: Observations, repeats: float) -> dict[str, Variables]:
+        """The variables of the column metrics, a few nodes at a time; so many repeats of them follow."""
         few, columns = whole.split(), self.metrics.columns
         found: dict[str, list[Variables]] = {metric.name: [] for metric in columns}
-        for done, (block, metric) in enumerate(product(few, columns)):
-            beat(_READING + (1 - _READING) * done / (len(few) * len(columns)))
+        each = [*product(few, columns)]
+        for block, metric in in_turn(each, then=repeats * len(each)):
             variables = call(metric, where, metric.compute, block)
             found[metric.name].append(check(metric, variables, rows.labels, where, node=block.nodes))
         return {metric.name: join(metric, found[metric.name]) for metric in columns}
 
-    def _site(self, source: Source, rows: Observations, beat: Beat) -> TaskResult:
+    def _site(self, source: Source, rows: Observations) -> TaskResult:
         """The variables, since the states of such metrics may be large, and no others are to be joined with them."""
         streaming, where = self.metrics.streaming("node", "site"), at_site(source)
-        states = _stream(streaming, source, rows, 0, source.nodes, None, beat)
-        found = finalized(streaming, states, where)
+        spec = spec_of(source, rows, source.nodes)
+        share = updating_share(streaming, spec, rows.number)
+        states = _stream(streaming, source, rows, 0, source.nodes, None, share)
+        found = finalized(streaming, states, where, finalizing(streaming, spec, rows.number))
         return TaskResult(variables={m.name: check(m, v, rows.labels, where, node=source.nodes) for m, v in found})
 
-    def _select(self, source: Source, rows: Observations, task: Task, beat: Beat) -> TaskResult:
+    def _select(self, source: Source, rows: Observations, task: Task) -> TaskResult:
         start, stop, where = task.start, task.stop, at_site(source, task.start, task.stop)
         orders = [metric for metric in self.metrics.columns if isinstance(metric, OrderMetric)]
         selection = next(each for each in selections_of(orders, source, rows) if each.digit == task.digit)
-        streamed = Accumulator(self._of_nodes, spec_of(source, rows, stop - start), where)
+        streamed = Accumulator(self.metrics.of_blocks, spec_of(source, rows, stop - start), where)
         passes = count()
 
         def read() -> Iterator[tuple[Codes, Array]]:
             number = next(passes)
-            part = part_of(beat, number / selection.passes, (number + 1) / selection.passes)
-            for _, x, codes in without_nan(source, rows, start, stop, part):
+            reading = current().of(1 / max(1, selection.passes - number))
+            for _, x, codes in without_nan(source, rows, start, stop, reading):
                 for batch, y in zip(in_batches(x), in_batches(codes), strict=True) if number == 0 else ():
                     streamed.update(batch, y)
                 yield codes, x
@@ -200,39 +185,39 @@ class Work:
             {m.name: check(m, variables[m.name], rows.labels, where, node=stop - start) for m in orders},
         )
 
-    def _sites(self, beat: Beat) -> TaskResult:
+    def _sites(self) -> TaskResult:
         """Whole rows of all sites, which are read side by side."""
         assert self.common is not None
-        sources, rows = list(self.sources.values()), self.common
-        specs = [spec_of(source, rows, source.nodes) for source in sources]
-        found = Accumulator(self.metrics.streaming("sites"), specs, "over the sites")
-        each = [whole_rows(source, rows, beat if source is sources[0] else unheard) for source in sources]
-        for batches in zip(*each, strict=True):
-            found.update([x for x, _ in batches], torch.from_numpy(batches[0][1]))
-        return TaskResult(found.states)
+        sources, rows, metrics = list(self.sources.values()), self.common, self.metrics.streaming("sites")
+        specs, lengths = [spec_of(source, rows, source.nodes) for source in sources], dict.fromkeys(SITES, len(sources))
+        added = Accumulator(metrics, specs, ACROSS)
+        reading = current().of(updating_share(metrics, specs, rows.number))
+        for x, codes in _side_by_side(sources, rows, reading):
+            added.update(x, torch.from_numpy(codes))
+        found = finalized(metrics, added.states, ACROSS, finalizing(metrics, specs, rows.number))
+        return TaskResult(variables={m.name: check(m, v, rows.labels, ACROSS, **lengths) for m, v in found})
 
-    def _compared(self, metric: SampleMetric, sources: Sequence[Source], rows: Observations, beat: Beat) -> Variables:
+    def _compared(self, metric: SampleMetric, sources: Sequence[Source], rows: Observations) -> Variables:
         """The variables of a metric that reads the rows of all sites itself."""
-        where, sites = "over the sites", len(sources)
-        samples = [SiteSamples(source, rows, beat=beat) for source in sources]
-        variables = call(metric, where, metric.compute_samples, samples)
-        return check(metric, variables, rows.labels, where, site=sites, site_b=sites)
+        samples = [SiteSamples(source, rows) for source in sources]
+        variables = call(metric, ACROSS, metric.compute_samples, samples)
+        return check(metric, variables, rows.labels, ACROSS, **dict.fromkeys(SITES, len(sources)))
 
     def _sources(self, task: Task) -> list[Source]:
         """The sites that a task is about, in memory if it holds them."""
         those = [self.sources[task.site]] if task.site else [*self.sources.values()]
         return [source.held() for source in those] if task.held else those
 
-    def _repeated(self, task: Task, beat: Beat) -> TaskResult:
+    def _repeated(self, task: Task) -> TaskResult:
         assert self.repeats is not None
         assert task.repeat
-        part, still = range(task.start, task.stop), part_of(beat, 0, 0)
+        part = range(task.start, task.stop)
         if task.kind == "samples":
             source, rows = self._sources(task)[0], self.rows[task.site]
             metric = next(m for m in self.metrics.samples if m.name == task.metric)
 
             def measured(of: Observations, target: Array | None) -> Variables:
-                return _samples(metric, SiteSamples(source, of, target, units, still)).variables[metric.name]
+                return _samples(metric, SiteSamples(source, of, target, units)).variables[metric.name]
 
             target, units = self.targets.get(task.site), self._units(task.site, metric)
             return TaskResult(
@@ -244,15 +229,15 @@ class Work:
             those = self._sources(task)
 
             def of_all(of: Observations, target: Array | None) -> Variables:
-                return self._compared(compared, those, of, still)
+                return self._compared(compared, those, of)
 
             return TaskResult(
                 repeats=self.repeats.of_samples(task.repeat, compared, part, of_all, self.common, None, task.site)
             )
         if task.kind == "sites":
             assert self.common is not None
-            sources, rows, where = list(self.sources.values()), self.common, "over the sites"
-            metrics, lengths = self.metrics.streaming("sites"), {"site": len(sources), "site_b": len(sources)}
+            sources, rows, where = list(self.sources.values()), self.common, ACROSS
+            metrics, lengths = self.metrics.streaming("sites"), dict.fromkeys(SITES, len(sources))
             spec: Any = [spec_of(source, rows, source.nodes) for source in sources]
         else:
             source, rows = self.sources[task.site], self.rows[task.site]
@@ -260,15 +245,13 @@ class Work:
             metrics, spec = self.metrics.streaming("node", "site"), spec_of(source, rows, source.nodes)
 
         passes = [part[at : at + task.together] for at in range(0, len(part), task.together)] if part else [part]
-        numbers = count()
+        chosen = self.repeats.chosen(task.repeat, metrics, task.how)
+        times = 1 if part else self.repeats.number_at(task.repeat, chosen[0], task.site)
+        share = updating_share(chosen, spec, rows.number, times)
 
         def batches() -> Iterator[tuple[Any, Codes]]:
-            number = min(next(numbers), len(passes) - 1)  # where digits were lost, a pass is made twice
-            heard = part_of(beat, number / len(passes), (number + 1) / len(passes))
-            each_site = [whole_rows(source, rows, heard if source is sources[0] else unheard) for source in sources]
-            for each in zip(*each_site, strict=True):
-                x = [values for values, _ in each]
-                yield (x if task.kind == "sites" else x[0]), each[0][1]
+            for x, codes in _side_by_side(sources, rows, current().of(share)):
+                yield (x if task.kind == "sites" else x[0]), codes
 
         def checked(metric: Metric, returned: Any) -> Variables:
             return check(metric, returned, rows.labels, where, **lengths)
@@ -286,6 +269,15 @@ def selections_of(metrics: Sequence[OrderMetric], source: Source, rows: Observat
     return Selection.choices(metrics, counts, stored.newbyteorder("="))
 
 
+def _side_by_side(
+    sources: Sequence[Source], rows: Observations, reading: Beat
+) -> Iterator[tuple[list[torch.Tensor], Codes]]:
+    """Batches of whole rows of all sites, and their codes. The first site speaks for all."""
+    each = [whole_rows(source, rows, reading if source is sources[0] else UNHEARD) for source in sources]
+    for batches in zip(*each, strict=True):
+        yield [x for x, _ in batches], batches[0][1]
+
+
 def _samples(metric: SampleMetric, samples: SiteSamples) -> TaskResult:
     where = at_site(samples.source)
     variables = call(metric, where, metric.compute_samples, samples)
@@ -299,14 +291,20 @@ def _stream(
     start: int,
     stop: int,
     values: Array | None,
-    beat: Beat,
+    share: float,
 ) -> dict[str, State]:
-    """The states of the metrics after all observations, which are also put into `values` by their groups."""
+    """The states of the metrics after all observations, which are also put into `values` by their groups.
+
+    This takes such a `share` of what is left of a task.
+    """
     found = Accumulator(metrics, spec_of(source, rows, stop - start), at_site(source, start, stop))
+    beat = current().of(share)
     for first, x, codes in without_nan(source, rows, start, stop, beat):
         if values is not None:
             rows.grouping.place(values, first, x)
-        if metrics:
-            for batch, y in zip(in_batches(x), in_batches(codes), strict=True):
-                found.update(batch, y)
+        done = first
+        for batch, y in zip(in_batches(x), in_batches(codes), strict=True) if metrics else ():
+            found.update(batch, y)
+            done += len(y)
+            beat(done / rows.number)
     return found.states

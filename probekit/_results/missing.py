@@ -87,7 +87,7 @@ def warn_of_missing(results: xr.DataTree) -> None:
     for metric, headline in headlines.items():
         groups = [(str(each.attrs.get("site", key)), each) for key, each in results.children.items()]
         groups = [(site, each) for site, each in groups if headline.variable in each.data_vars]
-        if headline.variable in results.data_vars and results.sizes["site"] > 1:
+        if headline.variable in results.data_vars and results.sizes.get("site") != 1:  # alone it has none to compare
             groups = [("all sites", results)]
         variables = [(site, group[headline.variable]) for site, group in groups]
         if variables and all(variable.size and variable.isnull().all() for _, variable in variables):

@@ -65,7 +65,7 @@ class Root(TyperGroup):
                 "Error: Stopped. What was finished is kept: a store opens with the samples it committed, and the same "
                 "capture with --resume resumes from there. So do the same measurement, if it had --out, and a recipe."
             )
-            measuring = sys.modules.get("probekit._measure.executors")  # whose import takes seconds
+            measuring = sys.modules.get("probekit._measure.crew")  # whose import takes seconds
             if measuring is not None and measuring.left():
                 measuring.end_at_once(1)
             raise typer.Exit(1) from None

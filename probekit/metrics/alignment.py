@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from probekit._beats import in_turn
 from probekit.errors import PluginError
 from probekit.metrics._kernels.cross_scatters import CrossScatters, number_of_sites, pairs, state_bytes
 from probekit.metrics._kernels.hsic import LEAST, aligned_table, unbiased
@@ -120,7 +121,7 @@ def _state(metric: CKA, sites: Sequence[Samples]) -> State:
     """The state of all samples."""
     cpu, codes = torch.device("cpu"), torch.from_numpy(sites[0].codes)
     state = metric.init([Spec(site.nodes, site.classes, torch.float64, cpu) for site in sites])
-    for start in range(0, len(codes), _ROWS):
+    for start in in_turn(range(0, len(codes), _ROWS)):
         places = np.arange(start, min(start + _ROWS, len(codes)))
         x = [torch.from_numpy(site.take(places)) for site in sites]
         state = metric.update(state, x, codes[start : start + _ROWS])

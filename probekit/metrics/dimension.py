@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from probekit._beats import in_turn
 from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics.block import Array
@@ -107,7 +108,7 @@ def _two_nearest(x: Array) -> Array:
     x -= x.mean(axis=0)
     squares, found = (x**2).sum(axis=1), np.empty((len(x), 2))
     count = min(_CANDIDATES, len(x) - 1)
-    for start in range(0, len(x), _ROWS):
+    for start in in_turn(range(0, len(x), _ROWS)):
         rows = x[start : start + _ROWS]
         around = squares - 2 * (rows @ x.T)  # the same for all of a row but for a constant, up to rounding
         around[np.arange(len(rows)), np.arange(start, start + len(rows))] = np.inf

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit._beats import in_turn
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_sums import class_counts
 from probekit.metrics._kernels.row_sampling import draws
@@ -141,7 +142,7 @@ class Uniformity(Parameters):
         lengths = _length(x)
         f = (x / lengths)[(lengths != 0)[:, 0]]
         number, total = len(f), 0.0
-        for start in range(0, number, PIECE):
+        for start in in_turn(range(0, number, PIECE)):
             near = (2 * self.t * (f[start : start + PIECE] @ f.T - 1)).exp_()
             near[torch.arange(len(near)), torch.arange(start, start + len(near))] = 0  # a sample and itself
             total += float(near.sum())

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from probekit._beats import in_turn
 from probekit.metrics._kernels.linear_classifiers import METHODS, KeptRows, Training, kept_bytes
 from probekit.metrics._kernels.penalties import PENALTIES, best_penalty, validation_rows
 from probekit.metrics._kernels.splits import Mask, MeanOfGroups, Split, check_probe, generators_of
@@ -122,7 +123,8 @@ class LinearProbe(Parameters):
         rows, alphas = KeptRows(samples), np.full(len(masks), np.nan)
         labels, hits = self._untried(codes)
         if trained:
-            alphas = np.array([self.alpha or _chosen(rows, split, ~mask, self.method, codes) for mask in masks])
+            first = in_turn(masks, [1.0] * len(masks), then=len(masks))
+            alphas = np.array([self.alpha or _chosen(rows, split, ~mask, self.method, codes) for mask in first])
             labels, hits = self._tried(rows, codes, split, masks, alphas)
         labels, hits, units = labels[:, test], hits[:, test], samples.units[test]
         found: Variables = {}
@@ -153,10 +155,11 @@ class LinearProbe(Parameters):
         """
         labels, hits = (each.copy() for each in self._untried(codes))
         generators = generators_of(self.seed, self.shuffles)
-        for mask, alpha in zip(masks, alphas, strict=True):
+        for mask, alpha in zip(in_turn(masks), alphas, strict=True):
             training = Training(rows, ~mask)
             hits[0, mask] = codes[mask] == np.bincount(codes[~mask]).argmax()
-            for n, dealt in enumerate([codes, *(split.shuffled(codes, mask, each) for each in generators)], 1):
+            labellings = [codes, *(split.shuffled(codes, mask, each) for each in generators)]
+            for n, dealt in enumerate(in_turn(labellings), 1):
                 classifier = training.fit(self.method, dealt, alpha)
                 predicted = None if classifier is None else classifier.predict(rows, mask)
                 labels[n, mask] = dealt[mask]

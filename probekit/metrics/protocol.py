@@ -42,6 +42,9 @@ for more nodes or samples. The engine asks for it before anything runs: it gives
 refuses what doesn't fit. Without the method, a streaming metric takes twice the state that `init` makes, on torch's
 ``meta`` device if it can, and 40 bytes for each value of a batch; another metric no more than its samples.
 
+A streaming metric may have the method ``seconds(spec, samples)``: about how long all its updates take on one core, and
+how long `finalize` takes, as a tuple. Progress divides a task by it; without it, `finalize` is taken to be short.
+
 A column metric may have the method ``relabelling(values, classes)`` (see `Relabelling`), by which the engine evaluates
 many shuffles of the labels sooner than by as many calls of `compute`; a streaming metric of nodes may have the method
 ``relabelled(spec, labellings)`` for that (see `StreamRelabelling`). A column metric's attribute `null_repeats` is the

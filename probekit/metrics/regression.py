@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from probekit._beats import in_turn
 from probekit.metrics._kernels.linear_classifiers import KeptRows, Training, kept_bytes, penalised_solution
 from probekit.metrics._kernels.penalties import PENALTIES, best_penalty, validation_rows
 from probekit.metrics._kernels.sample_batches import PIECE, pieces
@@ -93,7 +94,7 @@ def _spearman(samples: Samples) -> Array:
     rows = samples.take(np.arange(samples.number))
     target = _centred(_ranks(samples.target))
     found = np.empty(samples.nodes)
-    for node in range(samples.nodes):
+    for node in in_turn(range(samples.nodes)):
         ranks = _centred(_ranks(rows[:, node]))
         found[node] = _ratio(target @ ranks, ranks @ ranks, target)
     return found
@@ -194,7 +195,8 @@ class RidgeProbe(Parameters):
         found |= {"ridge_probe_shuffled": np.nan} if self.shuffles else {}
         if known:
             rows = KeptRows(samples)
-            alphas = [self.alpha or _chosen(rows, split, ~mask, samples.target) for mask in masks]
+            first = in_turn(masks, [1.0] * len(masks), then=len(masks))
+            alphas = [self.alpha or _chosen(rows, split, ~mask, samples.target) for mask in first]
             errors = self._errors(rows, Split.of(samples.units, codes, self.seed), values, codes, masks, alphas)
             squares = np.square(_centred(samples.target[test])).sum()
             # The shuffled targets of held-out rows are the same numbers, but where units differ in their rows.
@@ -211,10 +213,11 @@ class RidgeProbe(Parameters):
     ) -> Array:
         """The squared errors on the held-out rows: of the training mean, the regression, and of shuffled targets."""
         errors, generators = np.zeros(2 + self.shuffles), generators_of(self.seed, self.shuffles)
-        for mask, alpha in zip(masks, alphas, strict=True):
+        for mask, alpha in zip(in_turn(masks), alphas, strict=True):
             training = Training(rows, ~mask)
             errors[0] += np.square(values[codes][mask] - values[codes][~mask].mean()).sum()
-            for n, dealt in enumerate([codes, *(split.shuffled(codes, mask, each) for each in generators)], 1):
+            targets = [codes, *(split.shuffled(codes, mask, each) for each in generators)]
+            for n, dealt in enumerate(in_turn(targets), 1):
                 errors[n] += next(_squared_errors(training, values[dealt], mask, [alpha]), np.nan)
         return errors
 

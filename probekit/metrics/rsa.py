@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit._beats import in_turn
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.dissimilarities import (
@@ -134,7 +135,7 @@ class RSA(Parameters):
         )
 
     def compute_samples(self, samples: Sequence[Samples]) -> Variables:
-        return self._variables(class_spread(site, whitened=self._whitened) for site in samples)
+        return self._variables(class_spread(site, whitened=self._whitened) for site in in_turn(samples))
 
     @property
     def _whitened(self) -> bool:

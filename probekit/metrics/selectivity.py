@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit._beats import in_turn
 from probekit.errors import PluginError
 from probekit.metrics._kernels.chance import grassberger
 from probekit.metrics._kernels.class_moments import ClassMoments
@@ -25,6 +26,7 @@ __all__ = ["Perplexity", "Selectivity"]
 _ROUNDING = 1e-12  # relative to the largest mean: a smaller difference may come from the order of summation
 _PLACES = 128  # at which the distribution of the largest mean is computed
 _LEAST = 1e-300
+_SECONDS = 4.5e-8  # that one of them takes for a class, on one core
 _BEYOND = 6.0  # standard errors that it reaches beyond the means
 
 
@@ -89,6 +91,9 @@ class Selectivity(ClassMoments):
         least = 3 * 8 * spec.classes * spec.nodes + 8 * min(BATCH, samples) * spec.nodes  # with the class of each value
         return super().memory(spec, samples) + least
 
+    def seconds(self, spec: Spec, samples: int) -> tuple[float, float]:
+        return 0.0, _SECONDS * _PLACES * spec.classes * spec.nodes if self.corrected else 0.0
+
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         least = class_minima(x, y, len(state["count"]))
         return super().update(state, x, y) | {"min": torch.minimum(state["min"], least)}
@@ -102,7 +107,7 @@ class Selectivity(ClassMoments):
     def finalize(self, state: State) -> Variables:
         """Of few nodes at a time, for which tables of the classes stay small beside the state."""
         nodes = {key: each.split(NODES, -1) for key, each in state.items() if key != "count"}
-        parts = ({key: each[at] for key, each in nodes.items()} for at in range(len(nodes["mean"])))
+        parts = ({key: each[at] for key, each in nodes.items()} for at in in_turn(range(len(nodes["mean"]))))
         return join_nodes(self._finalize({"count": state["count"], **part}) for part in parts)
 
     def _finalize(self, state: State) -> Variables:

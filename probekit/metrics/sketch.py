@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit._beats import in_turn
 from probekit.errors import DataError
 from probekit.metrics._kernels.class_sums import class_counts
 from probekit.metrics._kernels.counted_cells import (
@@ -176,7 +177,7 @@ class Sketch:
         counts, width = _counts(state), state["x"].shape[1]
         kept = self._kept(counts) if _counted(state) else counts
         together = nodes or _together(int(kept.sum()))
-        for part in _parts(width, together):
+        for part in in_turn(_parts(width, together)):
             yield represented(state, part, counts, kept) if _counted(state) else _samples(state, part)
 
     def resolution(self, state: State) -> Resolution:

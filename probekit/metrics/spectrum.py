@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.metrics._kernels.covariance import Covariance, Spread
+from probekit.metrics._kernels.covariance import Covariance, Spread, rows_of_table
+from probekit.metrics._kernels.durations import eigenvalues
 from probekit.metrics._kernels.hsic import LEAST
 from probekit.metrics._kernels.population_spectrum import population_spectrum
 from probekit.metrics.block import Array
 from probekit.metrics.headline import Headline
-from probekit.metrics.protocol import State, Variables
+from probekit.metrics.protocol import Spec, State, Variables
 
 __all__ = ["EffectiveRank", "ParticipationRatio", "RankMe", "StableRank"]
 
@@ -24,8 +25,16 @@ _LEAST = 1e-12  # relative to the largest eigenvalue: smaller ones are rounding 
 _RANK_ME = 1e-7  # what RankMe adds to each share
 
 
+class _Decomposed(Covariance):
+    """Base of metrics of the eigenvalues of a site's covariance."""
+
+    def seconds(self, spec: Spec, samples: int) -> tuple[float, float]:
+        updates, products = super().seconds(spec, samples)
+        return updates, products + eigenvalues(rows_of_table(spec))
+
+
 @dataclass(frozen=True)
-class EffectiveRank(Covariance):
+class EffectiveRank(_Decomposed):
     """Effective rank: number of directions that a site uses, weighted by their standard deviations.
 
     `effective_rank` (), float64, from 1 (all samples on one line) to the number of nodes (equal spread in every
@@ -95,7 +104,7 @@ class EffectiveRank(Covariance):
 
 
 @dataclass(frozen=True)
-class RankMe(Covariance):
+class RankMe(_Decomposed):
     """RankMe: number of directions that a site uses, the mean among them, weighted by their singular values.
 
     `rankme` (), float64: exp(−Σ p ln p) with p = σ / Σσ + 10⁻⁷, where σ are the singular values of the samples as they
@@ -134,7 +143,7 @@ class RankMe(Covariance):
 
 
 @dataclass(frozen=True)
-class StableRank(Covariance):
+class StableRank(_Decomposed):
     """Stable rank: how many times the variance of the strongest direction a site has in all directions.
 
     `stable_rank` (), float64, from 1 (all samples on one line) to the number of nodes (equal variance in every

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit._beats import in_turn
 from probekit.errors import PluginError
 from probekit.metrics._kernels.cross_scatters import CrossScatters, number_of_sites, pairs, state_bytes
-from probekit.metrics._kernels.shuffled_subspaces import above_chance, shuffled_products
+from probekit.metrics._kernels.durations import eigenvalues, eigenvectors, singular_values, singular_vectors
+from probekit.metrics._kernels.shuffled_subspaces import above_chance, number_of_draws, shuffled_products
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import BATCH, Spec, State, Variables
 
@@ -32,6 +34,22 @@ class _Compared(CrossScatters):
         # A state and a new one, with the rows of a batch; or a table of each site, and those of two that are compared.
         batch, tables = 4 * 8 * min(BATCH, samples) * sum(nodes), 8 * sum(each**2 for each in nodes)
         return 2 * state_bytes(nodes) + max(batch, tables + 10 * 8 * max(nodes) ** 2)
+
+    def seconds(self, specs: Sequence[Spec], samples: int) -> tuple[float, float]:
+        of_sites, of_pairs = self._durations([each.nodes for each in specs])
+        return super().seconds(specs, samples)[0], sum(of_sites) + sum(of_pairs)
+
+    def _durations(self, nodes: Sequence[int]) -> tuple[list[float], list[float]]:
+        """The seconds of the decomposition of each site, and of each pair of sites."""
+        together = [(nodes[a], nodes[b], a == b) for _, a, b in pairs(len(nodes))]
+        return [*map(self._of_site, nodes)], [0 if same else self._of_pair(a, b) for a, b, same in together]
+
+    def _of_site(self, nodes: int) -> float:
+        raise NotImplementedError
+
+    def _of_pair(self, nodes: int, others: int) -> float:
+        """To make a draw takes about as long as to decompose it."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -91,9 +109,11 @@ class Procrustes(_Compared):
 
     def finalize(self, state: State) -> Variables:
         sites, count = number_of_sites(state), int(state["count"])
-        roots = [_spread(state[f"cross_{a}_{a}"]) for a in range(sites)]
+        scatters = [state[f"cross_{a}_{a}"] for a in range(sites)]
+        of_sites, of_pairs = self._durations([*map(len, scatters)])
+        roots = [_spread(scatter) for scatter in in_turn(scatters, of_sites, then=sum(of_pairs))]
         table = np.full((sites, sites), np.nan)
-        for key, a, b in pairs(sites):
+        for key, a, b in in_turn(pairs(sites), of_pairs):
             if not len(roots[a]) or not len(roots[b]) or not state[key].isfinite().all():
                 continue
             norms = roots[a].norm() * roots[b].norm()
@@ -105,6 +125,13 @@ class Procrustes(_Compared):
             square = float(2 - 2 * shared)
             table[a, b] = table[b, a] = 0.0 if square <= _NEAR else np.sqrt(square)
         return {"procrustes": (("site", "site_b"), table)}
+
+    def _of_site(self, nodes: int) -> float:
+        return eigenvalues(nodes)
+
+    def _of_pair(self, nodes: int, others: int) -> float:
+        draws = number_of_draws(nodes, others) if self.corrected else 0
+        return (1 + 2 * draws) * singular_values(nodes, others)
 
 
 def _spread(scatter: Tensor) -> Tensor:
@@ -131,9 +158,11 @@ class _CCA(_Compared):
 
     def finalize(self, state: State) -> Variables:
         count, sites = int(state["count"]), number_of_sites(state)
-        found = [_Directions.of(state[f"cross_{a}_{a}"], self.variance) for a in range(sites)]
+        scatters = [state[f"cross_{a}_{a}"] for a in range(sites)]
+        of_sites, of_pairs = self._durations([*map(len, scatters)])
+        found = [_Directions.of(each, self.variance) for each in in_turn(scatters, of_sites, then=sum(of_pairs))]
         table = np.full((sites, sites), np.nan)
-        for key, a, b in pairs(sites):
+        for key, a, b in in_turn(pairs(sites), of_pairs):
             if not 0 < found[a].number <= found[a].number + found[b].number < count or not found[b].number:
                 continue
             if a == b:
@@ -146,6 +175,13 @@ class _CCA(_Compared):
                 means = above_chance(means, torch.stack(chance).mean(0))
             table[a, b], table[b, a] = means.tolist()
         return {self.name: (("site", "site_b"), table)}
+
+    def _of_site(self, nodes: int) -> float:
+        return eigenvectors(nodes)
+
+    def _of_pair(self, nodes: int, others: int) -> float:
+        draws = number_of_draws(nodes, others) if self.corrected else 0
+        return (1 + 2 * draws) * singular_vectors(nodes, others)
 
     def _means(self, products: Tensor, here: _Directions, there: _Directions) -> Tensor:
         """The mean correlation of the first site and the second, and of the second and the first, (2,).

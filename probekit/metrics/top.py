@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from probekit._beats import reading
 from probekit.errors import PluginError
 from probekit.metrics._kernels.sample_batches import tensor_batches
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
@@ -20,7 +21,12 @@ _ROWS = 128  # rows sorted together: the fewer, the fewer nodes have a new large
 
 def _few(samples: Samples) -> Iterator[Tensor]:
     """All rows in order, a few at a time."""
-    return (few for x, _ in tensor_batches(samples) for few in x.split(_ROWS))
+    done, beat = 0, reading()
+    for x, _ in tensor_batches(samples):
+        for few in x.split(_ROWS):
+            yield few
+            done += len(few)
+            beat(done / samples.number)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def says_what_it_needs(metric: Any) -> None:
     """The memory that a metric needs beside its samples is at least its state's, and no less for more nodes or samples.
 
     memory(spec, samples) returns a number of bytes. Without it, what init makes for a spec counts: make the tensors of
-    a state there, as large as they will be.
+    a state there, as large as they will be. seconds(spec, samples) returns two numbers from 0 on.
     """
     data = mixed()
     if isinstance(metric, StreamingMetric):
@@ -85,6 +85,11 @@ def says_what_it_needs(metric: Any) -> None:
             )
     else:
         spec = Spec(data.nodes, data.classes, torch.float32, torch.device("cpu"))
+    if callable(getattr(metric, "seconds", None)):
+        with broken_by("seconds", data):
+            updates, finalize = metric.seconds(spec, data.number)
+        if not (updates >= 0 and finalize >= 0):
+            raise Broken(f"seconds gave {updates!r} and {finalize!r}", data.description)
     before = -1
     for factor in (1, 2, 50):
         with broken_by("memory", data):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
@@ -94,40 +92,3 @@ def test_a_scheduler_that_is_not_there_is_named(store: Path, monkeypatch: pytest
         pytest.raises(pk.errors.ProbekitError, match=r"No scheduler of a cluster answers at 'tcp:"),
     ):
         pk.measure(store, "median", scheduler="tcp://127.0.0.1:1")
-
-
-_DEEP = """
-import os, signal, sys, threading, time
-import numpy as np, torch, xarray as xr
-import probekit as pk
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which may be ignored here
-begun = threading.Event()
-
-class Deep:
-    "Eigenvalues that take seconds, in which no thread can be stopped."
-    name, version, parameters = "deep", 1, {}
-
-    def compute_samples(self, samples):
-        begun.set()
-        torch.linalg.eigvalsh(torch.rand(2000, 2000, dtype=torch.float64))
-        return {"deep": ((), np.array(1.0))}
-
-site = xr.Dataset({"activation": (("sample", "node"), np.ones((4, 2)))})
-interrupt = lambda: (begun.wait(), time.sleep(0.2), os.kill(os.getpid(), signal.SIGINT))
-threading.Thread(target=interrupt, daemon=True).start()
-try:
-    pk.measure(site, Deep())
-except KeyboardInterrupt:
-    print("stopped")  # without a flush of its own
-    if sys.argv[1] == "raised":
-        raise
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [("raised", -signal.SIGINT), ("caught", 0)])
-def test_a_process_ends_whole_while_a_thread_is_deep_in_a_library(how: str, code: int) -> None:
-    ended = subprocess.run([sys.executable, "-c", _DEEP, how], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (code, "stopped\n"), ended.stderr
-    assert "terminate called" not in ended.stderr

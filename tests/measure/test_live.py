@@ -255,6 +255,21 @@ def test_nan_among_many_samples_is_refused_by_name(metric: str, model: nn.Module
         pk.measure_live(nn.Sequential(model), x, metric, sites="**", batch_size=1000)
 
 
+def test_progress_counts_batches_and_then_the_results_of_each_site() -> None:
+    seen: list[tuple[str, int | None, int]] = []
+
+    def progress(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        taken = 0
+        for item in items:
+            taken += 1
+            yield item
+        seen.append((description, total, taken))
+
+    metrics, data = ["median", "selectivity", "effective_rank", "cka"], (X[:40], Y[:40])
+    pk.measure_live(mlp(), data, metrics, sites=["0", "1"], batch_size=10, progress=progress)
+    assert seen == [("measure", 4, 4), ("results of the sites", 300, 300)], "both sites, and what compares them"
+
+
 def test_the_model_is_as_before() -> None:
     model = mlp().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -18,6 +18,7 @@ import torch
 import xarray as xr
 
 import probekit as pk
+from probekit._beats import in_turn
 from probekit._sizes import format_size
 from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, median
 from tests.stores import opened_counting
@@ -301,6 +302,84 @@ def test_progress_goes_on_within_a_task(kind: type[Watched], x: np.ndarray, y: n
             yield item
 
     pk.measure(tree_of(y, relu=x), metric, progress=progress)
+
+
+class Steps:
+    """A progress that counts its steps; others wait for a number of them."""
+
+    def __init__(self) -> None:
+        self.taken, self.totals, self._changed = 0, list[int | None](), threading.Condition()
+
+    def __call__(self, items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
+        self.totals.append(total)
+        for item in items:
+            yield item
+            with self._changed:
+                self.taken += 1
+                self._changed.notify_all()
+
+    def reached(self, number: int) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self.taken >= number, timeout=60)
+
+
+class Finalized:
+    """A streaming metric that takes three times as long to `finalize` as to update, and tells how far that is."""
+
+    name, version, parameters = "finalized", 1, {}
+
+    def __init__(self, scope: str, steps: Steps, expected: tuple[int, int]) -> None:
+        self.scope, self._steps, self._expected = scope, steps, expected
+
+    def init(self, spec: Any) -> pk.metrics.State:
+        return {"count": torch.zeros(1)}
+
+    def update(self, state: pk.metrics.State, x: Any, y: torch.Tensor) -> pk.metrics.State:
+        return {"count": state["count"] + len(y)}
+
+    def merge(self, a: pk.metrics.State, b: pk.metrics.State) -> pk.metrics.State:
+        return {"count": a["count"] + b["count"]}
+
+    def seconds(self, spec: Any, samples: int) -> tuple[float, float]:
+        return 1e6, 3e6
+
+    def finalize(self, state: pk.metrics.State) -> pk.metrics.Variables:
+        for number in in_turn(self._expected):
+            assert self._steps.reached(number)
+            assert self._steps.taken == number
+        return {"finalized": ((), np.zeros(()))}
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected", "total"),
+    [
+        ("node", (100, 250), 400),  # what follows the only task has as many steps more as it takes longer
+        ("site", (25, 62), 100),
+        ("sites", (25, 62), 100),
+    ],
+)
+def test_what_follows_the_updates_has_its_fair_share_of_the_steps(
+    scope: str, expected: tuple[int, int], total: int, x: np.ndarray, y: np.ndarray
+) -> None:
+    steps = Steps()
+    found = pk.measure(tree_of(y, relu=x[:, :2]), Finalized(scope, steps, expected), progress=steps)
+    assert (found if scope == "sites" else found["relu"])["finalized"] == 0
+    assert (steps.taken, steps.totals) == (total, [total])
+
+
+def test_eigenvalues_have_their_fair_share_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, decompose = list[int](), torch.linalg.eigvalsh
+    # For n samples of N nodes, n N² multiplications and the time of 2 N³; or n² N and 2 n³. A value takes that of 200.
+    for samples, nodes, expected in ((400, 200, 66), (60, 240, 89)):
+        steps = Steps()
+
+        def watched(table: torch.Tensor, steps: Steps = steps, expected: int = expected) -> torch.Tensor:
+            begun.append(steps.taken if steps.reached(expected) else -1)
+            return decompose(table)
+
+        monkeypatch.setattr(torch.linalg, "eigvalsh", watched)
+        pk.measure(tree_of(np.zeros(samples, int), a=np.eye(samples, nodes)), "stable_rank", progress=steps)
+    assert begun == [66, 89]
 
 
 def test_progress_counts_tasks_and_torch_keeps_its_threads(x: np.ndarray, y: np.ndarray) -> None:

@@ -71,6 +71,13 @@ class Shrinking(Average):
         return 10**9 // samples
 
 
+class Hasty(Average):
+    """Is done before it begins."""
+
+    def seconds(self, spec: Spec, samples: int) -> tuple[float, float]:
+        return 1.0, -1.0
+
+
 class Late(Average):
     """Its state grows later."""
 
@@ -412,6 +419,7 @@ WRONG = [
     (Strict, "one sample"),
     (Modest, "says what it needs"),
     (Shrinking, "says what it needs"),
+    (Hasty, "says what it needs"),
     (Late, "says what it needs"),
     (Silent, "says what it is"),
     (Colon, "says what it is"),

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 
+from probekit._beats import current, in_turn, working
 from probekit._measure.accumulator import Accumulator, call, finalized, leaders
 from probekit._measure.grouping import Observations
 from probekit._measure.resampling.draws import Draws
@@ -136,7 +137,7 @@ def streamed(
     kept = [metric for metric in metrics if metric in alone or keepers[metric.name].name in states]
     others = [metric for metric in metrics if metric not in kept]
     again = _one_by_one(others, spec, where, batches, repeats) if others else cycle([dict[str, Variables]()])
-    for number, more in zip(range(len(repeats)), again, strict=False):
+    for number, more in zip(in_turn(range(len(repeats))), again, strict=False):
         those = {name: next(each) for name, each in states.items()} | (found[number].states if found else {})
         yield _variables(kept, those, where) | more
 
@@ -148,7 +149,7 @@ def _one_by_one(
     for x, codes in batches():
         _update(found, repeats, x, codes, first)
         first += len(codes)
-    for accumulator in found:
+    for accumulator in in_turn(found):
         yield _variables(metrics, accumulator.states, where)
 
 
@@ -186,9 +187,11 @@ def without_each(
     after = [empty]
     for accumulator in reversed(found[1:]):
         after.append(both(accumulator.states, after[-1]))
-    yield _variables(metrics, both(found[0].states, after[-1]), where)
+    with working(current().of(1 / (number + 1))):
+        of_all = _variables(metrics, both(found[0].states, after[-1]), where)
+    yield of_all
     before = empty
-    for accumulator in found:
+    for accumulator in in_turn(found):
         yield _variables(metrics, both(before, after.pop()), where)
         before = both(before, accumulator.states)
 

@@ -158,15 +158,9 @@ def _fits(sources: Sequence[Source], rows: Mapping[str, Observations], needed: i
 
 def _readings(repeats: Repeats, what: What, metric: Metric, task: Task) -> Iterator[Task]:
     """The tasks of a metric that reads the samples itself."""
-    number = _number(repeats, what, metric, task.site)
+    number = repeats.number_at(what, metric, task.site)
     for start in range(0, number, _TOGETHER):
         yield replace(task, start=start, stop=min(start + _TOGETHER, number))
-
-
-def _number(repeats: Repeats, what: What, metric: Metric, key: str) -> int:
-    if what == CI and repeats.settings.interval(metric) == "jackknife":
-        return int(repeats.blocks(key).max()) + 1
-    return repeats.number(what, metric)
 
 
 @dataclass(frozen=True)
@@ -215,7 +209,7 @@ def _group(task: Task, metrics: Sequence[StreamingMetric], spec: Any, samples: i
 
 
 def _streams(repeats: Repeats, what: What, group: _Group, memory: int, least: int) -> Iterator[Task]:
-    number = _number(repeats, what, group.metrics[0], group.task.site)
+    number = repeats.number_at(what, group.metrics[0], group.task.site)
     if group.task.how == "jackknife" and group.bytes(number) <= memory:
         yield group.task  # all blocks at once, whose states add up
         return

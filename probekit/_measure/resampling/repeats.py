@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from probekit._beats import in_turn
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import needs_target
 from probekit._measure.resampling.draws import Draws
@@ -54,8 +55,18 @@ class Repeats:
     def any_of(self, metrics: Sequence[Metric]) -> bool:
         return any(self.number(what, metric) for what in (NULL, CI) for metric in metrics)
 
+    def times(self, metrics: Sequence[Metric]) -> float:
+        """How many times as much the repeats of the metrics are as these themselves."""
+        return sum(self.number(what, metric) for what in (NULL, CI) for metric in metrics) / len(metrics)
+
     def blocks(self, key: str) -> Codes:
         return self.draws[key].blocks(self.settings.repeats)
+
+    def number_at(self, what: What, metric: Metric, key: str) -> int:
+        """The repeats of a metric at a site: of a jackknife, its blocks."""
+        if what == CI and self.settings.interval(metric) == "jackknife":
+            return int(self.blocks(key).max()) + 1
+        return self.number(what, metric)
 
     def of_columns(
         self,
@@ -68,16 +79,19 @@ class Repeats:
     ) -> dict[str, Variables]:
         """The sums of column metrics over all repeats, at the nodes of a block, by what they are for and the metric."""
         sums: dict[str, Variables] = {}
-        for metric in metrics:
-            if number := self.number(NULL, metric):
+        asked = [(what, metric) for metric in metrics for what in (NULL, CI) if self.number(what, metric)]
+        numbers = [self.number_at(what, metric, key) for what, metric in asked]
+        for number, (what, metric) in zip(numbers, in_turn(asked, numbers), strict=True):
+            if what == NULL:
                 repeats = columns.shuffled(metric, self.draws[key], number, where)
-                sums[f"{NULL}/{metric.name}"] = _sums(metric, found[metric.name], repeats, check, null=True)
-            if number := self.number(CI, metric):
-                if self.settings.interval(metric) == "jackknife":
-                    repeats = columns.without_each(metric, self.blocks(key), where)
-                else:
-                    repeats = columns.redrawn(metric, self.draws[key], number, where)
-                sums[f"{CI}/{metric.name}"] = _sums(metric, found[metric.name], repeats, check, null=False)
+            elif self.settings.interval(metric) == "jackknife":
+                repeats = columns.without_each(metric, self.blocks(key), where)
+            else:
+                repeats = columns.redrawn(metric, self.draws[key], number, where)
+            tally = Tally(metric, found[metric.name], null=what == NULL, whole=False)
+            for variables in in_turn(repeats, [1] * number):
+                tally.add(check(metric, variables))
+            sums[f"{what}/{metric.name}"] = tally.variables
         return sums
 
     def of_streams(
@@ -100,7 +114,7 @@ class Repeats:
         """
         chosen: list[StreamingMetric] = self.chosen(what, metrics, how)
         tallies: dict[str, Tally] = {}
-        for part in passes:
+        for part in in_turn(passes):
             if len(part):
                 as_they_are = relabelled(rows.codes, rows.labels.number)
                 repeats = [as_they_are, *(self._repeat(what, how, repeat, rows, key) for repeat in part)]
@@ -134,14 +148,20 @@ class Repeats:
         key: str,
     ) -> dict[str, Variables]:
         """The sums of a sample metric over a `part` of the repeats."""
-        tally = Tally(metric, measured(rows, target), null=what == NULL, whole=True)
-        for repeat in part:
+
+        def of(repeat: int | None) -> Variables:
+            if repeat is None:
+                return measured(rows, target)
             if what == CI:
-                tally.add(measured(rows.only(self.blocks(key) != repeat), target))
-            elif needs_target(metric):
-                tally.add(measured(rows, self._other_target(target, repeat, rows, key)))
-            else:
-                tally.add(measured(replace(rows, shuffled=self.draws[key].labels(repeat)), target))
+                return measured(rows.only(self.blocks(key) != repeat), target)
+            if needs_target(metric):
+                return measured(rows, self._other_target(target, repeat, rows, key))
+            return measured(replace(rows, shuffled=self.draws[key].labels(repeat)), target)
+
+        found = (of(repeat) for repeat in in_turn([None, *part]))
+        tally = Tally(metric, next(found), null=what == NULL, whole=True)
+        for variables in found:
+            tally.add(variables)
         return {f"{what}/{metric.name}": tally.variables}
 
     def _other_target(self, target: Array | None, repeat: int, rows: Observations, key: str) -> Array | None:
@@ -153,17 +173,3 @@ class Repeats:
         of_units[draws.units.of] = target[rows.numbers]
         shuffled[rows.numbers] = of_units[draws.order(repeat)][draws.units.of]
         return shuffled
-
-
-def _sums(
-    metric: Metric,
-    measured: Variables,
-    repeats: Iterable[Variables] | Iterator[Variables],
-    check: Check,
-    *,
-    null: bool,
-) -> Variables:
-    tally = Tally(metric, measured, null=null, whole=False)
-    for variables in repeats:
-        tally.add(check(metric, variables))
-    return tally.variables

@@ -124,17 +124,14 @@ def _about(found: Found, repeats: Repeats, key: str) -> dict[str, Any]:
     """The attributes that say how a null or an interval was found."""
     asked, units = repeats.settings, repeats.draws[key].units
     said: dict[str, Any] = {
-        "repeats": repeats.number(found.what, found.metric),
+        "repeats": repeats.number_at(found.what, found.metric, key),
         "seed": asked.seed,
         "together": units.called,
     }
     said |= {"within": asked.within} if asked.within else {}
     if found.what == NULL:
         return {"null": "permute"} | said
-    kind = asked.interval(found.metric)
-    if kind == "jackknife":
-        said["repeats"] = int(repeats.blocks(key).max()) + 1
-    return {"ci": kind, "confidence": asked.confidence} | said
+    return {"ci": asked.interval(found.metric), "confidence": asked.confidence} | said
 
 
 def _variable(measured: xr.DataArray, dims: tuple[str, ...], array: Array, attrs: Mapping[str, Any]) -> xr.Variable:

@@ -14,6 +14,7 @@
 - `cross_scatters`: the base of metrics of the covariances between sites.
 - `crowded`: finer cells where the values of a half-line crowd.
 - `dissimilarities`: how far apart the classes of a site are, with and without the noise of their means.
+- `durations`: about how long operations on large tables take.
 - `float_cells`: cells of floats that follow the range of the data.
 - `hsic`: unbiased squared covariances of two sites, and their alignment.
 - `inactive_counts`: the base of metrics that count how often each node is inactive.

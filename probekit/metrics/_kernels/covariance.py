@@ -9,11 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from probekit._beats import in_turn
 from probekit.metrics._kernels.cross_scatters import CrossScatters
+from probekit.metrics._kernels.durations import eigenvalues, products
 from probekit.metrics._kernels.hsic import LEAST, unbiased
 from probekit.metrics.protocol import BATCH, Parameters, Spec, State
 
-__all__ = ["Covariance", "Spread"]
+__all__ = ["Covariance", "Spread", "rows_of_table"]
 
 _NODES = 1024  # whose values are made float64 together
 
@@ -48,11 +50,21 @@ class Covariance(Parameters):
         rows = spec.dtype.itemsize * samples * spec.nodes
         return 2 * rows + 3 * 8 * samples**2 + 2 * 8 * samples * min(_NODES, spec.nodes)
 
+    def seconds(self, spec: Spec, samples: int) -> tuple[float, float]:
+        if _by_samples(spec):
+            return 0.0, products(samples**2 * spec.nodes)
+        return CrossScatters().seconds([spec], samples)
+
     def update(self, state: State, x: Tensor, y: Tensor) -> State:
         return _with_rows(state, x) if "rows" in state else CrossScatters().update(state, [x], y)
 
     def merge(self, a: State, b: State) -> State:
         return _with_rows(a, b["rows"][: int(b["count"])]) if "rows" in a else CrossScatters().merge(a, b)
+
+
+def rows_of_table(spec: Spec) -> int:
+    """The rows of the table of a spread: nodes, or samples where these are fewer."""
+    return (spec.samples or 0) if _by_samples(spec) else spec.nodes
 
 
 def _by_samples(spec: Spec) -> bool:
@@ -100,7 +112,9 @@ class Spread:
     def _of_samples(self, *, centred: bool) -> Tensor:
         rows = self.state["rows"][: self.count]
         table = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-        for x in rows.split(_NODES, dim=1):
+        parts = rows.split(_NODES, dim=1)
+        multiplied = [products(part.shape[1] * len(rows) ** 2) for part in parts]
+        for x in in_turn(parts, multiplied, then=eigenvalues(len(rows))):
             wide = x.double()
             if centred and len(wide):
                 wide = wide - wide[0]  # exactly 0 at a constant node

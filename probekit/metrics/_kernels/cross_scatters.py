@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from probekit.metrics._kernels.durations import products
 from probekit.metrics._kernels.scatter import centred, merged_mean
 from probekit.metrics.protocol import Parameters, Spec, State
 
@@ -41,6 +42,9 @@ class CrossScatters(Parameters):
         state |= {f"mean_{a}": zeros(spec.nodes) for a, spec in enumerate(specs)}
         state |= {f"skew_{a}": zeros(sites, spec.nodes) for a, spec in enumerate(specs)}
         return state | {key: zeros(specs[a].nodes, specs[b].nodes) for key, a, b in pairs(sites)}
+
+    def seconds(self, specs: Sequence[Spec], samples: int) -> tuple[float, float]:
+        return products(samples * sum(specs[a].nodes * specs[b].nodes for _, a, b in pairs(len(specs)))), 0.0
 
     def update(self, state: State, x: Sequence[Tensor], y: Tensor) -> State:
         if not len(y):

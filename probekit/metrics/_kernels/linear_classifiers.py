@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from probekit._beats import current
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.scatter import add_rows, no_scatter
 from probekit.metrics._kernels.splits import Mask
@@ -27,6 +28,7 @@ _STEPS = 1000  # of a logistic regression at most
 # The slope of a logistic regression's loss along any weight, at which it ends: as scikit-learn's does, and where it is
 # only compared with others.
 _SLOPE, _ROUGH_SLOPE = 1e-4, 1e-3
+_STEP = 0.02  # of what is left of a logistic regression, since nobody knows how many steps it takes
 
 
 def kept_bytes(samples: int, nodes: int, itemsize: int) -> int:
@@ -209,6 +211,7 @@ def _logistic(training: Training, codes: Codes, classes: int, alphas: Sequence[f
             apart = log_shares.exp_().scatter_add_(1, y, log_shares.new_full((len(y), 1), -1.0))
             slope[:-1].addmm_(z.T, apart)
             slope[-1] += apart.sum(0)
+        current().of(_STEP)(1)
         slope /= every
         slope[:-1] += penalty * table[:-1]
         return total / every + penalty / 2 * float(table[:-1].square().sum()), slope.numpy().ravel()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit._beats import reading
 from probekit.metrics.protocol import Samples
 
 __all__ = ["PIECE", "pieces", "tensor_batches"]
@@ -23,9 +24,10 @@ def tensor_batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
 
 def pieces(samples: Samples) -> Iterator[tuple[slice, Tensor]]:
     """All rows in pieces of at most `PIECE`, float64, and where they are among all rows."""
-    start = 0
+    start, beat = 0, reading()
     for batch, _ in samples.batches():
         for first in range(0, len(batch), PIECE):
             x = torch.from_numpy(batch[first : first + PIECE].astype(np.float64))
-            yield slice(start + first, start + first + len(x)), x
-        start += len(batch)
+            yield slice(start, start + len(x)), x
+            start += len(x)
+            beat(start / samples.number)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations_with_replacement
 from math import isqrt
 
 import numpy as np
 
+from probekit._beats import in_turn
 from probekit.metrics._kernels.hsic import unbiased
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.protocol import Samples
@@ -28,9 +29,9 @@ def covariances(sites: Sequence[Samples], biased: bool) -> Array:
     pivots = [_pivot(site.take(blocks[0])) for site in sites]
     products, sums, own = np.zeros((number, number)), np.zeros((number, count)), np.zeros((number, count))
     memory = np.empty(number * height**2)
-    for rows, columns in combinations_with_replacement(blocks, 2):
+    for rows, columns in in_turn([*combinations_with_replacement(blocks, 2)]):
         tiles = memory[: number * len(rows) * len(columns)].reshape(number, len(rows), len(columns))
-        for a, site in enumerate(sites):
+        for a, site in enumerate(in_turn(sites, then=number)):  # reading them takes about as long as what follows
             x = site.take(rows) - pivots[a]
             y = x if rows is columns else site.take(columns) - pivots[a]
             np.matmul(x, y.T, out=tiles[a])
@@ -50,10 +51,10 @@ def batched_covariances(sites: Sequence[Samples], batches: Sequence[Codes]) -> A
     `batches` are places of samples, about as many in each (Nguyen et al. 2021, by Song et al. 2012).
     """
     table, number = np.zeros((len(sites), len(sites))), len(sites)
-    for some in _together(batches, number):
+    for some in in_turn(_together(batches, number)):
         places = np.sort(np.concatenate(some))
         kernels = [np.empty((number, len(batch), len(batch))) for batch in some]
-        for a, site in enumerate(sites):
+        for a, site in enumerate(in_turn(sites)):
             x = site.take(places)
             for kernel, batch in zip(kernels, some, strict=True):
                 rows = x[places.searchsorted(batch)]
@@ -92,10 +93,10 @@ def _height(sites: int, nodes: int, count: int) -> int:
     return max(1, min(isqrt(_BYTES // (8 * sites)), _BYTES // (16 * nodes), count))
 
 
-def _together(batches: Sequence[Codes], sites: int) -> Iterator[list[Codes]]:
+def _together(batches: Sequence[Codes], sites: int) -> list[list[Codes]]:
     """As many of the batches together as have kernels of bounded size."""
     step = batches_together(max(map(len, batches)), sites)
-    return (list(batches[start : start + step]) for start in range(0, len(batches), step))
+    return [list(batches[start : start + step]) for start in range(0, len(batches), step)]
 
 
 def batches_together(batch: int, sites: int) -> int:

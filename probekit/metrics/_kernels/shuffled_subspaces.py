@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["above_chance", "shuffled_products"]
+__all__ = ["above_chance", "number_of_draws", "shuffled_products"]
 
 _VALUES = 256  # singular values that are averaged, over as many draws as that takes
 _SEED = 0
@@ -28,9 +28,13 @@ def shuffled_products(directions: int, others: int, freedom: int, like: Tensor) 
     Both must be at most `freedom`. The draws have the device and dtype of `like`.
     """
     rng = np.random.default_rng(_SEED)
-    for _ in range(ceil(_VALUES / min(directions, others))):
+    for _ in range(number_of_draws(directions, others)):
         made = _block if directions + others <= freedom else _of_bases
         yield made(directions, others, freedom, rng).to(like)
+
+
+def number_of_draws(directions: int, others: int) -> int:
+    return ceil(_VALUES / min(directions, others))
 
 
 def _block(directions: int, others: int, freedom: int, rng: np.random.Generator) -> Tensor:

@@ -51,7 +51,8 @@ def fig1(study: Study) -> Made:
     axes[0, 0].set_ylim(max(0.0, 100 * min(numbers["mean"].quantile(0.1), ends.min()) - 3), 100.5)
     figure.supxlabel("epoch", fontsize="medium")
     figure.supylabel("accuracy (%)", fontsize="medium")
-    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside right", frameon=False, fontsize="small")
+    lines, names = axes[0, -1].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside right center", frameon=False, fontsize="small")
     caption = (
         f"Training (dashed) and validation (solid) accuracy of networks {width} nodes wide on "
         f"{study.settings.dataset}; mean over {study.settings.seeds} seeds, the band is the standard error."
