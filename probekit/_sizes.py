@@ -26,7 +26,7 @@ def parse_size(size: str | int) -> int:
     >>> parse_size("256MiB")
     268435456
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(size), re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B|bytes)?\s*", str(size), re.IGNORECASE)
     if found is None:
         raise ProbekitError(
             f"{size!r} is not a size. Write it as '256MiB', '1GiB', or in bytes.", arguments=("memory",)

@@ -17,6 +17,7 @@ from probekit.errors import ProbekitError
         (" 2 T ", 2**41),
         ("17", 17),
         ("17 B", 17),
+        ("17 bytes", 17),
         (4096, 4096),
     ],
 )

@@ -4,8 +4,10 @@
 - ``catalogue``: what the installed metrics are.
 - ``site_source``: the activation of a site as observations of nodes.
 - ``grouping``: which observations are measured, and the group of each; ``site_rows``: as metrics are given them.
-- ``tasks``: what a task reads and gives; ``planner``: cutting a measurement into tasks that fit in memory.
-- ``needs``: the memory that metrics need beside their samples; ``live_memory``: that of all states of a running model.
+- ``tasks``: what a task reads and gives; ``planner``: cutting a measurement into tasks that fit in memory;
+  ``plans``: with those that repeat them.
+- ``needs``: the memory that metrics need beside their samples; ``room``: whether it fits; ``live_memory``: that of all
+  states of a running model.
 - ``executors``: running tasks on threads or a cluster; ``crew``: the threads; ``task_cache``: the results of finished
   tasks, on disk; ``heap``: memory that was freed.
 - ``steps``: what progress counts; ``durations``: how long metrics take, about.

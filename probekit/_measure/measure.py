@@ -17,13 +17,13 @@ import xarray as xr
 from probekit._bars import default
 from probekit._files import local_path
 from probekit._measure.default_metrics import default_metrics
-from probekit._measure.executors import Executor, executor_for
+from probekit._measure.executors import executor_for
 from probekit._measure.grouping import Groups, Observations, Where, selected
 from probekit._measure.metric_set import MetricSet, resolved
-from probekit._measure.planner import Plan, plan_of
+from probekit._measure.plans import plans_of
 from probekit._measure.positions import POSITIONS, merged, parts_of, warn_of_means
 from probekit._measure.resampling.balance import balanced
-from probekit._measure.resampling.planning import column_bytes, least_bytes, repeat_tasks, repeats_of, seeing_labels
+from probekit._measure.resampling.planning import repeats_of, seeing_labels
 from probekit._measure.resampling.settings import Resampling
 from probekit._measure.site_source import Source, as_tree, find_sources
 from probekit._measure.steps import Part, number_of_steps, steps_of
@@ -205,16 +205,16 @@ def measure(
             cache = stack.enter_context(TaskCache(store_at, key))
         workers = stack.enter_context(executor_for(scheduler))
         seeing = seeing_labels(resampling, chosen, _measured_alone)
-        parts: list[Part] = []
+        works: list[Work] = []
         for of_metrics, seen in parts_of(chosen, sources, positions):
             of_rows = {key: rows[key] for key in seen}
             if any(seen[key].each != sources[key].each for key in seen):
                 of_rows = _rows(seen, root, by, where)[0]
                 of_rows = balanced(seen, root, of_rows, together, seed)[0] if balance else of_rows
             work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets, units=units)
-            work = replace(work, repeats=repeats_of(resampling, seeing, work, root))
-            plan = _plan(work, parse_size(memory), workers).seeing(next(iter(seen.values())).pooling)
-            parts.append(Part(work, plan))
+            works.append(replace(work, repeats=repeats_of(resampling, seeing, work, root)))
+        plans = plans_of(works, parse_size(memory), workers)
+        parts = [Part(work, plan) for work, plan in zip(works, plans, strict=True)]
         most = max((part.plan for part in parts), key=lambda plan: plan.passes)
         named = f"{most} ({format_size(sum(source.variable.nbytes for source in sources.values()))})"
         found: dict[int, dict[str, xr.Dataset]] = {}
@@ -238,20 +238,6 @@ def measure(
 
 def _measured_alone(tree: xr.DataTree, metric: Metric) -> xr.DataTree:
     return measure(tree, metric, progress=silent)
-
-
-def _plan(work: Work, memory: int, workers: Executor) -> Plan:
-    """The tasks, with those that repeat them."""
-    again = column_bytes(work.repeats, work.metrics)
-    plan = plan_of(work.metrics, work.sources, work.rows, memory, workers.parallel, workers.apart, again)
-    if work.repeats is None:
-        return plan
-    parallel, each = plan.parallel, memory
-    if not workers.apart:
-        parallel = max(1, min(parallel, memory // max(1, least_bytes(work.repeats, work))))
-        each = memory // parallel
-    tasks = (*plan.tasks, *repeat_tasks(work.repeats, work, each, parallel))
-    return replace(plan, tasks=tasks, parallel=parallel)
 
 
 def fitting_metrics(

@@ -12,17 +12,16 @@ from typing import Any, TypeAlias
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
 from probekit._measure.needs import batch_bytes, need, need_of_nodes, sharing
+from probekit._measure.room import Least
 from probekit._measure.site_rows import spec_of
 from probekit._measure.site_source import Source
 from probekit._measure.tasks import Task, selections_of
-from probekit._sizes import format_size
-from probekit.errors import ProbekitError
 from probekit.metrics import Metric
 from probekit.metrics._kernels.radix_select import Selection
 from probekit.metrics.order import OrderMetric
 from probekit.metrics.protocol import BATCH
 
-__all__ = ["Plan", "plan_of", "reading_bytes"]
+__all__ = ["Plan", "Planner", "reading_bytes"]
 
 Need: TypeAlias = Callable[[int], int]
 
@@ -167,42 +166,42 @@ class _Way:
                 yield replace(self.task, start=start, stop=min(start + width, last))
 
 
-def plan_of(
-    metrics: MetricSet,
-    sources: Mapping[str, Source],
-    rows: Mapping[str, Observations],
-    memory: int,
-    parallel: int,
-    apart: bool,
-    again: int = 0,
-) -> Plan:
-    """The tasks, for `parallel` of them at a time; columns of which not one fits in memory are read several times.
+class Planner:
+    """How a measurement may be cut into tasks; columns of which not one fits in memory are read several times.
 
-    All of them together hold no more than `memory`, or each of them where they run `apart`. What metrics say that they
-    need beside their samples counts. `again` are the bytes that an observation of a node takes where columns are
-    measured repeatedly, which they can't be in several passes.
-
-    Raises:
-        ProbekitError: a task of the least size doesn't fit.
+    What metrics say that they need beside their samples counts. `again` are the bytes that an observation of a node
+    takes where columns are measured repeatedly, which they can't be in several passes.
     """
-    blocks = bool(metrics.columns or metrics.of_blocks)
-    ways = {key: _ways(metrics, key, sources[key], rows[key], again) for key in sources} if blocks else {}
-    cheapest = [min((way.cost for way in those), key=lambda cost: cost.least) for those in ways.values()]
-    least = _least(metrics, [*cheapest, *_whole_rows(metrics, sources, rows)], memory)
-    at_a_time = [parallel] if apart else _halved(min(parallel, memory // least))
-    shares = {number: memory if apart else memory // number for number in at_a_time}
-    reads = {number: _reads(ways, each) for number, each in shares.items()}
-    # Fewer tasks at a time have more memory each: a core less costs less than reading everything many times.
-    few = [number for number in at_a_time if reads[number] <= _READS]
-    parallel = few[0] if few else min((reads[number], number) for number in at_a_time)[1]
-    tasks = [task for key in sources for task in _of_whole_rows(metrics, key)]
-    chosen = [_best(those, shares[parallel]) for those in ways.values()]
-    share = ceil(parallel / len(sources)) if metrics.columns else 1
-    tasks += [task for way in chosen for task in way.tasks(shares[parallel], share)]
-    if metrics.streaming("sites"):
-        tasks.append(Task("sites"))
-    tasks += [Task("compare", metric=metric.name) for metric in metrics.comparing]
-    return Plan(tuple(tasks), parallel, max((way.passes for way in chosen), default=1))
+
+    def __init__(
+        self, metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping[str, Observations], again: int
+    ) -> None:
+        self._metrics, self._sources = metrics, sources
+        blocks = bool(metrics.columns or metrics.of_blocks)
+        self._ways = {key: _ways(metrics, key, sources[key], rows[key], again) for key in sources} if blocks else {}
+        cheapest = [min((way.cost for way in those), key=lambda cost: cost.least) for those in self._ways.values()]
+        self.least = _least(metrics, [*cheapest, *_whole_rows(metrics, sources, rows)])
+
+    def plan(self, memory: int, parallel: int, apart: bool) -> Plan:
+        """The tasks, for `parallel` of them at a time, where at least `least` fits.
+
+        All of them together hold no more than `memory`, or each of them where they run `apart`.
+        """
+        metrics, ways = self._metrics, self._ways
+        at_a_time = [parallel] if apart else _halved(min(parallel, memory // self.least.bytes))
+        shares = {number: memory if apart else memory // number for number in at_a_time}
+        reads = {number: _reads(ways, each) for number, each in shares.items()}
+        # Fewer tasks at a time have more memory each: a core less costs less than reading everything many times.
+        few = [number for number in at_a_time if reads[number] <= _READS]
+        parallel = few[0] if few else min((reads[number], number) for number in at_a_time)[1]
+        tasks = [task for key in self._sources for task in _of_whole_rows(metrics, key)]
+        chosen = [_best(those, shares[parallel]) for those in ways.values()]
+        share = ceil(parallel / len(self._sources)) if metrics.columns else 1
+        tasks += [task for way in chosen for task in way.tasks(shares[parallel], share)]
+        if metrics.streaming("sites"):
+            tasks.append(Task("sites"))
+        tasks += [Task("compare", metric=metric.name) for metric in metrics.comparing]
+        return Plan(tuple(tasks), parallel, max((way.passes for way in chosen), default=1))
 
 
 def reading_bytes(source: Source, rows: Observations, metrics: Sequence[Metric]) -> int:
@@ -291,20 +290,14 @@ def _of_whole_rows(metrics: MetricSet, key: str) -> Sequence[Task]:
     return [*site, *(Task("samples", key, metric=metric.name) for metric in metrics.samples)]
 
 
-def _least(metrics: MetricSet, costs: Sequence[_Cost], memory: int) -> int:
-    """The bytes of the largest of the smallest possible tasks; ProbekitError where `memory` is less."""
+def _least(metrics: MetricSet, costs: Sequence[_Cost]) -> Least:
+    """What the largest of the smallest possible tasks takes."""
     cost = max(costs, key=lambda each: each.least)
-    if cost.least > memory:
-        large, name = cost.needs.largest()
-        metric = large > cost.least / 2
-        what = f"The metric {name!r} {cost.needs.where}" if metric else cost.what
-        instead = f", group or pool to less (by=, sites=, reduce= of probekit.capture), or measure without {name}"
-        raise ProbekitError(
-            f"{what} needs {format_size(cost.least)}, and memory is {format_size(memory)}. "
-            f"Give memory={format_size(1.01 * cost.least)!r} or more{instead if metric else _instead(metrics)}.",
-            arguments=("memory", *(("by", "sites", "reduce") if metric else ())),
-        )
-    return cost.least
+    large, name = cost.needs.largest()
+    if large <= cost.least / 2:
+        return Least(cost.least, cost.what, _instead(metrics))
+    instead = f", group or pool to less (by=, sites=, reduce= of probekit.capture), or measure without {name}"
+    return Least(cost.least, f"The metric {name!r} {cost.needs.where}", instead, ("by", "sites", "reduce"))
 
 
 def _instead(metrics: MetricSet) -> str:

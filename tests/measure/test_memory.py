@@ -192,7 +192,7 @@ def test_the_states_of_shuffles_stay_within_the_memory() -> None:
 def test_a_null_that_does_not_fit_is_refused_and_given_what_it_needs_measured_in_several_passes() -> None:
     x = np.random.default_rng(0).normal(size=(300, 400)).astype(np.float32)
     with pytest.raises(
-        ProbekitError, match=r"A null of std, fisher needs [\d.]+ MiB for one repeat at site 'wide'"
+        ProbekitError, match=r"One repeat of the null of std, fisher at site 'wide', nodes 0 to 399 needs [\d.]+ MiB"
     ) as found:
         pk.measure(tree_of(x, 20), ["std", "fisher"], null="permute", repeats=20, memory="2MiB", progress=never)
     memory = enough(found.value)
@@ -200,6 +200,34 @@ def test_a_null_that_does_not_fit_is_refused_and_given_what_it_needs_measured_in
     all_at_once = pk.measure(tree_of(x, 20), ["std", "fisher"], null="permute", repeats=20)
     for name in ("std_p", "std_q", "std_p_site", "fisher_p", "fisher_p_site"):
         np.testing.assert_array_equal(few["wide"][name], all_at_once["wide"][name])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options"),
+    [
+        (["fisher"], {"null": "permute"}),
+        (["median", "fisher", "mean"], {"null": "permute", "ci": "bootstrap"}),
+        (["overlap", "separability", "std"], {"null": "permute", "ci": "jackknife"}),
+        (["sparsity", "fisher", "skewness"], {"null": "permute"}),  # in two ways to see positions
+        (["rsa", "effective_rank", "linear_probe"], {"ci": "jackknife"}),
+        (["svcca", "dprime"], {"ci": "bootstrap"}),
+    ],
+    ids=" ".join,
+)
+def test_what_is_asked_for_is_enough_for_every_site_and_step(metrics: list[str], options: dict[str, Any]) -> None:
+    rng, shapes = np.random.default_rng(0), {"few": (3,), "many": (90,), "maps": (12, 4, 4)}
+    dims = {1: ("sample", "node"), 3: ("sample", "channel", "y", "x")}
+    root = xr.Dataset(coords={"label": ("sample", np.arange(120) % 6)})
+    sites = {
+        name: xr.Dataset({"activation": (dims[len(shape)], rng.random((120, *shape)))})
+        for name, shape in shapes.items()
+    }
+    tree, asked = xr.DataTree.from_dict({"/": root, **sites}), {"repeats": 20, **options}
+    with pytest.raises(ProbekitError) as found:
+        pk.measure(tree, metrics, memory="1KiB", progress=never, **asked)
+    measured = pk.measure(tree, metrics, memory=enough(found.value), **asked)
+    # The sums over repeats are of other parts of them.
+    xr.testing.assert_allclose(measured, pk.measure(tree, metrics, **asked), rtol=1e-9)
 
 
 def test_comparisons_that_are_repeated_read_the_store_again_only_where_it_does_not_fit(

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import xarray as xr
 
-from probekit._measure.accumulator import leaders
+from probekit._measure.accumulator import ACROSS, leaders
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet, needs_target
 from probekit._measure.needs import need, state_bytes
@@ -19,16 +19,16 @@ from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.repeats import ALL_SITES, CI, NULL, Repeats, What
 from probekit._measure.resampling.settings import Resampling
 from probekit._measure.resampling.units import ROW, SAMPLE_ID, Units
-from probekit._measure.site_rows import spec_of
+from probekit._measure.room import Least
+from probekit._measure.site_rows import at_site, spec_of
 from probekit._measure.site_source import Source
 from probekit._measure.tasks import Task, Work
 from probekit._results.missing import said_elsewhere
-from probekit._sizes import format_size
 from probekit.errors import DataError, ProbekitError
 from probekit.metrics import Metric, StreamingMetric
 from probekit.metrics.protocol import BATCH
 
-__all__ = ["column_bytes", "least_bytes", "repeat_tasks", "repeats_of", "seeing_labels"]
+__all__ = ["column_bytes", "repeat_tasks", "repeats_least", "repeats_of", "seeing_labels"]
 
 Measure: TypeAlias = Callable[[xr.DataTree, Metric], xr.DataTree]
 
@@ -120,17 +120,22 @@ def column_bytes(repeats: Repeats | None, metrics: MetricSet) -> int:
     return 32 if repeats is not None and repeats.any_of(metrics.columns) else 0
 
 
-def least_bytes(repeats: Repeats, work: Work) -> int:
-    """The bytes of the largest task that repeats one thing once; 0 where blocks of nodes do it all."""
-    groups = [group for what in (NULL, CI) for group in _groups(repeats, work, what)]
-    return max((group.bytes(1) for group in groups), default=0)
+def repeats_least(repeats: Repeats, work: Work) -> Iterator[Least]:
+    """What each of the tasks takes that repeat one thing once; none where blocks of nodes do it all."""
+    for what in (NULL, CI):
+        for group in _groups(repeats, work, what):
+            named = f"the {'null' if what == NULL else 'interval'} of {', '.join(each.name for each in group.metrics)}"
+            where = at_site(work.sources[group.task.site]) if group.task.site else ACROSS
+            yield Least(
+                group.bytes(1),
+                f"One repeat of {named} {where}",
+                ", group or pool to less (by=, sites=, reduce= of probekit.capture), or ask for fewer metrics",
+                ("by", "sites", "reduce"),
+            )
 
 
 def repeat_tasks(repeats: Repeats, work: Work, memory: int, parallel: int) -> Iterator[Task]:
-    """The tasks that repeat what blocks of nodes don't: each holds its repeats in so much memory.
-
-    Raises ProbekitError where one repeat doesn't fit.
-    """
+    """The tasks that repeat what blocks of nodes don't: each holds its repeats in so much memory, at least one."""
     metrics, sources = work.metrics, work.sources
     for what in (NULL, CI):
         for group in _groups(repeats, work, what):
@@ -214,15 +219,6 @@ def _streams(repeats: Repeats, what: What, group: _Group, memory: int, least: in
         yield group.task  # all blocks at once, whose states add up
         return
     fitting = (memory - group.fixed) // group.each - 1
-    if fitting < 1:
-        names, needed = ", ".join(metric.name for metric in group.metrics), group.bytes(1)
-        raise ProbekitError(
-            f"{'A null' if what == NULL else 'An interval'} of {names} needs {format_size(needed)} for one repeat"
-            f"{f' at site {group.task.site!r}' if group.task.site else ''}, and memory is {format_size(memory)}. Give "
-            f"memory={format_size(1.01 * needed)!r} or more, group or pool to less (by=, sites=, reduce= of "
-            "probekit.capture), or ask for fewer metrics.",
-            arguments=("memory", "by", "sites", "reduce"),
-        )
     # The sums of every task are kept, so a task is of many repeats, in several passes if need be.
     together = ceil(number / max(least, min(_TASKS, ceil(number / fitting))))
     for start in range(0, number, together):
