@@ -9,7 +9,7 @@
 - ``needs``: the memory that metrics need beside their samples; ``room``: whether it fits; ``live_memory``: that of all
   states of a running model.
 - ``executors``: running tasks on threads or a cluster; ``crew``: the threads; ``task_cache``: the results of finished
-  tasks, on disk; ``heap``: memory that was freed.
+  tasks, on disk.
 - ``steps``: what progress counts; ``durations``: how long metrics take, about.
 - ``accumulator``: the states of streaming metrics over batches.
 - ``from_sketch``, ``gathered``: a running model's column metrics, and observations that wait for an update.

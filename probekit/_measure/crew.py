@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Generic, NoReturn, TypeVar
 
 from probekit._beats import Beat, working
-from probekit._measure.heap import give_back
+from probekit._heap import give_back
 
 __all__ = ["Crew", "end_at_once", "left"]
 

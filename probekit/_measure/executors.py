@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
+from probekit._heap import give_back
 from probekit._measure.crew import Crew
-from probekit._measure.heap import give_back
 from probekit._measure.tasks import Task, TaskResult, Work
 from probekit.cluster import RETRIES, client_of, result_of
 from probekit.errors import ProbekitError

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from xarray.conventions import encode_cf_variable, encode_dataset_coordinates
 
+from probekit._heap import give_back
 from probekit._store.backend import backend_of
 from probekit._store.codec import ChunkCodec, array_metadata
 from probekit._store.layout import RECORD, ArraySpec, Json, chunk_key
@@ -25,6 +26,7 @@ ChunkShape: TypeAlias = Callable[[xr.Variable], tuple[int, ...] | None]
 
 _CHUNK_BYTES = 2**24
 _SMALL = 2**16  # bytes that aren't worth compressing
+_LARGE = 2**20  # bytes of a file for which more memory was needed than may wait to be given back
 
 
 def require_absent(out: Path) -> None:
@@ -43,7 +45,9 @@ class _Files(Mapping[str, bytes]):
         self._makers = makers
 
     def __getitem__(self, path: str) -> bytes:
-        return self._makers[path]()
+        made = self._makers[path]()
+        give_back(at_once=len(made) > _LARGE)
+        return made
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._makers)

@@ -110,7 +110,7 @@ class ChunkCodec:
             return [data, checksum_bytes(google_crc32c.value(data))]
         memory, array, key = self._one_chunk
         array[...] = chunk
-        return [memory[key].to_bytes()]
+        return [memory.pop(key).to_bytes()]
 
     def decode(self, data: bytes, checksum: bytes | None = None) -> Array:
         """The chunk that `data` holds.
