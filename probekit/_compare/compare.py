@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from numbers import Integral, Real
 
 import pandas as pd
@@ -22,7 +23,8 @@ from probekit._provenance import COMMAND, call_of
 from probekit._sizes import parse_size
 from probekit._store.layout import group_names
 from probekit.errors import DataError, check_kind
-from probekit.metrics import Metric
+from probekit.metrics import Headline, Metric
+from probekit.metrics.ranges import range_of
 from probekit.progress import Progress
 
 __all__ = ["compare"]
@@ -104,9 +106,8 @@ def compare(
     chosen = None if metrics is None else _comparable(resolved(metrics))
     members = opened(stores, sites)
     common = matched(members)
-    measured = differences(
-        common, chosen or _fitting(common), repeats=repeats, seed=seed, memory=memory, progress=shown
-    )
+    compared = chosen or _fitting(common)
+    measured = differences(common, compared, repeats=repeats, seed=seed, memory=memory, progress=shown)
     alike = between(common, bytes_allowed, shown)
     quantile = float(stdtrit(repeats, (1 + confidence) / 2))
     return Comparison(
@@ -118,6 +119,7 @@ def compare(
         origins=_origins(members),
         cautions=tuple(incomparable(members, common)),
         headlines=dict(measured.headlines),
+        spans={each.name: _span(each, measured.headlines.get(each.name)) for each in compared},
         settings=Settings(repeats, seed, confidence, quantile, COMMAND.get() or call_of(compare, given)),
     )
 
@@ -139,6 +141,14 @@ def _comparable(metrics: Sequence[Metric]) -> list[Metric]:
                 f"leave {each.name} out."
             )
     return list(metrics)
+
+
+def _span(metric: Metric, headline: Headline | None) -> float:
+    """How far apart two values of a metric's headline can be."""
+    if headline is None or headline.over_nodes == "sum":
+        return inf
+    least, greatest = range_of(metric, headline.variable)
+    return greatest - least
 
 
 def _fitting(members: Sequence[Member]) -> list[Metric]:

@@ -55,6 +55,7 @@ class Comparison(ShownAsTable):
         origins: a DataFrame of what is known of each store, a column a store.
         cautions: what isn't comparable, a sentence each.
         headlines: the `probekit.metrics.Headline` of each metric.
+        spans: how far apart two values of each metric can be, such as 1 for an accuracy: intervals end there.
         settings: how the uncertainty was computed.
     """
 
@@ -66,14 +67,22 @@ class Comparison(ShownAsTable):
     origins: pd.DataFrame
     cautions: tuple[str, ...]
     headlines: dict[str, Headline]
+    spans: dict[str, float]
     settings: Settings
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each other store, site and metric: the values, their difference, its error and its interval."""
         columns = list(Difference.__dataclass_fields__)
         frame = pd.DataFrame(map(asdict, self.differences), columns=columns)
+        return frame.assign(**self._ends(frame, frame["metric"].map(self.spans)))
+
+    def _ends(self, frame: pd.DataFrame, span: pd.Series[float] | float) -> dict[str, pd.Series[float]]:
+        """The ends of the intervals of differences with an error, none of which is larger than its `span`."""
         half = self.settings.quantile * frame["error"]
-        return frame.assign(low=frame["difference"] - half, high=frame["difference"] + half)
+        return {
+            "low": (frame["difference"] - half).clip(lower=-span),
+            "high": (frame["difference"] + half).clip(upper=span),
+        }
 
     @cached_property
     def table(self) -> Table:
@@ -232,12 +241,8 @@ class Comparison(ShownAsTable):
         every.columns = pd.Index([_COLUMNS.get(str(name).removeprefix(metric), name) for name in every.columns])
         largest = every["difference"].abs().sort_values(ascending=False, kind="stable").index[:n]
         found = every.loc[largest].dropna(subset=["difference"]).reset_index(drop=True)
-        half = self.settings.quantile * found["error"]
-        found = found.assign(
-            value=found["value_first"] + found["difference"],
-            low=found["difference"] - half,
-            high=found["difference"] + half,
-        )
+        ends = self._ends(found, self.spans[metric])
+        found = found.assign(value=found["value_first"] + found["difference"], **ends)
         columns = ["store", "site", "class_name", "node", "value_first", "value", "difference", "low", "high"]
         return found[[name for name in columns if name in found]]
 

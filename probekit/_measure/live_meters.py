@@ -82,8 +82,7 @@ class Meter:
         return dict(self._spec.attrs) | {"site": self.name}
 
     def spec(self, classes: int, device: torch.device) -> Spec:
-        attrs = self._spec.attrs
-        return Spec(self._nodes, classes, self._dtype, device, bounds_of(str(attrs["type"]), str(attrs["kind"])))
+        return Spec(self._nodes, classes, self._dtype, device, bounds_of(self._spec.attrs))
 
     def add(self, x: Tensor, y: Tensor, classes: int) -> None:
         if not self._counted:

@@ -88,7 +88,8 @@ def measure(
     the smaller tail (1 + shuffles at least, or at most, as large) / (1 + repeats); and ``v_q``, the p-values adjusted
     over the nodes of the site, for each class by itself (Benjamini and Hochberg 1995). The least p is
     2 / (1 + repeats), so many nodes ask for more repeats. The one number that stands for a site in `probekit.summary`
-    has its own: ``v_null_site``, ``v_null_std_site``, ``v_p_site``. Where the headline describes each class by itself,
+    has its own: ``v_null_site``, ``v_null_std_site``, ``v_p_site``; of a variable that compares sites they are of the
+    mean over the other sites, (site,). Where the headline describes each class by itself,
     as `mean` does, and no value says nothing, there is ``v_p_site`` alone: of the standard deviation over the classes,
     whether they differ, since the mean over the classes is about the same for any labels. Pairs of classes have none:
     select two classes with `where`. A metric of a `target` has it shuffled instead of the labels.
@@ -99,8 +100,11 @@ def measure(
     Tibshirani 1993, sections 10.3 and 12). ``ci="jackknife"`` leaves out blocks of samples, up to `repeats` and no more
     than the root of the samples (Shao and Wu 1989). Metrics that mustn't see a sample twice (trained probes,
     neighbours, comparisons of sites, `overlap` and others that count cells, spectra) always have the jackknife; medians
-    and quantiles, which it doesn't serve, always the bootstrap; histograms none. The attribute `ci` of a variable says
-    which. An interval is NaN where some repeat gave no number.
+    and quantiles, which it doesn't serve, always the bootstrap; histograms and extremes none. The attribute `ci` of a
+    variable says which. An interval ends where estimates do, such as a share at 0 and 1, the mean of a ReLU at 0; what
+    is corrected for chance isn't confined. The degrees of freedom of a class's variables are those of its own samples.
+    An interval is NaN for a class of one sample, where some repeat gave no number, and where a metric needs more
+    classes for it (`rsa` four); the attribute `no_interval` says why.
 
     Rows of one sample keep one label and are drawn together.
 

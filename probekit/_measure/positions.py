@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ import xarray as xr
 
 from probekit._measure.accumulator import scope_of
 from probekit._measure.resampling.repeats import ALL_SITES
-from probekit._measure.site_source import Source
+from probekit._measure.site_source import Source, steps_of
 from probekit.errors import PluginError
 from probekit.metrics import Metric
 
@@ -142,7 +141,7 @@ def all_said(poolings: Sequence[str], *positions: int) -> dict[str, str]:
 
 def at_capture(site: Mapping[str, Any]) -> str:
     """How the capture pooled the positions of a site, such as ``mean of 196 at capture``; empty where it didn't."""
-    how = next((step for step in _steps(str(site.get("reduce", "none"))) if step in _POOLING), None)
+    how = next((step for step in steps_of(site) if step in _POOLING), None)
     shape = [int(length) for length in site.get("original_shape", ())]
     if how is None or len(shape) < 3:
         return ""
@@ -151,11 +150,3 @@ def at_capture(site: Mapping[str, Any]) -> str:
     axes = {int(site[key]) % len(shape) for key in ("batch_dim", "node_dim")}
     number = prod(length for axis, length in enumerate(shape) if axis not in axes)
     return f"{how} of {number} at capture" if number > 1 else ""
-
-
-def _steps(reduce: str) -> Iterator[Any]:
-    """The steps of a reduction, as the attribute `reduce` of a site has them."""
-    try:
-        yield from json.loads(reduce)
-    except ValueError:  # "none", or what an older version wrote
-        return

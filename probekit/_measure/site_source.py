@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -18,7 +19,7 @@ from probekit._store.sample_columns import SampleColumns
 from probekit.errors import DataError, StoreError
 from probekit.metrics.block import Array, working_dtype
 
-__all__ = ["Source", "as_tree", "bounds_of", "find_sources"]
+__all__ = ["Source", "as_tree", "bounds_of", "find_sources", "steps_of"]
 
 _ROWS, _NODES = 4096, 128  # samples read at a time, and nodes where an array has no chunks, being in memory
 _READ_BYTES = 8 * 2**20
@@ -33,11 +34,25 @@ _BOUNDS = {
     "tanh": (-1.0, 1.0),
     "softsign": (-1.0, 1.0),
 }
+_WITHIN = ("mean", "max", "flatten", "cls", "last", "tokens")  # reductions that keep values within their bounds
+_CHOSEN = ({"nodes"}, {"slice"})  # those of nodes, which keep some of the values
 
 
-def bounds_of(type: str, kind: str) -> tuple[float, float] | None:
-    """The least and the greatest value that a site of such a `type` and `kind` can give, where that is known."""
-    return _BOUNDS.get(type.casefold()) if kind in _GIVES else None
+def bounds_of(site: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The least and the greatest value that a site of such attributes can have, where that is known."""
+    if site.get("kind") not in _GIVES:
+        return None
+    if any(set(step) not in _CHOSEN if isinstance(step, dict) else step not in _WITHIN for step in steps_of(site)):
+        return None
+    return _BOUNDS.get(str(site.get("type", "")).casefold())
+
+
+def steps_of(site: Mapping[str, Any]) -> Iterator[Any]:
+    """The steps of the reduction of a site with such attributes; none where its activation was kept as it is."""
+    try:
+        yield from json.loads(str(site.get("reduce", "none")))
+    except ValueError:  # "none", or what an older version wrote
+        return
 
 
 @dataclass(frozen=True)
@@ -84,8 +99,8 @@ class Source:
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The least and the greatest value that its module or operation can give, where that is known."""
-        return bounds_of(str(self.attrs.get("type", "")), str(self.attrs.get("kind", "")))
+        """The least and the greatest value that it can have, where that is known."""
+        return bounds_of(self.attrs)
 
     @property
     def tokens(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
@@ -25,18 +25,26 @@ from probekit.metrics.block import Array
 
 __all__ = ["Top", "TopNode", "top"]
 
+_BESIDE = ("low", "high", "q")  # what an interval and a null say of a node
 _KINDS = ({"label", "node"}, {"node"})  # dims of variables with a value for each node, the better first
 
 
 @dataclass(frozen=True)
 class TopNode:
-    """A node among the best: of the class `label` called `class_name`, or of all samples where both are None."""
+    """A node among the best: of the class `label` called `class_name`, or of all samples where both are None.
+
+    `low`, `high` and `q` are the ends of the value's interval and its q-value, None where they weren't measured. The
+    interval is that of a node whatever its value: it doesn't allow for the choice of the best of many, as q does.
+    """
 
     class_name: str | None
     label: Any
     site: str
     node: int
     value: float
+    low: float | None = None
+    high: float | None = None
+    q: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,10 +74,14 @@ class Top(ShownAsTable):
     def table(self) -> Table:
         which = "smallest" if self.smallest else "largest"
         title = ". ".join([f"The nodes with the {which} {self.variable}", *self._notes()])
-        if any(node.class_name is not None for node in self.nodes):
-            rows = [(each.class_name, each.label, each.site, each.node, each.value) for each in self.nodes]
-            return Table(title, ("class", "code", "site", "node", "value"), rows)
-        return Table(title, ("site", "node", "value"), [(each.site, each.node, each.value) for each in self.nodes])
+        columns = {"class": "class_name", "code": "label"}
+        if all(node.class_name is None for node in self.nodes):
+            columns = {}
+        known = (name for name in _BESIDE if any(getattr(node, name) is not None for node in self.nodes))
+        columns |= {name: name for name in ("site", "node", "value", *known)}
+        return Table(
+            title, tuple(columns), [tuple(getattr(each, name) for name in columns.values()) for each in self.nodes]
+        )
 
     def _notes(self) -> Iterator[str]:
         """What isn't there, and why."""
@@ -152,11 +164,8 @@ def top(
     check_number("per_class", per_class)
     tree = measured.isel(step=-1) if "step" in measured.sizes else measured
     variable, headline = _variable(tree, by)
-    values = {
-        site: _by_class(data, variable)
-        for site, data in ((site, tree.children[key].to_dataset()) for site, key in sites_of(tree, sites).items())
-        if variable in data
-    }
+    every = {site: tree.children[key].to_dataset() for site, key in sites_of(tree, sites).items()}
+    values = {site: _by_class(data, variable) for site, data in every.items() if variable in data}
     if not values:
         raise DataError(f"No chosen site has {variable!r}.", arguments=("sites",))
     if smallest is None:
@@ -166,7 +175,7 @@ def top(
     groups = list(_groups(kept, classes))
     found = [_of_class(name, label, rows, per_class, smallest) for name, label, rows in groups]
     left_out = tuple(name for (name, *_), nodes in zip(groups, found, strict=True) if name is not None and not nodes)
-    best = tuple(node for nodes in found for node in nodes)
+    best = tuple(_with_beside(node, every[node.site], variable) for nodes in found for node in nodes)
     missing = "" if headline is None else headline.missing
     return Top(best, variable, smallest, _positions(tree, variable), left_out, missing, repeated)
 
@@ -263,3 +272,16 @@ def _of_class(name: str | None, label: Any, rows: Mapping[str, Array], number: i
         if not np.isnan(row[node])
     ]
     return sorted(found, key=lambda node: sign * node.value)[:number]
+
+
+def _with_beside(node: TopNode, data: xr.Dataset, variable: str) -> TopNode:
+    """The node with its interval and its q-value, where they were measured."""
+    low, high, q = (_of_node(node, data.get(f"{variable}_{name}")) for name in _BESIDE)
+    return replace(node, low=low, high=high, q=q)
+
+
+def _of_node(node: TopNode, values: xr.DataArray | None) -> float | None:
+    if values is None:
+        return None
+    of_class = values.sel(label=node.label) if "label" in values.dims else values
+    return float(of_class.values[node.node])

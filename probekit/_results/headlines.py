@@ -14,8 +14,11 @@ from probekit.metrics import Headline, Metric
 
 __all__ = [
     "ATTRIBUTE",
+    "FALSE_SHARE",
+    "adjusted_of",
     "attributes",
     "beside_of",
+    "compared",
     "headline_value",
     "headlines_of",
     "interval_name",
@@ -25,6 +28,7 @@ __all__ = [
 ]
 
 ATTRIBUTE = "headline"  # of the variable that the headline is about: JSON of the other fields
+FALSE_SHARE = 0.05  # q-values below it are counted
 _DERIVED_DIMS = {"label", "node", "step"}  # those of a variable of which a mean makes sense, whatever it is
 
 
@@ -89,7 +93,7 @@ def spread_over_classes(variable: xr.DataArray, headline: Headline, keep: Collec
 def over(variable: xr.DataArray, headline: Headline) -> str:
     """How `headline_value` gets one number, in words, such as ``max over nodes, mean over classes``."""
     said = {"node": f"{headline.over_nodes} over nodes"} | {"label": "mean over classes", "site_b": "mean over sites"}
-    dims = sorted((str(dim) for dim in variable.dims if dim != "step"), key=lambda dim: dim != "node")
+    dims = sorted((str(dim) for dim in variable.dims if dim not in ("step", "site")), key=lambda dim: dim != "node")
     return ", ".join(said.get(dim, f"mean over {dim}") for dim in dims)
 
 
@@ -109,6 +113,21 @@ def of_site(data: Mapping[Any, xr.DataArray], variable: str, ending: str) -> xr.
     """What a null or an interval says of the one number that a site has for a variable; None where there is none."""
     names = (f"{variable}_{ending}_site", f"{variable}_{ending}")
     return next((data[name] for name in names if name in data and not data[name].dims), None)
+
+
+def adjusted_of(data: Mapping[Any, xr.DataArray], metric: str, headline: Headline) -> xr.DataArray | None:
+    """The q-values of a headline's variable, or else of the first variable of its metric that has some."""
+    names = [headline.variable, *(name for name, each in data.items() if each.attrs.get("metric") == metric)]
+    return next((data[f"{name}_q"] for name in names if f"{name}_q" in data), None)
+
+
+def compared(tree: xr.DataTree) -> list[str]:
+    """The measured variables that compare sites, but not what a null or an interval says of them."""
+    return [
+        str(name)
+        for name, variable in tree.data_vars.items()
+        if {*variable.dims} == {"site", "site_b"} and "of" not in variable.attrs
+    ]
 
 
 def interval_name(confidence: float) -> str:

@@ -12,56 +12,18 @@ import pandas as pd
 import xarray as xr
 
 from probekit._probe.selectors import Selector, match_names
-from probekit._results.estimates import in_words
-from probekit._results.headlines import beside_of, headline_value, headlines_of, interval_name, of_site, over
+from probekit._results.headlines import headlines_of
 from probekit._results.missing import Missing, at_sites, classes_of, explained
 from probekit._results.opening import is_store
-from probekit._table import ShownAsTable, Table, shown
+from probekit._results.reading import Q_NAME, Reading, reading_of
+from probekit._table import ShownAsTable, Table, is_missing, shown
 from probekit.errors import RESULTS, DataError, check_kind, near
 from probekit.metrics import Headline
 
-__all__ = ["Reading", "Summary", "check_results", "sites_of", "summary"]
+__all__ = ["Summary", "check_results", "sites_of", "summary"]
 
 _POSITIONS = {"each": "each position", "mean": "the mean over positions", "max": "the largest value of a map"}
 _CAPTURE = " at capture"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The headline of one metric at one site.
-
-    `value` is one number for the site, from the values of `variable` as `over` says; `beside` is that of the variable
-    `beside_name`, which belongs beside it: a chance level, or else the mean of its null. Where they were measured, `p`
-    is the p-value of what `p_of` says, the site's number unless that describes the classes one by one, and `low` and
-    `high` are the ends of the number's interval, of that `confidence`. `n` observations were measured, and `omitted`
-    left out for a NaN. Of the `size` values of the variable, `missing` are NaN. `positions` says what became of the
-    positions of feature maps, such as ``each of 196`` or ``mean of 196``; it is empty where there were none. `estimate`
-    says how it was estimated, such as ``corrected for few samples, in 10 bins``; it is empty where there is no choice.
-    """
-
-    site: str
-    metric: str
-    variable: str
-    value: float
-    over: str
-    beside: float | None
-    beside_name: str | None
-    p: float | None
-    p_of: str | None
-    low: float | None
-    high: float | None
-    confidence: float | None
-    n: int | None
-    omitted: int
-    size: int
-    missing: int
-    positions: str
-    estimate: str
-
-    @property
-    def interval(self) -> str | None:
-        """What the interval is called, such as ``95% interval``; None where there is none."""
-        return None if self.confidence is None else interval_name(self.confidence)
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,7 +31,7 @@ class Summary(ShownAsTable):
     """The headlines of results: what `probekit.summary` gives.
 
     Attributes:
-        readings: one for each site and metric; ``to_dataframe()`` has a row for each, and always the same columns.
+        readings: one for each site and metric, with what `to_dataframe` says.
         headlines: the `probekit.metrics.Headline` of each metric, by its name.
         title: what was measured.
         fmt: the format of numbers.
@@ -83,6 +45,18 @@ class Summary(ShownAsTable):
     classes: int | None
 
     def to_dataframe(self) -> pd.DataFrame:
+        """A row for each site and metric, always with the same columns, which are missing where nothing was measured.
+
+        - `site`, `metric`; the `variable` of the headline, its `value`, and how that follows from it (`over`);
+        - `beside`: the chance level, or the mean of the null, and its variable (`beside_name`);
+        - `p`, the p-value of what `p_of` says;
+        - `discoveries`: how many of the `tested` values of the variable `q_of`, one a node or one for each class and
+          node, have a q-value below 0.05; of those of one class, at most 5 % are expected to be chance. There are none
+          unless `q_needs` nodes have the least p-value that so many shuffles give;
+        - `low` and `high`: the interval, its `confidence`, and why there is none (`no_interval`);
+        - `n` samples, and how many were `omitted` for a NaN; the `size` of the variable, and how many are `missing`;
+        - `positions`, `estimate`: how feature maps were seen, and what was corrected.
+        """
         return pd.DataFrame(map(asdict, self.readings), columns=[field.name for field in fields(Reading)])
 
     @cached_property
@@ -106,10 +80,12 @@ class Summary(ShownAsTable):
             cells[f"{each.metric} {each.interval}"] = self._interval(each)
         if each.beside is not None:
             cells[str(each.beside_name)] = self._shown(each.beside)
-        return cells | ({f"{each.metric} p": self._shown(each.p)} if each.p is not None else {})
+        if each.p is not None:
+            cells[f"{each.metric} p"] = self._shown(each.p)
+        return cells | ({f"{each.metric} {Q_NAME}": each.found} if each.q_of is not None else {})
 
-    def _interval(self, each: Reading) -> str:
-        return f"{shown(each.low, self.fmt)} to {shown(each.high, self.fmt)}"
+    def _interval(self, each: Reading) -> str | None:
+        return None if is_missing(each.low) else f"{shown(each.low, self.fmt)} to {shown(each.high, self.fmt)}"
 
     def _n(self, site: str) -> object:
         numbers = sorted({each.n for each in self.readings if each.site == site and each.n is not None})
@@ -132,6 +108,8 @@ class Summary(ShownAsTable):
         columns["beside"] = [self._shown(each.beside) for each in ordered]
         if any(each.p is not None for each in ordered):
             columns["p"] = [self._shown(each.p) for each in ordered]
+        if any(each.q_of is not None for each in ordered):
+            columns[Q_NAME] = [each.found for each in ordered]
         columns |= {"n": [each.n for each in ordered], "missing": [each.missing for each in ordered]}
         return Table(self.title, tuple(columns), list(zip(*columns.values(), strict=True)))
 
@@ -144,9 +122,9 @@ class Summary(ShownAsTable):
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """How to read each metric, what became of positions, and why values are missing: a sentence each."""
+        """How to read each metric, what became of positions, and why values, intervals or discoveries are missing."""
         readings = (self._how_to_read(metric) for metric in self.headlines)
-        return (*readings, *self._of_positions(), *self._why_missing())
+        return (*readings, *self._of_positions(), *self._why_missing(), *self._no_intervals(), *self._few_shuffles())
 
     def _of_positions(self) -> Iterator[str]:
         """What became of the positions of feature maps: in the measurement, and before it in the capture."""
@@ -184,11 +162,31 @@ class Summary(ShownAsTable):
         said += [f"Compare it with {beside}"] if beside else []
         of = next((each.p_of for each in those if each.p_of and each.p_of != each.over), None)
         said += [f"Its p tells whether the classes differ: it is of the {of}"] if of else []
+        q_of = next((each.q_of for each in those if each.q_of and each.q_of != headline.variable), None)
+        said += [f"{Q_NAME} counts values of {q_of}"] if q_of else []
         return ". ".join([*said, ""]).rstrip()
 
     def _why_missing(self) -> Iterator[str]:
         found = (Missing(each.metric, each.site, each.missing, each.size, each.n) for each in self.readings)
         return explained(found, self.headlines, self.classes)
+
+    def _no_intervals(self) -> Iterator[str]:
+        """Why there are no intervals, once for the metrics and sites that have none for the same reason."""
+        lacking = [each for each in self.readings if each.no_interval and not is_missing(each.value)]
+        for why in dict.fromkeys(each.no_interval for each in lacking):
+            those = [each for each in lacking if each.no_interval == why]
+            sites = at_sites(each.site for each in those)
+            yield f"{_names(each.metric for each in those)}: no interval at {sites}, since {why}."
+
+    def _few_shuffles(self) -> Iterator[str]:
+        """Where single nodes couldn't be found."""
+        those = [each for each in self.readings if each.discoveries == 0 and (each.q_needs or 0) > 1]
+        if those:
+            sites, most = at_sites(each.site for each in those), max(each.q_needs or 0 for each in those)
+            yield (
+                f"{_names(each.metric for each in those)}: no {Q_NAME} at {sites}. With so few shuffles only {most:,} "
+                "nodes or more at once could have it: take more (repeats=)."
+            )
 
     def __repr__(self) -> str:
         return "\n".join([str(self.fitting(shutil.get_terminal_size().columns)), *self.notes])
@@ -247,7 +245,7 @@ def summary(
     tree = measured.isel(step=-1) if "step" in measured.sizes else measured
     headlines, chosen = _chosen(headlines_of(tree), metrics), sites_of(tree, sites)
     readings = tuple(
-        _reading(data, site, metric, headline)
+        reading_of(data, site, metric, headline)
         for site, data in ((site, _of_site(tree, site, key)) for site, key in chosen.items())
         for metric, headline in headlines.items()
         if headline.variable in data
@@ -310,29 +308,3 @@ def _of_site(tree: xr.DataTree, site: str, key: str) -> xr.Dataset:
         return measured
     others = [each for each in compared["site_b"].values if each != site]
     return measured.merge(compared.sel(site=site, site_b=others).reset_coords(drop=True))
-
-
-def _reading(data: xr.Dataset, site: str, metric: str, headline: Headline) -> Reading:
-    variable = data[headline.variable]
-    beside = beside_of(data, headline)
-    p, low, high = (of_site(data, headline.variable, ending) for ending in ("p", "low", "high"))
-    return Reading(
-        site=site,
-        metric=metric,
-        variable=headline.variable,
-        value=headline_value(variable, headline).item(),
-        over=over(variable, headline),
-        beside=None if beside is None else headline_value(data[beside], headline).item(),
-        beside_name=beside,
-        p=None if p is None else float(p),
-        p_of=None if p is None else str(p.attrs.get("over", "")),
-        low=None if low is None else float(low),
-        high=None if high is None else float(high),
-        confidence=None if low is None else float(low.attrs["confidence"]),
-        n=variable.attrs.get("n"),
-        omitted=variable.attrs.get("omitted", 0),
-        size=variable.size,
-        missing=int(variable.isnull().sum()),
-        positions=str(variable.attrs.get("positions", "")),
-        estimate=in_words(variable.attrs),
-    )

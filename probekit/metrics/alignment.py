@@ -18,6 +18,7 @@ from probekit.metrics._kernels.sample_kernels import batched_covariances, covari
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Samples, Spec, State, Variables
+from probekit.metrics.ranges import CORRELATION, SHARE, Ranges
 
 __all__ = ["CKA"]
 
@@ -73,6 +74,10 @@ class CKA(CrossScatters):
         neutral=0.0,
         missing="it needs four samples, finite values, and nodes that aren't constant",
     )
+
+    @property
+    def ranges(self) -> Ranges:
+        return {"cka": SHARE if self.biased else CORRELATION}
 
     def __post_init__(self) -> None:
         if self.batch and (self.biased or self.batch < LEAST):

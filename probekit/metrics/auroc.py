@@ -15,6 +15,7 @@ from probekit.metrics._kernels.relabelling import class_sums, twice_ranks
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.ranges import SHARE, Ranges
 from probekit.metrics.resolution import Resolution
 
 __all__ = ["AUROC"]
@@ -49,6 +50,7 @@ class AUROC(Parameters):
     min_count: int = 10
     pairs: bool | None = None
     name: ClassVar[str] = "auroc"
+    ranges: ClassVar[Ranges] = {"auroc": SHARE, "auroc_rest": SHARE}
     headline: ClassVar[Headline] = Headline(
         "auroc_rest",
         "max",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from probekit.metrics._kernels.class_sums import class_counts, class_sums
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import BATCH, Parameters, Spec, State, Variables
+from probekit.metrics.ranges import CORRELATION, SHARE, Ranges
 
 __all__ = ["Coactivation", "NodeCorrelation"]
 
@@ -65,6 +67,7 @@ class Coactivation(Sums):
     threshold: float = 0.0
     max_nodes: int = 2048
     name: ClassVar[str] = "coactivation"
+    ranges: ClassVar[Ranges] = {"coactivation": SHARE, "coactivation_site": SHARE, "coactivation_chance": SHARE}
     scope: ClassVar[str] = "site"
     positions: ClassVar[str] = "each"
     headline: ClassVar[Headline] = Headline(
@@ -117,8 +120,9 @@ class NodeCorrelation(Parameters):
     - `node_correlation_site` (): the mean of ``|node_correlation|`` over the pairs of different nodes.
 
     NaN at nodes that are constant within every class (or whose class means are all equal), with one sample a class, and
-    where a value is infinite; the signal correlation also with fewer than two classes, and with two it is 1 or −1. At n
-    samples in C classes, ``|r|`` of independent nodes is √(2 / (π (n − C))) on average: 0.08 of 100 samples.
+    where a value is infinite; the signal correlation also with fewer than two classes, and with two it is 1 or −1, and
+    has no interval. At n samples in C classes, ``|r|`` of independent nodes is √(2 / (π (n − C))) on average: 0.08 of
+    100 samples.
 
     The table takes 8 bytes for each pair of nodes, twice that during an update, and so do the results; a site with more
     than `max_nodes` nodes is refused.
@@ -133,8 +137,14 @@ class NodeCorrelation(Parameters):
 
     max_nodes: int = 2048
     name: ClassVar[str] = "node_correlation"
+    ranges: ClassVar[Ranges] = {
+        "node_correlation": CORRELATION,
+        "node_correlation_signal": CORRELATION,
+        "node_correlation_site": SHARE,
+    }
     interval: ClassVar[str] = "jackknife"
     scope: ClassVar[str] = "site"
+    interval_classes: ClassVar[Mapping[str, int]] = {"node_correlation_signal": 3}
     headline: ClassVar[Headline] = Headline(
         "node_correlation_site",
         None,

@@ -13,6 +13,7 @@ from probekit.metrics._kernels.class_means import class_moments, own_mean_share,
 from probekit.metrics._kernels.weights import weights_of
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
+from probekit.metrics.ranges import SHARE, SIZE, UP_TO_ONE, Ranges
 
 __all__ = ["NeuralCollapse"]
 
@@ -81,6 +82,14 @@ class NeuralCollapse(Parameters):
     head: Any = field(default=None, compare=False, repr=False)
     _digest: str | None = field(default=None, init=False)
     name: ClassVar[str] = "neural_collapse"
+    ranges: ClassVar[Ranges] = {
+        "neural_collapse_nc1": SIZE,
+        "neural_collapse_nc2_norms": SIZE,
+        "neural_collapse_nc2_cosines": (0.0, 2.0),
+        "neural_collapse_nc3": (0.0, 2.0),
+        "neural_collapse_nc4": SHARE,
+        "neural_collapse_reliability": UP_TO_ONE,
+    }
     split_by: ClassVar[None] = None
     headline: ClassVar[Headline] = Headline(
         "neural_collapse_nc1",

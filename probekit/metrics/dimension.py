@@ -13,6 +13,7 @@ from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics.block import Array
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
+from probekit.metrics.ranges import SIZE, Ranges
 
 __all__ = ["TwoNN"]
 
@@ -67,6 +68,7 @@ class TwoNN(Parameters):
     discard: float = 0.1
     seed: int = 0
     name: ClassVar[str] = "twonn"
+    ranges: ClassVar[Ranges] = {"twonn": SIZE, "twonn_error": SIZE}
     headline: ClassVar[Headline] = Headline(
         "twonn",
         None,

@@ -12,6 +12,7 @@ from probekit.errors import PluginError
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.ranges import SHARE, SIZE, Ranges
 
 __all__ = ["Dormant"]
 
@@ -45,6 +46,7 @@ class Dormant(Sums):
 
     tau: float = 0.025
     name: ClassVar[str] = "dormant"
+    ranges: ClassVar[Ranges] = {"dormant_share": SHARE, "dormant_score": SIZE}
     scope: ClassVar[str] = "site"
     positions: ClassVar[str] = "each"
     headline: ClassVar[Headline] = Headline(

@@ -20,6 +20,7 @@ class _Extreme(Parameters):
 
     name: ClassVar[str]
     sign: ClassVar[int]
+    interval: ClassVar[None] = None  # the extremes of draws from the samples never lie beyond theirs
 
     def init(self, spec: Spec) -> State:
         return {"count": torch.zeros(spec.classes, dtype=torch.int64, device=spec.device), "least": no_minima(spec)}
@@ -43,6 +44,7 @@ class Min(_Extreme):
 
     `min` (label, node), exact, in the dtype that the values are measured in: float32 for float16 and float32, else
     float64. NaN for a class without samples. A single sample decides it, even an outlier; more samples never raise it.
+    It has no interval: draws from the samples have no values beyond theirs.
     """
 
     name: ClassVar[str] = "min"
@@ -58,6 +60,7 @@ class Max(_Extreme):
 
     `max` (label, node), exact, in the dtype that the values are measured in: float32 for float16 and float32, else
     float64. NaN for a class without samples. A single sample decides it, even an outlier; more samples never lower it.
+    It has no interval: draws from the samples have no values beyond theirs.
     """
 
     name: ClassVar[str] = "max"

@@ -13,6 +13,7 @@ from probekit.metrics._kernels.class_sums import class_counts, class_sums
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.ranges import SHARE, SIZE, Ranges
 
 __all__ = ["FeatureEntropy"]
 
@@ -47,6 +48,7 @@ class FeatureEntropy(Sums):
     """
 
     name: ClassVar[str] = "feature_entropy"
+    ranges: ClassVar[Ranges] = {"feature_entropy": SIZE, "feature_entropy_monosemanticity": SHARE}
     positions: ClassVar[str] = "each"
     headline: ClassVar[Headline] = Headline(
         "feature_entropy",

@@ -11,6 +11,7 @@ from torch import Tensor
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.ranges import SIZE, Ranges
 
 __all__ = ["GradientNorm"]
 
@@ -33,6 +34,7 @@ class GradientNorm(Sums):
     version: ClassVar[int] = 2  # in version 1 `gradient_norm_site` was the root mean square of ‖g‖
     scope: ClassVar[str] = "site"
     name: ClassVar[str] = "gradient_norm"
+    ranges: ClassVar[Ranges] = {"gradient_norm": SIZE, "gradient_norm_site": SIZE}
     headline: ClassVar[Headline] = Headline("gradient_norm_site", None, "the loss depends strongly on this site")
 
     def init(self, spec: Spec) -> State:

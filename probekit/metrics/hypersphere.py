@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from probekit.metrics._kernels.sample_batches import PIECE
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, State, Variables
+from probekit.metrics.ranges import Ranges
 
 __all__ = ["Alignment", "Uniformity"]
 
@@ -48,6 +50,11 @@ class Alignment(Sums):
     """
 
     name: ClassVar[str] = "alignment"
+    ranges: ClassVar[Ranges] = {
+        "alignment": (0.0, 4.0),
+        "alignment_classes": (0.0, 4.0),
+        "alignment_between": (0.0, 4.0),
+    }
     interval: ClassVar[str] = "jackknife"
     scope: ClassVar[str] = "site"
     headline: ClassVar[Headline] = Headline(
@@ -118,6 +125,7 @@ class Uniformity(Parameters):
     size: int = 2000
     seed: int = 0
     name: ClassVar[str] = "uniformity"
+    ranges: ClassVar[Ranges] = {"uniformity": (-inf, 0.0)}
     headline: ClassVar[Headline] = Headline(
         "uniformity",
         None,

@@ -20,6 +20,7 @@ from probekit.metrics._kernels.relabelling import cell_counts
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.ranges import SIZE, Ranges
 from probekit.metrics.resolution import Resolution
 
 __all__ = ["Entropy", "MutualInformation"]
@@ -76,6 +77,10 @@ class MutualInformation(Parameters):
         missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
     version: ClassVar[int] = 2  # version 1 had 32 bins, and the correction of Miller and Madow
+
+    @property
+    def ranges(self) -> Ranges:
+        return {} if self.corrected else {"mutual_information": SIZE}
 
     def __post_init__(self) -> None:
         _check(self, self.bins, self.min_count)
@@ -168,6 +173,7 @@ class Entropy(Parameters):
     min_count: int = 10
     corrected: bool = True
     name: ClassVar[str] = "entropy"
+    ranges: ClassVar[Ranges] = {"entropy": SIZE}
     interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
         "entropy",

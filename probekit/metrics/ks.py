@@ -24,6 +24,7 @@ from probekit.metrics._kernels.relabelled_leads import SortedNode
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.ranges import SHARE, Ranges
 from probekit.metrics.resolution import Resolution
 
 __all__ = ["KS"]
@@ -91,6 +92,10 @@ class KS(Parameters):
         missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected
+
+    @property
+    def ranges(self) -> Ranges:
+        return {} if self.corrected else dict.fromkeys(("ks", "ks_mean", "ks_max"), SHARE)
 
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)

@@ -16,6 +16,7 @@ from probekit.metrics._kernels.relabelled_sums import RelabelledSums
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.ranges import ACTIVATION, SIZE, Ranges
 
 __all__ = ["Count", "Mean", "Std", "Var"]
 
@@ -50,6 +51,7 @@ class Mean(Sums):
     """
 
     name: ClassVar[str] = "mean"
+    ranges: ClassVar[Ranges] = {"mean": ACTIVATION}
     headline: ClassVar[Headline] = Headline(
         "mean", "mean", "nodes are strongly active", missing="a class without samples has none"
     )
@@ -81,6 +83,7 @@ class Var(ClassMoments):
 
     ddof: int = 0
     name: ClassVar[str] = "var"
+    ranges: ClassVar[Ranges] = {"var": SIZE}
     headline: ClassVar[Headline] = Headline(
         "var",
         "median",
@@ -106,6 +109,7 @@ class Std(ClassMoments):
 
     ddof: int = 0
     name: ClassVar[str] = "std"
+    ranges: ClassVar[Ranges] = {"std": SIZE}
     headline: ClassVar[Headline] = Headline(
         "std",
         "median",

@@ -16,6 +16,7 @@ from probekit.metrics._kernels.splits import MeanOfGroups, Split, generators_of
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
+from probekit.metrics.ranges import Ranges, of_accuracy
 
 __all__ = ["KNNAccuracy"]
 
@@ -67,6 +68,7 @@ class KNNAccuracy(Parameters):
     split_by: str | None = None
     shuffles: int = 10
     name: ClassVar[str] = "knn_accuracy"
+    ranges: ClassVar[Ranges] = of_accuracy("knn_accuracy")
     headline: ClassVar[Headline] = Headline(
         "knn_accuracy",
         None,

@@ -16,6 +16,7 @@ from probekit.errors import PluginError
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import ColumnMetric, FunctionMetric, Parameters, Variables
+from probekit.metrics.ranges import ACTIVATION, Ranges
 
 __all__ = ["OrderMetric", "Quantile", "median"]
 
@@ -38,6 +39,7 @@ class OrderMetric(ColumnMetric, Protocol):
 class _Middle(FunctionMetric):
     """A function whose value for a class depends only on the one or two samples in the middle."""
 
+    ranges: ClassVar[Ranges] = {"median": ACTIVATION}
     headline: ClassVar[Headline] = Headline(
         "median", "mean", "nodes are strongly active for the typical sample", missing="a class without samples has none"
     )
@@ -80,6 +82,7 @@ class Quantile(Parameters):
 
     q: float | Sequence[float] = (0.25, 0.5, 0.75)
     name: ClassVar[str] = "quantile"
+    ranges: ClassVar[Ranges] = {"quantile": ACTIVATION}
     headline: ClassVar[Headline] = Headline(
         "quantile",
         "mean",

@@ -20,6 +20,7 @@ from probekit.metrics._kernels.relabelling import cell_counts
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.ranges import SHARE, Ranges
 from probekit.metrics.resolution import Resolution
 
 __all__ = ["Overlap"]
@@ -98,6 +99,11 @@ class Overlap(Parameters):
         smallest=True,
     )
     version: ClassVar[int] = 3  # version 2 wasn't corrected and had 32 bins; version 1 had a shuffle for each node
+
+    @property
+    def ranges(self) -> Ranges:
+        found = dict.fromkeys(("overlap", "overlap_max", "overlap_rest", "overlap_pairs"), SHARE)
+        return {} if self.corrected else found
 
     def __post_init__(self) -> None:
         if (self.bins is not None and self.bins < 1) or self.min_count < 1 or self.null not in (None, "permute"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from probekit.metrics._kernels.splits import Mask, Split, check_probe, generator
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
+from probekit.metrics.ranges import CORRELATION, SHARE, UP_TO_ONE, Ranges
 
 __all__ = ["Correlation", "RidgeProbe"]
 
@@ -50,6 +52,11 @@ class Correlation(Parameters):
 
     spearman: bool = True
     name: ClassVar[str] = "correlation"
+    ranges: ClassVar[Ranges] = {
+        "correlation": CORRELATION,
+        "correlation_spearman": CORRELATION,
+        "correlation_r2": SHARE,
+    }
     needs_target: ClassVar[bool] = True
     headline: ClassVar[Headline] = Headline(
         "correlation_r2",
@@ -168,6 +175,11 @@ class RidgeProbe(Parameters):
     split_by: str | None = None
     shuffles: int = 1
     name: ClassVar[str] = "ridge_probe"
+    ranges: ClassVar[Ranges] = {
+        "ridge_probe": UP_TO_ONE,
+        "ridge_probe_shuffled": UP_TO_ONE,
+        "ridge_probe_chance": (-inf, 0.0),
+    }
     needs_target: ClassVar[bool] = True
     version: ClassVar[int] = 3
     headline: ClassVar[Headline] = Headline(

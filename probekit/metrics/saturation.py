@@ -13,6 +13,7 @@ from probekit.metrics._kernels.class_sums import class_counts, class_sums
 from probekit.metrics._kernels.inactive_counts import shares
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
+from probekit.metrics.ranges import SHARE, Ranges
 
 __all__ = ["Saturation"]
 
@@ -36,6 +37,7 @@ class Saturation(Parameters):
     delta: float = 0.05
     bounds: tuple[float, float] | None = None
     name: ClassVar[str] = "saturation"
+    ranges: ClassVar[Ranges] = {"saturation": SHARE, "saturation_node": SHARE, "saturation_site": SHARE}
     version: ClassVar[int] = 2  # in version 1 the mean over a map's positions was one sample
     positions: ClassVar[str] = "each"
     headline: ClassVar[Headline] = Headline(

@@ -20,6 +20,7 @@ from probekit.metrics._kernels.relabelled_sums import RelabelledMoments
 from probekit.metrics.block import NODES, Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import BATCH, Spec, State, Variables
+from probekit.metrics.ranges import SHARE, SIZE, UP_TO_ONE, Ranges
 
 __all__ = ["Perplexity", "Selectivity"]
 
@@ -77,6 +78,10 @@ class Selectivity(ClassMoments):
         missing="nodes go below 0 (it needs x ≥ 0; use auroc or dprime), or there are no two classes",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected
+
+    @property
+    def ranges(self) -> Ranges:
+        return {"selectivity": UP_TO_ONE if self.corrected else SHARE}
 
     def __post_init__(self) -> None:
         if not self.epsilon > 0:
@@ -221,6 +226,7 @@ class Perplexity(InactiveCounts):
 
     corrected: bool = True
     name: ClassVar[str] = "perplexity"
+    ranges: ClassVar[Ranges] = {"perplexity": SIZE}
     headline: ClassVar[Headline] = Headline(
         "perplexity",
         "mean",

@@ -21,6 +21,7 @@ from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import NODES, Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Samples, Spec, State, Variables
+from probekit.metrics.ranges import SHARE, SIZE, Ranges
 
 __all__ = ["DPrime", "Fisher", "Separability"]
 
@@ -94,6 +95,10 @@ class DPrime(ClassMoments):
         missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected, and took classes of any size
+
+    @property
+    def ranges(self) -> Ranges:
+        return {} if self.corrected else dict.fromkeys(("dprime", "dprime_mean", "dprime_max"), SIZE)
 
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)
@@ -215,6 +220,10 @@ class Fisher(ClassMoments):
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected
 
+    @property
+    def ranges(self) -> Ranges:
+        return {} if self.corrected else {"fisher": SIZE}
+
     def finalize(self, state: State) -> Variables:
         (between, within), number = _squares(state), _number(state)
         ratio = _ratio(between, within) if number > 1 else torch.full_like(between, torch.nan)
@@ -257,6 +266,7 @@ class Separability(ClassMoments):
     """
 
     name: ClassVar[str] = "separability"
+    ranges: ClassVar[Ranges] = {"separability_calinski_harabasz": SIZE, "separability_nearest_mean": SHARE}
     split_by: ClassVar[None] = None
     headline: ClassVar[Headline] = Headline(
         "separability",

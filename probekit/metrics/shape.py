@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from probekit.metrics._kernels.class_sums import class_counts, class_sums
 from probekit.metrics._kernels.relabelled_sums import RelabelledMoments
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import BATCH, Parameters, Spec, State, Variables
+from probekit.metrics.ranges import Ranges
 
 __all__ = ["Kurtosis", "Skewness"]
 
@@ -132,6 +134,7 @@ class Kurtosis(_FourMoments):
     """
 
     name: ClassVar[str] = "kurtosis"
+    ranges: ClassVar[Ranges] = {"kurtosis": (-2.0, inf)}
     headline: ClassVar[Headline] = Headline(
         "kurtosis",
         "median",

@@ -15,6 +15,7 @@ from probekit.metrics._kernels.sample_batches import PIECE, pieces
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
+from probekit.metrics.ranges import CORRELATION, Ranges
 
 __all__ = ["Silhouette"]
 
@@ -65,6 +66,11 @@ class Silhouette(Parameters):
     seed: int = 0
     references: int = 20_000
     name: ClassVar[str] = "silhouette"
+    ranges: ClassVar[Ranges] = {
+        "silhouette": CORRELATION,
+        "silhouette_site": CORRELATION,
+        "silhouette_crossfit": CORRELATION,
+    }
     split_by: ClassVar[None] = None
     version: ClassVar[int] = 2
     headline: ClassVar[Headline] = Headline(

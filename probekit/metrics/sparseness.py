@@ -11,6 +11,7 @@ from torch import Tensor
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.ranges import SHARE, Ranges
 
 __all__ = ["LifetimeSparseness", "PopulationSparseness"]
 
@@ -53,6 +54,7 @@ class LifetimeSparseness(Sums):
     """
 
     name: ClassVar[str] = "lifetime_sparseness"
+    ranges: ClassVar[Ranges] = {"lifetime_sparseness": SHARE, "lifetime_sparseness_hoyer": SHARE}
     positions: ClassVar[str] = "each"
     headline: ClassVar[Headline] = Headline(
         "lifetime_sparseness",
@@ -106,6 +108,11 @@ class PopulationSparseness(Sums):
     """
 
     name: ClassVar[str] = "population_sparseness"
+    ranges: ClassVar[Ranges] = {
+        "population_sparseness": SHARE,
+        "population_sparseness_site": SHARE,
+        "population_sparseness_hoyer": SHARE,
+    }
     scope: ClassVar[str] = "site"
     positions: ClassVar[str] = "each"
     headline: ClassVar[Headline] = Headline(

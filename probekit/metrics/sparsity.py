@@ -11,6 +11,7 @@ from torch import Tensor
 from probekit.metrics._kernels.inactive_counts import InactiveCounts, shares
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import State, Variables
+from probekit.metrics.ranges import SHARE, Ranges
 
 __all__ = ["AlwaysOn", "Dead", "Sparsity"]
 
@@ -32,6 +33,7 @@ class Sparsity(InactiveCounts):
     """
 
     name: ClassVar[str] = "sparsity"
+    ranges: ClassVar[Ranges] = {"sparsity": SHARE, "sparsity_node": SHARE, "sparsity_site": SHARE}
     headline: ClassVar[Headline] = Headline(
         "sparsity_site", None, "nodes are off for most samples", missing="there are no samples"
     )
@@ -54,6 +56,7 @@ class Dead(InactiveCounts):
     """
 
     name: ClassVar[str] = "dead"
+    ranges: ClassVar[Ranges] = {"dead_share": SHARE}
     headline: ClassVar[Headline] = Headline(
         "dead_share", None, "many nodes are off for every sample", missing="there are no samples"
     )
@@ -73,6 +76,7 @@ class AlwaysOn(InactiveCounts):
     """
 
     name: ClassVar[str] = "always_on"
+    ranges: ClassVar[Ranges] = {"always_on_share": SHARE}
     headline: ClassVar[Headline] = Headline(
         "always_on_share", None, "many nodes are on for every sample", missing="there are no samples"
     )

@@ -18,6 +18,7 @@ from probekit.metrics._kernels.population_spectrum import population_spectrum
 from probekit.metrics.block import Array
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.ranges import SIZE, Ranges
 
 __all__ = ["EffectiveRank", "ParticipationRatio", "RankMe", "StableRank"]
 
@@ -89,6 +90,7 @@ class EffectiveRank(_Decomposed):
     corrected: bool = True
     version: ClassVar[int] = 2  # version 1 wasn't corrected
     name: ClassVar[str] = "effective_rank"
+    ranges: ClassVar[Ranges] = {"effective_rank": SIZE}
     headline: ClassVar[Headline] = Headline(
         "effective_rank",
         None,
@@ -134,6 +136,7 @@ class RankMe(_Decomposed):
     """
 
     name: ClassVar[str] = "rankme"
+    ranges: ClassVar[Ranges] = {"rankme": SIZE}
     headline: ClassVar[Headline] = Headline(
         "rankme", None, "the samples lie in many directions from 0", missing="it needs finite values"
     )
@@ -177,6 +180,7 @@ class StableRank(_Decomposed):
 
     center: bool = True
     name: ClassVar[str] = "stable_rank"
+    ranges: ClassVar[Ranges] = {"stable_rank": SIZE}
     headline: ClassVar[Headline] = Headline(
         "stable_rank", None, "no direction outweighs the others", missing="it needs finite values"
     )
@@ -220,6 +224,10 @@ class ParticipationRatio(Covariance):
         "the variance spreads over many directions",
         missing="it needs four samples, and finite values",
     )
+
+    @property
+    def ranges(self) -> Ranges:
+        return {"participation_ratio": SIZE} if self.biased else {}
 
     def finalize(self, state: State) -> Variables:
         spread = Spread(state)

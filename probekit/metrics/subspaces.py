@@ -18,6 +18,7 @@ from probekit.metrics._kernels.durations import eigenvalues, eigenvectors, singu
 from probekit.metrics._kernels.shuffled_subspaces import above_chance, number_of_draws, shuffled_products
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import BATCH, Spec, State, Variables
+from probekit.metrics.ranges import SHARE, SIZE, UP_TO_ONE, Ranges
 
 __all__ = ["PWCCA", "SVCCA", "Procrustes"]
 
@@ -100,6 +101,7 @@ class Procrustes(_Compared):
     corrected: bool = True
     version: ClassVar[int] = 2  # version 1 wasn't corrected
     name: ClassVar[str] = "procrustes"
+    ranges: ClassVar[Ranges] = {"procrustes": SIZE}
     headline: ClassVar[Headline] = Headline(
         "procrustes",
         None,
@@ -149,6 +151,10 @@ class _CCA(_Compared):
     variance: float = 1.0
     corrected: bool = True
     name: ClassVar[str]
+
+    @property
+    def ranges(self) -> Ranges:
+        return {self.name: UP_TO_ONE if self.corrected else SHARE}
 
     def __post_init__(self) -> None:
         if not 0 < self.variance <= 1:

@@ -12,6 +12,7 @@ from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_pairs import keeps_pairs
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.ranges import SIZE, Ranges
 
 __all__ = ["CDNV"]
 
@@ -59,6 +60,11 @@ class CDNV(ClassMoments):
         classes=2,
         missing="it needs two classes of two samples, nodes that aren't constant, and finite values",
     )
+
+    @property
+    def ranges(self) -> Ranges:
+        found = dict.fromkeys(("cdnv", "cdnv_median", "cdnv_pairs"), SIZE)
+        return found if self.unbiased else found | {"cdnv_inverse": SIZE}
 
     def memory(self, spec: Spec, samples: int) -> int:
         return super().memory(spec, samples) + 10 * 8 * spec.classes**2

@@ -22,6 +22,7 @@ from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import NODES, Array, Block, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Spec, Variables
+from probekit.metrics.ranges import SIZE, Ranges
 
 __all__ = ["Wasserstein"]
 
@@ -89,6 +90,10 @@ class Wasserstein(Parameters):
         missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected
+
+    @property
+    def ranges(self) -> Ranges:
+        return {} if self.corrected else dict.fromkeys(("wasserstein", "wasserstein_mean", "wasserstein_max"), SIZE)
 
     def __post_init__(self) -> None:
         check_min_count(self, self.min_count)

@@ -14,6 +14,7 @@ from probekit.metrics._kernels.sums import Sums
 from probekit.metrics._kernels.weights import weights_of
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Spec, State, Variables
+from probekit.metrics.ranges import CORRELATION, SHARE, SIZE, Ranges
 
 __all__ = ["WeightAlignment"]
 
@@ -53,6 +54,7 @@ class WeightAlignment(Sums):
     weights: Any = field(compare=False, repr=False)
     _digest: str = field(default="", init=False)
     name: ClassVar[str] = "weight_alignment"
+    ranges: ClassVar[Ranges] = {"weight_norm": SIZE, "weight_alignment": SHARE, "weight_cosine": CORRELATION}
     scope: ClassVar[str] = "site"
     headline: ClassVar[Headline] = Headline(
         "weight_alignment",

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from probekit._measure.top import top
-from probekit._results.headlines import headlines_of
+from probekit._results.headlines import compared, headlines_of
 from probekit.plot.densities import distribution_grid
 from probekit.plot.drawing import Drawing
 from probekit.plot.heatmaps import by_class, heatmap_grid
@@ -134,9 +134,8 @@ def _by_class(source: Source) -> Named:
 
 
 def _matrices(source: Source) -> Named:
-    for name, variable in source.results.data_vars.items():
-        if {*variable.dims} == {"site", "site_b"}:
-            yield str(name), matrix(source.results, str(name))
+    for name in compared(source.results):
+        yield name, matrix(source.results, name)
 
 
 def _pairs(source: Source) -> Named:

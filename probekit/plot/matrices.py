@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from types import NoneType
 from typing import Any
@@ -14,6 +14,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
+from probekit._results.headlines import interval_name
 from probekit.errors import DataError, SiteError, check_kind, near
 from probekit.plot.drawing import Drawing
 from probekit.plot.lookup import class_names, neutral_of, read, root_variable, tells_below
@@ -24,6 +25,10 @@ __all__ = ["confusion", "matrix", "pairs"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
+_FEW = 6  # sites, in whose cells there is room for what an interval and a null say
+_CELL, _WRITTEN = 0.42, 1.0  # inches of a cell, and of one in which that is written
+_P = 0.05  # p-values below it are counted
+
 _STORE = "a captured store, as probekit.open gives it (a DataTree)"
 
 
@@ -32,7 +37,8 @@ def matrix(
 ) -> Drawing:
     """How alike every two sites are, as an image: a variable of the results' root with the dims (site, site_b).
 
-    Up to twelve sites, the values stand in the cells.
+    Up to twelve sites, the values stand in the cells; up to six, with the interval, the mean of the null and the
+    p-value below, where they were measured. The title says how far intervals reach, and how many pairs have p < 0.05.
 
     >>> import numpy as np, xarray as xr
     >>> names = ["relu1", "relu2"]
@@ -49,15 +55,63 @@ def matrix(
                 f"{variable!r} compares no site {name!r}.{near(name, names)} Its sites: {', '.join(names)}."
             )
     chosen = [names.index(name) for name in sites or names]
-    values = data.values[np.ix_(chosen, chosen)].astype(float)
-    ax = _square(ax, len(chosen))
+    square = np.ix_(chosen, chosen)
+    values = data.values[square].astype(float)
+    beside = _beside(tree, variable, square)
+    written = len(chosen) <= _FEW and bool(beside)
+    ax = _square(ax, len(chosen), _WRITTEN if written else _CELL)
     image = show(ax, values, scale_of(values, neutral_of(tree, variable)))
     positions = {names[index]: float(at) for at, index in enumerate(chosen)}
     label_sites(ax.xaxis, positions)
     label_sites(ax.yaxis, positions)
-    _write(ax, image, values)
+    _write(ax, image, values, _below(values, beside) if written else None)
+    ax.set_title("\n".join(_said(tree, variable, beside)), fontsize="small")
     colour_bar(image, [ax], words(variable))
     return Drawing.of(ax)
+
+
+def _beside(tree: xr.DataTree, variable: str, square: tuple[Any, ...]) -> dict[str, Floats]:
+    """What an interval and a null say of each pair of sites, by the endings of their variables."""
+    found = {ending: tree.data_vars.get(f"{variable}_{ending}") for ending in ("low", "high", "null", "p")}
+    return {
+        ending: each.transpose("site", "site_b").values[square].astype(float)
+        for ending, each in found.items()
+        if each is not None
+    }
+
+
+def _below(values: Floats, beside: Mapping[str, Floats]) -> dict[tuple[int, ...], str]:
+    """A line each for the interval, the mean of the null and the p-value of each pair of two sites."""
+    text, found = _fixed(values), dict[tuple[int, ...], str]()
+    for at in np.ndindex(values.shape):
+        known = {ending: float(each[at]) for ending, each in beside.items() if at[0] != at[1] and np.isfinite(each[at])}
+        lines = [f"{text(known['low'])} to {text(known['high'])}"] if "low" in known else []
+        lines += [f"null {text(known['null'])}"] if "null" in known else []
+        lines += [f"p {known['p']:.2g}"] if "p" in known else []
+        found[at] = "".join(f"\n{line}" for line in lines)
+    return found
+
+
+def _said(tree: xr.DataTree, variable: str, beside: Mapping[str, Floats]) -> Iterator[str]:
+    """How far intervals reach, and how many pairs shuffled labels hardly give."""
+    if "low" in beside:
+        name = interval_name(float(tree.data_vars[f"{variable}_low"].attrs["confidence"]))
+        reach = _of_pairs((beside["high"] - beside["low"]) / 2)
+        known = reach[np.isfinite(reach)]
+        yield (
+            f"{name}: ± {np.median(known):.2g} at the median, ± {known.max():.2g} at most"
+            if known.size
+            else f"no {name}"
+        )
+    if "p" in beside:
+        p = _of_pairs(beside["p"])
+        yield f"p < {_P:g} for {np.sum(p < _P)} of {np.isfinite(p).sum()} pairs"
+
+
+def _of_pairs(values: Floats) -> Floats:
+    """The values of two different sites; each pair counts once, unless it is another the other way round."""
+    upper, lower = values[np.triu_indices(len(values), 1)], values.T[np.triu_indices(len(values), 1)]
+    return upper if np.array_equal(upper, lower, equal_nan=True) else np.append(upper, lower)
 
 
 def pairs(
@@ -129,8 +183,8 @@ def _codes(*columns: npt.NDArray[Any]) -> list[str]:
     return [str(code) for code in range(1 + max(int(each.max(initial=0)) for each in columns))]
 
 
-def _square(ax: Axes | None, count: int) -> Axes:
-    side = float(np.clip(1.6 + 0.42 * count, 3.2, 7.0))
+def _square(ax: Axes | None, count: int, cell: float = _CELL) -> Axes:
+    side = float(np.clip(1.6 + cell * count, 3.2, 7.0))
     return new_axes(ax, side + 1.0, side)
 
 
@@ -155,12 +209,15 @@ def _label_both(ax: Axes, names: Sequence[str], across: str, down: str) -> None:
     ax.set(xlabel=across, ylabel=down)
 
 
-def _write(ax: Axes, image: Any, values: Floats, *, percent: bool = False) -> None:
-    """Write the finite values into their cells, where there is room."""
+def _write(
+    ax: Axes, image: Any, values: Floats, below: Mapping[tuple[int, ...], str] | None = None, *, percent: bool = False
+) -> None:
+    """Write the finite values into their cells, where there is room, with what stands `below` some."""
     if len(values) > MOST_WRITTEN:
         return
-    text = _percent if percent else _fixed(values)
-    write_values(ax, image, {at: text(float(value)) for at, value in np.ndenumerate(values) if np.isfinite(value)})
+    text, more = _percent if percent else _fixed(values), below or {}
+    finite = {at: text(float(value)) for at, value in np.ndenumerate(values) if np.isfinite(value)}
+    write_values(ax, image, {at: value + more.get(at, "") for at, value in finite.items()})
 
 
 def _percent(share: float) -> str:

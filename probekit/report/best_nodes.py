@@ -9,7 +9,7 @@ from typing import Any
 from probekit import plot
 from probekit._measure.top import Top, TopNode, top
 from probekit._measure.top_samples import TopSample
-from probekit._table import shown
+from probekit._table import is_missing, shown
 from probekit.report.local_paths import without_folders
 from probekit.report.page import Page
 from probekit.report.subject import Subject
@@ -85,7 +85,12 @@ def _introduction(found: Top, shown_classes: int, subject: Subject) -> str:
     none = f" No node has a value for {', '.join(found.left_out)}." if found.left_out else ""
     metric = found.variable.removesuffix("_rest")
     named = found.variable + (f" ({metric} of the class against the others)" if metric != found.variable else "")
-    return f"The best node is the one with the {which} {named}, over all sites.{some}{none} {answer}"
+    chosen = (
+        " Intervals don't allow for the choice of the best of many nodes; q does, within a site."
+        if any(node.low is not None for node in found.nodes)
+        else ""
+    )
+    return f"The best node is the one with the {which} {named}, over all sites.{chosen}{some}{none} {answer}"
 
 
 def _title(node: TopNode) -> str:
@@ -94,9 +99,16 @@ def _title(node: TopNode) -> str:
 
 
 def _text(found: Top, first: TopNode, others: Sequence[TopNode]) -> str:
-    text = f"{found.variable} {shown(first.value)}"
-    then = ", ".join(f"node {each.node} of {each.site} ({shown(each.value)})" for each in others)
+    text = f"{found.variable} {_value(first)}"
+    then = ", ".join(f"node {each.node} of {each.site} ({_value(each)})" for each in others)
     return f"{text}; then {then}." if then else f"{text}."
+
+
+def _value(node: TopNode) -> str:
+    """The value of a node, with its interval and its q-value where they were measured."""
+    text = shown(node.value)
+    text += "" if is_missing(node.low) else f", {shown(node.low)} to {shown(node.high)}"
+    return text + ("" if is_missing(node.q) else f", q {shown(node.q)}")
 
 
 def _picture(subject: Subject, node: TopNode) -> plot.Drawing | None:

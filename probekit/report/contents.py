@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from probekit import plot
+from probekit._results.headlines import compared
+from probekit._results.reading import Q_NAME
 from probekit._results.summary import Summary, summary
 from probekit._version import __version__
 from probekit.plot.lookup import over_nodes
@@ -21,6 +23,7 @@ from probekit.report.explorer import has_nodes
 from probekit.report.local_paths import without_folders
 from probekit.report.meanings import meaning_of
 from probekit.report.page import Page
+from probekit.report.site_pairs import site_pairs
 from probekit.report.subject import Subject
 
 __all__ = ["page_of"]
@@ -126,10 +129,11 @@ def _add_layers(page: Page, subject: Subject, summed: Summary) -> None:
         for variable, what in _BY_LAYER.items():
             if _has(subject, variable):
                 drawn[f"{_words(variable)}: {what}."] = plot.profile(measured, variable)
-    for name, values in measured.data_vars.items():
-        if set(values.dims) == {"site", "site_b"} and values.sizes["site"] > 1:
-            drawn[f"{_words(str(name))} of each pair of sites."] = plot.matrix(measured, str(name))
+        for name in compared(measured):
+            drawn[f"{_words(name)} of each pair of sites."] = plot.matrix(measured, name)
     page.figures(drawn)
+    if pairs := site_pairs(measured):
+        page.table(pairs, "Each pair of sites, with its interval and its null.")
 
 
 def _has(subject: Subject, variable: str) -> bool:
@@ -148,6 +152,8 @@ def _wide(summed: Summary) -> pd.DataFrame:
             row[str(each.beside_name)] = each.beside
         if each.p is not None:
             row[f"{each.metric} p"] = each.p
+        if each.q_of is not None:
+            row |= {f"{each.metric} {Q_NAME}": each.discoveries, f"{each.metric} tested": each.tested}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("site")
 
 

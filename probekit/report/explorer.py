@@ -72,7 +72,7 @@ class _Variable:
         dims = next(dims for dims, kind in _KINDS.items() if kind == self.kind)
         values = self.values.transpose(*dims).values
         made = packed_pairs(values) if self.kind == "pairs" else packed(values)
-        about = {"neutral": self.neutral, "below": self.below, "about": self.about}
+        about = {"neutral": self.neutral, "below": self.below, "about": self.about, "of": self.values.attrs.get("of")}
         return {"name": name, "kind": self.kind, **about, "values": made}
 
 
@@ -93,7 +93,8 @@ class _Site:
 
         One that most nodes lack isn't, such as the selectivity of nodes that go below 0.
         """
-        ranked = {name: each for name, each in self.variables.items() if each.kind != "pairs"}
+        measured = {name: each for name, each in self.variables.items() if "of" not in each.values.attrs}
+        ranked = {name: each for name, each in measured.items() if each.kind != "pairs"}
         numbers = {name: each for name, each in ranked.items() if each.values.dtype != bool}
         known = [name for name, each in numbers.items() if np.isfinite(each.rank_key()).mean() > 0.5]
         told = [name for name in known if ranked[name].about]

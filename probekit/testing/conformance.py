@@ -22,6 +22,7 @@ LAWS = (
     declared.says_what_it_needs,
     declared.declared_dims,
     declared.says_what_to_look_at,
+    declared.stays_in_its_ranges,
     declared.goes_to_other_processes,
     outcomes.arguments_unchanged,
     outcomes.class_permutation,

@@ -18,6 +18,8 @@ from probekit._measure.metric_set import needs_target
 from probekit._measure.needs import need
 from probekit._results.assemble import join
 from probekit.metrics import ColumnMetric, Headline, Spec, StreamingMetric, Variables
+from probekit.metrics.block import Array
+from probekit.metrics.ranges import ACTIVATION
 from probekit.testing.comparison import require_same
 from probekit.testing.computation import broken_by, computations, spec_of, streamed
 from probekit.testing.data import Data, mixed
@@ -29,9 +31,11 @@ __all__ = [
     "says_what_it_is",
     "says_what_it_needs",
     "says_what_to_look_at",
+    "stays_in_its_ranges",
 ]
 
 _SCOPES = ("node", "site", "sites")
+_ROUNDING = 1e-9  # by which a value may lie beyond its range
 
 
 @law(every)
@@ -171,6 +175,39 @@ def says_what_to_look_at(metric: Any) -> None:
         dims, _ = found[headline.variable]
         if ("node" in dims) != (headline.over_nodes is not None):
             raise Broken(f"over_nodes is {headline.over_nodes!r}, and {headline.variable!r} has the dims {dims}")
+
+
+def _has_ranges(metric: Any) -> bool:
+    return bool(getattr(metric, "ranges", {}))
+
+
+@law(_has_ranges)
+def stays_in_its_ranges(metric: Any) -> None:
+    """The values of a metric lie in the ranges that it declares, if it does: {variable: (least, greatest)}.
+
+    Intervals end there. A share lies in (0, 1); where it is corrected for chance it may lie beyond, so give it no
+    range, or an infinite end. "activation" is for values that lie where the activations do.
+    """
+    data, rng = mixed(), np.random.default_rng(0)
+    labels = [data, *(replace(data, y=rng.permutation(data.y), description="shuffled labels") for _ in range(5))]
+    for each in (*labels, data.take(rng.permutation(data.number)[:30], "30 of its samples")):
+        for compute in computations(metric):
+            found = compute(each)
+            for name in metric.ranges.keys() & found.keys():
+                _require_within(name, found[name][1], _range(metric.ranges[name], each), each)
+
+
+def _range(given: Any, data: Data) -> tuple[float, float]:
+    return (float(data.x.min()), float(data.x.max())) if given == ACTIVATION else given
+
+
+def _require_within(name: str, values: Array, within: tuple[float, float], data: Data) -> None:
+    least, greatest = within
+    beyond = values[(values < least - _ROUNDING) | (values > greatest + _ROUNDING)]
+    if beyond.size:
+        raise Broken(
+            f"{name!r} is {beyond[0]:.6g}, and its range goes from {least:g} to {greatest:g}", data.description
+        )
 
 
 def _tree(data: Data) -> xr.DataTree:

@@ -176,6 +176,24 @@ def test_intervals_cover_the_difference_as_often_as_they_say():
         assert 0.84 < covered < 0.97, name
 
 
+def test_the_interval_of_a_difference_ends_where_differences_do(data):
+    ids, labels, first, _ = data
+    apart = {"a": np.eye(7)[labels % 2] + 0.1 * first["a"] / np.abs(first["a"]).max()}
+    found = pk.compare(
+        [store({"a": first["a"]}, ids, labels), store(apart, ids, labels)],
+        metrics=["separability", "auroc:min_count=1", "sparsity"],
+        confidence=0.9999,
+        repeats=2,
+    )
+    rows = found.to_dataframe().set_index("metric")
+    assert found.spans == {"separability": np.inf, "auroc": 1.0, "sparsity": 1.0}
+    half = found.settings.quantile * rows["error"]
+    assert (rows["difference"] + half)["auroc"] > 1 == rows.loc["auroc", "high"]
+    assert rows.loc["separability", "high"] == (rows["difference"] + half)["separability"]
+    moved = found.moved_nodes("auroc", 50)
+    assert (moved["high"].max(), moved["low"].min()) == (1, -1)
+
+
 def test_halves_have_half_of_each_class_and_go_by_the_ids(data):
     ids, labels, first, _ = data
     one = members.opened([store(first, ids, labels), shuffled(first, ids, labels)], None)

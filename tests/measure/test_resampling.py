@@ -61,7 +61,7 @@ def test_the_null_of_auroc_is_that_of_mann_and_whitney(normal: tuple[Array, Arra
 def test_the_p_value_counts_shuffles_on_the_nearer_side(normal: tuple[Array, Array]) -> None:
     x, y = normal
     found = measured(x, y, "fisher", null="permute", repeats=40, seed=3)
-    units = Units(np.arange(60), np.zeros(60, np.int64), y, "sample")
+    units = Units(np.arange(60), np.zeros(60, np.int64), y, np.bincount(y), "sample")
     shuffles = [measured(x, Draws(units, 3, "a").labels(repeat), "fisher")["fisher"] for repeat in range(40)]
     null = np.stack(shuffles)
     tails = [1 + (null >= found["fisher"].values).sum(0), 1 + (null <= found["fisher"].values).sum(0)]
@@ -284,14 +284,17 @@ def test_metrics_of_both_kinds_are_repeated_beside_each_other(normal: tuple[Arra
 @pytest.mark.parametrize("metric", ["mean", "median"], ids=["streaming", "column"])
 def test_an_interval_is_that_of_its_draws(metric: str, normal: tuple[Array, Array]) -> None:
     x, y = normal
-    draws, statistic = Draws(Units(np.arange(60), np.zeros(60, np.int64), y, "sample"), 0, "a"), getattr(np, metric)
+    draws, statistic = (
+        Draws(Units(np.arange(60), np.zeros(60, np.int64), y, np.bincount(y), "sample"), 0, "a"),
+        getattr(np, metric),
+    )
     counts = [draws.counts(repeat) for repeat in range(30)]
     assert all(each[y == 0].sum() == 24 for each in counts)  # every class keeps its number
     drawn = np.stack([statistic(np.repeat(x, each, axis=0)[np.repeat(y, each) == 0], axis=0) for each in counts])
     value = statistic(x[y == 0], axis=0)
     found = measured(x, y, metric, ci="bootstrap", repeats=30, confidence=0.9).sel(label=0)
-    error, bias = drawn.std(0, ddof=1) * np.sqrt(60 / 58), drawn.mean(0) - value  # 60 samples of 2 classes
-    middle, reach = value - np.where(np.abs(bias) > error / 4, bias, 0), t.ppf(0.95, 58) * error
+    error, bias = drawn.std(0, ddof=1) * np.sqrt(24 / 23), drawn.mean(0) - value  # 24 samples of the class
+    middle, reach = value - np.where(np.abs(bias) > error / 4, bias, 0), t.ppf(0.95, 23) * error
     np.testing.assert_allclose(found[f"{metric}_low"], middle - reach)
     np.testing.assert_allclose(found[f"{metric}_high"], middle + reach)
 

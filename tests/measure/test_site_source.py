@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import probekit as pk
+from probekit._measure.site_source import bounds_of
 from probekit.metrics import Mean, Sparsity, median
 from tests.stores import LABELS, X, one_site
 
@@ -172,3 +174,30 @@ def test_columns_of_any_layout_are_read_in_several_passes(layout: str) -> None:
     found = pk.measure(tree, "median", memory="500KiB", progress=noted)["site"]["median"].sel(label=[0, 1])
     assert "passes" in plans[0]
     np.testing.assert_array_equal(found, [np.median(plain[code::2], axis=0) for code in (0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("reduce", "expected"),
+    [
+        ("none", (0, np.inf)),
+        ('["mean", {"nodes": [0, 2]}]', (0, np.inf)),
+        ('["tokens", {"slice": [0, 3, 1]}]', (0, np.inf)),
+        ('[{"projection": {"size": 2, "seed": 0}}]', None),
+        ('["attention_entropy"]', None),
+        ('["mean", {"callable": "numpy.log"}]', None),
+    ],
+)
+def test_bounds_are_those_of_what_was_kept(reduce: str, expected: tuple[float, float] | None) -> None:
+    site = {"type": "ReLU", "kind": "output", "reduce": reduce}
+    assert bounds_of(site) == expected
+    assert bounds_of(site | {"kind": "input"}) is None
+
+
+def test_a_projection_is_not_confined_as_its_relu_is(tmp_path: Path) -> None:
+    data = (torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2)
+    for reduce, below in ((None, False), (pk.Projection(3), True), ([0, 1], False)):
+        tree = pk.capture(torch.nn.Sequential(torch.nn.ReLU()), data, tmp_path / f"{below}{reduce}", reduce=reduce)
+        found = pk.measure(tree, ["mean", "median", "quantile:0.1"], ci="bootstrap", repeats=20)["0"]
+        assert (found["mean"] < 0).any() == below
+        for name in ("mean_low", "median_low", "quantile_low"):
+            assert (found[name] < 0).any() == below

@@ -211,3 +211,20 @@ def test_classes_without_a_value_are_named_with_the_reason(tmp_path: Path) -> No
     assert not found.nodes
     assert not found.smallest
     assert "No node has a value for 0, 1: all are NaN; it needs two classes of at least min_count samples" in str(found)
+
+
+def test_what_an_interval_and_a_null_say_of_the_best_nodes_stands_beside_them(
+    store: str, measured: xr.DataTree
+) -> None:
+    found = pk.measure(store, ["auroc", "fisher"], null="permute", ci="bootstrap", repeats=20)
+    by_class = pk.top(found, "auroc", per_class=2)
+    assert by_class.table.columns == ("class", "code", "site", "node", "value", "low", "high", "q")
+    for node in by_class.nodes:
+        of_node = found[node.site].to_dataset().sel(label=node.label).isel(node=node.node)
+        expected = [of_node[f"auroc_rest{ending}"].item() for ending in ("", "_low", "_high", "_q")]
+        assert [node.value, node.low, node.high, node.q] == expected
+    (best,) = pk.top(found, "fisher", per_class=1).nodes
+    assert best.q == found[best.site]["fisher_q"].values[best.node]
+    without = pk.top(measured, "auroc", per_class=1)
+    assert (without.nodes[0].low, without.nodes[0].q) == (None, None)
+    assert without.to_dataframe().columns.tolist() == by_class.to_dataframe().columns.tolist()

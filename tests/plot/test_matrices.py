@@ -41,6 +41,46 @@ def test_sixty_sites_have_no_numbers_and_some_names() -> None:
     assert len(drawing.axes[0].get_xticklabels()) == len(drawing.axes[0].get_yticklabels()) == 15
 
 
+def _compared(sites: int) -> xr.DataTree:
+    """The RSA of sites, with an interval and a null as `measure` gives them."""
+    names, table = [f"site{n}" for n in range(sites)], np.full((sites, sites), 0.5)
+    np.fill_diagonal(table, 1)
+    attrs = {"metric": "rsa", "of": "rsa", "confidence": 0.9}
+    found = {"rsa_low": table - 0.2, "rsa_high": table + 0.1, "rsa_null": 0 * table, "rsa_null_std": 0 * table + 0.1}
+    found["rsa_p"] = np.where(np.add.outer(np.arange(sites), np.arange(sites)) > 2, 0.01, 0.25)
+    variables = {name: (("site", "site_b"), each, attrs) for name, each in found.items()}
+    return xr.DataTree.from_dict({"/": similarities("rsa", table, names).assign(variables)})
+
+
+def test_an_interval_and_a_null_stand_in_the_cells_of_few_sites() -> None:
+    drawing = pk.plot.matrix(_compared(4), "rsa")
+    written = _written(drawing)
+    assert written[0, 1] == "0.50\n0.30 to 0.60\nnull 0.00\np 0.25"
+    assert written[3, 2] == "0.50\n0.30 to 0.60\nnull 0.00\np 0.01"
+    assert written[0, 0] == "1.00"
+    title = drawing.axes[0].get_title()
+    assert title == "90% interval: ± 0.15 at the median, ± 0.15 at most\np < 0.05 for 4 of 6 pairs"
+    assert _written(pk.plot.matrix(_compared(4), "rsa", sites=["site3", "site0"]))[0, 1].endswith("p 0.01")
+
+
+@pytest.mark.parametrize("sites", [9, 20])
+def test_the_title_says_how_far_intervals_reach_where_cells_are_small(sites: int) -> None:
+    drawing = pk.plot.matrix(_compared(sites), "rsa")
+    assert set(_written(drawing).values()) == ({"0.50", "1.00"} if sites == 9 else set())
+    pairs = sites * (sites - 1) // 2
+    assert f"p < 0.05 for {pairs - 2} of {pairs} pairs" in drawing.axes[0].get_title()
+
+
+def test_what_an_interval_says_is_no_matrix_of_its_own() -> None:
+    assert list(pk.plot.standard(_compared(3), ["matrix"])) == ["matrix-rsa"]
+    without = _compared(3)
+    without["rsa_low"][:] = without["rsa_high"][:] = np.nan
+    drawing = pk.plot.matrix(without, "rsa")
+    assert _written(drawing)[0, 1] == "0.50\nnull 0.00\np 0.25"
+    assert drawing.axes[0].get_title().startswith("no 90% interval\n")
+    assert pk.plot.matrix(COMPARED).axes[0].get_title() == ""
+
+
 def _pairs(values: np.ndarray, name: str, metric: str, **headline: object) -> xr.DataTree:
     """Results of pairs of classes, beside the variable that their metric's headline is about."""
     about = variable(("node",), np.zeros(values.shape[2]), metric, **headline)

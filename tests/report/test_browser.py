@@ -171,6 +171,31 @@ def test_next_most_selective_follows_the_measured_order(visit: Visit, measured: 
     assert visited_nodes == np.argsort(overlap)[1:5].tolist()
 
 
+def test_intervals_and_q_values_stand_beside_what_they_are_of(browser: Any, store: xr.DataTree, tmp_path: Path) -> None:
+    found = pk.measure(store, ["auroc", "fisher"], null="permute", ci="bootstrap", repeats=20, sites="relu1")
+    auroc = found["relu1"].to_dataset()
+    with visited(browser, Page("Explorer").explorer(found).write(tmp_path / "page.html")) as visit:
+        offered = visit.page.eval_on_selector_all("#explorer-variable option", "all => all.map(each => each.value)")
+        assert {"auroc_rest", "auroc_rest_q", "fisher", "fisher_p"} <= {*offered}
+        assert not [name for name in offered if name.endswith(("_low", "_high", "_null", "_std"))]
+        visit.page.select_option("#explorer-variable", "auroc_rest")
+        visit.choose(7)
+        head, *rows = visit.rows("table")
+        assert head[:9] == [
+            *("node", "auroc_rest", "class", "auroc_rest_null", "auroc_rest_null_std", "auroc_rest_p", "auroc_rest_q"),
+            *("auroc_rest_low", "auroc_rest_high"),
+        ]
+        row = next(row for row in rows if row[0] == "7")
+        of_class = auroc.isel(label=CLASSES.index(row[2]), node=7)
+        for name, value in zip(head[3:9], row[3:9], strict=True):
+            assert float(value.replace("−", "-")) == pytest.approx(of_class[name].item(), rel=1e-3)
+        assert visit.rows("values")[0][:3] == ["class", "auroc_rest", "auroc_rest_null"]
+        title = visit.page.get_attribute("#explorer-pairs tbody tr:nth-child(1) td:nth-child(3)", "title")
+        ends = [auroc[f"auroc_{end}"].values[0, 1, 7] for end in ("low", "high")]
+        assert [float(end) for end in title.rpartition(": ")[2].split(" to ")] == pytest.approx(ends, rel=3e-3)
+        assert not visit.complaints
+
+
 def test_a_click_on_a_point_chooses_its_node(visit: Visit) -> None:
     visit.page.select_option("#explorer-variable", "selectivity")
     visit.settled()

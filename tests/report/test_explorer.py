@@ -87,6 +87,7 @@ def test_it_holds_what_was_measured_of_every_site() -> None:
     )
     assert [variables(first)[name]["neutral"] for name in ("overlap", "overlap_constant", "mean")] == [1, None, None]
     assert first["first"] == "overlap"
+    assert {each["of"] for each in first["variables"]} == {None}
 
 
 def test_what_doesnt_fit_leaves_each_site_its_best_nodes() -> None:

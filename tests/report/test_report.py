@@ -212,6 +212,41 @@ def test_results_of_whole_sites_have_no_nodes_to_explore(store: Path, tmp_path: 
     assert html.count("<script") == 1  # that of tables
 
 
+def test_intervals_and_nulls_stand_beside_what_they_are_of(tmp_path: Path) -> None:
+    labels = np.arange(120) % 4
+    base = RNG.normal(size=(120, 6)) + RNG.normal(size=(4, 6))[labels]
+    sites = {
+        name: xr.Dataset({"activation": (("sample", "node"), base + k * RNG.normal(size=base.shape))})
+        for k, name in enumerate("abc")
+    }
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(coords={"label": ("sample", labels)}), **sites})
+    measured = pk.measure(tree, ["rsa", "pwcca", "auroc"], null="permute", ci="bootstrap", repeats=40)
+    page = Parsed(pk.report.write(measured, tmp_path / "r.html").read_text("utf-8"))
+    captions = [text.strip() for text in page.within("figcaption") if "of each pair of sites" in text]
+    assert captions == ["Pwcca of each pair of sites.", "RSA of each pair of sites."]
+    head = next(row for row in page.cells if row[:1] == ["metric"])
+    assert head == [
+        *("metric", "site", "other site", "value", "95% interval low", "95% interval high", "null", "null std", "p"),
+    ]
+    rows = [row for row in page.cells if row[:1] in (["rsa"], ["pwcca"])][:9]
+    assert [row[0] for row in rows] == ["pwcca"] * 6 + ["rsa"] * 3  # of which the former isn't symmetric
+    for metric, site, other, *values in rows:
+        for ending, value in zip(("", "_low", "_high", "_null", "_null_std", "_p"), values, strict=True):
+            if value != "–":
+                expected = measured[f"{metric}{ending}"].sel(site=site, site_b=other).item()
+                assert float(value) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert {row[8] for row in rows[:6]} == {"–"}
+    head, first = [row for row in page.cells if row][:2]
+    assert {"auroc q < 0.05", "auroc tested", "rsa p", "rsa 95% interval low"} <= {*head}
+    found = pk.summary(measured).to_dataframe().set_index(["metric", "site"]).loc[("auroc", "a")]
+    assert float(first[head.index("auroc tested")]) == found["tested"] == 24
+    best = pk.top(measured, per_class=1).nodes[0]
+    assert f"auroc_rest {best.value:.4g}, {best.low:.4g} to {best.high:.4g}, q {best.q:.4g}; then" in texts(
+        (tmp_path / "r.html").read_text("utf-8")
+    )
+    assert "Intervals don't allow for the choice of the best of many nodes" in " ".join(page.within("p"))
+
+
 def test_the_last_step_of_a_watch_is_shown(tmp_path: Path) -> None:
     net = _net()
     watch = pk.Watch(net, (IMAGES, torch.from_numpy(LABELS)), ["mean", "auroc"], sites="2")

@@ -111,13 +111,15 @@ def test_intervals_and_p_values_stand_beside_a_number(tree: xr.DataTree) -> None
     measured = pk.measure(tree, ["auroc", "std", "linear_probe"], null="permute", ci="jackknife", repeats=20)
     found, relu = pk.summary(measured, metrics=["auroc", "linear_probe"]), measured["relu"]
     assert found.table.columns == (
-        *("site", "n", "auroc", "auroc 95% interval", "auroc_rest_null_site", "auroc p"),
+        *("site", "n", "auroc", "auroc 95% interval", "auroc_rest_null_site", "auroc p", "auroc q < 0.05"),
         *("linear_probe", "linear_probe 95% interval", "linear_probe_chance", "linear_probe p", "missing"),
     )
     row = found.to_dataframe().set_index(["site", "metric"]).loc[("relu", "auroc")]
     for column, variable in {"beside": "null", "p": "p", "low": "low", "high": "high"}.items():
         assert row[column] == relu[f"auroc_rest_{variable}_site"].item()
-    assert found.long_table.columns == ("metric", "site", "value", "95% interval", "beside", "p", "n", "missing")
+    assert found.long_table.columns == (
+        *("metric", "site", "value", "95% interval", "beside", "p", "q < 0.05", "n", "missing"),
+    )
     ax = pk.plot.profile(measured, "auroc_rest").axes[0]
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--", ":"]
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
@@ -130,3 +132,84 @@ def test_one_site_of_a_tree_is_no_result_without_sites() -> None:
         with pytest.raises(pk.errors.DataError, match=r"measured is the site '0' of results.*with sites='0'"):
             use(measured["0"])  # type: ignore[operator]
     assert str(measured["0"].to_dataset().probekit.summary()) == str(pk.summary(measured))
+
+
+def test_nodes_that_are_found_are_counted() -> None:
+    rng, labels = np.random.default_rng(0), np.arange(90) % 3
+    x = rng.normal(size=(90, 12)).astype(np.float32)
+    x[:, :4] += labels[:, None]  # four nodes know the class
+    site = xr.Dataset({"activation": (("sample", "node"), np.maximum(x, 0))}, {"label": ("sample", labels)})
+    measured = pk.measure(site, ["fisher", "sparsity", "auroc", "linear_probe"], null="permute", repeats=400)
+    found, data = pk.summary(measured), measured["activation"]
+    rows = found.to_dataframe().set_index("metric")
+    assert rows["q_of"].dropna().to_dict() == {"fisher": "fisher", "sparsity": "sparsity", "auroc": "auroc_rest"}
+    for metric, q_of in rows["q_of"].dropna().items():
+        q = data[f"{q_of}_q"].values
+        assert rows.loc[metric, ["discoveries", "tested"]].tolist() == [(q < 0.05).sum(), q.size]
+    assert rows.loc["fisher", ["discoveries", "tested", "q_needs"]].tolist() == [4, 12, 2]
+    assert rows.loc["linear_probe", ["discoveries", "tested", "q_needs"]].isna().all()
+    cells = dict(zip(found.table.columns, found.table.rows[0], strict=True))
+    assert cells["fisher q < 0.05"] == "4 of 12"
+    assert "linear_probe q < 0.05" not in cells
+    assert {row[0]: row[found.long_table.columns.index("q < 0.05")] for row in found.long_table.rows}[
+        "fisher"
+    ] == "4 of 12"
+    (note,) = [note for note in found.notes if note.startswith("sparsity: ")]
+    assert note.endswith("q < 0.05 counts values of sparsity.")
+    assert not any("shuffles" in note for note in found.notes)
+
+
+def test_too_few_shuffles_to_find_a_node_are_said() -> None:
+    rng, labels = np.random.default_rng(0), np.arange(60) % 2
+    x = rng.normal(size=(60, 40))
+    x[:, 0] += 5 * labels
+    site = xr.Dataset({"activation": (("sample", "node"), x)}, {"label": ("sample", labels)})
+    found = pk.summary(pk.measure(site, "fisher", null="permute", repeats=200))
+    assert found.to_dataframe()[["discoveries", "q_needs"]].values.tolist() == [[0, 8]]  # 2 / 201 * 40 / 8 < 0.05
+    (note,) = [note for note in found.notes if "shuffles" in note]
+    assert note.startswith("fisher: no q < 0.05 at activation. With so few shuffles only 8 nodes or more at once")
+    more = pk.summary(pk.measure(site, "fisher", null="permute", repeats=1700))
+    assert more.to_dataframe()["discoveries"].item() == 1
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_what_compares_sites_has_intervals_and_nulls_of_its_mean(classes: int) -> None:
+    rng, labels = np.random.default_rng(0), np.arange(120) % classes
+    base = rng.normal(size=(120, 6)) + rng.normal(size=(classes, 6))[labels]
+    sites = {
+        name: xr.Dataset({"activation": (("sample", "node"), base + k * rng.normal(size=base.shape))})
+        for k, name in enumerate("abc")
+    }
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(coords={"label": ("sample", labels)}), **sites})
+    measured = pk.measure(tree, ["cka", "rsa", "procrustes"], null="permute", ci="bootstrap", repeats=40)
+    found = pk.summary(measured)
+    rows = found.to_dataframe().set_index(["metric", "site"])
+    for name in ("cka", "rsa", "procrustes"):
+        table = measured[name].values
+        for at, site in enumerate("abc"):
+            row = rows.loc[(name, site)]
+            assert row["value"] == pytest.approx(np.delete(table[at], at).mean())
+            assert row["low"] == pytest.approx(measured[f"{name}_low_site"].values[at], nan_ok=True)
+            if row["low"] == row["low"]:
+                assert row["low"] <= row["value"] <= row["high"]
+    assert rows.loc["rsa", "p"].tolist() == measured["rsa_p_site"].values.tolist()
+    assert set(rows.loc["rsa", "beside_name"]) == {"rsa_null_site"}
+    assert rows.loc["cka", "p"].isna().all()  # it sees no labels
+    reasons = [note for note in found.notes if "no interval" in note]
+    assert reasons == (
+        []
+        if classes > 3
+        else ["rsa: no interval at a, b, c, since it needs 4 classes of two samples, and there are 3."]
+    )
+    shown = dict(zip(found.table.columns, found.table.rows[0], strict=True))["rsa 95% interval"]
+    assert (shown is None) == (classes == 3)
+    some = pk.summary(measured, sites="a", metrics="cka").to_dataframe()
+    assert some["low"].item() == measured["cka_low_site"].sel(site="a").item()  # of the mean over all others
+
+
+def test_nothing_is_said_of_intervals_and_nulls_that_nobody_asked_for(measured: xr.DataTree) -> None:
+    rows = pk.summary(measured).to_dataframe()
+    assert rows[["p", "q_of", "discoveries", "tested", "q_needs", "low", "high", "confidence"]].isna().all(axis=None)
+    assert set(rows["no_interval"]) == {""}
+    live = pk.measure_live(nn.Sequential(nn.ReLU()), (torch.randn(40, 5), torch.arange(40) % 2), ["fisher"], sites="0")
+    assert pk.summary(live).to_dataframe()[["q_of", "low"]].isna().all(axis=None)

@@ -4,6 +4,7 @@
 - ``units``: what is shuffled and drawn: samples, or groups of rows that belong together.
 - ``draws``: the labels, weights and blocks of each repeat.
 - ``tally``: what is kept of the repeats, and what follows from it.
+- ``intervals``: where an interval ends, and why there is none.
 - ``site_numbers``: the one number of a site in each repeat.
 - ``evaluation``: metrics on the repeats of the samples of a task.
 - ``repeats``: which metrics are repeated how often, and the sums that a task gives.

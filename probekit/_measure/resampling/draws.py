@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,10 +14,22 @@ from probekit._measure.resampling.units import Units
 from probekit.errors import DataError
 from probekit.metrics.block import Codes
 
-__all__ = ["Draws"]
+__all__ = ["CLASS_DIMS", "Draws", "Freedom"]
+
+CLASS_DIMS = frozenset({"label", "label_b"})
 
 _SHUFFLE, _DRAW, _BLOCKS = range(3)  # what random numbers are for
 _FEWEST = 4  # units of which blocks can be left out
+
+
+class Freedom(NamedTuple):
+    """How many `units` a variable rests on, and how many of them are `free` when the mean of each cell is known.
+
+    They are arrays that broadcast with the variable.
+    """
+
+    units: Codes
+    free: Codes
 
 
 @dataclass(frozen=True)
@@ -51,10 +65,20 @@ class Draws:
         counts = np.bincount(order[drawn], minlength=len(order))
         return counts[self.units.of].astype(np.int64)
 
-    @property
-    def cells(self) -> int:
-        """How many classes and strata there are, each of which units are drawn from."""
-        return len(np.unique(self._cells[1]))
+    def freedom(self, dims: Sequence[str]) -> Freedom:
+        """That of a variable with such dims: of all units, or of those of each class where it has a value for each.
+
+        A pair of classes has that of the class with less. Where units have several classes it is that of all.
+        """
+        order, starts, _ = self._cells
+        first, of_class = order[np.unique(starts)], self.units.of_class  # unit of each cell
+        if self.units.labels is None or not CLASS_DIMS.intersection(dims):
+            return Freedom(np.array(self.units.number), np.array(self.units.number - len(first)))
+        free = of_class - np.bincount(self.units.labels[first], minlength=len(of_class))
+        codes = np.indices([len(of_class) for dim in dims if dim in CLASS_DIMS])
+        fewest = np.take_along_axis(codes, free[codes].argmin(0)[None], axis=0)[0]
+        shape = [len(of_class) if dim in CLASS_DIMS else 1 for dim in dims]
+        return Freedom(of_class[fewest].reshape(shape), free[fewest].reshape(shape))
 
     def blocks(self, most: int) -> Codes:
         """The number of the block of each observation, (observation,), of up to `most` blocks of whole units.

@@ -1,8 +1,9 @@
 """The variables of nulls and intervals among those of a site.
 
 Beside a variable ``v`` stand ``v_null``, ``v_null_std``, ``v_p``, and, over its nodes, ``v_q``; ``v_low`` and
-``v_high``. Where ``v`` is a headline's and has nodes, the number that stands for the site has its own, without nodes:
-``v_null_site`` and so on.
+``v_high``, whose attribute `no_interval` says why some are NaN. Where ``v`` is a headline's and has nodes, the number
+that stands for the site has its own, without nodes: ``v_null_site`` and so on. Where it compares sites, (site, site_b),
+each site has those of its mean over the others, (site,), at the root.
 
 A headline that describes each class by itself, such as its mean, has no value that says nothing, and its mean over the
 classes is about the same for any labels. Its site has ``v_p_site`` alone, of how far the classes are apart in it.
@@ -10,16 +11,24 @@ classes is about the same for any labels. Its site has ``v_p_site`` alone, of ho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from probekit._measure.resampling.intervals import Intervals
 from probekit._measure.resampling.repeats import CI, NULL, Repeats, What
-from probekit._measure.resampling.site_numbers import describes_classes, headline_of, numbers_of
+from probekit._measure.resampling.site_numbers import (
+    REPEAT,
+    describes_classes,
+    dims_of_numbers,
+    headline_of,
+    numbers_of,
+)
 from probekit._measure.resampling.tally import Sums, discoveries, merged
+from probekit._measure.site_source import bounds_of
 from probekit._results import headlines
 from probekit._results.assemble import join
 from probekit.errors import PluginError
@@ -75,12 +84,17 @@ def _beside(
         shown = [name for name in each.sums if each.what == CI or name in changed]
         if each.what == NULL and not repeats.settings.null:  # a metric's own, which is about its headline
             shown = [name for name in each.values if name in each.sums]
+        intervals = _intervals(each, about, repeats, key, made) if each.what == CI else None
         for name in shown:
             dims, sums = each.sums[name]
             attrs = {k: v for k, v in made[name].attrs.items() if k != headlines.ATTRIBUTE} | {"of": name} | about
+            if intervals is None:
+                arrays = _of_null(sums, repeats)
+            else:
+                interval = intervals.of_variable(name, dims, sums)
+                arrays, attrs = interval.arrays, attrs | interval.attrs
             found_here = {
-                f"{name}_{ending}": _variable(made[name], dims, array, attrs)
-                for ending, array in _statistics(each, sums, repeats, about, key)
+                f"{name}_{ending}": _variable(made[name], dims, array, attrs) for ending, array in arrays.items()
             }
             p = found_here.get(f"{name}_p")
             if p is not None and "node" in p.dims:
@@ -88,7 +102,7 @@ def _beside(
             variables |= found_here
             _check_names(found_here, made, each.metric)
             if name in each.values and (each.what == CI or repeats.settings.null):
-                variables |= _of_site(made[name], each, repeats, about, key)
+                variables |= _of_site(made[name], each, intervals, about)
     return variables
 
 
@@ -102,22 +116,21 @@ def _check_names(found: Mapping[str, xr.Variable], made: xr.Dataset, metric: Met
         )
 
 
-def _statistics(
-    found: Found, sums: Sums, repeats: Repeats, about: Mapping[str, Any], key: str
-) -> Iterator[tuple[str, Array]]:
-    """The endings of the variables, and their arrays."""
-    confidence = repeats.settings.confidence
-    if found.what == CI:
-        number = int(about["repeats"])
-        if about["ci"] == "jackknife":
-            yield from sums.jackknife(confidence, number).items()
-        else:
-            draws = repeats.draws[key]
-            yield from sums.bootstrap(confidence, number, draws.units.number, draws.cells).items()
-        return
-    null = sums.null()
-    # A metric's own few shuffles tell where its null lies, and no more.
-    yield from (null.items() if repeats.settings.null else [("null", null["null"])])
+def _of_null(sums: Sums, repeats: Repeats) -> dict[str, Array]:
+    """The arrays of a null by the endings of their variables. A metric's own few shuffles tell its mean, no more."""
+    found = sums.null()
+    return found if repeats.settings.null else {"null": found["null"]}
+
+
+def _intervals(found: Found, about: Mapping[str, Any], repeats: Repeats, key: str, made: xr.Dataset) -> Intervals:
+    return Intervals(
+        found.metric,
+        repeats.draws[key],
+        how=about["ci"],
+        repeats=about["repeats"],
+        confidence=about["confidence"],
+        bounds=bounds_of(made.attrs),
+    )
 
 
 def _about(found: Found, repeats: Repeats, key: str) -> dict[str, Any]:
@@ -146,24 +159,25 @@ def _over_nodes(p: xr.Variable) -> Array:
 
 
 def _of_site(
-    measured: xr.DataArray, found: Found, repeats: Repeats, about: Mapping[str, Any], key: str
+    measured: xr.DataArray, found: Found, intervals: Intervals | None, about: Mapping[str, Any]
 ) -> dict[str, xr.Variable]:
-    """Those of the one number that a headline makes of its variable."""
+    """Those of the one number that a headline makes of its variable, for each site where that compares sites."""
     name = str(measured.name)
-    headline, values = headline_of(found.metric, name), found.values[name][1]
+    headline, (dims_of_values, values) = headline_of(found.metric, name), found.values[name]
     dims, sums_of_values = found.sums[name]
     attrs = {key: value for key, value in measured.attrs.items() if key != headlines.ATTRIBUTE}
     attrs |= {"of": name, "over": headlines.over(measured, headline), **about}
-    spread = found.what == NULL and describes_classes(headline, dims)
+    spread = intervals is None and describes_classes(headline, dims)
     if spread:
         attrs["over"] = f"standard deviation over classes, {headline.over_nodes or 'mean'} over nodes"
-    numbers = numbers_of(headline, dims, spread=spread)
+    numbers, of_numbers = numbers_of(headline, dims, spread=spread), dims_of_numbers(dims)
     # In the precision of the repeats, so that one that is equal to what was measured counts as equal.
     with np.errstate(over="ignore"):
         (now,) = numbers(sums_of_values.measured[None].astype(np.float32))
-    sums = Sums.of(now, values if values.ndim == 1 else numbers(values))
-    return {
-        f"{name}_{ending}_site": xr.Variable((), array, attrs)
-        for ending, array in _statistics(found, sums, repeats, about, key)
-        if ending == "p" or not spread
-    }
+    sums = Sums.of(now, values if dims_of_values == (REPEAT, *of_numbers) else numbers(values))
+    if intervals is None:
+        arrays = {ending: each for ending, each in sums.null().items() if ending == "p" or not spread}
+    else:
+        interval = intervals.of_site(name, headline, dims, sums_of_values.measured, sums)
+        arrays, attrs = interval.arrays, attrs | interval.attrs
+    return {f"{name}_{ending}_site": xr.Variable(of_numbers, each, attrs) for ending, each in arrays.items()}

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import stdtrit
 
-from probekit._measure.resampling.site_numbers import REPEAT, describes_classes, headline_of, numbers_of
+from probekit._measure.resampling.site_numbers import (
+    REPEAT,
+    describes_classes,
+    dims_of_numbers,
+    has_numbers,
+    headline_of,
+    numbers_of,
+)
 from probekit.metrics import Headline, Metric, Variables
 from probekit.metrics.block import Array
 
@@ -77,34 +83,10 @@ class Sums:
         with np.errstate(all="ignore"):
             tail = (1 + np.minimum(self.above, self.below)) / (1 + self.number)
             p = np.where(np.isnan(self.measured) | (self.number == 0), np.nan, np.minimum(1, 2 * tail))
-            return {"null": self._mean, "null_std": np.sqrt(self._variance), "p": p}
-
-    def bootstrap(self, confidence: float, repeats: int, units: int, cells: int) -> dict[str, Array]:
-        """The interval of Student's t around the value, less the bias that the draws show if it is worth it.
-
-        That is where it exceeds a quarter of the standard error (Efron and Tibshirani 1993, section 10.3); a smaller
-        one is as well chance. Draws within each of the `cells` vary too little, by the share of units that their means
-        take up.
-        """
-        free = units - cells
-        with np.errstate(all="ignore"):
-            error = np.sqrt(self._variance * units / free) if free else np.full(self.measured.shape, np.nan)
-            bias = self._mean - self.measured
-            middle = self.measured - np.where(np.abs(bias) > error / 4, bias, 0)
-            return self._around(middle, stdtrit(max(1, free), (1 + confidence) / 2) * error, repeats)
-
-    def jackknife(self, confidence: float, blocks: int) -> dict[str, Array]:
-        """The interval of Student's t, from results without each of the blocks."""
-        with np.errstate(all="ignore"):
-            error = np.sqrt(self._variance) * (blocks - 1) / np.sqrt(blocks)
-            return self._around(self.measured, stdtrit(blocks - 1, (1 + confidence) / 2) * error, blocks)
-
-    def _around(self, middle: Array, reach: Array, repeats: int) -> dict[str, Array]:
-        known = np.where(self.number == repeats, 0, np.nan)  # that of some repeats alone would be another's
-        return {"low": middle - reach + known, "high": middle + reach + known}
+            return {"null": self.mean, "null_std": np.sqrt(self.variance), "p": p}
 
     @property
-    def _mean(self) -> Array:
+    def mean(self) -> Array:
         mean: Array = self._origin + self.sum / self.number
         return mean
 
@@ -120,7 +102,7 @@ class Sums:
         return self.measured - slack, self.measured + slack
 
     @property
-    def _variance(self) -> Array:
+    def variance(self) -> Array:
         squares = self.squares - self.sum**2 / self.number
         variance: Array = np.maximum(squares, 0) / (self.number - 1)
         return variance
@@ -130,7 +112,7 @@ class Tally:
     """The sums of a metric's variables over repeats, and of its headline's variable every value.
 
     Args:
-        metric: whose headline's variable is kept, if it has nodes.
+        metric: whose headline's variable is kept, if it has nodes or compares sites.
         measured: the variables of the samples as they are.
         null: whether these are repeats of a null. It has no variables of pairs of classes.
         whole: whether all nodes of the site are there. Instead of every value, its one number is then kept.
@@ -143,7 +125,7 @@ class Tally:
             if array.dtype.kind == "f" and not (null and "label_b" in dims)
         }
         self._kept, self._values = headline_variable(metric, measured), list[Array]()
-        if self._kept is not None and "node" not in measured[self._kept][0]:
+        if self._kept is not None and not has_numbers(measured[self._kept][0]):
             self._kept = None
         self._numbers: Callable[[Array], Array] | None = None
         if self._kept is not None and whole:
@@ -175,7 +157,8 @@ class Tally:
         }
         if self._kept is not None and self._numbers is not None:
             self._reduce()
-            found[f"{_VALUES}/{self._kept}"] = (REPEAT,), np.concatenate(self._found)
+            dims = dims_of_numbers(self._sums[self._kept][0])
+            found[f"{_VALUES}/{self._kept}"] = (REPEAT, *dims), np.concatenate(self._found)
         elif self._kept is not None:
             dims = self._sums[self._kept][0]
             found[f"{_VALUES}/{self._kept}"] = (REPEAT, *dims), np.stack(self._values)

@@ -24,12 +24,13 @@ class Units:
 
     `of` (observation) is the number of the unit of each, in the order of the units' ids; `strata` (unit) has the code
     of the units among which labels are exchanged and units are drawn. `labels` (unit) are their classes, None where a
-    unit has observations of several.
+    unit has observations of several. `of_class` (class) counts the units that have observations of each class.
     """
 
     of: Codes
     strata: Codes
     labels: Codes | None
+    of_class: Codes
     called: str
 
     @classmethod
@@ -54,7 +55,9 @@ class Units:
                     arguments=("within", "together"),
                 )
             strata = found
-        return cls(of, strata, _of_each(of, rows.codes, number), called)
+        classes = rows.labels.number
+        of_class = np.bincount(np.unique(of * classes + rows.codes) % classes, minlength=classes)
+        return cls(of, strata, _of_each(of, rows.codes, number), of_class, called)
 
     @property
     def number(self) -> int:

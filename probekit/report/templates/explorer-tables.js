@@ -10,9 +10,11 @@ Object.assign(Explorer, (() => {
   function heading(c) {
     return make("th", {scope: "row", title: className(c), textContent: short(className(c))});
   }
+  // The chosen variable, then what an interval and a null say of it, then the others.
+  const place = (each) => each.name === state.variable ? 0 : each.of === state.variable ? 1 : 2;
+  const inPlace = (a, b) => place(a) - place(b) || flag(a) - flag(b);
   async function drawValues() {
-    const shownOnes = state.site.variables.filter((each) => each.kind === "class")
-      .sort((a, b) => (b.name === state.variable) - (a.name === state.variable) || flag(a) - flag(b)), nodes = state.site.shown;
+    const shownOnes = state.site.variables.filter((each) => each.kind === "class").sort(inPlace), nodes = state.site.shown;
     const columns = await Promise.all(shownOnes.map((each) => unpack(each.values)));
     const head = make("tr", {}, make("th", {scope: "col", textContent: "class"}),
       ...shownOnes.map((each) => make("th", {scope: "col", className: "num", textContent: each.name})));
@@ -26,6 +28,10 @@ Object.assign(Explorer, (() => {
     element("pairs-part").hidden = !chosen;
     if (!chosen) return;
     const values = await unpack(chosen.values), rows = state.classes;
+    const ends = ["low", "high"].map((end) => variable(`${chosen.name}_${end}`)).filter(Boolean);
+    const unpackedEnds = await Promise.all(ends.map((each) => unpack(each.values)));
+    const interval = (a, b) => !ends.length || a === b ? "" : `: ${ends.map((each, at) =>
+      shown(Number(pair(unpackedEnds[at], each.values.mirror, a, b, state.node).toPrecision(3)))).join(" to ")}`;
     const table = rows.map((a) => rows.map((b) => pair(values, chosen.values.mirror, a, b, state.node)));
     const others = table.flatMap((row, a) => row.filter((value, b) => a !== b && Number.isFinite(value)));
     const distances = others.map((value) => apart(value, chosen)), most = Math.max(...distances);
@@ -34,7 +40,7 @@ Object.assign(Explorer, (() => {
     const head = make("tr", {}, make("td"), ...rows.map((c) =>
       make("th", {scope: "col", className: "num", title: className(c), textContent: short(className(c))})));
     const body = rows.map((a, i) => make("tr", {}, heading(a), ...rows.map((b, j) => {
-      const made = cell(shown(Number(table[i][j].toPrecision(3))), {title: `${className(a)}, ${className(b)}`});
+      const made = cell(shown(Number(table[i][j].toPrecision(3))), {title: `${className(a)}, ${className(b)}${interval(a, b)}`});
       if (i !== j && Number.isFinite(table[i][j]))
         made.style.setProperty("--strength", `${Math.round(45 * Math.min(strength(table[i][j]), 1))}%`);
       return made;
@@ -45,16 +51,20 @@ Object.assign(Explorer, (() => {
   // The table of all nodes: the value that ranks them, its class, and what else there is of a node.
   async function tabulate() {
     const chosen = variable(state.variable), values = await unpack(chosen.values);
-    const more = state.site.variables.filter((each) => each.kind === "node" && each.name !== chosen.name)
-      .sort((a, b) => flag(a) - flag(b));
+    const of = state.site.variables.filter((each) => chosen.kind === "class" && each.kind === "class" && each.of === chosen.name);
+    const more = [...of, ...state.site.variables.filter((each) => each.kind === "node" && each.name !== chosen.name).sort(inPlace)];
     const columns = await Promise.all(more.map((each) => unpack(each.values)));
+    const where = (each, node) => {  // among its values: at the class that stands out, where it has some of classes
+      const {class: c} = standout(values, chosen, node);
+      return each.kind === "node" ? node : c === null ? -1 : c * state.site.shown + node;
+    };
     state.columns = [
       {name: "node", of: number, text: (node) => String(number(node))},
       {name: chosen.name, of: (node) => standout(values, chosen, node).value, kind: chosen.values.kind},
       ...(chosen.kind === "class"
         ? [{name: "class", of: (node) => { const {class: c} = standout(values, chosen, node); return c === null ? "" : className(c); }}]
         : []),
-      ...more.map((each, at) => ({name: each.name, of: (node) => columns[at][node], kind: each.values.kind})),
+      ...more.map((each, at) => ({name: each.name, of: (node) => columns[at][where(each, node)] ?? NaN, kind: each.values.kind})),
     ];
     state.by = null;
     state.rows = ROWS;

@@ -50,7 +50,9 @@
     const every = site.classes.map((_, c) => c);
     const known = every.filter((c) => kept.has(className(c)));
     const classes = known.length ? known : every.slice(0, every.length <= FEW ? FEW : 10);
-    const ranked = site.variables.filter((each) => each.kind !== "pairs"), pairs = site.variables.filter((each) => each.kind === "pairs");
+    // What an interval and a null say of a variable stands beside it; p- and q-values may rank nodes.
+    const offered = site.variables.filter((each) => !each.of || /_[pq]$/.test(each.name));
+    const ranked = offered.filter((each) => each.kind !== "pairs"), pairs = offered.filter((each) => each.kind === "pairs");
     state.variable = ranked.some((each) => each.name === state.variable) ? state.variable : site.first;
     options(element("variable"), ranked.map((each) => [each.name, each.name]), state.variable);
     options(element("pair"), pairs.map((each) => [each.name, each.name]), (pairs[0] ?? {name: ""}).name);

@@ -1,0 +1,115 @@
+"""The intervals of a metric's variables at a site: where they end, and why there may be none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from scipy.special import stdtrit
+
+from probekit._measure.resampling.draws import CLASS_DIMS, Draws
+from probekit._measure.resampling.tally import Sums
+from probekit.metrics import Headline, Metric
+from probekit.metrics.block import Array
+from probekit.metrics.ranges import range_of
+
+__all__ = ["Interval", "Intervals"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The ends, each of the variable's shape, and why values that were measured have none."""
+
+    low: Array
+    high: Array
+    missing: str
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The ends by the endings of their variables."""
+        return {"low": self.low, "high": self.high}
+
+    @property
+    def attrs(self) -> dict[str, str]:
+        """The attributes of these variables."""
+        return {"no_interval": self.missing} if self.missing else {}
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How the intervals of a metric at a site follow from its repeats.
+
+    These were made as `how` says: ``"bootstrap"`` or ``"jackknife"``. `bounds` are those of the site's activations,
+    None where they aren't known.
+    """
+
+    metric: Metric
+    draws: Draws
+    how: str
+    repeats: int
+    confidence: float
+    bounds: tuple[float, float] | None
+
+    def of_variable(self, name: str, dims: Sequence[str], sums: Sums) -> Interval:
+        """That of a variable; none for a class of a single unit, of which nothing tells how it varies."""
+        alone = self.draws.freedom(dims).free == 0 if CLASS_DIMS.intersection(dims) else np.array(False)
+        return self._of(name, dims, sums, alone, range_of(self.metric, name, self.bounds))
+
+    def of_site(self, name: str, headline: Headline, dims: Sequence[str], measured: Array, sums: Sums) -> Interval:
+        """That of the one number that a headline makes of a variable, which has `measured` values along `dims`.
+
+        None where a class of a single unit counts.
+        """
+        alone = np.array(False)
+        if CLASS_DIMS.intersection(dims):
+            alone = ((self.draws.freedom(dims).free == 0) & ~np.isnan(measured)).any()
+        within = (-inf, inf) if headline.over_nodes == "sum" else range_of(self.metric, name, self.bounds)
+        return self._of(name, (), sums, alone, within)
+
+    def _of(self, name: str, dims: Sequence[str], sums: Sums, alone: Array, within: tuple[float, float]) -> Interval:
+        with np.errstate(all="ignore"):
+            middle, error, free = (self._jackknife if self.how == "jackknife" else self._bootstrap)(sums, dims)
+            reach = stdtrit(free, (1 + self.confidence) / 2) * error
+            # Rounding may take an estimate out of its range, and not out of its interval.
+            least, most = np.minimum(within[0], sums.measured), np.maximum(within[1], sums.measured)
+            middle = np.clip(middle, least, most)
+            low, high = np.maximum(middle - reach, least), np.minimum(middle + reach, most)
+        none, missing = np.zeros(sums.measured.shape, np.bool_), list[str]()
+        for why, there in self._reasons(name, sums, alone, np.isfinite(low)):
+            if (np.isfinite(sums.measured) & ~none & there).any():
+                missing.append(why)
+            none |= there
+        return Interval(np.where(none, np.nan, low), np.where(none, np.nan, high), "; ".join(missing))
+
+    def _reasons(self, name: str, sums: Sums, alone: Array, found: Array) -> Sequence[tuple[str, Array]]:
+        """Why there may be no interval, and where that is so."""
+        called, needed = self.draws.units.called, getattr(self.metric, "interval_classes", {}).get(name, 0)
+        classes = int((self.draws.units.of_class > 1).sum())
+        what = "samples without a block" if self.how == "jackknife" else "draws"
+        return (
+            (f"it needs {needed} classes of two {called}s, and there are {classes}", np.array(classes < needed)),
+            (f"a class has one {called}, and nothing tells how that varies", alone),
+            # That of some repeats alone would be another's.
+            (f"some of the {self.repeats} {what} gave no finite number", ~found | (sums.number < self.repeats)),
+        )
+
+    def _bootstrap(self, sums: Sums, dims: Sequence[str]) -> tuple[Array, Array, Array]:
+        """The middle, the standard error, and its degrees of freedom, of draws of units within their cells.
+
+        The middle is the value, less the bias that the draws show if it is worth it: where it exceeds a quarter of the
+        standard error (Efron and Tibshirani 1993, section 10.3); a smaller one is as well chance. Draws within each
+        cell vary too little, by the share of units that the cells' means take up.
+        """
+        units, free = self.draws.freedom(dims)
+        free = np.where(free > 0, free, np.nan)
+        error, bias = np.sqrt(sums.variance * units / free), sums.mean - sums.measured
+        return sums.measured - np.where(np.abs(bias) > error / 4, bias, 0), error, free
+
+    def _jackknife(self, sums: Sums, dims: Sequence[str]) -> tuple[Array, Array, Array]:
+        """The same of what is left without each of the blocks; a class is in as many of them as it has units."""
+        free = np.array(self.repeats - 1)
+        if CLASS_DIMS.intersection(dims):
+            free = np.minimum(free, self.draws.freedom(dims).free)
+        return sums.measured, np.sqrt(sums.variance) * (self.repeats - 1) / np.sqrt(self.repeats), free
