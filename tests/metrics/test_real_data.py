@@ -46,7 +46,10 @@ CLASSES = 10
 PAIRS = np.triu_indices(CLASSES, 1)
 SITES = {"mlp": ["1", "1:grad", "3"], "resnet": ["bn1", "layer1", "layer4"]}
 SPECS = {"var": "var:ddof=1", "saturation": "saturation:bounds=(0,1)"}
-SPECS |= {"linear_probe": "linear_probe:method='ridge',shuffles=0", "knn_accuracy": "knn_accuracy:1,shuffles=0"}
+SPECS |= {
+    "linear_probe": "linear_probe:method='ridge',alpha=1e-3,shuffles=0",
+    "knn_accuracy": "knn_accuracy:1,shuffles=0",
+}
 SPECS |= {"participation_ratio": "participation_ratio:biased=True"}
 SPECS |= {name: f"{name}:corrected=False" for name in ("selectivity", "perplexity", "fisher")}
 SPECS |= {name: f"{name}:corrected=False" for name in ("ks", "wasserstein", "dprime", "effective_rank")}
@@ -347,6 +350,7 @@ def linear_probe(x: Array, y: Array) -> Variables:
         "linear_probe_balanced": shares.mean(),
         "linear_probe_balanced_chance": 1 / CLASSES,
         "linear_probe_balanced_se": np.sqrt((shares * (1 - shares) / counts).sum()) / CLASSES,
+        "linear_probe_alpha": 1e-3,
         "linear_probe_held_out": held.sum(),
     }
 
