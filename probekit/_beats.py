@@ -30,6 +30,8 @@ class Beat:
 
     def of(self, share: float) -> Beat:
         """That of a part of the task, which takes such a share of what is left of it."""
+        if self is UNHEARD:
+            return self
         first, length = self._done, share * (1 - self._done)
         return Beat(lambda done: self(first + done * length))
 
@@ -70,8 +72,12 @@ def in_turn(items: Iterable[T], weights: Sequence[float] | None = None, then: fl
     for item, size in zip(items, sizes, strict=True):
         part = whole.of(min(1.0, size / left) if left > 0 else 0)
         left -= size
-        # Nothing sets it back after an error, since that comes when nobody knows, maybe in another task.
         _current.set(part)
-        yield item
+        try:
+            yield item
+        finally:
+            # Who breaks off ends this when nobody knows, maybe in another task, which has a part of its own.
+            if _current.get() is part:
+                _current.set(whole)
         part(1)
     _current.set(whole)

@@ -45,10 +45,34 @@ def test_parts_without_weight_take_nothing(told: list[float]) -> None:
 
 def test_what_is_left_early_is_done_with_its_task(told: list[float]) -> None:
     with working(Beat(told.append)):
+        whole = current()
         for _ in in_turn(range(4)):
             break
-        current()(1)
-    assert told == [0.25, 1], "the part that was left, then all"
+        assert current() is whole
+    assert told == [1]
+
+
+def test_what_is_left_early_again_and_again_goes_no_deeper(told: list[float]) -> None:
+    outside = current()
+    for _ in range(2000):
+        next(in_turn(range(4)))
+    assert current() is outside
+    with working(Beat(told.append)):
+        for _ in range(2000):
+            next(in_turn(range(4)))
+        current().of(0.5)(1)
+    assert told == [0.5, 1]
+
+
+def test_what_is_left_early_ends_late_without_changing_what_goes_on(told: list[float]) -> None:
+    with working(Beat(told.append)):
+        left = in_turn(range(2))
+        next(left)
+        for _ in in_turn(range(2)):
+            part = current()
+            left.close()
+            assert current() is part
+    assert current() is not part
 
 
 def failing(done: list[int]) -> None:
