@@ -14,7 +14,7 @@ from probekit.metrics._kernels.splits import Mask, MeanOfGroups, Split, check_pr
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
-from probekit.metrics.ranges import Ranges, of_accuracy
+from probekit.metrics.ranges import SIZE, Ranges, of_accuracy
 
 __all__ = ["LinearProbe"]
 
@@ -94,7 +94,7 @@ class LinearProbe(Parameters):
     split_by: str | None = None
     shuffles: int = 1
     name: ClassVar[str] = "linear_probe"
-    ranges: ClassVar[Ranges] = of_accuracy("linear_probe")
+    ranges: ClassVar[Ranges] = {**of_accuracy("linear_probe"), "linear_probe_alpha": SIZE}
     version: ClassVar[int] = 3
     headline: ClassVar[Headline] = Headline(
         "linear_probe",

@@ -18,7 +18,7 @@ from probekit.metrics._kernels.splits import Mask, Split, check_probe, generator
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
-from probekit.metrics.ranges import CORRELATION, SHARE, UP_TO_ONE, Ranges
+from probekit.metrics.ranges import CORRELATION, SHARE, SIZE, UP_TO_ONE, Ranges
 
 __all__ = ["Correlation", "RidgeProbe"]
 
@@ -176,6 +176,7 @@ class RidgeProbe(Parameters):
     shuffles: int = 1
     name: ClassVar[str] = "ridge_probe"
     ranges: ClassVar[Ranges] = {
+        "ridge_probe_alpha": SIZE,
         "ridge_probe": UP_TO_ONE,
         "ridge_probe_shuffled": UP_TO_ONE,
         "ridge_probe_chance": (-inf, 0.0),
