@@ -132,8 +132,6 @@ def _add_layers(page: Page, subject: Subject, summed: Summary) -> None:
         for name in compared(measured):
             drawn[f"{_words(name)} of each pair of sites."] = plot.matrix(measured, name)
     page.figures(drawn)
-    if pairs := site_pairs(measured):
-        page.table(pairs, "Each pair of sites, with its interval and its null.")
 
 
 def _has(subject: Subject, variable: str) -> bool:
@@ -190,6 +188,8 @@ def _add_classes(page: Page, subject: Subject) -> None:
 def _add_appendix(page: Page, subject: Subject, summed: Summary) -> None:
     page.heading("Appendix").heading("What the metrics mean", level=3)
     page.table(list(_meanings(subject, summed)), "Every metric on this page.")
+    if pairs := site_pairs(subject.measured):
+        page.heading("Pairs of sites", level=3).table(pairs, "Each pair of sites, with its interval and its null.")
     left_out = json.loads(str(subject.attrs.get("left_out", "{}")))
     if left_out:
         page.text("Not measured:").points([f"{name}: {reason}." for name, reason in left_out.items()])

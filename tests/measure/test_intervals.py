@@ -20,7 +20,7 @@ from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.intervals import Intervals
 from probekit._measure.resampling.tally import Sums
 from probekit._measure.resampling.units import Units
-from probekit.metrics import CKA, RSA, Metric, Saturation, Sparsity
+from probekit.metrics import CKA, RSA, Metric, Saturation, Sparsity, WeightAlignment
 from probekit.metrics.ranges import Ranges
 
 Array = np.ndarray
@@ -157,7 +157,9 @@ def test_what_a_repeat_lacks_is_said() -> None:
     tree = store_of({"a": np.random.default_rng(0).normal(size=(40, 3))}, y, "Linear")
     found = pk.measure(tree, "overlap", ci="jackknife")["a"]  # a class needs ten samples
     assert found["overlap_low"].isnull().all()
-    assert found["overlap_low"].attrs["no_interval"] == "some of the 6 samples without a block gave no finite number"
+    assert found["overlap_low"].attrs["no_interval"] == (
+        "without some of the 6 blocks of samples there is no finite number"
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,3 +253,14 @@ def test_of_two_sites_each_has_the_interval_of_the_pair(related: tuple[dict[str,
     for name in ("cka_low", "cka_high", "procrustes_low", "rsa_low", "rsa_p", "rsa_null"):
         pair = float(found[name].sel(site="a", site_b="b"))
         np.testing.assert_allclose(found[f"{name}_site"], [pair, pair], rtol=1e-5)
+
+
+@pytest.mark.parametrize("ci", ["bootstrap", "jackknife"])
+def test_a_headline_of_classes_alone_has_an_interval_of_its_mean_over_them(ci: str) -> None:
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    metric = WeightAlignment(rng.normal(size=(3, 5)))
+    found = pk.measure(store_of({"a": rng.normal(size=(60, 5))}, y, "Linear"), metric, ci=ci, repeats=20)
+    row, of_site = pk.summary(found).to_dataframe().iloc[0], found["a"]
+    assert row["value"] == pytest.approx(of_site["weight_alignment"].mean().item())
+    assert (row["low"], row["high"]) == (of_site["weight_alignment_low_site"], of_site["weight_alignment_high_site"])
+    assert row["low"] < row["value"] < row["high"]

@@ -87,12 +87,14 @@ class Intervals:
         """Why there may be no interval, and where that is so."""
         called, needed = self.draws.units.called, getattr(self.metric, "interval_classes", {}).get(name, 0)
         classes = int((self.draws.units.of_class > 1).sum())
-        what = "samples without a block" if self.how == "jackknife" else "draws"
+        lacking = f"some of the {self.repeats} draws gave no finite number"
+        if self.how == "jackknife":
+            lacking = f"without some of the {self.repeats} blocks of {called}s there is no finite number"
         return (
             (f"it needs {needed} classes of two {called}s, and there are {classes}", np.array(classes < needed)),
             (f"a class has one {called}, and nothing tells how that varies", alone),
             # That of some repeats alone would be another's.
-            (f"some of the {self.repeats} {what} gave no finite number", ~found | (sums.number < self.repeats)),
+            (lacking, ~found | (sums.number < self.repeats)),
         )
 
     def _bootstrap(self, sums: Sums, dims: Sequence[str]) -> tuple[Array, Array, Array]:

@@ -1,8 +1,8 @@
 """The variables of nulls and intervals among those of a site.
 
 Beside a variable ``v`` stand ``v_null``, ``v_null_std``, ``v_p``, and, over its nodes, ``v_q``; ``v_low`` and
-``v_high``, whose attribute `no_interval` says why some are NaN. Where ``v`` is a headline's and has nodes, the number
-that stands for the site has its own, without nodes: ``v_null_site`` and so on. Where it compares sites, (site, site_b),
+``v_high``, whose attribute `no_interval` says why some are NaN. Where ``v`` is a headline's and has dims, the number
+that stands for the site has its own, without them: ``v_null_site`` and so on. Where it compares sites, (site, site_b),
 each site has those of its mean over the others, (site,), at the root.
 
 A headline that describes each class by itself, such as its mean, has no value that says nothing, and its mean over the

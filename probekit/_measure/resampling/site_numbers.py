@@ -14,7 +14,7 @@ from probekit._results.headlines import headline_value, spread_over_classes
 from probekit.metrics import Headline, Metric
 from probekit.metrics.block import Array
 
-__all__ = ["REPEAT", "describes_classes", "dims_of_numbers", "has_numbers", "headline_of", "numbers_of"]
+__all__ = ["REPEAT", "describes_classes", "dims_of_numbers", "headline_of", "numbers_of"]
 
 REPEAT = "repeat"  # the dim of values that are kept for every repeat
 
@@ -26,11 +26,6 @@ def headline_of(metric: Metric, variable: str) -> Headline:
 def describes_classes(headline: Headline, dims: tuple[str, ...]) -> bool:
     """Whether a headline describes each class by itself, so that its mean over the classes says nothing of labels."""
     return headline.neutral is None and "label" in dims and "label_b" not in dims
-
-
-def has_numbers(dims: tuple[str, ...]) -> bool:
-    """Whether a variable with such dims isn't the one number of a site already."""
-    return "node" in dims or "site_b" in dims
 
 
 def dims_of_numbers(dims: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from probekit._measure.resampling.site_numbers import (
     REPEAT,
     describes_classes,
     dims_of_numbers,
-    has_numbers,
     headline_of,
     numbers_of,
 )
@@ -112,7 +111,7 @@ class Tally:
     """The sums of a metric's variables over repeats, and of its headline's variable every value.
 
     Args:
-        metric: whose headline's variable is kept, if it has nodes or compares sites.
+        metric: whose headline's variable is kept, unless that is one number.
         measured: the variables of the samples as they are.
         null: whether these are repeats of a null. It has no variables of pairs of classes.
         whole: whether all nodes of the site are there. Instead of every value, its one number is then kept.
@@ -125,7 +124,7 @@ class Tally:
             if array.dtype.kind == "f" and not (null and "label_b" in dims)
         }
         self._kept, self._values = headline_variable(metric, measured), list[Array]()
-        if self._kept is not None and not has_numbers(measured[self._kept][0]):
+        if self._kept is not None and not measured[self._kept][0]:
             self._kept = None
         self._numbers: Callable[[Array], Array] | None = None
         if self._kept is not None and whole:
