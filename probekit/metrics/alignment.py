@@ -17,6 +17,7 @@ from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics._kernels.sample_kernels import batched_covariances, covariances, tile_bytes
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Samples, Spec, State, Variables
 from probekit.metrics.ranges import CORRELATION, SHARE, Ranges
 
@@ -65,6 +66,7 @@ class CKA(CrossScatters):
     biased: bool = False
     batch: int | None = None
     seed: int = 0
+    limits: ClassVar[Limits] = {"batch": at_least(0), "seed": at_least(0)}
     version: ClassVar[int] = 2  # version 1 was biased
     name: ClassVar[str] = "cka"
     headline: ClassVar[Headline] = Headline(
@@ -80,6 +82,7 @@ class CKA(CrossScatters):
         return {"cka": SHARE if self.biased else CORRELATION}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch and (self.biased or self.batch < LEAST):
             raise PluginError(
                 f"CKA(biased={self.biased}, batch={self.batch}): a batch has at least {LEAST} samples, and is for "

@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from probekit.metrics._kernels.class_pairs import check_min_count, keeps_pairs, kept_classes, pair_blocks, table_bytes
+from probekit.metrics._kernels.class_pairs import keeps_pairs, kept_classes, pair_blocks, table_bytes
 from probekit.metrics._kernels.cross_ranks import cross_ranks, twice_above_others
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics._kernels.relabelling import class_sums, twice_ranks
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Spec, Variables
 from probekit.metrics.ranges import SHARE, Ranges
 from probekit.metrics.resolution import Resolution
@@ -49,6 +50,7 @@ class AUROC(Parameters):
 
     min_count: int = 10
     pairs: bool | None = None
+    limits: ClassVar[Limits] = {"min_count": at_least(1)}
     name: ClassVar[str] = "auroc"
     ranges: ClassVar[Ranges] = {"auroc": SHARE, "auroc_rest": SHARE}
     headline: ClassVar[Headline] = Headline(
@@ -59,9 +61,6 @@ class AUROC(Parameters):
         classes=2,
         missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
     )
-
-    def __post_init__(self) -> None:
-        check_min_count(self, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
         return table_bytes(spec, 4, 1) if keeps_pairs(spec.classes, self.pairs) else 0

@@ -14,6 +14,7 @@ from probekit.metrics._kernels.class_moments import first_of_each
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import BATCH, Parameters, Spec, State, Variables
 from probekit.metrics.ranges import CORRELATION, SHARE, Ranges
 
@@ -66,6 +67,7 @@ class Coactivation(Sums):
 
     threshold: float = 0.0
     max_nodes: int = 2048
+    limits: ClassVar[Limits] = {"max_nodes": at_least(1)}
     name: ClassVar[str] = "coactivation"
     ranges: ClassVar[Ranges] = {"coactivation": SHARE, "coactivation_site": SHARE, "coactivation_chance": SHARE}
     scope: ClassVar[str] = "site"
@@ -136,6 +138,7 @@ class NodeCorrelation(Parameters):
     """
 
     max_nodes: int = 2048
+    limits: ClassVar[Limits] = {"max_nodes": at_least(1)}
     name: ClassVar[str] = "node_correlation"
     ranges: ClassVar[Ranges] = {
         "node_correlation": CORRELATION,

@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from probekit._beats import in_turn
-from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics.block import Array
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least, share
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 from probekit.metrics.ranges import SIZE, Ranges
 
@@ -67,6 +67,7 @@ class TwoNN(Parameters):
     size: int = 2000
     discard: float = 0.1
     seed: int = 0
+    limits: ClassVar[Limits] = {"size": at_least(3), "discard": share(zero=True), "seed": at_least(0)}
     name: ClassVar[str] = "twonn"
     ranges: ClassVar[Ranges] = {"twonn": SIZE, "twonn_error": SIZE}
     headline: ClassVar[Headline] = Headline(
@@ -76,13 +77,6 @@ class TwoNN(Parameters):
         beside="twonn_error",
         missing="it needs three samples that differ from all others, and finite values",
     )
-
-    def __post_init__(self) -> None:
-        if self.size < 3 or not 0 <= self.discard < 1:
-            raise PluginError(
-                f"TwoNN(size={self.size!r}, discard={self.discard!r}): size must be at least 3, and discard a share "
-                "from 0 to less than 1."
-            )
 
     def memory(self, spec: Spec, samples: int) -> int:
         rows = min(self.size, samples)

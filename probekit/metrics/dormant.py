@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from probekit.errors import PluginError
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Spec, State, Variables
 from probekit.metrics.ranges import SHARE, SIZE, Ranges
 
@@ -45,6 +45,7 @@ class Dormant(Sums):
     """
 
     tau: float = 0.025
+    limits: ClassVar[Limits] = {"tau": at_least(0)}
     name: ClassVar[str] = "dormant"
     ranges: ClassVar[Ranges] = {"dormant_share": SHARE, "dormant_score": SIZE}
     scope: ClassVar[str] = "site"
@@ -55,10 +56,6 @@ class Dormant(Sums):
         "many nodes are weak beside the others of their site",
         missing="there are no samples, or a value is infinite",
     )
-
-    def __post_init__(self) -> None:
-        if not self.tau >= 0:
-            raise PluginError(f"Dormant(tau={self.tau!r}): tau must be at least 0; the score of an average node is 1.")
 
     def init(self, spec: Spec) -> State:
         size = torch.zeros(spec.nodes, dtype=torch.float64, device=spec.device)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
-from probekit.errors import PluginError
 from probekit.metrics._kernels.cells import Edges, cells_bytes, count_cells
 from probekit.metrics.block import Block
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Spec, Variables
 
 __all__ = ["Histogram"]
@@ -30,14 +30,9 @@ class Histogram(Parameters):
 
     bins: int = 32
     edges: Edges = "mass"
+    limits: ClassVar[Limits] = {"bins": at_least(1)}
     name: ClassVar[str] = "histogram"
     interval: ClassVar[None] = None
-
-    def __post_init__(self) -> None:
-        if self.bins < 1 or self.edges not in get_args(Edges):
-            raise PluginError(
-                f"Histogram(bins={self.bins!r}, edges={self.edges!r}): bins is at least 1, and edges 'mass' or 'width'."
-            )
 
     def memory(self, spec: Spec, samples: int) -> int:
         return cells_bytes(spec, self.bins, spec.nodes)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from probekit._beats import in_turn
-from probekit.errors import PluginError
 from probekit.metrics._kernels.class_sums import class_counts
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics._kernels.sample_batches import PIECE
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, above, at_least
 from probekit.metrics.protocol import Parameters, Samples, Spec, State, Variables
 from probekit.metrics.ranges import Ranges
 
@@ -124,6 +124,7 @@ class Uniformity(Parameters):
     t: float = 2.0
     size: int = 2000
     seed: int = 0
+    limits: ClassVar[Limits] = {"t": above(0), "size": at_least(2), "seed": at_least(0)}
     name: ClassVar[str] = "uniformity"
     ranges: ClassVar[Ranges] = {"uniformity": (-inf, 0.0)}
     headline: ClassVar[Headline] = Headline(
@@ -133,10 +134,6 @@ class Uniformity(Parameters):
         beside="uniformity_floor",
         missing="it needs two samples that aren't all 0, and finite values",
     )
-
-    def __post_init__(self) -> None:
-        if self.size < 2 or not self.t > 0:
-            raise PluginError(f"{self}: size must be at least 2, since a distance needs two samples, and t above 0.")
 
     def memory(self, spec: Spec, samples: int) -> int:
         rows = min(self.size, samples)

@@ -10,15 +10,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from probekit.errors import PluginError
 from probekit.metrics._kernels.cell_bounds import moved_among
 from probekit.metrics._kernels.cells import bins_for, cells_bytes, count_cells
 from probekit.metrics._kernels.chance import grassberger, mean_of_x_log_x
-from probekit.metrics._kernels.class_pairs import check_min_count, in_order, kept_classes
+from probekit.metrics._kernels.class_pairs import in_order, kept_classes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics._kernels.relabelling import cell_counts
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Spec, Variables
 from probekit.metrics.ranges import SIZE, Ranges
 from probekit.metrics.resolution import Resolution
@@ -66,6 +66,7 @@ class MutualInformation(Parameters):
     bins: int | None = None
     min_count: int = 10
     corrected: bool = True
+    limits: ClassVar[Limits] = {"bins": at_least(1), "min_count": at_least(1)}
     name: ClassVar[str] = "mutual_information"
     interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
@@ -81,9 +82,6 @@ class MutualInformation(Parameters):
     @property
     def ranges(self) -> Ranges:
         return {} if self.corrected else {"mutual_information": SIZE}
-
-    def __post_init__(self) -> None:
-        _check(self, self.bins, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
         return cells_bytes(spec, self.bins)
@@ -172,6 +170,7 @@ class Entropy(Parameters):
     bins: int | None = None
     min_count: int = 10
     corrected: bool = True
+    limits: ClassVar[Limits] = {"bins": at_least(1), "min_count": at_least(1)}
     name: ClassVar[str] = "entropy"
     ranges: ClassVar[Ranges] = {"entropy": SIZE}
     interval: ClassVar[str] = "jackknife"
@@ -182,9 +181,6 @@ class Entropy(Parameters):
         missing="a class of fewer than min_count samples (10 unless told otherwise) has none; with fewer, use std",
     )
     version: ClassVar[int] = 2  # version 1 had 32 bins and wasn't corrected
-
-    def __post_init__(self) -> None:
-        _check(self, self.bins, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
         return cells_bytes(spec, self.bins)
@@ -258,9 +254,3 @@ def _plug_in(counts: Codes, total: int) -> Array:
     """The entropy in bits of `counts` (cell, node) of so many samples, (node,)."""
     share = counts / total
     return in_order(-share * np.log2(share, where=share > 0, out=np.zeros_like(share)))
-
-
-def _check(metric: object, bins: int | None, min_count: int) -> None:
-    check_min_count(metric, min_count)
-    if bins is not None and bins < 1:
-        raise PluginError(f"{type(metric).__name__}(bins={bins!r}): bins is at least 1.")

@@ -12,7 +12,6 @@ import numpy as np
 from probekit.metrics._kernels.chance import beyond_chance, expected_ks, ks_share, ks_shares
 from probekit.metrics._kernels.class_leads import leads_bytes, leads_of
 from probekit.metrics._kernels.class_pairs import (
-    check_min_count,
     distances,
     keeps_pairs,
     kept_classes,
@@ -23,6 +22,7 @@ from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics._kernels.relabelled_leads import SortedNode
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Spec, Variables
 from probekit.metrics.ranges import SHARE, Ranges
 from probekit.metrics.resolution import Resolution
@@ -81,6 +81,7 @@ class KS(Parameters):
     min_count: int = 10
     pairs: bool | None = None
     corrected: bool = True
+    limits: ClassVar[Limits] = {"min_count": at_least(1)}
     name: ClassVar[str] = "ks"
     interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
@@ -96,9 +97,6 @@ class KS(Parameters):
     @property
     def ranges(self) -> Ranges:
         return {} if self.corrected else dict.fromkeys(("ks", "ks_mean", "ks_max"), SHARE)
-
-    def __post_init__(self) -> None:
-        check_min_count(self, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
         pairs = keeps_pairs(spec.classes, self.pairs)

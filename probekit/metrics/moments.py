@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.errors import PluginError
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
 from probekit.metrics._kernels.relabelled_sums import RelabelledSums
 from probekit.metrics._kernels.sums import Sums
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Spec, State, Variables
 from probekit.metrics.ranges import ACTIVATION, SIZE, Ranges
 
@@ -82,6 +82,7 @@ class Var(ClassMoments):
     """
 
     ddof: int = 0
+    limits: ClassVar[Limits] = {"ddof": at_least(0)}
     name: ClassVar[str] = "var"
     ranges: ClassVar[Ranges] = {"var": SIZE}
     headline: ClassVar[Headline] = Headline(
@@ -90,9 +91,6 @@ class Var(ClassMoments):
         "values vary much within a class",
         missing="a class without samples has none, nor has an infinite value",
     )
-
-    def __post_init__(self) -> None:
-        _require_ddof("Var", self.ddof)
 
     def finalize(self, state: State) -> Variables:
         return {"var": (("label", "node"), _variance(state, self.ddof).cpu().numpy())}
@@ -108,6 +106,7 @@ class Std(ClassMoments):
     """
 
     ddof: int = 0
+    limits: ClassVar[Limits] = {"ddof": at_least(0)}
     name: ClassVar[str] = "std"
     ranges: ClassVar[Ranges] = {"std": SIZE}
     headline: ClassVar[Headline] = Headline(
@@ -117,9 +116,6 @@ class Std(ClassMoments):
         missing="a class without samples has none, nor has an infinite value",
     )
 
-    def __post_init__(self) -> None:
-        _require_ddof("Std", self.ddof)
-
     def finalize(self, state: State) -> Variables:
         # numpy's square root is correctly rounded on every CPU; on some CPUs torch's is off by the last bit.
         return {"std": (("label", "node"), np.sqrt(_variance(state, self.ddof).cpu().numpy()))}
@@ -127,11 +123,3 @@ class Std(ClassMoments):
 
 def _variance(state: State, ddof: int) -> Tensor:
     return state["m2"] / (state["count"][:, None] - ddof).clamp(min=0)
-
-
-def _require_ddof(metric: str, ddof: int) -> None:
-    if ddof < 0:
-        raise PluginError(
-            f"{metric}(ddof={ddof}): ddof must be at least 0: 0 for the samples' own deviation, 1 for an unbiased "
-            "variance."
-        )

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws, stratified
 from probekit.metrics._kernels.sample_batches import PIECE, pieces
 from probekit.metrics._kernels.splits import MeanOfGroups, Split, generators_of
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 from probekit.metrics.ranges import Ranges, of_accuracy
 
 __all__ = ["KNNAccuracy"]
 
-DISTANCES = ("euclidean", "cosine")
+Distance: TypeAlias = Literal["euclidean", "cosine"]
 _TIES = 1e-12  # relative to the largest square: equal distances are put in the order of draws
 
 
@@ -62,11 +62,17 @@ class KNNAccuracy(Parameters):
     """
 
     neighbours: int = 5
-    distance: str = "euclidean"
+    distance: Distance = "euclidean"
     size: int = 2000
     seed: int = 0
     split_by: str | None = None
     shuffles: int = 10
+    limits: ClassVar[Limits] = {
+        "neighbours": at_least(1),
+        "size": at_least(1),
+        "seed": at_least(0),
+        "shuffles": at_least(0),
+    }
     name: ClassVar[str] = "knn_accuracy"
     ranges: ClassVar[Ranges] = of_accuracy("knn_accuracy")
     headline: ClassVar[Headline] = Headline(
@@ -77,17 +83,6 @@ class KNNAccuracy(Parameters):
         classes=2,
         missing="it needs two classes, more samples than neighbours, and finite values",
     )
-
-    def __post_init__(self) -> None:
-        checks = {
-            f"distance must be {' or '.join(map(repr, DISTANCES))}": self.distance in DISTANCES,
-            "neighbours must be at least 1": self.neighbours >= 1,
-            "size must be at least 1": self.size >= 1,
-            "shuffles must be at least 0": self.shuffles >= 0,
-        }
-        wrong = [what for what, right in checks.items() if not right]
-        if wrong:
-            raise PluginError(f"{self}: {'; '.join(wrong)}.")
 
     def memory(self, spec: Spec, samples: int) -> int:
         rows = min(self.size, samples)

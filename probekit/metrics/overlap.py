@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from probekit.errors import PluginError
 from probekit.metrics._kernels.cell_bounds import moved_among
 from probekit.metrics._kernels.cells import bins_for, cells_bytes, count_cells
 from probekit.metrics._kernels.chance import beyond_chance, expected_variation, most_variation
@@ -19,6 +18,7 @@ from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics._kernels.relabelling import cell_counts
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Spec, Variables
 from probekit.metrics.ranges import SHARE, Ranges
 from probekit.metrics.resolution import Resolution
@@ -86,6 +86,7 @@ class Overlap(Parameters):
     min_count: int = 10
     pairs: bool | None = None
     corrected: bool = True
+    limits: ClassVar[Limits] = {"bins": at_least(1), "min_count": at_least(1)}
     name: ClassVar[str] = "overlap"
     interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
@@ -104,13 +105,6 @@ class Overlap(Parameters):
     def ranges(self) -> Ranges:
         found = dict.fromkeys(("overlap", "overlap_max", "overlap_rest", "overlap_pairs"), SHARE)
         return {} if self.corrected else found
-
-    def __post_init__(self) -> None:
-        if (self.bins is not None and self.bins < 1) or self.min_count < 1 or self.null not in (None, "permute"):
-            raise PluginError(
-                f"Overlap(bins={self.bins!r}, min_count={self.min_count!r}, null={self.null!r}): bins and min_count "
-                "must be at least 1, and null None or 'permute'."
-            )
 
     @property
     def null_repeats(self) -> int:

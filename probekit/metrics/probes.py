@@ -8,11 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from probekit._beats import in_turn
-from probekit.metrics._kernels.linear_classifiers import METHODS, KeptRows, Training, kept_bytes
+from probekit.metrics._kernels.linear_classifiers import METHODS, KeptRows, MethodName, Training, kept_bytes
 from probekit.metrics._kernels.penalties import PENALTIES, best_penalty, validation_rows
-from probekit.metrics._kernels.splits import Mask, MeanOfGroups, Split, check_probe, generators_of
+from probekit.metrics._kernels.splits import SPLIT_LIMITS, Mask, MeanOfGroups, Split, generators_of
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 from probekit.metrics.ranges import SIZE, Ranges, of_accuracy
 
@@ -86,13 +87,14 @@ class LinearProbe(Parameters):
     (1.0, 0.5, 26)
     """
 
-    method: str = "logistic"
+    method: MethodName = "logistic"
     alpha: float | None = None
     held_out: float = 0.25
     seed: int = 0
     folds: int | None = None
     split_by: str | None = None
     shuffles: int = 1
+    limits: ClassVar[Limits] = SPLIT_LIMITS
     name: ClassVar[str] = "linear_probe"
     ranges: ClassVar[Ranges] = {**of_accuracy("linear_probe"), "linear_probe_alpha": SIZE}
     version: ClassVar[int] = 3
@@ -104,10 +106,6 @@ class LinearProbe(Parameters):
         classes=2,
         missing="it needs two classes among the training samples, held-out samples, and finite values",
     )
-
-    def __post_init__(self) -> None:
-        methods = f"method must be {', '.join(map(repr, METHODS))}"
-        check_probe(self, {methods: self.method in METHODS})
 
     def memory(self, spec: Spec, samples: int) -> int:
         nodes, classes = spec.nodes, spec.classes
@@ -169,7 +167,7 @@ class LinearProbe(Parameters):
         return labels, hits
 
 
-def _chosen(rows: KeptRows, split: Split, training: Mask, method: str, codes: Codes) -> float:
+def _chosen(rows: KeptRows, split: Split, training: Mask, method: MethodName, codes: Codes) -> float:
     """The α with the least loss on a part of the training rows, when the others are trained on."""
     validation = validation_rows(split, training)
     path = Training(rows, training & ~validation).path(method, codes, PENALTIES) if validation.any() else ()

@@ -77,6 +77,7 @@ from torch import Tensor
 
 from probekit.errors import PluginError
 from probekit.metrics.block import Array, Block, Codes
+from probekit.metrics.limits import Limits, check_parameters
 
 __all__ = [
     "BATCH",
@@ -250,9 +251,16 @@ class SampleMetric(Metric, Protocol):
 
 
 class Parameters:
-    """Base of metrics that are frozen dataclasses: the fields are the parameters."""
+    """Base of metrics that are frozen dataclasses: the fields are the parameters.
+
+    Each is checked by the type that its field declares, and by the class attribute `limits`.
+    """
 
     version: ClassVar[int] = 1
+    limits: ClassVar[Limits] = {}
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from probekit._beats import in_turn
 from probekit.metrics._kernels.linear_classifiers import KeptRows, Training, kept_bytes, penalised_solution
 from probekit.metrics._kernels.penalties import PENALTIES, best_penalty, validation_rows
 from probekit.metrics._kernels.sample_batches import PIECE, pieces
-from probekit.metrics._kernels.splits import Mask, Split, check_probe, generators_of
+from probekit.metrics._kernels.splits import SPLIT_LIMITS, Mask, Split, generators_of
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 from probekit.metrics.ranges import CORRELATION, SHARE, SIZE, UP_TO_ONE, Ranges
 
@@ -174,6 +175,7 @@ class RidgeProbe(Parameters):
     folds: int | None = None
     split_by: str | None = None
     shuffles: int = 1
+    limits: ClassVar[Limits] = SPLIT_LIMITS
     name: ClassVar[str] = "ridge_probe"
     ranges: ClassVar[Ranges] = {
         "ridge_probe_alpha": SIZE,
@@ -190,9 +192,6 @@ class RidgeProbe(Parameters):
         neutral=0.0,
         missing="it needs two training and two held-out samples of different targets, and finite values",
     )
-
-    def __post_init__(self) -> None:
-        check_probe(self, {})
 
     def memory(self, spec: Spec, samples: int) -> int:
         rows = kept_bytes(samples, spec.nodes, spec.dtype.itemsize) + 64 * samples

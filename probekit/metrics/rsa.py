@@ -14,8 +14,8 @@ from probekit._beats import in_turn
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.dissimilarities import (
-    DISSIMILARITIES,
     ClassSpread,
+    Dissimilarity,
     class_spread,
     correlations,
     dissimilarities,
@@ -90,7 +90,7 @@ class RSA(Parameters):
     array([1., 1.])
     """
 
-    dissimilarity: str = "crossvalidated"
+    dissimilarity: Dissimilarity = "crossvalidated"
     ranks: bool = True
     version: ClassVar[int] = 3  # version 2 correlated means by default; version 1 ranked what rounding left of ties
     scope: ClassVar[str] = "sites"
@@ -106,13 +106,6 @@ class RSA(Parameters):
         missing="it needs three classes of two samples (of one by dissimilarity='correlation'), whose dissimilarities "
         "differ, and finite values",
     )
-
-    def __post_init__(self) -> None:
-        if self.dissimilarity not in DISSIMILARITIES:
-            raise PluginError(
-                f"RSA(dissimilarity={self.dissimilarity!r}): dissimilarity must be one of "
-                f"{', '.join(map(repr, DISSIMILARITIES))}."
-            )
 
     def memory(self, spec: Sequence[Spec], samples: int) -> int:
         classes, nodes = spec[0].classes, [each.nodes for each in spec]

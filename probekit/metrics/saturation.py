@@ -12,6 +12,7 @@ from probekit.errors import PluginError
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
 from probekit.metrics._kernels.inactive_counts import shares
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Spec, State, Variables
 from probekit.metrics.ranges import SHARE, Ranges
 
@@ -36,6 +37,7 @@ class Saturation(Parameters):
 
     delta: float = 0.05
     bounds: tuple[float, float] | None = None
+    limits: ClassVar[Limits] = {"delta": at_least(0)}
     name: ClassVar[str] = "saturation"
     ranges: ClassVar[Ranges] = {"saturation": SHARE, "saturation_node": SHARE, "saturation_site": SHARE}
     version: ClassVar[int] = 2  # in version 1 the mean over a map's positions was one sample
@@ -45,11 +47,9 @@ class Saturation(Parameters):
     )
 
     def __post_init__(self) -> None:
-        if not self.delta >= 0 or (self.bounds is not None and not self.bounds[0] < self.bounds[1]):
-            raise PluginError(
-                f"Saturation(delta={self.delta!r}, bounds={self.bounds!r}): delta must be at least 0, and the first "
-                "bound below the second."
-            )
+        super().__post_init__()
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise PluginError(f"Saturation(bounds={self.bounds!r}): the first bound must be below the second.")
 
     def init(self, spec: Spec) -> State:
         bounds = self.bounds or spec.bounds

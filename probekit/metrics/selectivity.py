@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from probekit._beats import in_turn
-from probekit.errors import PluginError
 from probekit.metrics._kernels.chance import grassberger
 from probekit.metrics._kernels.class_moments import ClassMoments
 from probekit.metrics._kernels.class_sums import class_minima, no_minima
@@ -19,6 +18,7 @@ from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics._kernels.relabelled_sums import RelabelledMoments
 from probekit.metrics.block import NODES, Array, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, above
 from probekit.metrics.protocol import BATCH, Spec, State, Variables
 from probekit.metrics.ranges import SHARE, SIZE, UP_TO_ONE, Ranges
 
@@ -67,6 +67,7 @@ class Selectivity(ClassMoments):
 
     epsilon: float = 1e-6
     corrected: bool = True
+    limits: ClassVar[Limits] = {"epsilon": above(0)}
     name: ClassVar[str] = "selectivity"
     state_key: ClassVar[str] = "class moments and minima"
     headline: ClassVar[Headline] = Headline(
@@ -82,12 +83,6 @@ class Selectivity(ClassMoments):
     @property
     def ranges(self) -> Ranges:
         return {"selectivity": UP_TO_ONE if self.corrected else SHARE}
-
-    def __post_init__(self) -> None:
-        if not self.epsilon > 0:
-            raise PluginError(
-                f"Selectivity(epsilon={self.epsilon!r}): epsilon must be above 0: a dead node needs it to have a value."
-            )
 
     def init(self, spec: Spec) -> State:
         return super().init(spec) | {"min": no_minima(spec)}

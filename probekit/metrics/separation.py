@@ -16,10 +16,11 @@ from torch import Tensor
 from probekit._beats import in_turn
 from probekit.metrics._kernels.class_means import class_moments, own_mean_share, unit_bytes
 from probekit.metrics._kernels.class_moments import ClassMoments
-from probekit.metrics._kernels.class_pairs import check_min_count, distances, keeps_pairs, nodes_at_once, table_bytes
+from probekit.metrics._kernels.class_pairs import distances, keeps_pairs, nodes_at_once, table_bytes
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import NODES, Array, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Samples, Spec, State, Variables
 from probekit.metrics.ranges import SHARE, SIZE, Ranges
 
@@ -85,6 +86,7 @@ class DPrime(ClassMoments):
     pairs: bool | None = None
     min_count: int = 10
     corrected: bool = True
+    limits: ClassVar[Limits] = {"min_count": at_least(1)}
     name: ClassVar[str] = "dprime"
     headline: ClassVar[Headline] = Headline(
         "dprime_mean",
@@ -99,9 +101,6 @@ class DPrime(ClassMoments):
     @property
     def ranges(self) -> Ranges:
         return {} if self.corrected else dict.fromkeys(("dprime", "dprime_mean", "dprime_max"), SIZE)
-
-    def __post_init__(self) -> None:
-        check_min_count(self, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
         pairs = keeps_pairs(spec.classes, self.pairs)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws, stratified
 from probekit.metrics._kernels.sample_batches import PIECE, pieces
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 from probekit.metrics.ranges import CORRELATION, Ranges
 
@@ -65,6 +65,7 @@ class Silhouette(Parameters):
     size: int = 2000
     seed: int = 0
     references: int = 20_000
+    limits: ClassVar[Limits] = {"size": at_least(2), "seed": at_least(0), "references": at_least(2)}
     name: ClassVar[str] = "silhouette"
     ranges: ClassVar[Ranges] = {
         "silhouette": CORRELATION,
@@ -82,10 +83,6 @@ class Silhouette(Parameters):
         classes=2,
         missing="it needs two classes, of two samples each, and finite values",
     )
-
-    def __post_init__(self) -> None:
-        if self.size < 2 or self.references < 2:
-            raise PluginError(f"{self}: size and references must be at least 2, since a distance needs two samples.")
 
     def memory(self, spec: Spec, samples: int) -> int:
         rows = min(self.size, samples)

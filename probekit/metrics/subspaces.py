@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from probekit._beats import in_turn
-from probekit.errors import PluginError
 from probekit.metrics._kernels.cross_scatters import CrossScatters, number_of_sites, pairs, state_bytes
 from probekit.metrics._kernels.durations import eigenvalues, eigenvectors, singular_values, singular_vectors
 from probekit.metrics._kernels.shuffled_subspaces import above_chance, number_of_draws, shuffled_products
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, share
 from probekit.metrics.protocol import BATCH, Spec, State, Variables
 from probekit.metrics.ranges import SHARE, SIZE, UP_TO_ONE, Ranges
 
@@ -150,17 +150,12 @@ class _CCA(_Compared):
 
     variance: float = 1.0
     corrected: bool = True
+    limits: ClassVar[Limits] = {"variance": share(one=True)}
     name: ClassVar[str]
 
     @property
     def ranges(self) -> Ranges:
         return {self.name: UP_TO_ONE if self.corrected else SHARE}
-
-    def __post_init__(self) -> None:
-        if not 0 < self.variance <= 1:
-            raise PluginError(
-                f"{type(self).__name__}(variance={self.variance!r}): variance must be a share above 0, up to 1."
-            )
 
     def finalize(self, state: State) -> Variables:
         count, sites = int(state["count"]), number_of_sites(state)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from probekit._beats import reading
-from probekit.errors import PluginError
 from probekit.metrics._kernels.sample_batches import tensor_batches
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Samples, Spec, Variables
 
 __all__ = ["TopSamples"]
@@ -56,12 +56,9 @@ class TopSamples(Parameters):
     """
 
     k: int = 10
+    limits: ClassVar[Limits] = {"k": at_least(1)}
     name: ClassVar[str] = "top_samples"
     interval: ClassVar[None] = None
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise PluginError(f"TopSamples(k={self.k!r}): k must be at least 1.")
 
     def memory(self, spec: Spec, samples: int) -> int:
         return 16 * 3 * (self.k + _ROWS) * spec.nodes  # values and places, sorted beside a few more rows

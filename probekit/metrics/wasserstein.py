@@ -10,7 +10,6 @@ import numpy as np
 
 from probekit.metrics._kernels.chance import beyond_chance, spread_by_halves
 from probekit.metrics._kernels.class_pairs import (
-    check_min_count,
     distances,
     in_order,
     keeps_pairs,
@@ -21,6 +20,7 @@ from probekit.metrics._kernels.class_pairs import (
 from probekit.metrics._kernels.node_blocks import join_nodes
 from probekit.metrics.block import NODES, Array, Block, Codes
 from probekit.metrics.headline import Headline
+from probekit.metrics.limits import Limits, at_least
 from probekit.metrics.protocol import Parameters, Spec, Variables
 from probekit.metrics.ranges import SIZE, Ranges
 
@@ -80,6 +80,7 @@ class Wasserstein(Parameters):
     min_count: int = 10
     pairs: bool | None = None
     corrected: bool = True
+    limits: ClassVar[Limits] = {"min_count": at_least(1)}
     name: ClassVar[str] = "wasserstein"
     headline: ClassVar[Headline] = Headline(
         "wasserstein_mean",
@@ -94,9 +95,6 @@ class Wasserstein(Parameters):
     @property
     def ranges(self) -> Ranges:
         return {} if self.corrected else dict.fromkeys(("wasserstein", "wasserstein_mean", "wasserstein_max"), SIZE)
-
-    def __post_init__(self) -> None:
-        check_min_count(self, self.min_count)
 
     def memory(self, spec: Spec, samples: int) -> int:
         pairs = keeps_pairs(spec.classes, self.pairs)

@@ -67,5 +67,5 @@ def test_samples_that_are_equal_are_left_out(samples_of):
 def test_at_most_so_many_samples_are_used(samples_of):
     x = np.random.default_rng(0).normal(size=(500, 3))
     assert found_in(samples_of, TwoNN(size=100), x)[2] == 100
-    with pytest.raises(PluginError, match="size must be at least 3"):
+    with pytest.raises(PluginError, match="size must be a whole number of at least 3"):
         TwoNN(size=2)

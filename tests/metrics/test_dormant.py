@@ -33,5 +33,5 @@ def test_a_silent_site_is_dormant_and_one_without_samples_is_not_known(stream: S
     nothing = Dormant().finalize(stream(Dormant(), np.zeros((0, 3)), np.zeros(0), 1))
     assert nothing["dormant"][1] == 0
     assert np.isnan(nothing["dormant_share"][1])
-    with pytest.raises(PluginError, match="tau must be at least 0"):
+    with pytest.raises(PluginError, match="tau must be a finite number of at least 0"):
         Dormant(tau=-1)

@@ -112,11 +112,11 @@ def test_too_few_neighbours_and_infinities_are_nan(samples_of: SamplesOf, rows: 
     ("metric", "wrong", "said"),
     [
         (KNNAccuracy, {"distance": "manhattan"}, "'euclidean' or 'cosine'"),
-        (KNNAccuracy, {"neighbours": 0}, "neighbours must be at least 1"),
+        (KNNAccuracy, {"neighbours": 0}, "neighbours must be a whole number of at least 1"),
         (KNNAccuracy, {"size": 0}, "size must be"),
         (KNNAccuracy, {"shuffles": -1}, "shuffles must be"),
-        (Uniformity, {"size": 1}, "size must be at least 2"),
-        (Uniformity, {"t": 0}, "t above 0"),
+        (Uniformity, {"size": 1}, "size must be a whole number of at least 2"),
+        (Uniformity, {"t": 0}, "t must be a finite number above 0"),
     ],
 )
 def test_parameters_that_mean_nothing_are_refused(metric: type, wrong: dict[str, object], said: str) -> None:

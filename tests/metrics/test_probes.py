@@ -293,11 +293,11 @@ def test_too_few_samples_or_classes_are_nan(samples_of: SamplesOf, method: str, 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"method": "svm"}, "method must be 'logistic', 'lda', 'ridge'"),
-        ({"alpha": 0}, "alpha must be above 0"),
-        ({"held_out": 1}, "held_out must be a share between 0 and 1"),
-        ({"folds": 1}, "folds must be None or at least 2"),
-        ({"shuffles": -1}, "shuffles must be at least 0"),
+        ({"method": "svm"}, "method must be 'logistic', 'lda' or 'ridge'"),
+        ({"alpha": 0}, "alpha must be a finite number above 0, or None"),
+        ({"held_out": 1}, "held_out must be a finite number between 0 and 1"),
+        ({"folds": 1}, "folds must be a whole number of at least 2, or None"),
+        ({"shuffles": -1}, "shuffles must be a whole number of at least 0"),
     ],
 )
 def test_parameters_that_mean_nothing_are_refused(wrong: dict[str, object], said: str) -> None:

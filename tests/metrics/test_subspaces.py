@@ -145,5 +145,7 @@ def test_a_rotated_copy_is_no_further_for_being_corrected():
 
 
 def test_a_share_that_is_none_is_refused():
-    with pytest.raises(PluginError, match=r"SVCCA\(variance=1.5\): variance must be a share"):
+    with pytest.raises(
+        PluginError, match=r"SVCCA\(variance=1.5\): variance must be a finite number above 0 and at most 1"
+    ):
         SVCCA(1.5)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import prod
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from probekit.errors import PluginError
 from probekit.metrics.block import Array, Block, Codes
 from probekit.metrics.protocol import Spec, Variables
 
 __all__ = [
     "MOST_CLASSES",
-    "check_min_count",
     "distances",
     "in_order",
     "keeps_pairs",
@@ -27,12 +24,6 @@ __all__ = [
 
 MOST_CLASSES = 64  # with more, the pairs of one node take as much memory as its samples
 _ENTRIES = 2**20  # of a table of all pairs that is in memory at a time
-
-
-def check_min_count(metric: object, min_count: Any) -> None:
-    """Raise PluginError unless `min_count` is at least 1."""
-    if min_count < 1:
-        raise PluginError(f"{type(metric).__name__}(min_count={min_count!r}): min_count must be at least 1.")
 
 
 def kept_classes(block: Block, min_count: int) -> Codes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from probekit.metrics._kernels.sample_batches import pieces, tensor_batches
 from probekit.metrics.block import Array
 from probekit.metrics.protocol import Samples, Spec
 
-__all__ = ["DISSIMILARITIES", "ClassSpread", "class_spread", "correlations", "dissimilarities"]
+__all__ = ["ClassSpread", "Dissimilarity", "class_spread", "correlations", "dissimilarities"]
 
-DISSIMILARITIES = ("correlation", "euclidean", "crossvalidated", "crossnobis")
-_OF_MEANS = DISSIMILARITIES[:2]
+Dissimilarity: TypeAlias = Literal["correlation", "euclidean", "crossvalidated", "crossnobis"]
+_OF_MEANS = ("correlation", "euclidean")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ClassSpread:
         return ClassSpread(self.counts[there], self.means[there], self.squares[there])
 
 
-def dissimilarities(site: ClassSpread, kind: str) -> tuple[Array, Array]:
+def dissimilarities(site: ClassSpread, kind: Dissimilarity) -> tuple[Array, Array]:
     """The dissimilarity of every two classes (pair), and how far rounding may have taken it.
 
     Of classes that have a sample, or two where distinct samples are multiplied; none for fewer than two such classes.

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from probekit.metrics._kernels.splits import Mask
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.protocol import Samples, Spec, State
 
-__all__ = ["METHODS", "Classifier", "KeptRows", "Training", "kept_bytes", "penalised_solution"]
+__all__ = ["METHODS", "Classifier", "KeptRows", "MethodName", "Training", "kept_bytes", "penalised_solution"]
+
+MethodName: TypeAlias = Literal["logistic", "lda", "ridge"]
 
 _KEPT = 2**28  # bytes of rows that are kept in memory; more are read anew each time
 _ROWS = 1024  # rows handled together in float64
@@ -136,7 +138,7 @@ class Training:
     def finite(self) -> bool:
         return bool(self.centre.isfinite().all() and self.scale.isfinite().all())
 
-    def path(self, method: str, codes: Codes, alphas: Sequence[float]) -> Iterator[Classifier]:
+    def path(self, method: MethodName, codes: Codes, alphas: Sequence[float]) -> Iterator[Classifier]:
         """The classifier of the classes `codes` (row) of all rows at each α; none where a value is infinite.
 
         Of several α, logistic regressions are only as near to the solution as comparing them needs.
@@ -149,7 +151,7 @@ class Training:
         for weights, bias in METHODS[method].path(self, all_places, len(classes), alphas):
             yield Classifier(classes, self.centre, self.scale, weights, bias)
 
-    def fit(self, method: str, codes: Codes, alpha: float) -> Classifier | None:
+    def fit(self, method: MethodName, codes: Codes, alpha: float) -> Classifier | None:
         """The classifier of the classes `codes` (row) of all rows; None where a value is infinite."""
         return next(self.path(method, codes, [alpha]), None)
 
@@ -259,7 +261,7 @@ class Method(NamedTuple):
     rises: int | None
 
 
-METHODS = {
+METHODS: dict[MethodName, Method] = {
     "logistic": Method(_logistic, _cross_entropy, 2),
     "lda": Method(_lda, _mistakes, None),
     "ridge": Method(_ridge, _mistakes, None),

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics.block import Array, Codes
+from probekit.metrics.limits import Limits, above, at_least, share
 
-__all__ = ["Mask", "MeanOfGroups", "Split", "check_probe", "generators_of"]
+__all__ = ["SPLIT_LIMITS", "Mask", "MeanOfGroups", "Split", "generators_of"]
 
 Mask = npt.NDArray[np.bool_]
+
+# Of the parameters of a probe, which fits weights to a part of the rows.
+SPLIT_LIMITS: Limits = {
+    "alpha": above(0),
+    "held_out": share(),
+    "seed": at_least(0),
+    "folds": at_least(2),
+    "shuffles": at_least(0),
+}
 
 
 @dataclass(frozen=True)
@@ -100,20 +108,6 @@ def _place_in_class(codes: Codes, numbers: Array) -> tuple[Codes, Codes]:
 def generators_of(seed: int, number: int) -> list[np.random.Generator]:
     """Random generators for so many shufflings."""
     return [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, n))) for n in range(number)]
-
-
-def check_probe(probe: Any, checks: Mapping[str, bool]) -> None:
-    """Raise PluginError for a probe whose parameters fail one of its own checks or those of its split."""
-    checks = {
-        **checks,
-        "alpha must be above 0": probe.alpha is None or probe.alpha > 0,
-        "held_out must be a share between 0 and 1": 0 < probe.held_out < 1,
-        "folds must be None or at least 2": probe.folds is None or probe.folds >= 2,
-        "shuffles must be at least 0": probe.shuffles >= 0,
-    }
-    wrong = [what for what, right in checks.items() if not right]
-    if wrong:
-        raise PluginError(f"{probe}: {'; '.join(wrong)}.")
 
 
 @dataclass(frozen=True)
