@@ -50,7 +50,7 @@ def without_bins(x):
 
 def test_an_error_that_tells_another_keeps_its_arguments(tmp_path):
     tree = pk.capture(nn.ReLU(), torch.ones(3, 2), tmp_path / "a.zarr")
-    with pytest.raises(PluginError, match=r"'without_bins' failed .*There are no bins\.") as raised:
+    with pytest.raises(PluginError, match=r"'without_bins' can't be measured .*There are no bins\.") as raised:
         pk.measure(tree, without_bins)
     assert raised.value.arguments == ("where",)
     with pytest.raises(SiteError, match=r"reduce='last' on .*it has no tokens") as raised:

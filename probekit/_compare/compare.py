@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from numbers import Integral, Real
+from numbers import Integral
 
 import pandas as pd
 import xarray as xr
@@ -18,6 +18,7 @@ from probekit._compare.members import Member, Stores, matched, opened
 from probekit._compare.notes import incomparable
 from probekit._measure.measure import fitting_metrics
 from probekit._measure.metric_set import resolved
+from probekit._measure.resampling.settings import check_draws
 from probekit._probe.selectors import Selector
 from probekit._provenance import COMMAND, call_of
 from probekit._sizes import parse_size
@@ -98,10 +99,10 @@ def compare(
     """
     given = locals().copy()
     check_kind("repeats", repeats, Integral, "a number of cuts into halves")
-    check_kind("confidence", confidence, Real, "a share such as 0.95")
-    check_kind("seed", seed, Integral, "an integer")
+    if repeats < 2:
+        raise DataError(f"repeats is {repeats}; an interval needs at least 2 cuts.", arguments=("repeats",))
+    check_draws(seed, confidence)
     shown = default(progress)
-    _check_ranges(repeats, confidence, seed)
     bytes_allowed = parse_size(memory)
     chosen = None if metrics is None else _comparable(resolved(metrics))
     members = opened(stores, sites)
@@ -122,15 +123,6 @@ def compare(
         spans={each.name: _span(each, measured.headlines.get(each.name)) for each in compared},
         settings=Settings(repeats, seed, confidence, quantile, COMMAND.get() or call_of(compare, given)),
     )
-
-
-def _check_ranges(repeats: int, confidence: float, seed: int) -> None:
-    if repeats < 2:
-        raise DataError(f"repeats is {repeats}; an interval needs at least 2 cuts.", arguments=("repeats",))
-    if not 0 < confidence < 1:
-        raise DataError(f"confidence is {confidence}; it lies between 0 and 1.", arguments=("confidence",))
-    if seed < 0:
-        raise DataError(f"seed is {seed}; it can't be below 0.", arguments=("seed",))
 
 
 def _comparable(metrics: Sequence[Metric]) -> list[Metric]:

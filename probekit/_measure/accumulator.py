@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ __all__ = [
     "sites_results",
 ]
 
-P = ParamSpec("P")
+Given = TypeVarTuple("Given")
 R = TypeVar("R")
 
 ACROSS, SITES = "over the sites", ("site", "site_b")  # where metrics are that compare sites, for errors; their dims
@@ -127,21 +127,25 @@ def side_by_side(states: Sequence[State]) -> State:
     }
 
 
-def call(metric: Adding | Metric, where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def call(metric: Adding | Metric, where: str, function: Callable[[*Given], R], *given: *Given, asked: str = "") -> R:
     """Call a method of the metric; where it raises, a PluginError says which metric failed and where.
 
-    A DataError of a sample metric isn't its fault: it comes from the samples that it reads.
+    `asked` says what the method is asked for, if it isn't a result. A ProbekitError is a metric's own word that it
+    can't be measured, and no failure. A DataError of a sample metric isn't even its own: it comes from the samples that
+    it reads.
     """
     try:
         with np.errstate(all="ignore"):  # what comes of infinities is the metric's to say, as it is numpy's
-            return function(*args, **kwargs)
+            return function(*given)
     except Exception as error:
         if isinstance(error, DataError) and isinstance(metric, SampleMetric):
             raise
-        fault = str(error) if isinstance(error, ProbekitError) else f"{type(error).__name__}: {error}"
-        raise PluginError(
-            f"The metric {metric.name!r} failed {where}: {fault.rstrip('.')}.", arguments=arguments_of(error)
-        ) from error
+        if isinstance(error, ProbekitError):
+            fault = f"can't be measured {where}: {error}"
+        else:
+            when = f" when it was asked {asked}" if asked else ""
+            fault = f"failed {where}{when}: {type(error).__name__}: {error}"
+        raise PluginError(f"The metric {metric.name!r} {fault.rstrip('.')}.", arguments=arguments_of(error)) from error
 
 
 def sites_results(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from probekit._measure.accumulator import call, leaders
+from probekit._measure.accumulator import ACROSS, call, leaders
 from probekit.metrics import Spec
 
 __all__ = ["finalizing", "updating", "updating_share"]
@@ -36,5 +36,6 @@ def _seconds(metric: Any, spec: Any, samples: int) -> tuple[float, float]:
     """What the metric says of its updates and `finalize`, if it does."""
     if not callable(getattr(metric, "seconds", None)):
         return 0.0, 0.0
-    updates, finalize = call(metric, "when it was asked how long it takes", metric.seconds, spec, samples)
+    where = f"at {spec.nodes} nodes" if isinstance(spec, Spec) else ACROSS
+    updates, finalize = call(metric, where, metric.seconds, spec, samples, asked="how long it takes")
     return float(updates), float(finalize)

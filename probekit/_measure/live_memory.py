@@ -96,6 +96,6 @@ def _states(metrics: Sequence[StreamingMetric], spec: Any, samples: int, where: 
     found = []
     for name, alike in sharing(metrics).items():
         held = state_bytes(next(metric for metric in metrics if metric.name == name), spec)
-        peak = max(need(metric, spec, samples) for metric in alike)
+        peak = max(need(metric, spec, samples, where) for metric in alike)
         found.append(_State(f"The metric {name!r} {where}", held, max(held, peak)))
     return found

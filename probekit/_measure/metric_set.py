@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cached_property
 
+import probekit.metrics
 from probekit import plugins
 from probekit._measure.accumulator import scope_of
 from probekit.errors import PluginError
@@ -104,8 +105,23 @@ def _metric(given: object) -> Metric:
     return found
 
 
+def _check_unnamed(name: str) -> None:
+    """Raise PluginError for one of our metrics that a name can't stand for, since nothing else says a parameter."""
+    for kind in (getattr(probekit.metrics, exported) for exported in probekit.metrics.__all__):
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            continue
+        if name in (kind.__name__, getattr(kind, "name", None)):
+            missing = [f"{field.name}=…" for field in fields(kind) if field.init and field.default is MISSING]
+            if missing:
+                raise PluginError(
+                    f"The metric {name!r} can't be asked for by its name, which says nothing of its parameters. From "
+                    f"Python, give pk.metrics.{kind.__name__}({', '.join(missing)})."
+                )
+
+
 def _named(given: str) -> object:
     """The metric that is registered under a name, with the parameters that follow its colon, if any."""
     name, colon, parameters = given.partition(":")
+    _check_unnamed(name)
     found: object = plugins.load(plugins.METRICS, name)
     return with_parameters(found, name, parameters) if colon else found

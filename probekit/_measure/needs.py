@@ -19,23 +19,25 @@ _BATCH_BYTES = 5 * 8  # some temporaries in float64
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def need(metric: Any, spec: Any, samples: int) -> int:
+def need(metric: Any, spec: Any, samples: int, where: str) -> int:
     """The bytes that a metric takes beside its samples, for a spec, or a list of them for one that compares sites.
+
+    `where` tells the site in the error of a metric that can't be measured there.
 
     They are what its method `memory` says. A streaming metric without one takes its state twice, since an update makes
     a new one, and `batch_bytes`; another is taken for one that takes no more than its samples do.
     """
     if _says(metric):
-        return int(call(metric, "when it was asked what memory it needs", metric.memory, spec, samples))
+        return int(call(metric, where, metric.memory, spec, samples, asked="what memory it needs"))
     return 2 * state_bytes(metric, spec) if isinstance(metric, StreamingMetric) else 0
 
 
-def need_of_nodes(metric: Any, spec: Spec, samples: int) -> Callable[[int], int]:
+def need_of_nodes(metric: Any, spec: Spec, samples: int, where: str) -> Callable[[int], int]:
     """`need` as a function of the number of nodes, for a metric that takes blocks of nodes."""
     if _says(metric):
-        return lambda nodes: need(metric, replace(spec, nodes=nodes), samples)
+        return lambda nodes: need(metric, replace(spec, nodes=nodes), samples, where)
     # The axes of the states of such a metric are (class, ...) or (class, node, ...).
-    one, two = (need(metric, replace(spec, nodes=nodes), samples) for nodes in (1, 2))
+    one, two = (need(metric, replace(spec, nodes=nodes), samples, where) for nodes in (1, 2))
     return lambda nodes: one + (nodes - 1) * (two - one)
 
 

@@ -9,11 +9,12 @@ from functools import partial
 from math import ceil, inf
 from typing import Any, TypeAlias
 
+from probekit._measure.accumulator import ACROSS
 from probekit._measure.grouping import Observations
 from probekit._measure.metric_set import MetricSet
 from probekit._measure.needs import batch_bytes, need, need_of_nodes, sharing
 from probekit._measure.room import Least
-from probekit._measure.site_rows import spec_of
+from probekit._measure.site_rows import at_site, spec_of
 from probekit._measure.site_source import Source
 from probekit._measure.tasks import Task, selections_of
 from probekit.metrics import Metric
@@ -245,8 +246,8 @@ def _of_nodes(metrics: MetricSet, source: Source, rows: Observations) -> _Needs:
     streaming = metrics.of_blocks
     spec, number = spec_of(source, rows, 1), rows.number
     where = f"at one node of site {source.name!r}, with {number} observations of {spec.classes} classes,"
-    others = {metric.name: need_of_nodes(metric, spec, number) for metric in metrics.columns}
-    together = _together(streaming, lambda metric: need_of_nodes(metric, spec, number))
+    others = {metric.name: need_of_nodes(metric, spec, number, at_site(source)) for metric in metrics.columns}
+    together = _together(streaming, lambda metric: need_of_nodes(metric, spec, number, at_site(source)))
     return _Needs(where, together, others, batch_bytes(streaming))
 
 
@@ -254,19 +255,22 @@ def _whole_rows(metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping
     """The costs of tasks that read whole rows."""
     specs = {key: spec_of(source, rows[key], source.nodes) for key, source in sources.items()}
     for key, source in sources.items():
+        of_site = partial(_fixed, spec=specs[key], samples=rows[key].number, where=at_site(source))
         where = f"at the {source.nodes} nodes of site {source.name!r}"
         groups: list[Sequence[Metric]] = [metrics.streaming("node", "site")] if metrics.streaming("site") else []
         for group in [*groups, *([metric] for metric in metrics.samples)]:
-            together = _together(group, partial(_fixed, spec=specs[key], samples=rows[key].number))
-            yield _Cost.of_rows(source, rows[key], _Needs(where, together, batch=batch_bytes(group)))
+            needs = _Needs(where, _together(group, of_site), batch=batch_bytes(group))
+            yield _Cost.of_rows(source, rows[key], needs)
     if metrics.streaming("sites"):
-        every = partial(_fixed, spec=list(specs.values()), samples=max(each.number for each in rows.values()))
+        most = max(each.number for each in rows.values())
+        every = partial(_fixed, spec=list(specs.values()), samples=most, where=ACROSS)
         compared = metrics.streaming("sites")
         needs = _Needs(f"over the {len(sources)} sites", _together(compared, every), batch=batch_bytes(compared))
         fixed = sum(_Cost.of_rows(source, rows[key], needs).fixed for key, source in sources.items())
         yield _Cost(fixed, 0, needs, f"A chunk of whole rows of all {len(sources)} sites")
     for metric in metrics.comparing:  # they read one site at a time
-        needed = partial(_fixed, spec=list(specs.values()), samples=max(each.number for each in rows.values()))
+        most = max(each.number for each in rows.values())
+        needed = partial(_fixed, spec=list(specs.values()), samples=most, where=ACROSS)
         needs = _Needs(f"over the {len(sources)} sites", _together([metric], needed))
         yield max((_Cost.of_rows(source, rows[key], needs) for key, source in sources.items()), key=lambda c: c.least)
 
@@ -276,8 +280,8 @@ def _together(metrics: Sequence[Metric], need_of: Callable[[Metric], Need]) -> d
     return {name: partial(_largest, [*map(need_of, alike)]) for name, alike in sharing(metrics).items()}
 
 
-def _fixed(metric: Metric, spec: Any, samples: int) -> Need:
-    needed = need(metric, spec, samples)
+def _fixed(metric: Metric, spec: Any, samples: int, where: str) -> Need:
+    needed = need(metric, spec, samples, where)
     return lambda _: needed
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from probekit._sizes import format_size
 from probekit.errors import PluginError
 from probekit.metrics._kernels.class_moments import first_of_each
 from probekit.metrics._kernels.class_sums import class_counts, class_sums
@@ -27,8 +28,8 @@ def _check_number(name: str, nodes: int, most: int) -> None:
     """Raise PluginError for a site with more nodes than the table of all pairs may have."""
     if nodes > most:
         raise PluginError(
-            f"the site has {nodes:,} nodes, and its table of all pairs would take {8 * nodes**2 / 2**20:,.0f} MiB; "
-            f"max_nodes is {most:,}. Leave the site out (sites=), capture some of its nodes (reduce=slice(0, {most})), "
+            f"its table of all pairs of the {nodes:,} nodes would take {format_size(8 * nodes**2)}, and max_nodes is "
+            f"{most:,}. Leave the site out (sites=), capture some of its nodes (reduce=slice(0, {most})), "
             f"or ask for '{name}:max_nodes={nodes}'"
         )
 

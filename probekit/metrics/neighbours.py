@@ -86,7 +86,8 @@ class KNNAccuracy(Parameters):
 
     def memory(self, spec: Spec, samples: int) -> int:
         rows = min(self.size, samples)
-        return 2 * 8 * rows * spec.nodes + 6 * 8 * (rows + spec.nodes) * (PIECE + self.neighbours) + 64 * samples
+        near = min(self.neighbours, samples)
+        return 2 * 8 * rows * spec.nodes + 6 * 8 * (rows + spec.nodes) * (PIECE + near) + 64 * samples
 
     def compute_samples(self, samples: Samples) -> Variables:
         codes = samples.codes
@@ -122,6 +123,8 @@ class KNNAccuracy(Parameters):
 
         None where there are too few, or a value is infinite.
         """
+        if samples.number <= self.neighbours:
+            return None
         x = self._placed(torch.from_numpy(samples.take(chosen).astype(np.float64)))
         centre = x.mean(0) if self.distance == "euclidean" else x.new_zeros(x.shape[1])
         x -= centre

@@ -10,7 +10,7 @@ import numpy as np
 from probekit._beats import in_turn
 from probekit.metrics._kernels.linear_classifiers import METHODS, KeptRows, MethodName, Training, kept_bytes
 from probekit.metrics._kernels.penalties import PENALTIES, best_penalty, validation_rows
-from probekit.metrics._kernels.splits import SPLIT_LIMITS, Mask, MeanOfGroups, Split, generators_of
+from probekit.metrics._kernels.splits import SPLIT_LIMITS, Mask, MeanOfGroups, Split, check_folds, generators_of
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.limits import Limits
@@ -108,6 +108,7 @@ class LinearProbe(Parameters):
     )
 
     def memory(self, spec: Spec, samples: int) -> int:
+        check_folds(self.folds, samples)
         nodes, classes = spec.nodes, spec.classes
         rows = kept_bytes(samples, nodes, spec.dtype.itemsize) + 64 * samples
         if self.method == "logistic":

@@ -14,7 +14,7 @@ from probekit._beats import in_turn
 from probekit.metrics._kernels.linear_classifiers import KeptRows, Training, kept_bytes, penalised_solution
 from probekit.metrics._kernels.penalties import PENALTIES, best_penalty, validation_rows
 from probekit.metrics._kernels.sample_batches import PIECE, pieces
-from probekit.metrics._kernels.splits import SPLIT_LIMITS, Mask, Split, generators_of
+from probekit.metrics._kernels.splits import SPLIT_LIMITS, Mask, Split, check_folds, generators_of
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.limits import Limits
@@ -194,6 +194,7 @@ class RidgeProbe(Parameters):
     )
 
     def memory(self, spec: Spec, samples: int) -> int:
+        check_folds(self.folds, samples)
         rows = kept_bytes(samples, spec.nodes, spec.dtype.itemsize) + 64 * samples
         return rows + 4 * 8 * (spec.nodes + 1) ** 2 + 3 * 8 * 1024 * spec.nodes
 

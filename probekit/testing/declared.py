@@ -83,10 +83,9 @@ def says_what_it_needs(metric: Any) -> None:
         spec = spec_of(metric, data)
         with broken_by("init and update", data):
             held = sum(tensor.nbytes for tensor in streamed(metric, data).values())
-        if need(metric, spec, data.number) < held:
-            raise Broken(
-                f"it needs {need(metric, spec, data.number)} bytes, and its state has {held}", data.description
-            )
+        needed = need(metric, spec, data.number, f"of {data.description}")
+        if needed < held:
+            raise Broken(f"it needs {needed} bytes, and its state has {held}", data.description)
     else:
         spec = Spec(data.nodes, data.classes, torch.float32, torch.device("cpu"))
     if callable(getattr(metric, "seconds", None)):
@@ -97,7 +96,7 @@ def says_what_it_needs(metric: Any) -> None:
     before = -1
     for factor in (1, 2, 50):
         with broken_by("memory", data):
-            after = need(metric, _larger(spec, factor), data.number * factor)
+            after = need(metric, _larger(spec, factor), data.number * factor, f"of {data.description}")
         if after < before:
             raise Broken(f"{factor} times as large, it needs {after} bytes, and before {before}", data.description)
         before = after

@@ -81,7 +81,7 @@ def test_a_killed_worker_costs_its_blocks_only(store: Path, cluster: Any, tmp_pa
 
 @pytest.mark.slow
 def test_an_error_of_a_worker_is_that_of_a_thread(store: Path, cluster: Any) -> None:
-    with pytest.raises(pk.errors.PluginError, match=r"The metric 'saturation' failed at site '[012]'"):
+    with pytest.raises(pk.errors.PluginError, match=r"The metric 'saturation' can't be measured at site '[012]'"):
         pk.measure(store, "saturation", scheduler=cluster.scheduler_address)
 
 

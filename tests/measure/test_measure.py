@@ -20,6 +20,7 @@ import xarray as xr
 import probekit as pk
 from probekit._beats import in_turn
 from probekit._sizes import format_size
+from probekit.errors import PluginError
 from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, median
 from tests.stores import opened_counting
 
@@ -215,6 +216,24 @@ def test_metrics_are_given_by_name_class_instance_or_function(x: np.ndarray, y: 
 def test_what_is_no_metric_is_said(x: np.ndarray, y: np.ndarray, metrics: Any, message: str) -> None:
     with pytest.raises(pk.errors.PluginError, match=f"(?s){message}"):
         pk.measure(tree_of(y, relu=x), metrics)
+
+
+@pytest.mark.parametrize("name", ["weight_alignment", "WeightAlignment", "weight_alignment:weights=1"])
+def test_a_metric_that_a_name_does_not_say_is_shown_as_a_call(x: np.ndarray, y: np.ndarray, name: str) -> None:
+    with pytest.raises(PluginError, match=r"by its name.*give pk\.metrics\.WeightAlignment\(weights=…\)\."):
+        pk.measure(tree_of(y, a=x), name)
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "ridge_probe"])
+def test_more_folds_than_samples_or_groups_are_refused(x: np.ndarray, y: np.ndarray, name: str) -> None:
+    tree, number = tree_of(y, a=x), len(y)
+    root = tree.to_dataset().assign_coords(age=("sample", np.arange(number)), pair=("sample", np.arange(number) // 2))
+    tree.dataset = root
+    target = {"target": "age"} if name == "ridge_probe" else {}
+    with pytest.raises(PluginError, match=rf"{name}' can't be measured at site '.*folds={number + 1}.*are {number}\."):
+        pk.measure(tree, f"{name}:folds={number + 1}", **target)
+    with pytest.raises(PluginError, match=rf"folds={number}.* there are {len(np.unique(root.pair))}\. Give fewer"):
+        pk.measure(tree, f"{name}:folds={number}, split_by='pair'", **target)
 
 
 @pytest.mark.parametrize("metric", [median, Mean()])

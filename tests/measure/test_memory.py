@@ -363,7 +363,7 @@ def test_a_metric_that_fails_to_say_what_it_needs_is_named() -> None:
         memory: ClassVar[Any] = "256MiB"  # something else than a method
 
     x = np.ones((40, 3), np.float32)
-    with pytest.raises(pk.errors.PluginError, match=r"The metric 'table' failed when it was asked .*too hard"):
+    with pytest.raises(pk.errors.PluginError, match=r"'table' failed at site 'wide'.* when it was asked .*too hard"):
         pk.measure(tree_of(x, 2), Failing(1), progress=never)
     assert "table" in pk.measure(tree_of(x, 2), Field(1))["wide"]
 

@@ -182,8 +182,11 @@ def test_labels_are_shuffled_within_strata() -> None:
     assert (over_all["auroc_rest_p"] < 0.05).mean() > 0.8
     assert (within["auroc_rest_p"] < 0.05).mean() < 0.2
     assert within["auroc_rest_p"].attrs["within"] == "speaker"
-    with pytest.raises(DataError, match="one class wherever labels are shuffled"):
+    with pytest.raises(DataError, match="one class in each group of within="):
         measured(x, y, "auroc", {"speaker": y}, null="permute", within="speaker")
+    with pytest.raises(DataError, match="one class at all, so") as raised:
+        measured(x, np.zeros_like(y), "auroc", columns, null="permute")
+    assert "within" not in str(raised.value)
 
 
 def test_tokens_of_a_sample_keep_one_label() -> None:
@@ -361,7 +364,7 @@ def test_classes_are_balanced_by_the_smallest(normal: tuple[Array, Array]) -> No
         ({"null": "shuffle"}, "null is 'shuffle'; it is None or 'permute'"),
         ({"ci": "normal"}, "ci is 'normal'; it is None, 'bootstrap' or 'jackknife'"),
         ({"ci": "bootstrap", "repeats": 5}, "repeats is 5; .*at least 20"),
-        ({"ci": "bootstrap", "confidence": 95}, "confidence is 95; it lies between 0 and 1"),
+        ({"ci": "bootstrap", "confidence": 95}, r"confidence is 95; it lies between 0 and 1\. For 95 %, give 0\.95\."),
         ({"within": "speaker"}, "nothing is shuffled or drawn"),
         ({"null": "permute", "within": "speaker"}, "no column 'speaker'"),
         ({"balance": True, "by": None}, "the samples are not grouped"),

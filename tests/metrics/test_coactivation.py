@@ -64,7 +64,7 @@ def test_a_node_that_the_class_decides_has_no_correlation_within_classes(stream:
 def test_a_site_with_too_many_nodes_is_refused_before_anything_runs(name: str, tmp_path: Path) -> None:
     model, samples = torch.nn.ReLU(), torch.ones(3, 40)
     pk.capture(model, samples, tmp_path / "acts.zarr")
-    match = rf"the site has 40 nodes.*max_nodes is 30.*'{name}:max_nodes=40'"
+    match = rf"can't be measured at site '.*40 nodes would take 12\.5 KiB, and max_nodes is 30\..*'{name}:max_nodes=40'"
     with pytest.raises(pk.errors.PluginError, match=match):
         pk.measure(tmp_path / "acts.zarr", f"{name}:max_nodes=30")
     with pytest.raises(pk.errors.PluginError, match=match):

@@ -97,6 +97,13 @@ def test_neighbours_of_some_are_among_all(samples_of: SamplesOf) -> None:
     assert same["knn_accuracy"][1] == found["knn_accuracy"][1]
 
 
+def test_more_neighbours_than_samples_take_no_memory(tree_of: Callable[..., xr.DataTree]) -> None:
+    x, y = clusters()
+    with pytest.warns(pk.errors.MissingWarning, match="more samples than neighbours"):
+        found = pk.measure(tree_of({"a": x}, y), f"knn_accuracy:neighbours={10**9}", memory="64MiB")
+    assert np.isnan(found["a"]["knn_accuracy"])
+
+
 @pytest.mark.parametrize("rows", [0, 1, 5, 6])
 def test_too_few_neighbours_and_infinities_are_nan(samples_of: SamplesOf, rows: int) -> None:
     x, y = np.arange(2.0 * rows).reshape(rows, 2), np.arange(rows) % 2

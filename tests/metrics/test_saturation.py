@@ -66,7 +66,7 @@ def test_without_bounds_it_is_refused_and_says_how_to_give_them() -> None:
     sigmoid = xr.Dataset({"activation": (("sample", "node"), np.ones((2, 1)))})
     tree = xr.DataTree.from_dict({"/": xr.Dataset(coords={"label": ("sample", [0, 1])}), "act": sigmoid})
     with pytest.raises(
-        pk.errors.PluginError, match=r"'saturation' failed at site 'act'.*Saturation\(bounds=\(0, 1\)\)"
+        pk.errors.PluginError, match=r"'saturation' can't be measured at site 'act'.*Saturation\(bounds=\(0, 1\)\)"
     ):
         pk.measure(tree, pk.metrics.Saturation())
     found = pk.measure(tree, pk.metrics.Saturation(bounds=(0, 1)))

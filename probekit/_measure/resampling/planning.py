@@ -144,14 +144,15 @@ def repeat_tasks(repeats: Repeats, work: Work, memory: int, parallel: int) -> It
         for key, source in sources.items():
             for metric in repeats.chosen(what, metrics.samples):
                 task = Task("samples", key, metric=metric.name, repeat=what)
-                needed = need(metric, spec_of(source, work.rows[key], source.nodes), work.rows[key].number)
+                rows = work.rows[key]
+                needed = need(metric, spec_of(source, rows, source.nodes), rows.number, at_site(source))
                 task = replace(task, held=_fits([source], work.rows, needed, memory))
                 yield from _readings(repeats, what, metric, task)
         for metric in repeats.chosen(what, metrics.comparing):
             task = Task("compare", metric=metric.name, repeat=what)
             every = [*sources.values()]
             specs = [spec_of(source, work.rows[source.key], source.nodes) for source in every]
-            needed = need(metric, specs, max(rows.number for rows in work.rows.values()))
+            needed = need(metric, specs, max(rows.number for rows in work.rows.values()), ACROSS)
             yield from _readings(repeats, what, metric, replace(task, held=_fits(every, work.rows, needed, memory)))
 
 
@@ -192,16 +193,16 @@ def _groups(repeats: Repeats, work: Work, what: What) -> Iterator[_Group]:
             spec = spec_of(source, work.rows[key], source.nodes)
             kept = 48 * len(streams) * spec.classes * spec.nodes  # six sums over the repeats of a variable
             reading, task = reading_bytes(source, work.rows[key], streams), Task("site", key, repeat=what, how=how)
-            yield _group(task, streams, spec, work.rows[key].number, reading + kept)
+            yield _group(task, streams, spec, work.rows[key].number, reading + kept, at_site(source))
     between = repeats.chosen(what, metrics.streaming("sites"))
     if between and work.common is not None:
         specs = [spec_of(source, work.common, source.nodes) for source in sources.values()]
         reading = sum(reading_bytes(source, work.common, between) for source in sources.values())
         task = Task("sites", repeat=what, how="jackknife" if what == CI else None)
-        yield _group(task, between, specs, work.common.number, reading)
+        yield _group(task, between, specs, work.common.number, reading, ACROSS)
 
 
-def _group(task: Task, metrics: Sequence[StreamingMetric], spec: Any, samples: int, fixed: int) -> _Group:
+def _group(task: Task, metrics: Sequence[StreamingMetric], spec: Any, samples: int, fixed: int, where: str) -> _Group:
     """A repeat takes its states before and after an update, and the label or the weight of each sample.
 
     Shuffles also take the place of each row of a batch in the order of its classes.
@@ -209,7 +210,7 @@ def _group(task: Task, metrics: Sequence[StreamingMetric], spec: Any, samples: i
     kept = {metric.name: metric for metric in leaders(metrics).values()}
     states = sum(state_bytes(metric, spec) for metric in kept.values())
     placed = 32 * min(BATCH, samples) if task.repeat == NULL else 0
-    finalized = max(need(metric, spec, samples) for metric in metrics)
+    finalized = max(need(metric, spec, samples, where) for metric in metrics)
     return _Group(task, metrics, fixed + finalized, 2 * states + 2 * samples + placed)
 
 

@@ -10,11 +10,22 @@ from probekit.errors import DataError, PluginError, check_choice, check_kind
 from probekit.metrics import Metric, SampleMetric
 from probekit.metrics.order import OrderMetric
 
-__all__ = ["CI", "NULLS", "Resampling"]
+__all__ = ["CI", "NULLS", "Resampling", "check_draws"]
 
 NULLS = (None, "permute")
 CI = (None, "bootstrap", "jackknife")
 _FEWEST = 20  # shuffles for which there is a p-value
+
+
+def check_draws(seed: int, confidence: float) -> None:
+    """Raise DataError unless `seed` is one, and `confidence` a share between 0 and 1."""
+    check_kind("seed", seed, Integral, "an integer")
+    check_kind("confidence", confidence, Real, "a share such as 0.95")
+    if seed < 0:
+        raise DataError(f"seed is {seed}; it can't be below 0.", arguments=("seed",))
+    if not 0 < confidence < 1:
+        percent = f" For {confidence:g} %, give {confidence / 100:g}." if 1 < confidence < 100 else ""
+        raise DataError(f"confidence is {confidence}; it lies between 0 and 1.{percent}", arguments=("confidence",))
 
 
 @dataclass(frozen=True)
@@ -37,8 +48,6 @@ class Resampling:
         check_choice("null", self.null, NULLS)
         check_choice("ci", self.ci, CI)
         check_kind("repeats", self.repeats, Integral, "a number of shuffles or draws")
-        check_kind("seed", self.seed, Integral, "an integer")
-        check_kind("confidence", self.confidence, Real, "a share such as 0.95")
         for name, column in (("within", self.within), ("together", self.together)):
             check_kind(name, column, (str, type(None)), "the name of one column, or None")
         if self.repeats < _FEWEST:
@@ -46,10 +55,7 @@ class Resampling:
                 f"repeats is {self.repeats}; a p-value or an interval needs at least {_FEWEST}, and 200 is usual.",
                 arguments=("repeats",),
             )
-        if self.seed < 0:
-            raise DataError(f"seed is {self.seed}; it can't be below 0.", arguments=("seed",))
-        if not 0 < self.confidence < 1:
-            raise DataError(f"confidence is {self.confidence}; it lies between 0 and 1.", arguments=("confidence",))
+        check_draws(self.seed, self.confidence)
         if self.within is not None and not (self.null or self.ci):
             raise DataError(
                 f"within is {self.within!r}, but nothing is shuffled or drawn: ask for null='permute' or a ci.",

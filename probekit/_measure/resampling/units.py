@@ -68,16 +68,17 @@ class Units:
         if self.labels is None:
             raise DataError(
                 f"Site {site!r}: rows of one {self.called} are in different groups, so a {self.called} has no label "
-                "that could be shuffled as a whole. Give together='row' to shuffle each row by itself, within= "
-                f"{self.called} if that matters.",
+                "that could be shuffled as a whole. Give together='row' to shuffle each row by itself; with "
+                "within= too, rows change places within the groups of a column.",
                 arguments=("together", "within"),
             )
         pairs = np.unique(np.stack([self.strata, self.labels]), axis=1)
-        if pairs.shape[1] == len(np.unique(self.strata)):
+        strata = len(np.unique(self.strata))
+        if pairs.shape[1] == strata:
+            where = "in each group of within=" if strata > 1 else "at all"
             raise DataError(
-                f"Site {site!r}: there is one class wherever labels are shuffled (within=), so no shuffle changes "
-                "anything.",
-                arguments=("within", "by"),
+                f"Site {site!r}: there is one class {where}, so no shuffle of the labels changes anything.",
+                arguments=("within", "by") if strata > 1 else ("by",),
             )
         return self.labels
 

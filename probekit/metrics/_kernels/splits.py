@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.limits import Limits, above, at_least, share
 
-__all__ = ["SPLIT_LIMITS", "Mask", "MeanOfGroups", "Split", "generators_of"]
+__all__ = ["SPLIT_LIMITS", "Mask", "MeanOfGroups", "Split", "check_folds", "generators_of"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -57,7 +58,11 @@ class Split:
         return len(self.codes)
 
     def masks(self, share: float, folds: int | None) -> list[Mask]:
-        """The held-out rows of each split: a share of them once, or each of so many folds in turn."""
+        """The held-out rows of each split: a share of them once, or each of so many folds in turn.
+
+        Raises PluginError for more folds than units.
+        """
+        check_folds(folds, self.number)
         masks = [self.held_out(share)] if folds is None else [*self.folds(folds)]
         return [mask for mask in masks if mask.any()]
 
@@ -93,6 +98,14 @@ class Split:
         for part in (~chosen, chosen):
             dealt[part] = rng.permutation(dealt[part])
         return dealt[self.of_rows] if self.pure else dealt
+
+
+def check_folds(folds: int | None, units: int) -> None:
+    """Raise PluginError for more folds than there are units, or rows, to deal into them."""
+    if folds is not None and folds > units:
+        raise PluginError(
+            f"folds={folds} takes as many samples, or groups of split_by=, and there are {units}. Give fewer folds"
+        )
 
 
 def _place_in_class(codes: Codes, numbers: Array) -> tuple[Codes, Codes]:
