@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import ClassVar
 
 import numpy as np
@@ -30,6 +31,8 @@ _LEAST = 1e-10  # relative to the largest eigenvalue: directions of less varianc
 class _Compared(CrossScatters):
     """Base of metrics of two sites' cross-scatters that decompose them in the end."""
 
+    corrected: bool
+
     def memory(self, spec: Sequence[Spec], samples: int) -> int:
         nodes = [each.nodes for each in spec]
         # A state and a new one, with the rows of a batch; or a table of each site, and those of two that are compared.
@@ -49,8 +52,28 @@ class _Compared(CrossScatters):
         raise NotImplementedError
 
     def _of_pair(self, nodes: int, others: int) -> float:
-        """To make a draw takes about as long as to decompose it."""
+        return sum(_parts(self._draws(nodes, others))) * self._of_one(nodes, others)
+
+    def _of_one(self, nodes: int, others: int) -> float:
+        """The seconds of the decomposition of one table of two sites."""
         raise NotImplementedError
+
+    def _draws(self, nodes: int, others: int) -> int:
+        return number_of_draws(nodes, others) if self.corrected else 0
+
+    def _beyond_chance(self, found: Iterable[Tensor]) -> Tensor:
+        """What the samples give, from that and what each draw gives."""
+        value, *drawn = found
+        return above_chance(value, torch.stack(drawn).mean(0)) if drawn else value
+
+
+def _parts(draws: int) -> list[float]:
+    """How long two sites' own table takes, and each draw: to make one takes about as long as to decompose it."""
+    return [1.0, *[2.0] * draws]
+
+
+def _told(tables: Iterable[Tensor], draws: int) -> Iterator[Tensor]:
+    return in_turn(tables, _parts(draws))
 
 
 @dataclass(frozen=True)
@@ -118,12 +141,13 @@ class Procrustes(_Compared):
         for key, a, b in in_turn(pairs(sites), of_pairs):
             if not len(roots[a]) or not len(roots[b]) or not state[key].isfinite().all():
                 continue
-            norms = roots[a].norm() * roots[b].norm()
-            shared = state[key].new_tensor(1.0) if a == b else torch.linalg.svdvals(state[key]).sum() / norms
-            if self.corrected and a != b:
-                draws = shuffled_products(len(roots[a]), len(roots[b]), count - 1, norms)
-                chance = [torch.linalg.svdvals(roots[a][:, None] * each * roots[b]).sum() for each in draws]
-                shared = above_chance(shared, torch.stack(chance).mean() / norms)
+            if a == b:
+                table[a, a] = 0.0
+                continue
+            norms, number = roots[a].norm() * roots[b].norm(), self._draws(len(roots[a]), len(roots[b]))
+            draws = shuffled_products(len(roots[a]), len(roots[b]), count - 1, norms, number)
+            tables = chain([state[key]], (roots[a][:, None] * each * roots[b] for each in draws))
+            shared = self._beyond_chance(torch.linalg.svdvals(each).sum() / norms for each in _told(tables, number))
             square = float(2 - 2 * shared)
             table[a, b] = table[b, a] = 0.0 if square <= _NEAR else np.sqrt(square)
         return {"procrustes": (("site", "site_b"), table)}
@@ -131,9 +155,8 @@ class Procrustes(_Compared):
     def _of_site(self, nodes: int) -> float:
         return eigenvalues(nodes)
 
-    def _of_pair(self, nodes: int, others: int) -> float:
-        draws = number_of_draws(nodes, others) if self.corrected else 0
-        return (1 + 2 * draws) * singular_values(nodes, others)
+    def _of_one(self, nodes: int, others: int) -> float:
+        return singular_values(nodes, others)
 
 
 def _spread(scatter: Tensor) -> Tensor:
@@ -169,20 +192,18 @@ class _CCA(_Compared):
             if a == b:
                 table[a, a] = 1.0
                 continue
-            means = self._means(found[a].whiten.T @ state[key] @ found[b].whiten, found[a], found[b])
-            if self.corrected:
-                draws = shuffled_products(found[a].number, found[b].number, count - 1, state[key])
-                chance = [self._means(each, found[a], found[b]) for each in draws]
-                means = above_chance(means, torch.stack(chance).mean(0))
+            number = self._draws(found[a].number, found[b].number)
+            draws = shuffled_products(found[a].number, found[b].number, count - 1, state[key], number)
+            products = chain([found[a].whiten.T @ state[key] @ found[b].whiten], draws)
+            means = self._beyond_chance(self._means(each, found[a], found[b]) for each in _told(products, number))
             table[a, b], table[b, a] = means.tolist()
         return {self.name: (("site", "site_b"), table)}
 
     def _of_site(self, nodes: int) -> float:
         return eigenvectors(nodes)
 
-    def _of_pair(self, nodes: int, others: int) -> float:
-        draws = number_of_draws(nodes, others) if self.corrected else 0
-        return (1 + 2 * draws) * singular_vectors(nodes, others)
+    def _of_one(self, nodes: int, others: int) -> float:
+        return singular_vectors(nodes, others)
 
     def _means(self, products: Tensor, here: _Directions, there: _Directions) -> Tensor:
         """The mean correlation of the first site and the second, and of the second and the first, (2,).

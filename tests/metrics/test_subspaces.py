@@ -13,7 +13,7 @@ from scipy.spatial import procrustes
 
 from probekit.errors import PluginError
 from probekit.metrics import PWCCA, SVCCA, Procrustes, Spec
-from probekit.metrics._kernels.shuffled_subspaces import shuffled_products
+from probekit.metrics._kernels.shuffled_subspaces import number_of_draws, shuffled_products
 
 METRICS = [Procrustes(), SVCCA(), PWCCA()]
 
@@ -130,7 +130,8 @@ def test_what_chance_gives_is_what_shuffles_give(directions, others, freedom):
     x, y = rng.exponential(size=(freedom + 1, directions)), rng.normal(size=(freedom + 1, others))
     bases = [np.linalg.svd(each - each.mean(0), full_matrices=False)[0] for each in (x, y)]
     shuffled = [np.linalg.svd(bases[0].T @ bases[1][rng.permutation(freedom + 1)])[1] for _ in range(200)]
-    drawn = list(shuffled_products(directions, others, freedom, torch.zeros(1, dtype=torch.float64)))
+    number = number_of_draws(directions, others)
+    drawn = list(shuffled_products(directions, others, freedom, torch.zeros(1, dtype=torch.float64), number))
     assert all(each.shape == (directions, others) for each in drawn)
     found = torch.stack([torch.linalg.svdvals(each) for each in drawn]).mean(0)
     np.testing.assert_allclose(found, np.mean(shuffled, 0), atol=3 * np.std(shuffled, 0).max() / np.sqrt(len(drawn)))

@@ -22,18 +22,21 @@ _SEED = 0
 _LEAST = 1e-9  # what is left to be found beyond chance
 
 
-def shuffled_products(directions: int, others: int, freedom: int, like: Tensor) -> Iterator[Tensor]:
-    """Draws of the products (direction, other) of two sites' directions in so many dimensions; always the same draws.
+def shuffled_products(directions: int, others: int, freedom: int, like: Tensor, number: int) -> Iterator[Tensor]:
+    """A number of draws of the products (direction, other) of two sites' directions in so many dimensions.
+
+    They are always the same.
 
     Both must be at most `freedom`. The draws have the device and dtype of `like`.
     """
     rng = np.random.default_rng(_SEED)
-    for _ in range(number_of_draws(directions, others)):
+    for _ in range(number):
         made = _block if directions + others <= freedom else _of_bases
         yield made(directions, others, freedom, rng).to(like)
 
 
 def number_of_draws(directions: int, others: int) -> int:
+    """How many are enough for a mean over their singular values."""
     return ceil(_VALUES / min(directions, others))
 
 
