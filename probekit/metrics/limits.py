@@ -51,8 +51,8 @@ def check_parameters(metric: Any) -> None:
     """Make the parameters of a dataclass those of the types that its fields declare, as numbers of numpy aren't.
 
     A float may be given as a whole number, and a tuple as a list; an infinite number stands in tuples alone, as an open
-    end. What a field declares beside bool, int, float, str,
-    None, choices (``Literal``) and tuples of these isn't checked.
+    end. What a field declares beside bool, int, float, str, None, choices (``Literal``) and tuples of these isn't
+    checked.
 
     Raises:
         PluginError: of the values that are of another type, or beyond the metric's `limits`.
