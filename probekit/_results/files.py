@@ -24,7 +24,7 @@ __all__ = ["as_store_errors", "files_of", "fill_value", "require_absent", "write
 
 ChunkShape: TypeAlias = Callable[[xr.Variable], tuple[int, ...] | None]
 
-_CHUNK_BYTES = 2**24
+_CHUNK_BYTES = 2**23  # compressing takes four times as much
 _SMALL = 2**16  # bytes that aren't worth compressing
 _LARGE = 2**20  # bytes of a file for which more memory was needed than may wait to be given back
 
@@ -102,9 +102,11 @@ def _array(
 
     def content(index: tuple[int, ...]) -> bytes:
         part = values[tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunk, strict=True))]
-        padded = np.full(chunk, "" if text else fill_value(dtype), object if text else dtype)
-        padded[tuple(map(slice, part.shape))] = part
-        return b"".join(map(bytes, codec.encode(padded)))
+        if part.shape != chunk:
+            padded = np.full(chunk, "" if text else fill_value(dtype), object if text else dtype)
+            padded[tuple(map(slice, part.shape))] = part
+            part = padded
+        return b"".join(map(bytes, codec.encode(part)))
 
     places = np.ndindex(*(math.ceil(n / part) for n, part in zip(values.shape, chunk, strict=True)))
     chunks = {chunk_key(path, index): partial(content, index) for index in places}

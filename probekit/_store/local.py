@@ -111,6 +111,7 @@ class LocalBackend:
             for key, content in files.items():
                 (folder / key).parent.mkdir(parents=True, exist_ok=True)
                 (folder / key).write_bytes(content)
+                del content  # before the next is made
             if self._durable:
                 for made, _, names in os.walk(folder):
                     for name in names:

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from probekit._heap import give_back
 from probekit.metrics.block import Array
 from probekit.metrics.protocol import Variables
 
 __all__ = ["join_nodes", "placed"]
+
+_DROPPED = 8 * 2**20  # bytes for which it is worth to give memory back
 
 
 def join_nodes(blocks: Iterable[Variables]) -> Variables:
@@ -29,10 +32,14 @@ def placed(arrays: list[Array], axis: int) -> Array:
         return arrays.pop()
     shape = np.moveaxis(arrays[0], axis, 0).shape[1:]
     whole = np.empty((sum(array.shape[axis] for array in arrays), *shape), np.result_type(*arrays))
-    first = 0
+    first = dropped = 0
     arrays.reverse()
     while arrays:
         array = np.moveaxis(arrays.pop(), axis, 0)
         whole[first : first + len(array)] = array
-        first += len(array)
+        first, dropped = first + len(array), dropped + array.nbytes
+        del array
+        if dropped > _DROPPED or not arrays:  # small arrays lie in the heap, which keeps what is free
+            give_back(at_once=whole.nbytes > _DROPPED)
+            dropped = 0
     return np.moveaxis(whole, 0, axis)
