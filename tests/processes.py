@@ -19,7 +19,10 @@ __all__ = ["CONTEXT", "Ended", "call", "group", "run", "script", "start"]
 #: Forks come from a server with no thread and nothing of the test in it, which starts with the first of them.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch", "dask.array", "zarr", "probekit._capture.capture", "probekit._measure.watch", "s3fs"]
+    [
+        *("torch", "dask.array", "zarr", "probekit._capture.capture", "probekit._measure.watch", "s3fs"),
+        *("torch.distributed.fsdp", "torch._dynamo"),  # which a sharded model imports
+    ]
 )
 _STREAMS = ("stdout", "stderr")
 

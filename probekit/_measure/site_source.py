@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -74,7 +75,7 @@ class Source:
         """The columns of its rows, in a tree with this `root`."""
         return SampleColumns(self.name, self.site, root, ROW if self.tokens else SAMPLE)
 
-    @property
+    @cached_property  # since xarray takes long to tell whether it has chunks
     def variable(self) -> xr.Variable:
         return as_stored(self.site.variables[ACTIVATION])
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
-import subprocess
-import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +24,7 @@ import probekit as pk
 from probekit._measure.site_source import Source
 from probekit.errors import ProbekitError
 from probekit.metrics import Block, Samples, Spec, State, Variables
+from tests import processes
 
 
 def tree_of(x: np.ndarray, classes: int) -> xr.DataTree:
@@ -68,85 +68,74 @@ def test_the_memory_that_is_asked_for_is_enough(metric: str) -> None:
     xr.testing.assert_identical(measured, pk.measure(tree_of(x, 20), metric, memory="8GiB"))
 
 
-_SCRIPT = """
-import re
-from pathlib import Path
-import numpy as np, torch
-import probekit as pk
-from tests.measure.test_memory import tree_of
+asks_linux = pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is asked of Linux")
 
-def now(kind):
-    return 1024 * int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
-torch.set_num_threads(1)
-x = np.random.default_rng(0).normal(size=(1600, {nodes})).astype(np.float32)
-pk.measure(tree_of(x[:, :9], 3), {metrics!r})  # imports
-for metric, memory in zip({metrics!r}, {memory!r}):
+def added(run: Callable[[], Any]) -> tuple[int, Any]:
+    """The bytes that this process holds at the peak of a call beyond those before it, and what it gives."""
+    gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
-    before = now("VmRSS")
-    pk.measure(tree_of(x, 3), metric, memory=memory)
-    print(now("VmHWM") - before)
-"""
+    before = _held("VmRSS")
+    found = run()
+    return _held("VmHWM") - before, found
+
+
+def _held(kind: str) -> int:
+    found = re.search(kind + r":\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return 1024 * int(found[1])
+
+
+def used(metrics: list[str], memory: list[str], nodes: int) -> list[int]:
+    """What each of the metrics adds."""
+    torch.set_num_threads(1)
+    x = np.random.default_rng(0).normal(size=(1600, nodes)).astype(np.float32)
+    pk.measure(tree_of(x[:, :9], 3), metrics)  # imports
+    each = zip(metrics, memory, strict=True)
+    return [added(lambda: pk.measure(tree_of(x, 3), metric, memory=bound))[0] for metric, bound in each]  # noqa: B023
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is asked of Linux")
+@asks_linux
 def test_no_more_memory_is_used_than_was_asked_for() -> None:
     nodes, metrics, memory = 1500, ["effective_rank", "linear_probe:method='ridge'"], []  # 18 MB for all pairs of nodes
     for metric in metrics:
         with pytest.raises(ProbekitError) as found:
             pk.measure(tree_of(np.zeros((1600, nodes), np.float32), 3), metric, memory="1MiB", progress=never)
         memory.append(enough(found.value))
-    script = _SCRIPT.format(nodes=nodes, metrics=metrics, memory=memory)
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    for used, bound in zip(map(int, printed.split()), memory, strict=True):
-        assert 8 * nodes**2 < used < float(bound.removesuffix(" MiB")) * 2**20
+    for found, bound in zip(processes.call(used, metrics, memory, nodes), memory, strict=True):
+        assert 8 * nodes**2 < found < float(bound.removesuffix(" MiB")) * 2**20
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is asked of Linux")
+@asks_linux
 def test_states_and_temporaries_are_within_what_was_asked_for() -> None:
     metrics, memory = ["neural_collapse", "separability", "silhouette", "coactivation", "node_correlation", "svcca"], []
     for metric in metrics:
         with pytest.raises(ProbekitError) as found:
             pk.measure(tree_of(np.zeros((1600, 1500), np.float32), 3), metric, memory="1MiB", progress=never)
         memory.append(enough(found.value))
-    script = _SCRIPT.format(nodes=1500, metrics=metrics, memory=memory)
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    for metric, used, bound in zip(metrics, map(int, printed.split()), memory, strict=True):
-        assert used < 1.25 * float(bound.removesuffix(" MiB")) * 2**20, metric
+    for metric, found, bound in zip(metrics, processes.call(used, metrics, memory, 1500), memory, strict=True):
+        assert found < 1.25 * float(bound.removesuffix(" MiB")) * 2**20, metric
 
 
-_PAIRS = """
-import gc, re
-from pathlib import Path
-import numpy as np, torch
-import probekit as pk
-from tests.measure.test_memory import tree_of
-
-def now(kind):
-    return 1024 * int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-
-torch.set_num_threads(1)
-x = np.random.default_rng(0).normal(size=(2000, 300)).astype(np.float32)
-pk.measure(tree_of(x[:, :9], 3), {metric!r})  # imports
-for out in (None, {out!r}):
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = now("VmRSS")
-    results = pk.measure(tree_of(x, 200), {metric!r}, memory="48MiB", out=out)
-    print(now("VmHWM") - before - results.nbytes)
-    del results
-"""
+def beside_the_results(metric: str, written: Path) -> list[int]:
+    """What measurements of 96 MB for all pairs of classes add beside them, in memory and `written`."""
+    torch.set_num_threads(1)
+    x, found = np.random.default_rng(0).normal(size=(2000, 300)).astype(np.float32), []
+    pk.measure(tree_of(x[:, :9], 3), metric)  # imports
+    for out in (None, written):
+        more, results = added(lambda: pk.measure(tree_of(x, 200), metric, memory="48MiB", out=out))  # noqa: B023
+        found.append(more - results.nbytes)
+        del results
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is asked of Linux")
+@asks_linux
 @pytest.mark.parametrize("metric", ["auroc:pairs=True", "dprime:pairs=True"])
 def test_a_large_table_of_results_is_held_once(metric: str, tmp_path: Path) -> None:
-    script = _PAIRS.format(metric=metric, out=str(tmp_path / "results.zarr"))  # 96 MB for all pairs of classes
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    in_memory, written = map(int, printed.split())
+    in_memory, written = processes.call(beside_the_results, metric, tmp_path / "results.zarr")
     assert in_memory < 1.25 * 48 * 2**20
     assert written < 1.25 * 48 * 2**20
 
@@ -161,32 +150,19 @@ def test_few_samples_of_many_nodes_need_what_they_are(metric: str) -> None:
     assert 0.95 * needed <= float(enough(found.value).removesuffix(" MiB")) <= 1.05 * needed
 
 
-_NULLS = """
-import re
-from pathlib import Path
-import numpy as np, torch
-import probekit as pk
-from tests.measure.test_memory import tree_of
-
-def now(kind):
-    return 1024 * int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-
-torch.set_num_threads(1)
-x = np.random.default_rng(0).normal(size=(1600, 1500)).astype(np.float32)
-pk.measure(tree_of(x[:, :9], 3), ["std", "skewness"], null="permute", repeats=20)  # imports
-Path("/proc/self/clear_refs").write_text("5")
-before = now("VmRSS")
-pk.measure(tree_of(x, 20), ["std", "skewness"], null="permute", repeats=200, memory="160MiB")
-print(now("VmHWM") - before)
-"""
+def used_by_shuffles() -> int:
+    torch.set_num_threads(1)
+    x = np.random.default_rng(0).normal(size=(1600, 1500)).astype(np.float32)
+    metrics: Any = ["std", "skewness"]
+    pk.measure(tree_of(x[:, :9], 3), metrics, null="permute", repeats=20)  # imports
+    return added(lambda: pk.measure(tree_of(x, 20), metrics, null="permute", repeats=120, memory="160MiB"))[0]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is asked of Linux")
+@asks_linux
 def test_the_states_of_shuffles_stay_within_the_memory() -> None:
-    all_at_once = 200 * 20 * 1500 * 8 * (3 + 5)
-    printed = subprocess.run([sys.executable, "-c", _NULLS], capture_output=True, text=True, check=True).stdout
-    assert int(printed) < 160 * 2**20 < all_at_once
+    all_at_once = 120 * 20 * 1500 * 8 * (3 + 5)
+    assert processes.call(used_by_shuffles) < 160 * 2**20 < all_at_once
 
 
 def test_a_null_that_does_not_fit_is_refused_and_given_what_it_needs_measured_in_several_passes() -> None:

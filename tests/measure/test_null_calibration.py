@@ -11,7 +11,8 @@ from scipy.stats import binom
 
 import probekit as pk
 
-SITES, NODES, REPEATS = 40, 3, 39
+SITES, NODES, REPEATS = 40, 3, 20
+SMALL = 2 / (REPEATS + 1)  # the least p-value of so many repeats
 GROUPED = [
     *("mean", "var", "std", "median", "quantile:0.1,0.9", "min", "max", "skewness", "kurtosis", "entropy", "sparsity"),
     *("fisher", "dprime", "ks", "auroc", "overlap", "mutual_information", "wasserstein", "selectivity", "perplexity"),
@@ -37,10 +38,10 @@ def assert_calibrated(tree: xr.DataTree, metric: Any) -> None:
     for name in names:
         # One class of each node: the p-values of the others depend on it.
         p = np.stack([each[name].isel(dict.fromkeys({*each[name].dims} - {"node"}, 0)).values for each in groups])
-        small, number = int((p <= 0.05).sum()), int((~np.isnan(p)).sum())
-        assert small <= binom.ppf(1 - 1e-4, number, 0.05), name
+        small, number = int((p <= SMALL).sum()), int((~np.isnan(p)).sum())
+        assert small <= binom.ppf(1 - 1e-4, number, SMALL), name
         if (ties := (p == 1).mean()) < 0.1:  # otherwise the values are few, and less is said
-            assert small >= binom.ppf(1e-4, number, 0.05), (name, ties)
+            assert small >= binom.ppf(1e-4, number, SMALL), (name, ties)
 
 
 @pytest.mark.parametrize("sizes", [(14, 14, 14), (10, 12, 20)], ids=["equal", "unequal"])
