@@ -95,7 +95,7 @@ def script(code: str, *arguments: str, paths: Sequence[Path] = (), cwd: Path) ->
 def _execute(code: str, arguments: Sequence[str], paths: Sequence[Path], cwd: Path) -> None:
     os.chdir(cwd)
     for number, name in enumerate(_STREAMS, start=1):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.argv = ["-c", *arguments]
     sys.path[:0] = ["", *map(str, paths)]
     exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))

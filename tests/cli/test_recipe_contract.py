@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from probekit import plugins
+from tests import processes
 
 GOOD = '''
 """Writes a table of two levels."""
@@ -62,16 +63,14 @@ def folder(distribution: Callable[..., Path]) -> Path:
     return distribution("recipes-of-all-kinds", plugins.RECIPES, entries, modules)
 
 
-def test_each_broken_recipe_is_told_what_to_mend_and_the_others_work(
-    python: Callable[..., Any], folder: Path, tmp_path: Path
-) -> None:
+def test_each_broken_recipe_is_told_what_to_mend_and_the_others_work(folder: Path, tmp_path: Path) -> None:
     def called(*arguments: str) -> Any:
-        done = python(MAIN, *arguments, paths=(folder,), cwd=tmp_path)
+        done = processes.script(MAIN, *arguments, paths=(folder,), cwd=tmp_path)
         return done.returncode, " ".join((done.stdout + done.stderr).split())
 
     code, text = called("run", "--help")
     assert (code, all(name in text for name in ("good", *BROKEN))) == (0, True)
-    found = json.loads(python(EACH, *BROKEN, paths=(folder,), cwd=tmp_path).stdout)
+    found = json.loads(processes.script(EACH, *BROKEN, paths=(folder,), cwd=tmp_path).stdout)
     assert {*found} == {*BROKEN}
     for name, (_, fault) in BROKEN.items():
         code, text = found[name]
@@ -87,11 +86,9 @@ def test_each_broken_recipe_is_told_what_to_mend_and_the_others_work(
     assert "layer" in text
 
 
-def test_what_a_recipe_returns_is_looked_at(
-    python: Callable[..., Any], distribution: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_what_a_recipe_returns_is_looked_at(distribution: Callable[..., Path], tmp_path: Path) -> None:
     code = "def run(*, progress=None):\n    return {'accuracy': 1}"
     folder = distribution("forgetful", plugins.RECIPES, {"forgets": "forgets"}, {"forgets": code})
-    done = python(MAIN, "run", "forgets", paths=(folder,), cwd=tmp_path)
+    done = processes.script(MAIN, "run", "forgets", paths=(folder,), cwd=tmp_path)
     assert done.returncode == 1
     assert "returned a dict; it has to return a probekit.report.Outcome" in " ".join(done.stderr.split())

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from probekit import plugins
+from tests import processes
+
+MAIN = "from probekit.cli import main; main()"
 
 
 def test_a_recipes_parameters_are_its_options(call):
@@ -25,11 +27,9 @@ def run(*, out: str = "none/fig1.png", progress=None):
 '''
 
 
-def test_an_error_of_the_system_is_one_paragraph(
-    python: Callable[..., Any], distribution: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_an_error_of_the_system_is_one_paragraph(distribution: Callable[..., Path], tmp_path: Path) -> None:
     folder = distribution("drawing", plugins.RECIPES, {"draw": "drawing"}, {"drawing": RECIPE})
-    done = python("from probekit.cli import main; main()", "run", "draw", paths=(folder,), cwd=tmp_path)
+    done = processes.script(MAIN, "run", "draw", paths=(folder,), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: No such file or directory: none/fig1.png.\n"
 
@@ -52,12 +52,12 @@ def run(
 
 
 def test_paths_of_a_recipe_may_begin_at_home(
-    python: Callable[..., Any], distribution: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    distribution: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = distribution("pathful", plugins.RECIPES, {"paths": "pathful"}, {"pathful": PATHS})
     monkeypatch.setenv("HOME", "/home/ada")
     options = ["--out=~/runs", "--other=file:///data/a", "--more=~/b,c"]
-    done = python("from probekit.cli import main; main()", "run", "paths", *options, paths=(folder,), cwd=tmp_path)
+    done = processes.script(MAIN, "run", "paths", *options, paths=(folder,), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [text in done.stdout for text in ("/data/a", "/home/ada/b", "c")] == [True] * 3
     assert "Report: /home/ada/runs" in done.stderr

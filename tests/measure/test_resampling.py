@@ -224,7 +224,7 @@ def test_intervals_cover_what_is_true(ci: str) -> None:
 def test_intervals_of_columns_cover_what_is_true(ci: str) -> None:
     rng, y = np.random.default_rng(1), np.arange(400) % 2
     x = rng.normal(size=(400, 2000)).astype(np.float32) + y[:, None].astype(np.float32)
-    found = measured(x, y, ["auroc", "median"], ci=ci, repeats=200).sel(label=0)
+    found = measured(x, y, ["auroc", "median"], ci=ci, repeats=100).sel(label=0)
     for name, true in (("auroc_rest", 1 - norm.cdf(np.sqrt(0.5))), ("median", 0.0)):
         covered = ((found[f"{name}_low"] < true) & (true < found[f"{name}_high"])).mean()
         assert 0.93 < covered < 0.97, name
