@@ -82,6 +82,7 @@ class Wasserstein(Parameters):
     corrected: bool = True
     limits: ClassVar[Limits] = {"min_count": at_least(1)}
     name: ClassVar[str] = "wasserstein"
+    interval: ClassVar[str] = "jackknife"
     headline: ClassVar[Headline] = Headline(
         "wasserstein_mean",
         "median",

@@ -137,6 +137,27 @@ def test_intervals_of_small_classes_cover_what_is_true(few: int, ci: str) -> Non
     assert ((covered > 0.93) & (covered < 0.98)).all()  # by the degrees of freedom of all classes: 0.62, 0.77, 0.88
 
 
+@pytest.mark.parametrize(("classes", "samples"), [(2, 100), (10, 12), (10, 50), (30, 12)])
+def test_intervals_of_classes_that_are_alike_cover_what_is_true(classes: int, samples: int) -> None:
+    y, x = np.repeat(np.arange(classes), samples), np.random.default_rng(1).normal(size=(classes * samples, 100))
+    metrics = ["fisher", "dprime", "wasserstein", "selectivity", "perplexity"]
+    for site, wanted in ((x, metrics[:3]), (np.maximum(x, 0), metrics[3:])):
+        found = pk.measure(store_of({"a": site}, y), wanted, ci="bootstrap", repeats=50)["a"]
+        for name in wanted:
+            variable = f"{name}_mean" if f"{name}_mean" in found else name
+            low, high, value = (found[f"{variable}{end}"].values for end in ("_low", "_high", ""))
+            assert ((low <= value) & (value <= high)).all(), name
+            truth = classes if name == "perplexity" else 0
+            least = 0.75 if (name, classes) == ("wasserstein", 2) else 0.87  # it turns at 0, as a distance does
+            assert ((low <= truth) & (truth <= high)).mean() > least, name
+
+
+def test_what_is_not_corrected_is_given_without_the_bias_that_draws_show() -> None:
+    y, x = np.repeat(np.arange(10), 50), np.random.default_rng(1).normal(size=(500, 40))
+    found = pk.measure(store_of({"a": x}, y), "dprime:corrected=False", ci="bootstrap", repeats=50)["a"]
+    assert ((found["dprime_mean_low"] + found["dprime_mean_high"]) / 2 < found["dprime_mean"]).all()
+
+
 @pytest.mark.parametrize("ci", ["bootstrap", "jackknife"])
 def test_a_class_of_one_sample_has_no_interval(ci: str) -> None:
     y = np.repeat([0, 1, 2], [1, 19, 20])

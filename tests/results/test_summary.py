@@ -108,22 +108,25 @@ def test_omitted_samples_are_told(tree: xr.DataTree) -> None:
 
 
 def test_intervals_and_p_values_stand_beside_a_number(tree: xr.DataTree) -> None:
-    measured = pk.measure(tree, ["auroc", "std", "linear_probe"], null="permute", ci="jackknife", repeats=20)
-    found, relu = pk.summary(measured, metrics=["auroc", "linear_probe"]), measured["relu"]
+    measured = pk.measure(tree, ["fisher", "auroc", "std", "linear_probe"], null="permute", ci="jackknife", repeats=20)
+    found, relu = pk.summary(measured, metrics=["fisher", "linear_probe"]), measured["relu"]
     assert found.table.columns == (
-        *("site", "n", "auroc", "auroc 95% interval", "auroc_rest_null_site", "auroc p", "auroc q < 0.05"),
+        *("site", "n", "fisher", "fisher 95% interval", "fisher_null_site", "fisher p", "fisher q < 0.05"),
         *("linear_probe", "linear_probe 95% interval", "linear_probe_chance", "linear_probe p", "missing"),
     )
-    row = found.to_dataframe().set_index(["site", "metric"]).loc[("relu", "auroc")]
+    row = found.to_dataframe().set_index(["site", "metric"]).loc[("relu", "fisher")]
     for column, variable in {"beside": "null", "p": "p", "low": "low", "high": "high"}.items():
-        assert row[column] == relu[f"auroc_rest_{variable}_site"].item()
+        assert row[column] == relu[f"fisher_{variable}_site"].item()
     assert found.long_table.columns == (
         *("metric", "site", "value", "95% interval", "beside", "p", "q < 0.05", "n", "missing"),
     )
-    ax = pk.plot.profile(measured, "auroc_rest").axes[0]
+    ax = pk.plot.profile(measured, "fisher").axes[0]
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--", ":"]
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert texts == ["95% interval", "shuffled labels", "neutral: 0.5"]
+    assert texts == ["95% interval", "shuffled labels", "neutral: 0"]
+    assert np.isnan(relu["auroc_rest_low_site"])
+    assert "the largest of the nodes" in relu["auroc_rest_low_site"].attrs["no_interval"]
+    assert np.isfinite(relu["auroc_rest_low"]).all()
 
 
 def test_one_site_of_a_tree_is_no_result_without_sites() -> None:

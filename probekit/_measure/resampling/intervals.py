@@ -60,8 +60,12 @@ class Intervals:
     def of_site(self, name: str, headline: Headline, dims: Sequence[str], measured: Array, sums: Sums) -> Interval:
         """That of the one number that a headline makes of a variable, which has `measured` values along `dims`.
 
-        None where a class of a single unit counts.
+        None where a class of a single unit counts, and for the largest of the nodes: which it is depends on the
+        samples, and draws of them don't show by how much it is too large.
         """
+        if headline.over_nodes == "max":
+            none = np.full(sums.measured.shape, np.nan)
+            return Interval(none, none, "it is the largest of the nodes, which each have theirs")
         alone = np.array(False)
         if CLASS_DIMS.intersection(dims):
             alone = ((self.draws.freedom(dims).free == 0) & ~np.isnan(measured)).any()
@@ -101,13 +105,16 @@ class Intervals:
         """The middle, the standard error, and its degrees of freedom, of draws of units within their cells.
 
         The middle is the value, less the bias that the draws show if it is worth it: where it exceeds a quarter of the
-        standard error (Efron and Tibshirani 1993, section 10.3); a smaller one is as well chance. Draws within each
-        cell vary too little, by the share of units that the cells' means take up.
+        standard error (Efron and Tibshirani 1993, section 10.3); a smaller one is as well chance. A metric that is
+        corrected for chance has taken its bias off already. Its draws are of samples that differ by chance, which is
+        what they show then, and no bias. Draws within each cell vary too little, by the share of units that the cells'
+        means take up.
         """
         units, free = self.draws.freedom(dims)
         free = np.where(free > 0, free, np.nan)
         error, bias = np.sqrt(sums.variance * units / free), sums.mean - sums.measured
-        return sums.measured - np.where(np.abs(bias) > error / 4, bias, 0), error, free
+        biased = (np.abs(bias) > error / 4) & (not getattr(self.metric, "corrected", False))
+        return sums.measured - np.where(biased, bias, 0), error, free
 
     def _jackknife(self, sums: Sums, dims: Sequence[str]) -> tuple[Array, Array, Array]:
         """The same of what is left without each of the blocks; a class is in as many of them as it has units."""

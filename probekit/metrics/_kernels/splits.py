@@ -60,9 +60,10 @@ class Split:
     def masks(self, share: float, folds: int | None) -> list[Mask]:
         """The held-out rows of each split: a share of them once, or each of so many folds in turn.
 
-        Raises PluginError for more folds than units.
+        Raises PluginError for more folds than units, where there are several.
         """
-        check_folds(folds, self.number)
+        if self.number > 1:
+            check_folds(folds, self.number)
         masks = [self.held_out(share)] if folds is None else [*self.folds(folds)]
         return [mask for mask in masks if mask.any()]
 
