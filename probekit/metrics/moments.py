@@ -77,8 +77,8 @@ class Var(ClassMoments):
     """Variance of each class at each node.
 
     `var` (label, node), float64, in the square of the activation's unit: Σ(x − μ_c)² / (n_c − ddof), the square of
-    `std`; exactly 0 for a constant node. NaN for a class without samples, for a class of `ddof` samples, and, as in
-    numpy, where a value is infinite.
+    `std`; exactly 0 for a constant node. NaN for a class without samples, for a class of up to `ddof` samples, and,
+    as in numpy, where a value is infinite.
     """
 
     ddof: int = 0
@@ -89,7 +89,7 @@ class Var(ClassMoments):
         "var",
         "median",
         "values vary much within a class",
-        missing="a class without samples has none, nor has an infinite value",
+        missing="a class of up to ddof samples has none, nor has an infinite value",
     )
 
     def finalize(self, state: State) -> Variables:
@@ -102,7 +102,7 @@ class Std(ClassMoments):
 
     `std` (label, node), float64: √(Σ(x − μ_c)² / (n_c − ddof)), from (n, μ, M2), which merge by the method of Chan,
     Golub and LeVeque (1983) without subtracting two large sums; exactly 0 for a constant node. NaN for a class without
-    samples, for a class of `ddof` samples, and, as in numpy, where a value is infinite.
+    samples, for a class of up to `ddof` samples, and, as in numpy, where a value is infinite.
     """
 
     ddof: int = 0
@@ -113,7 +113,7 @@ class Std(ClassMoments):
         "std",
         "median",
         "values vary much within a class",
-        missing="a class without samples has none, nor has an infinite value",
+        missing="a class of up to ddof samples has none, nor has an infinite value",
     )
 
     def finalize(self, state: State) -> Variables:
@@ -122,4 +122,5 @@ class Std(ClassMoments):
 
 
 def _variance(state: State, ddof: int) -> Tensor:
-    return state["m2"] / (state["count"][:, None] - ddof).clamp(min=0)
+    free = state["count"][:, None] - ddof
+    return (state["m2"] / free).where(free > 0, torch.nan)

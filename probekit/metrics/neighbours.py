@@ -48,7 +48,8 @@ class KNNAccuracy(Parameters):
 
     `distance` is ``"euclidean"``, by which nodes with large values outweigh the others, or ``"cosine"``, which compares
     directions from 0; a sample that is all 0 is then equally far from all. Equally near samples are taken in random
-    order. NaN with fewer than two classes, with no more samples than neighbours, and where a value is infinite.
+    order. NaN with fewer than two classes or none of two samples, with no more samples than neighbours, and
+    where a value is infinite.
 
     Independent classes come to a little less than chance, 1 / C less about 1 / n: a sample that is left out is one less
     of its own class.
@@ -81,7 +82,7 @@ class KNNAccuracy(Parameters):
         "the nearest samples mostly have the same class",
         beside="knn_accuracy_chance",
         classes=2,
-        missing="it needs two classes, more samples than neighbours, and finite values",
+        missing="it needs two classes, one of several samples, more samples than neighbours, and finite values",
     )
 
     def memory(self, spec: Spec, samples: int) -> int:
@@ -123,7 +124,7 @@ class KNNAccuracy(Parameters):
 
         None where there are too few, or a value is infinite.
         """
-        if samples.number <= self.neighbours:
+        if samples.number <= self.neighbours or np.bincount(samples.codes).max() < 2:
             return None
         x = self._placed(torch.from_numpy(samples.take(chosen).astype(np.float64)))
         centre = x.mean(0) if self.distance == "euclidean" else x.new_zeros(x.shape[1])

@@ -10,6 +10,7 @@ from probekit.errors import PluginError, near
 
 __all__ = ["with_parameters"]
 
+_CONSTANTS = {"true": "True", "false": "False", "none": "None"}  # which are no words, however they are written
 _ORDINARY = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
@@ -18,7 +19,7 @@ def with_parameters(metric: object, name: str, text: str) -> Any:
 
     `text` is a list of values followed by ``key=value`` pairs, separated by commas. Values without a key belong to the
     first parameter: a single one is its value, several become a tuple. A value is a Python literal: a number, True,
-    None, a string in quotes, a tuple.
+    None, a string in quotes, a tuple; or a string that is a single word, which needs no quotes.
 
     Raises PluginError for text of another form, for parameters that the metric doesn't have, and for values that it
     refuses.
@@ -26,7 +27,7 @@ def with_parameters(metric: object, name: str, text: str) -> Any:
     >>> from probekit.metrics import Overlap, Quantile
     >>> with_parameters(Quantile, "quantile", "0.25,0.75")
     Quantile(q=(0.25, 0.75))
-    >>> with_parameters(Overlap, "overlap", "16, null='permute'").parameters["null"]
+    >>> with_parameters(Overlap, "overlap", "16, null=permute").parameters["null"]
     'permute'
     """
     asked = f"{name}:{text}"
@@ -83,11 +84,14 @@ def _call(text: str) -> ast.Call | None:
 
 
 def _literal(asked: str, node: ast.expr) -> Any:
+    if isinstance(node, ast.Name) and node.id.casefold() not in _CONSTANTS:
+        return node.id
     try:
         return ast.literal_eval(node)
     except ValueError:
         written = ast.unparse(node)
+        meant = _CONSTANTS.get(written.casefold(), repr(written))
         raise PluginError(
-            f"{asked!r}: {written} isn't a value. Write a number, True, False, None, a tuple, or a string in quotes, "
-            f"such as {written!r}."
+            f"{asked!r}: {written} isn't a value. Write a number, True, False, None, a tuple, a word, or a string in "
+            f"quotes: {meant}. In a shell, the whole needs quotes too, as in \"linear_probe:split_by='my column'\"."
         ) from None

@@ -102,6 +102,9 @@ def test_more_neighbours_than_samples_take_no_memory(tree_of: Callable[..., xr.D
     with pytest.warns(pk.errors.MissingWarning, match="more samples than neighbours"):
         found = pk.measure(tree_of({"a": x}, y), f"knn_accuracy:neighbours={10**9}", memory="64MiB")
     assert np.isnan(found["a"]["knn_accuracy"])
+    with pytest.warns(pk.errors.MissingWarning, match="one of several samples"):
+        alone = pk.measure(tree_of({"a": x}, np.arange(len(x))), "knn_accuracy")
+    assert np.isnan(alone["a"]["knn_accuracy"])
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 6])

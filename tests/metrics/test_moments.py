@@ -75,6 +75,13 @@ def test_infinities_are_numpys_and_stay_in_their_class(stream: Stream) -> None:
         )
 
 
+@pytest.mark.parametrize("metric", [Std, Var])
+def test_a_class_of_no_more_samples_than_ddof_is_nan(stream: Stream, metric: type) -> None:
+    x, y = np.random.default_rng(0).normal(size=(10, 2)), np.repeat([0, 1, 2], [3, 2, 5])
+    (found,) = metric(ddof=3).finalize(stream(metric(ddof=3), x, y, 3)).values()
+    np.testing.assert_array_equal(np.isfinite(found[1]), [[False] * 2, [False] * 2, [True] * 2])
+
+
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_var_is_numpys(samples: tuple[np.ndarray, np.ndarray], stream: Stream, ddof: int) -> None:
     x, y = samples

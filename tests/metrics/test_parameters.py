@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import probekit as pk
-from probekit.metrics import Histogram, Overlap, Quantile, Sparsity, Std, median
+from probekit.metrics import Histogram, KNNAccuracy, Overlap, Quantile, Sparsity, Std, median
 from probekit.metrics.parameters import with_parameters
 
 
@@ -27,6 +27,8 @@ from probekit.metrics.parameters import with_parameters
         (Histogram, "16, edges='width'", Histogram(16, edges="width")),
         (Overlap, 'null="permute",pairs=True', Overlap(null="permute", pairs=True)),
         (Overlap, "null=None", Overlap()),
+        (Overlap, "null=permute", Overlap(null="permute")),
+        (KNNAccuracy, "distance=cosine, split_by=speaker", KNNAccuracy(distance="cosine", split_by="speaker")),
     ],
 )
 def test_text_makes_the_metric_that_the_call_makes(metric: type, text: str, expected: object) -> None:
@@ -43,7 +45,10 @@ def test_text_makes_the_metric_that_the_call_makes(metric: type, text: str, expe
         (Std, "1,2", r"'std:1,2' is refused. Std\(ddof=\(1, 2\)\): ddof must be a whole number"),
         (Std, "1, ddof=1", "gives 'ddof' twice"),
         (Std, "ddof=1, ddof=2", "gives a parameter twice"),
-        (Overlap, "null=permute", "permute isn't a value. .*a string in quotes, such as 'permute'"),
+        (Overlap, "null=permuted", "null must be 'permute', or None. Near: 'permute'"),
+        (Overlap, "pairs=true", "true isn't a value. .*: True. In a shell"),
+        (Overlap, "null=none", "none isn't a value. .*: None. In a shell"),
+        (KNNAccuracy, "split_by=my-column", r"my - column isn't a value. .* In a shell, .*split_by='my column'"),
         (Std, "ddof=__import__('os')", "__import__.* isn't a value"),
         (Std, "*[1]", "isn't a value"),
         (median, "3", "gives parameters, but the metric 'median' has none"),
