@@ -10,6 +10,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import probekit as pk
 from probekit._beats import in_turn
 from probekit._sizes import format_size
 from probekit.errors import PluginError
-from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, median
+from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, Variables, median
 from tests.stores import opened_counting
 
 SAMPLES, NODES = 1000, 60
@@ -216,6 +217,30 @@ def test_metrics_are_given_by_name_class_instance_or_function(x: np.ndarray, y: 
 def test_what_is_no_metric_is_said(x: np.ndarray, y: np.ndarray, metrics: Any, message: str) -> None:
     with pytest.raises(pk.errors.PluginError, match=f"(?s){message}"):
         pk.measure(tree_of(y, relu=x), metrics)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"name": None}, r"the name None; it is a word"),
+        ({"name": ""}, r"the name ''; it is a word"),
+        ({"name": "my metric"}, r"the name 'my metric'; it is a word"),
+        ({"name": "my/metric"}, r"the name 'my/metric'; it is a word"),
+        ({"version": "1"}, r"'broken' has the version '1'; it is a whole number"),
+        ({"version": True}, r"'broken' has the version True; it is a whole number"),
+        ({"version": 1.5}, r"'broken' has the version 1\.5; it is a whole number"),
+        ({"headline": "m"}, r"'broken' has the headline 'm'; it is a pk\.metrics\.Headline"),
+    ],
+)
+def test_a_metric_whose_attributes_cannot_be_written_is_refused(
+    x: np.ndarray, y: np.ndarray, attributes: dict[str, Any], message: str
+) -> None:
+    def compute(block: Block) -> Variables:
+        raise AssertionError("the metric is refused before it is asked")
+
+    broken: Any = SimpleNamespace(**{"name": "broken", "version": 1, "parameters": {}, "compute": compute} | attributes)
+    with pytest.raises(pk.errors.PluginError, match=f"{message}.* author has to fix this"):
+        pk.measure(tree_of(y, relu=x), broken)
 
 
 @pytest.mark.parametrize("name", ["weight_alignment", "WeightAlignment", "weight_alignment:weights=1"])
