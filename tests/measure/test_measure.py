@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import tracemalloc
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,6 +241,36 @@ def test_a_metric_whose_attributes_cannot_be_written_is_refused(
     broken: Any = SimpleNamespace(**{"name": "broken", "version": 1, "parameters": {}, "compute": compute} | attributes)
     with pytest.raises(pk.errors.PluginError, match=f"{message}.* author has to fix this"):
         pk.measure(tree_of(y, relu=x), broken)
+
+
+class Stateless(Mean):
+    """A mean, one of whose methods returns no state."""
+
+    def __init__(self, method: str, returned: Any) -> None:
+        object.__setattr__(self, method, lambda *given: returned)
+
+    @property
+    def state_key(self) -> None:  # shared with no other metric
+        return None
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "said"),
+    [
+        ("init", None, "NoneType"),
+        ("update", None, "NoneType"),
+        ("update", torch.zeros(4), "Tensor"),
+        ("init", {"sum": 0.0}, r"dict of \['float'\]"),
+    ],
+)
+def test_a_method_that_returns_no_state_is_named(
+    x: np.ndarray, y: np.ndarray, method: str, returned: Any, said: str
+) -> None:
+    message = f"method '{method}' of the metric 'mean' returned {said}.* at site 'relu'.* author has to fix this"
+    with pytest.raises(pk.errors.PluginError, match=message):
+        pk.measure(tree_of(y, relu=x), Stateless(method, returned))
+    with pytest.raises(pk.errors.PluginError, match=message):
+        pk.measure_live(torch.nn.Sequential(OrderedDict(relu=torch.nn.ReLU())), x, Stateless(method, returned))
 
 
 @pytest.mark.parametrize("name", ["weight_alignment", "WeightAlignment", "weight_alignment:weights=1"])

@@ -110,5 +110,11 @@ def test_the_kit_checks_the_headline(metric: type[Elsewhere], message: str) -> N
         check()
 
 
+def test_results_refuse_a_headline_of_a_variable_that_is_not_there(tree: xr.DataTree) -> None:
+    message = "headline of the metric 'elsewhere' is of the variable 'elsewhere_mean', and the metric gave 'elsewhere'"
+    with pytest.raises(pk.errors.PluginError, match=f"{message}.* author has to fix this"):
+        pk.measure(tree, Elsewhere())
+
+
 def test_the_law_is_for_metrics_with_a_headline() -> None:
     assert "says what to look at" not in {each.law.name for each in checks(spread)}
