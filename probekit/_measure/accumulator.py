@@ -151,7 +151,7 @@ def call(metric: Adding | Metric, where: str, function: Callable[[*Given], R], *
 
 def state_from(metric: Adding, where: str, method: Literal["init", "update", "merge"], *given: Any) -> State:
     """The state that a method of the metric returns; PluginError, addressed to the metric's author, if it is none."""
-    state = call(metric, where, getattr(metric, method), *given)
+    state: State = call(metric, where, getattr(metric, method), *given)
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         of = f" of {sorted({type(each).__name__ for each in state.values()})}" if isinstance(state, Mapping) else ""
         raise PluginError(
