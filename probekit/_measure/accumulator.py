@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ __all__ = [
     "scope_of",
     "side_by_side",
     "sites_results",
+    "state_from",
 ]
 
 Given = TypeVarTuple("Given")
@@ -71,13 +72,13 @@ class Accumulator:
         self._leaders = {metric.name: metric for metric in leaders(metrics).values()}
         self._spec, self._where = spec, where
         self._classes = (spec if isinstance(spec, Spec) else spec[0]).classes
-        self.states = {name: call(metric, where, metric.init, spec) for name, metric in self._leaders.items()}
+        self.states = {name: state_from(metric, where, "init", spec) for name, metric in self._leaders.items()}
 
     @torch.no_grad()
     def update(self, x: Any, y: Tensor) -> None:
         """Add a batch: `x` (observation, node), or a list of such, with the class codes `y` (observation)."""
         for name, metric in self._leaders.items():
-            self.states[name] = call(metric, self._where, metric.update, self.states[name], x, y)
+            self.states[name] = state_from(metric, self._where, "update", self.states[name], x, y)
 
     def grow(self, classes: int) -> None:
         """Make room for classes that have appeared: their rows of every state are those of no samples."""
@@ -91,7 +92,7 @@ class Accumulator:
     def _grown(self, metric: Adding, state: State, classes: int) -> State:
         if isinstance(metric, Sketch):  # whose states don't have one shape
             return metric.grow(state, classes)
-        empty = call(metric, self._where, metric.init, self._spec)
+        empty = state_from(metric, self._where, "init", self._spec)
         return {key: _longer(state[key], empty[key]) for key in state}
 
 
@@ -146,6 +147,18 @@ def call(metric: Adding | Metric, where: str, function: Callable[[*Given], R], *
             when = f" when it was asked {asked}" if asked else ""
             fault = f"failed {where}{when}: {type(error).__name__}: {error}"
         raise PluginError(f"The metric {metric.name!r} {fault.rstrip('.')}.", arguments=arguments_of(error)) from error
+
+
+def state_from(metric: Adding, where: str, method: Literal["init", "update", "merge"], *given: Any) -> State:
+    """The state that a method of the metric returns; PluginError, addressed to the metric's author, if it is none."""
+    state: State = call(metric, where, getattr(metric, method), *given)
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        of = f" of {sorted({type(each).__name__ for each in state.values()})}" if isinstance(state, Mapping) else ""
+        raise PluginError(
+            f"The method {method!r} of the metric {metric.name!r} returned {type(state).__name__}{of} {where}, "
+            "not a state as a dict {name: tensor}. The metric's author has to fix this."
+        )
+    return state
 
 
 def sites_results(

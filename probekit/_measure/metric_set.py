@@ -11,7 +11,7 @@ import probekit.metrics
 from probekit import plugins
 from probekit._measure.accumulator import scope_of
 from probekit.errors import PluginError
-from probekit.metrics import ColumnMetric, Metric, SampleMetric, StreamingMetric
+from probekit.metrics import ColumnMetric, Headline, Metric, SampleMetric, StreamingMetric
 from probekit.metrics.parameters import with_parameters
 
 __all__ = ["MetricSet", "resolved"]
@@ -97,12 +97,30 @@ def _metric(given: object) -> Metric:
             f"{given!r} is not a metric. Give a name, a function under @pk.metric, or an object with name, version, "
             "parameters and either compute(block), compute_samples(samples), or init, update, merge and finalize."
         )
-    if not isinstance(found.parameters, Mapping):
-        raise PluginError(
-            f"The metric {found.name!r} has the parameters {found.parameters!r}; they are a mapping of their names to "
-            "their values, {} where there are none. The metric's author has to fix this."
-        )
+    _check_attributes(found)
     return found
+
+
+def _check_attributes(metric: Metric) -> None:
+    """Raise PluginError, addressed to the metric's author, for an attribute that results can't be written with."""
+    name, version, headline = metric.name, metric.version, getattr(metric, "headline", None)
+    if not isinstance(name, str) or not name or "/" in name or name.split() != [name]:
+        fault = f"The metric {metric!r} has the name {name!r}; it is a word without blanks and '/'."
+    elif not isinstance(version, int) or isinstance(version, bool):
+        fault = f"The metric {name!r} has the version {version!r}; it is a whole number, such as 1."
+    elif not isinstance(metric.parameters, Mapping):
+        fault = (
+            f"The metric {name!r} has the parameters {metric.parameters!r}; they are a mapping of their names to their "
+            "values, {} where there are none."
+        )
+    elif headline is not None and not isinstance(headline, Headline):
+        fault = (
+            f"The metric {name!r} has the headline {headline!r}; it is a pk.metrics.Headline, such as "
+            f"Headline({name!r}, 'mean', 'what a large value says'), or None."
+        )
+    else:
+        return
+    raise PluginError(f"{fault} The metric's author has to fix this.")
 
 
 def _check_unnamed(name: str) -> None:

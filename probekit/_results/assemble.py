@@ -12,7 +12,7 @@ import xarray as xr
 
 from probekit._results import estimates, headlines
 from probekit.errors import DataError, PluginError
-from probekit.metrics import Metric, Variables
+from probekit.metrics import Headline, Metric, Variables
 from probekit.metrics._kernels.node_blocks import placed
 from probekit.metrics.block import Array
 
@@ -106,11 +106,13 @@ def dataset_of(
 ) -> xr.Dataset:
     """The measured variables of one site, with the classes as coordinates; `about` gives attributes of a metric's.
 
-    Raises PluginError where two metrics give variables of one name, or own dims of one name and different lengths.
+    Raises PluginError where two metrics give variables of one name, or own dims of one name and different lengths, and
+    where a metric's headline is of a variable that it doesn't give.
     """
     made, lengths, owners = dict[str, xr.Variable](), dict[str, int](), dict[str, str]()
     coordinates: dict[str, Any] = {}
     for metric, variables in found:
+        _check_headline(metric, variables)
         for name, (dims, array) in variables.items():
             if name in owners:
                 raise PluginError(
@@ -127,6 +129,15 @@ def dataset_of(
             if dim in lengths:
                 coordinates |= {dim: labels.values, coordinate: (dim, names)}
     return xr.Dataset(made, coordinates)
+
+
+def _check_headline(metric: Metric, variables: Variables) -> None:
+    headline: Headline | None = getattr(metric, "headline", None)
+    if headline is not None and variables and headline.variable not in variables:
+        raise PluginError(
+            f"The headline of the metric {metric.name!r} is of the variable {headline.variable!r}, and the metric gave "
+            f"{', '.join(map(repr, variables))}. The metric's author has to fix this."
+        )
 
 
 def _check_lengths(name: str, variable: xr.Variable, lengths: dict[str, int], metric: Metric) -> None:

@@ -35,7 +35,11 @@ class GradientNorm(Sums):
     scope: ClassVar[str] = "site"
     name: ClassVar[str] = "gradient_norm"
     ranges: ClassVar[Ranges] = {"gradient_norm": SIZE, "gradient_norm_site": SIZE}
-    headline: ClassVar[Headline] = Headline("gradient_norm_site", None, "the loss depends strongly on this site")
+    headline: ClassVar[Headline] = Headline(
+        "gradient_norm_site",
+        None,
+        "at a `:grad` site, the loss depends strongly on it; at any other, its activations are large",
+    )
 
     def init(self, spec: Spec) -> State:
         size = torch.zeros(spec.nodes, dtype=torch.float64, device=spec.device)

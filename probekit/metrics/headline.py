@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from probekit.errors import PluginError, check_choice, check_kind
+
 __all__ = ["Headline"]
 
 
@@ -27,6 +29,8 @@ class Headline:
         missing: why values may be NaN and what to do then, as a clause; empty where they never are.
         smallest: whether small values are the telling ones, as those of an overlap. `probekit.top` looks for them.
 
+    Raises PluginError for another `over_nodes` than these, and where names and words aren't strings.
+
     >>> from probekit.metrics import LinearProbe
     >>> LinearProbe.headline.beside
     'linear_probe_chance'
@@ -40,3 +44,11 @@ class Headline:
     classes: int = 1
     missing: str = ""
     smallest: bool = False
+
+    def __post_init__(self) -> None:
+        check_kind("The variable of a headline", self.variable, str, "the name of a variable", PluginError)
+        said = f"of the headline {self.variable!r}"
+        check_choice(f"over_nodes {said}", self.over_nodes, (None, "mean", "median", "max", "sum"), PluginError)
+        check_choice(f"smallest {said}", self.smallest, (True, False), PluginError)
+        check_kind(f"large {said}", self.large, str, "what a large value says, in words", PluginError)
+        check_kind(f"beside {said}", self.beside, str | None, "the name of a variable, or None", PluginError)

@@ -7,9 +7,10 @@ import re
 import signal
 import threading
 import tracemalloc
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import probekit as pk
 from probekit._beats import in_turn
 from probekit._sizes import format_size
 from probekit.errors import PluginError
-from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, median
+from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, Variables, median
 from tests.stores import opened_counting
 
 SAMPLES, NODES = 1000, 60
@@ -216,6 +217,60 @@ def test_metrics_are_given_by_name_class_instance_or_function(x: np.ndarray, y: 
 def test_what_is_no_metric_is_said(x: np.ndarray, y: np.ndarray, metrics: Any, message: str) -> None:
     with pytest.raises(pk.errors.PluginError, match=f"(?s){message}"):
         pk.measure(tree_of(y, relu=x), metrics)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"name": None}, r"the name None; it is a word"),
+        ({"name": ""}, r"the name ''; it is a word"),
+        ({"name": "my metric"}, r"the name 'my metric'; it is a word"),
+        ({"name": "my/metric"}, r"the name 'my/metric'; it is a word"),
+        ({"version": "1"}, r"'broken' has the version '1'; it is a whole number"),
+        ({"version": True}, r"'broken' has the version True; it is a whole number"),
+        ({"version": 1.5}, r"'broken' has the version 1\.5; it is a whole number"),
+        ({"headline": "m"}, r"'broken' has the headline 'm'; it is a pk\.metrics\.Headline"),
+    ],
+)
+def test_a_metric_whose_attributes_cannot_be_written_is_refused(
+    x: np.ndarray, y: np.ndarray, attributes: dict[str, Any], message: str
+) -> None:
+    def compute(block: Block) -> Variables:
+        raise AssertionError("the metric is refused before it is asked")
+
+    broken: Any = SimpleNamespace(**{"name": "broken", "version": 1, "parameters": {}, "compute": compute} | attributes)
+    with pytest.raises(pk.errors.PluginError, match=f"{message}.* author has to fix this"):
+        pk.measure(tree_of(y, relu=x), broken)
+
+
+class Stateless(Mean):
+    """A mean, one of whose methods returns no state."""
+
+    def __init__(self, method: str, returned: Any) -> None:
+        object.__setattr__(self, method, lambda *given: returned)
+
+    @property
+    def state_key(self) -> None:  # shared with no other metric
+        return None
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "said"),
+    [
+        ("init", None, "NoneType"),
+        ("update", None, "NoneType"),
+        ("update", torch.zeros(4), "Tensor"),
+        ("init", {"sum": 0.0}, r"dict of \['float'\]"),
+    ],
+)
+def test_a_method_that_returns_no_state_is_named(
+    x: np.ndarray, y: np.ndarray, method: str, returned: Any, said: str
+) -> None:
+    message = f"method '{method}' of the metric 'mean' returned {said}.* at site 'relu'.* author has to fix this"
+    with pytest.raises(pk.errors.PluginError, match=message):
+        pk.measure(tree_of(y, relu=x), Stateless(method, returned))
+    with pytest.raises(pk.errors.PluginError, match=message):
+        pk.measure_live(torch.nn.Sequential(OrderedDict(relu=torch.nn.ReLU())), x, Stateless(method, returned))
 
 
 @pytest.mark.parametrize("name", ["weight_alignment", "WeightAlignment", "weight_alignment:weights=1"])

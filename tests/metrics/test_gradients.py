@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import xarray as xr
 from scipy.special import softmax
 
 import probekit as pk
@@ -58,3 +59,9 @@ def test_it_has_no_number_without_samples(stream: Stream) -> None:
     found = GradientNorm().finalize(stream(GradientNorm(), np.zeros((0, 2)), np.zeros(0), 3))
     assert np.isnan(found["gradient_norm"][1]).all()
     assert np.isnan(found["gradient_norm_site"][1])
+
+
+def test_the_summary_says_that_other_sites_give_the_size_of_activations() -> None:
+    relu = xr.Dataset({"activation": (("sample", "node"), np.eye(3))})
+    found = pk.measure(xr.DataTree.from_dict({"/": xr.Dataset(), "relu": relu}), GradientNorm())
+    assert "at any other, its activations are large" in " ".join(str(pk.summary(found)).split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -42,6 +42,21 @@ def test_headlines_are_read_from_results_alone(tree: xr.DataTree, tmp_path: Path
     assert found["cka"] == pk.metrics.CKA.headline
     assert found["spread"] == Headline("spread", "mean", "")  # it declares none
     assert "histogram" not in found
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"over_nodes": "avg"}, "over_nodes of the headline 'v' is 'avg'; it is None, .* or 'sum'"),
+        ({"variable": None}, "variable of a headline is None"),
+        ({"large": None}, "large of the headline 'v' is None; it has to be what a large value says, in words"),
+        ({"beside": 1}, "beside of the headline 'v' is an int, 1"),
+        ({"smallest": "no"}, "smallest of the headline 'v' is 'no'; it is True or False"),
+    ],
+)
+def test_a_headline_refuses_what_nothing_can_be_read_by(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(pk.errors.PluginError, match=message):
+        Headline(**{"variable": "v", "over_nodes": "mean", "large": "much"} | wrong)
 
 
 def test_a_watch_keeps_headlines_and_gives_one_number_a_step(tmp_path: Path) -> None:
@@ -93,6 +108,12 @@ def test_the_kit_checks_the_headline(metric: type[Elsewhere], message: str) -> N
     (check,) = [each for each in checks(metric()) if each.law.name == "says what to look at"]
     with pytest.raises(ConformanceError, match=message):
         check()
+
+
+def test_results_refuse_a_headline_of_a_variable_that_is_not_there(tree: xr.DataTree) -> None:
+    message = "headline of the metric 'elsewhere' is of the variable 'elsewhere_mean', and the metric gave 'elsewhere'"
+    with pytest.raises(pk.errors.PluginError, match=f"{message}.* author has to fix this"):
+        pk.measure(tree, Elsewhere())
 
 
 def test_the_law_is_for_metrics_with_a_headline() -> None:

@@ -319,10 +319,10 @@ class Colon(Average):
     name: ClassVar[str] = "average:2"
 
 
-class Fractional(Average):
-    """A version that is no whole number."""
+class Early(Average):
+    """A version below the first."""
 
-    version: ClassVar[Any] = 1.5
+    version: ClassVar[int] = 0
 
 
 class Unwritable(Average):
@@ -423,7 +423,7 @@ WRONG = [
     (Late, "says what it needs"),
     (Silent, "says what it is"),
     (Colon, "says what it is"),
-    (Fractional, "says what it is"),
+    (Early, "says what it is"),
     (Unwritable, "says what it is"),
     (Undecided, "says what it is"),
     (Locked, "goes to other processes"),

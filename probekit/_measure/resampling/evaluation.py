@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from probekit._beats import current, in_turn, working
-from probekit._measure.accumulator import Accumulator, call, finalized, leaders
+from probekit._measure.accumulator import Accumulator, call, finalized, leaders, state_from
 from probekit._measure.grouping import Observations
 from probekit._measure.resampling.draws import Draws
 from probekit.metrics import Block, ColumnMetric, State, StreamingMetric, Variables
@@ -182,7 +182,7 @@ def without_each(
     empty, keepers = Accumulator(metrics, spec, where).states, leaders(metrics)
 
     def both(a: dict[str, State], b: dict[str, State]) -> dict[str, State]:
-        return {name: call(keepers[name], where, keepers[name].merge, a[name], b[name]) for name in a}
+        return {name: state_from(keepers[name], where, "merge", a[name], b[name]) for name in a}
 
     after = [empty]
     for accumulator in reversed(found[1:]):
