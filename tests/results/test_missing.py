@@ -11,7 +11,7 @@ from torch import nn
 import probekit as pk
 from probekit.errors import MissingWarning
 
-OF_CLASSES = ["overlap", "ks", "auroc", "wasserstein", "dprime", "mutual_information"]
+OF_CLASSES = ["overlap", "ks", "auroc", "wasserstein", "dprime"]
 
 
 def tree(x: np.ndarray, y: np.ndarray) -> xr.DataTree:
@@ -29,6 +29,11 @@ CASES = {
         FEW,
         OF_CLASSES,
         "at least min_count samples .*; with fewer, use fisher .here 100 classes have 300 samples",
+    ),
+    "samples in cells of their own": (
+        GELU,
+        ["mutual_information:bins=64"],
+        "more samples than bins; otherwise use fisher .here 3 classes have 60 samples",
     ),
     "values below 0": (GELU, ["selectivity"], "nodes go below 0 .*use auroc or dprime"),
     "constant nodes": (CONSTANT, ["procrustes"], "nodes that aren't constant"),
