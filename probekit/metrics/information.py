@@ -43,7 +43,7 @@ class MutualInformation(Parameters):
     Few samples raise it, by about (cells − 1) (C − 1) / (2 n ln 2) (Miller 1955). By default it is corrected with E,
     the mean of I if the labels are shuffled (exact, from the hypergeometric distribution), and M, the smaller of
     H(cell) and H(class): M (I − E) / (M − E), the adjusted mutual information of Vinh, Epps and Bailey (2010) in bits.
-    It is 0 on average, so possibly below, where activation and class are independent, and M where one follows from the
+    It is 0 on average, so possibly below, where activation and class are independent, M where one follows from the
     other, and NaN where each sample has a cell of its own, which tells nothing. Means over repeats, and in brackets
     their standard deviation:
 
