@@ -57,6 +57,12 @@ def test_a_reason_is_said_once_by_measure_and_by_the_summary(store: xr.DataTree,
     assert str(warned[0].message).startswith(", ".join(names))
 
 
+def test_fisher_is_no_advice_where_it_has_no_number_either() -> None:
+    with pytest.warns(MissingWarning, match="told otherwise. .here 60 classes have 60 samples") as warned:
+        pk.measure(tree(RNG.normal(size=(60, 4)), np.arange(60)), "auroc")
+    assert "fisher" not in str(warned[0].message)
+
+
 def test_what_is_known_somewhere_is_no_warning() -> None:
     x = np.abs(RNG.normal(size=(60, 4)))
     x[0, 2] = -1
