@@ -17,7 +17,7 @@ from probekit._compare.differences import Differences, differences
 from probekit._compare.members import Member, Stores, matched, opened
 from probekit._compare.notes import incomparable
 from probekit._measure.measure import fitting_metrics
-from probekit._measure.metric_set import resolved
+from probekit._measure.metric_set import needs_target, resolved
 from probekit._measure.resampling.settings import check_draws
 from probekit._probe.selectors import Selector
 from probekit._provenance import COMMAND, call_of
@@ -131,6 +131,11 @@ def _comparable(metrics: Sequence[Metric]) -> list[Metric]:
             raise DataError(
                 f"{each.name} compares the sites of one store. compare finds cka and rsa between the stores itself: "
                 f"leave {each.name} out."
+            )
+        if needs_target(each):
+            raise DataError(
+                f"{each.name} needs a target, which compare doesn't take: leave {each.name} out.",
+                arguments=("metrics",),
             )
     return list(metrics)
 

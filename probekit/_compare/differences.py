@@ -116,6 +116,12 @@ def _measured(
                 "every store: mend the model or the data, or choose other sites (sites=).",
                 arguments=("sites",),
             ) from error
+        if "by" in error.arguments and member.labels is None:  # so does this one
+            fact = str(error).partition(", and ")[0]
+            raise DataError(
+                f"{fact}, and {member.name} has no labels: leave the metric out, or capture the labels.",
+                arguments=("metrics",),
+            ) from error
         raise DataError(
             f"{member.name} can't be measured. {error} compare leaves no samples out: choose other sites= or metrics.",
             arguments=error.arguments,

@@ -131,10 +131,11 @@ def matched(members: Sequence[Member]) -> list[Member]:
     """
     common = reduce(np.intersect1d, (each.ids for each in members))
     if len(common) < 2:
+        found = "no sample" if not len(common) else "one sample, too few,"
+        firsts = ", ".join(f"{each.ids[:1].tolist()[0]!r} of {each.name}" for each in members)
         raise DataError(
-            f"The stores have {'no sample' if not len(common) else 'one sample'} in common by their {_ID!r}, such as "
-            f"{', '.join(f'{each.ids[0]!r} of {each.name}' for each in members)}: compare needs the same samples in "
-            "each. Capture the same data.",
+            f"The stores have {found} in common by their {_ID!r}; the first ones are {firsts}. compare needs the same "
+            "samples in each: capture the same data.",
             arguments=("stores",),
         )
     order = members[0].ids[np.isin(members[0].ids, common)]

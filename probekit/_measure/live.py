@@ -156,7 +156,17 @@ def measure_live(
                 forward.run(each, probe)
                 recorder.end()
             meters.end()
-    results = meters.results(batches.class_names or (), shown)
+    try:
+        results = meters.results(batches.class_names or (), shown)
+    except DataError as error:
+        if "by" not in error.arguments:
+            raise
+        # The message is that of a store, which has other columns to group by.
+        fact = str(error).partition(":")[0]
+        why = (
+            "by=None was given: leave it out" if by is None else "the data has no labels: say where they are (labels=)"
+        )
+        raise DataError(f"{fact}, since {why}.", arguments=("by",) if by is None else ("labels",)) from error
     warn_of_coarse_cells(results)
     warn_of_missing(results)
     results.attrs = {

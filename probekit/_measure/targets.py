@@ -54,8 +54,9 @@ def _target(source: Source, rows: Observations, root: xr.Dataset, target: str) -
     except DataError as error:
         raise DataError(str(error), arguments=("target",)) from error
     if values.dtype.kind not in "iuf":
+        kind = "text" if values.dtype.kind in "OTU" else values.dtype
         raise DataError(
-            f"target is {target!r}, whose values are {values.dtype}, not numbers.",
+            f"target is {target!r}, whose values are {kind}, not numbers.",
             arguments=("target",),
         )
     numbers: Array = values.astype(np.float64)

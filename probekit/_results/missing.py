@@ -16,6 +16,7 @@ from probekit.metrics import Headline
 __all__ = ["Missing", "at_sites", "classes_of", "explained", "said_elsewhere", "warn_of_missing"]
 
 _NAMED = 3  # sites that a sentence names
+_FISHER = 3  # how many samples more than classes fisher needs
 _ALONE = "they compare classes, and there is one: group by another column (by=), or take metrics of no classes"
 
 
@@ -49,6 +50,8 @@ def explained(found: Iterable[Missing], headlines: Mapping[str, Headline], class
         at = at_sites(each.site for each in those)
         compared = any(headlines[each.metric].classes > 1 for each in those)
         there = _there(those, classes) if compared and classes and classes > 1 else ""
+        if there and "use fisher" in why and classes and (those[0].n or 0) < classes + _FISHER:
+            why = why.rpartition("; ")[0]
         yield f"{said} at {at}{f': {why}' if why else ''}{there}."
 
 

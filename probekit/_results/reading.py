@@ -34,7 +34,7 @@ class Reading:
     - `discoveries` of the `tested` values of the variable `q_of`, those of nodes or of each class at each node, have a
       q-value below 0.05: they differ from shuffled labels, and of those of one class at most 5 % are expected to do so
       by chance (Benjamini and Hochberg 1995). There are none unless `q_needs` nodes have the least p-value that so many
-      shuffles give;
+      shuffles give, and none at all where it is None beside discoveries: so few shuffles find nothing;
     - `low` and `high` are the ends of the number's interval, of that `confidence`; `no_interval` says why they are NaN,
       if they are.
 
@@ -111,7 +111,8 @@ def reading_of(data: xr.Dataset, site: str, metric: str, headline: Headline) -> 
     )
 
 
-def _needed(q: xr.DataArray) -> int:
-    """How many nodes have to have the least p-value at once, for their q-values to be counted."""
-    least = 2 / (1 + int(q.attrs["repeats"]))
-    return int(least * int(q.notnull().sum("node").max()) / FALSE_SHARE) + 1
+def _needed(q: xr.DataArray) -> int | None:
+    """How many nodes have to have the least p-value at once, for their q-values to be counted; None for too many."""
+    least, nodes = 2 / (1 + int(q.attrs["repeats"])), int(q.notnull().sum("node").max())
+    needed = int(least * nodes / FALSE_SHARE) + 1
+    return needed if needed <= max(1, nodes) else None

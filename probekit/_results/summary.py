@@ -52,7 +52,8 @@ class Summary(ShownAsTable):
         - `p`, the p-value of what `p_of` says;
         - `discoveries`: how many of the `tested` values of the variable `q_of`, one a node or one for each class and
           node, have a q-value below 0.05; of those of one class, at most 5 % are expected to be chance. There are none
-          unless `q_needs` nodes have the least p-value that so many shuffles give;
+          unless `q_needs` nodes have the least p-value that so many shuffles give; it is missing where the site has
+          fewer nodes;
         - `low` and `high`: the interval, its `confidence`, and why there is none (`no_interval`);
         - `n` samples, and how many were `omitted` for a NaN; the `size` of the variable, and how many are `missing`;
         - `positions`, `estimate`: how feature maps were seen, and what was corrected.
@@ -180,13 +181,17 @@ class Summary(ShownAsTable):
 
     def _few_shuffles(self) -> Iterator[str]:
         """Where single nodes couldn't be found."""
-        those = [each for each in self.readings if each.discoveries == 0 and (each.q_needs or 0) > 1]
-        if those:
-            sites, most = at_sites(each.site for each in those), max(each.q_needs or 0 for each in those)
-            yield (
-                f"{_names(each.metric for each in those)}: no {Q_NAME} at {sites}. With so few shuffles only {most:,} "
-                "nodes or more at once could have it: take more (repeats=)."
-            )
+        lacking = [each for each in self.readings if each.discoveries == 0 and each.q_needs != 1]
+        for able in (True, False):
+            those = [each for each in lacking if (each.q_needs is not None) == able]
+            if those:
+                needs = sorted(each.q_needs for each in those if each.q_needs is not None)
+                who = f"only {needs[0]:,} nodes or more at once" if able else "no node"
+                more = f" ({needs[-1]:,} at the largest site)" if able and needs[0] < needs[-1] else ""
+                yield (
+                    f"{_names(each.metric for each in those)}: no {Q_NAME} at {at_sites(each.site for each in those)}. "
+                    f"With so few shuffles {who}{more} could have it: take more (repeats=)."
+                )
 
     def __repr__(self) -> str:
         return "\n".join([str(self.fitting(shutil.get_terminal_size().columns)), *self.notes])

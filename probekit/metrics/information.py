@@ -43,8 +43,9 @@ class MutualInformation(Parameters):
     Few samples raise it, by about (cells − 1) (C − 1) / (2 n ln 2) (Miller 1955). By default it is corrected with E,
     the mean of I if the labels are shuffled (exact, from the hypergeometric distribution), and M, the smaller of
     H(cell) and H(class): M (I − E) / (M − E), the adjusted mutual information of Vinh, Epps and Bailey (2010) in bits.
-    It is 0 on average, so possibly below, where activation and class are independent, and M where one follows from the
-    other. Means over repeats, and in brackets their standard deviation:
+    It is 0 on average, so possibly below, where activation and class are independent, M where one follows from the
+    other, and NaN where each sample has a cell of its own, which tells nothing. Means over repeats, and in brackets
+    their standard deviation:
 
     ===============  ======  ======  ======  ======  ======
     samples a class  10      20      50      180     1,000
@@ -75,7 +76,8 @@ class MutualInformation(Parameters):
         "single nodes tell much about the class, in bits",
         neutral=0.0,
         classes=2,
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise), and more samples than "
+        "bins; otherwise use fisher",
     )
     version: ClassVar[int] = 2  # version 1 had 32 bins, and the correction of Miller and Madow
 

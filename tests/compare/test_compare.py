@@ -314,6 +314,9 @@ def test_three_stores_are_compared_with_the_first(data, tmp_path):
         ({"stores": "absent"}, StoreError, "There is no store at"),
         ({"stores": "results"}, DataError, "holds results"),
         ({"stores": "apart"}, DataError, "no sample in common"),
+        ({"stores": "touching"}, DataError, "one sample, too few, in common by their 'sample_id'; the first ones are"),
+        ({"metrics": "correlation"}, DataError, "correlation needs a target, which compare doesn't take: leave corr"),
+        ({"stores": "unlabelled", "metrics": "auroc"}, DataError, "compares classes, and store 2 has no labels: leave"),
         ({"stores": "unnamed"}, DataError, "no 'sample_id'"),
         ({"stores": "twice"}, DataError, "share a 'sample_id'"),
         ({"metrics": "cka"}, DataError, "compares the sites of one store"),
@@ -334,6 +337,8 @@ def test_what_is_wrong_is_said(data, change, error, message):
         "absent": [one, "absent.zarr"],
         "results": [one, pk.measure(one, "mean")],
         "apart": [one, store(first, ids + 5000, labels)],
+        "touching": [one, store(first, np.append(ids[:1], ids[1:] + 5000), labels)],
+        "unlabelled": [one, store(first, ids)],
         "unnamed": [
             one,
             store(first, ids, labels).map_over_datasets(lambda each: each.drop_vars("sample_id", errors="ignore")),
@@ -343,8 +348,9 @@ def test_what_is_wrong_is_said(data, change, error, message):
     arguments = {"stores": [one, one], "metrics": "mean"} | change
     if isinstance(arguments["stores"], int | str):
         arguments["stores"] = special.get(arguments["stores"], arguments["stores"])
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=re.escape(message)) as raised:
         pk.compare(**arguments)
+    assert not re.search(r"np\.|target=|by=", str(raised.value))
 
 
 def test_an_interval_that_halves_are_too_small_for_is_missing_and_said(data):

@@ -20,6 +20,7 @@ from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.intervals import Intervals
 from probekit._measure.resampling.tally import Sums
 from probekit._measure.resampling.units import Units
+from probekit.errors import DataError
 from probekit.metrics import CKA, RSA, Metric, Saturation, Sparsity, WeightAlignment
 from probekit.metrics.ranges import Ranges
 
@@ -173,14 +174,26 @@ def test_a_class_of_one_sample_has_no_interval(ci: str) -> None:
     assert two["mean_low_site"] < two["mean_high_site"]
 
 
-def test_what_a_repeat_lacks_is_said() -> None:
-    y = np.repeat([0, 1], [10, 30])
-    tree = store_of({"a": np.random.default_rng(0).normal(size=(40, 3))}, y, "Linear")
-    found = pk.measure(tree, "overlap", ci="jackknife")["a"]  # a class needs ten samples
-    assert found["overlap_low"].isnull().all()
-    assert found["overlap_low"].attrs["no_interval"] == (
-        "without some of the 6 blocks of samples there is no finite number"
-    )
+@pytest.mark.parametrize(
+    ("sizes", "metric", "name", "why"),
+    [
+        ((10, 30), "overlap", "overlap", "6 blocks of samples a class has fewer than min_count samples (10)"),
+        ((12, 28), "ks:min_count=11", "ks_mean", "6 blocks of samples a class has fewer than min_count samples (11)"),
+        ((3, 3), "fisher", "fisher", "2 blocks of samples there is no finite number"),
+    ],
+)
+def test_what_a_repeat_lacks_is_said(sizes: tuple[int, int], metric: str, name: str, why: str) -> None:
+    y = np.repeat([0, 1], sizes)
+    tree = store_of({"a": np.random.default_rng(0).normal(size=(len(y), 3))}, y, "Linear")
+    low = pk.measure(tree, metric, ci="jackknife")["a"][f"{name}_low"]
+    assert low.isnull().all()
+    assert low.attrs["no_interval"] == f"without some of the {why}"
+
+
+def test_how_many_samples_an_interval_needs_is_said() -> None:
+    tree = store_of({"a": np.eye(3)}, np.zeros(3, int), "Linear")
+    with pytest.raises(DataError, match="has 3 samples, too few for an interval: give at least 4"):
+        pk.measure(tree, "mean", ci="jackknife")
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,20 @@ def test_without_labels_all_samples_are_one_group(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("data", "by", "message"),
+    [
+        ((torch.randn(20, 3), torch.arange(20) % 2), None, "by=None was given: leave it out."),
+        (torch.randn(20, 3), "label", "the data has no labels: say where they are \\(labels=\\)."),
+    ],
+)
+def test_classes_that_there_are_none_of_are_not_compared(data: Any, by: Any, message: str) -> None:
+    with pytest.raises(
+        pk.errors.DataError, match=f"compares classes, and the samples are not grouped, since {message}$"
+    ):
+        pk.measure_live(nn.Sequential(nn.ReLU()), data, "auroc", sites="0", by=by)
+
+
 def test_sites_are_compared_as_in_a_store(tmp_path: Path) -> None:
     live, stored = both(tmp_path, mlp(), (X, Y), ["cka", "rsa", "effective_rank", "mean"], {"sites": ["1", "3", "4"]})
     assert_agree(live, stored)

@@ -182,9 +182,9 @@ def test_labels_are_shuffled_within_strata() -> None:
     assert (over_all["auroc_rest_p"] < 0.05).mean() > 0.8
     assert (within["auroc_rest_p"] < 0.05).mean() < 0.2
     assert within["auroc_rest_p"].attrs["within"] == "speaker"
-    with pytest.raises(DataError, match="one class in each group of within="):
+    with pytest.raises(DataError, match="in each group of within= all rows are of one class"):
         measured(x, y, "auroc", {"speaker": y}, null="permute", within="speaker")
-    with pytest.raises(DataError, match="one class at all, so") as raised:
+    with pytest.raises(DataError, match="all its rows are of one class, so") as raised:
         measured(x, np.zeros_like(y), "auroc", columns, null="permute")
     assert "within" not in str(raised.value)
 

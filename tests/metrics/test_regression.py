@@ -150,7 +150,7 @@ def test_infinities_and_too_few_samples_are_nan() -> None:
         ("correlation", None, r"correlation needs a target, a column of numbers.*\(target=\). The columns are age"),
         ("mean", "age", "target is 'age', and no metric of mean needs one"),
         ("correlation", "aeg", "no column 'aeg'.*Near: 'age'"),
-        ("correlation", "name", "target is 'name', whose values are"),
+        ("correlation", "name", "target is 'name', whose values are text, not numbers"),
         ("correlation", "dose", "1 of the 400 observations at site 'site' have no finite 'dose'"),
         ("correlation", 3, "target is an int, 3"),
     ],

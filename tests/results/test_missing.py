@@ -11,7 +11,7 @@ from torch import nn
 import probekit as pk
 from probekit.errors import MissingWarning
 
-OF_CLASSES = ["overlap", "ks", "auroc", "wasserstein", "dprime", "mutual_information"]
+OF_CLASSES = ["overlap", "ks", "auroc", "wasserstein", "dprime"]
 
 
 def tree(x: np.ndarray, y: np.ndarray) -> xr.DataTree:
@@ -29,6 +29,11 @@ CASES = {
         FEW,
         OF_CLASSES,
         "at least min_count samples .*; with fewer, use fisher .here 100 classes have 300 samples",
+    ),
+    "samples in cells of their own": (
+        GELU,
+        ["mutual_information:bins=64"],
+        "more samples than bins; otherwise use fisher .here 3 classes have 60 samples",
     ),
     "values below 0": (GELU, ["selectivity"], "nodes go below 0 .*use auroc or dprime"),
     "constant nodes": (CONSTANT, ["procrustes"], "nodes that aren't constant"),
@@ -50,6 +55,12 @@ def test_a_reason_is_said_once_by_measure_and_by_the_summary(store: xr.DataTree,
     names = note.partition(" is missing" if len(metrics) == 1 else " are missing")[0].split(", ")
     assert len(names) == len(metrics)
     assert str(warned[0].message).startswith(", ".join(names))
+
+
+def test_fisher_is_no_advice_where_it_has_no_number_either() -> None:
+    with pytest.warns(MissingWarning, match="told otherwise. .here 60 classes have 60 samples") as warned:
+        pk.measure(tree(RNG.normal(size=(60, 4)), np.arange(60)), "auroc")
+    assert "fisher" not in str(warned[0].message)
 
 
 def test_what_is_known_somewhere_is_no_warning() -> None:

@@ -175,6 +175,20 @@ def test_too_few_shuffles_to_find_a_node_are_said() -> None:
     assert more.to_dataframe()["discoveries"].item() == 1
 
 
+def test_shuffles_that_no_number_of_nodes_is_enough_for_are_said() -> None:
+    x, labels = np.random.default_rng(0).normal(size=(60, 6)), np.arange(60) % 3
+    sites = {name: xr.Dataset({"activation": (("sample", "node"), x[:, :n])}) for name, n in {"a": 6, "b": 3}.items()}
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(coords={"label": ("sample", labels)}), **sites})
+    few = pk.summary(pk.measure(tree, "auroc", null="permute", repeats=20))
+    assert few.to_dataframe()["q_needs"].isna().all()
+    (note,) = [note for note in few.notes if "shuffles" in note]
+    assert note.endswith("at a, b. With so few shuffles no node could have it: take more (repeats=).")
+    more = pk.summary(pk.measure(tree, "auroc", null="permute", repeats=60))
+    assert more.to_dataframe()["q_needs"].tolist() == [4, 2]
+    (note,) = [note for note in more.notes if "shuffles" in note]
+    assert "only 2 nodes or more at once (4 at the largest site) could have it" in note
+
+
 @pytest.mark.parametrize("classes", [3, 5])
 def test_what_compares_sites_has_intervals_and_nulls_of_its_mean(classes: int) -> None:
     rng, labels = np.random.default_rng(0), np.arange(120) % classes

@@ -90,7 +90,8 @@ class Draws:
         """
         if self.units.number < _FEWEST:
             raise DataError(
-                f"Site {self.site!r} has {self.units.number} {self.units.called}s, too few for an interval.",
+                f"Site {self.site!r} has {self.units.number} {self.units.called}s, too few for an interval: give at "
+                f"least {_FEWEST}.",
                 arguments=("ci", "together"),
             )
         number = max(2, min(most, isqrt(self.units.number)))

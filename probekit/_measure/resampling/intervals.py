@@ -93,13 +93,25 @@ class Intervals:
         classes = int((self.draws.units.of_class > 1).sum())
         lacking = f"some of the {self.repeats} draws gave no finite number"
         if self.how == "jackknife":
-            lacking = f"without some of the {self.repeats} blocks of {called}s there is no finite number"
+            lacking = f"without some of the {self.repeats} blocks of {called}s {self._left_out()}"
         return (
             (f"it needs {needed} classes of two {called}s, and there are {classes}", np.array(classes < needed)),
             (f"a class has one {called}, and nothing tells how that varies", alone),
             # That of some repeats alone would be another's.
             (lacking, ~found | (sums.number < self.repeats)),
         )
+
+    def _left_out(self) -> str:
+        """What becomes of the metric when a block is left out."""
+        units, needed = self.draws.units, getattr(self.metric, "min_count", None)
+        if needed is not None and units.labels is not None:
+            classes, number = units.labels[units.of], len(units.of_class)
+            cells = self.draws.blocks(self.repeats) * number + classes
+            in_blocks = np.bincount(cells, minlength=self.repeats * number).reshape(-1, number)
+            samples = in_blocks.sum(axis=0)
+            if ((samples >= needed) & (samples - in_blocks.max(axis=0) < needed)).any():
+                return f"a class has fewer than min_count samples ({needed})"
+        return "there is no finite number"
 
     def _bootstrap(self, sums: Sums, dims: Sequence[str]) -> tuple[Array, Array, Array]:
         """The middle, the standard error, and its degrees of freedom, of draws of units within their cells.

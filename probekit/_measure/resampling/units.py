@@ -75,9 +75,9 @@ class Units:
         pairs = np.unique(np.stack([self.strata, self.labels]), axis=1)
         strata = len(np.unique(self.strata))
         if pairs.shape[1] == strata:
-            where = "in each group of within=" if strata > 1 else "at all"
+            where = "in each group of within= all" if strata > 1 else "all its"
             raise DataError(
-                f"Site {site!r}: there is one class {where}, so no shuffle of the labels changes anything.",
+                f"Site {site!r}: {where} rows are of one class, so no shuffle of the labels changes anything.",
                 arguments=("within", "by") if strata > 1 else ("by",),
             )
         return self.labels
