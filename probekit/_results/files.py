@@ -106,7 +106,7 @@ def _array(
             padded = np.full(chunk, "" if text else fill_value(dtype), object if text else dtype)
             padded[tuple(map(slice, part.shape))] = part
             part = padded
-        return b"".join(map(bytes, codec.encode(part)))
+        return b"".join(map(bytes, codec.encode(np.asarray(part, order="C"))))
 
     places = np.ndindex(*(math.ceil(n / part) for n, part in zip(values.shape, chunk, strict=True)))
     chunks = {chunk_key(path, index): partial(content, index) for index in places}

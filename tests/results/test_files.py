@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
 import probekit as pk
+from probekit._results.files import write
 from probekit.metrics import Block, Histogram, Mean, Overlap, Sparsity, Std, Variables, median
 from tests.stores import stopping
 
@@ -53,3 +55,16 @@ def test_a_measurement_of_an_open_tree_that_is_stopped_leaves_nothing(
     with pytest.raises(error):
         pk.measure(tree, median, out=tmp_path / "m.zarr", progress=stopping(error))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (5, 7), (300, 400)])
+def test_values_in_any_order_of_memory_are_written(shape: tuple[int, ...], tmp_path: Path) -> None:
+    wide = np.random.default_rng(0).normal(size=(*shape, 2))
+    dims = [f"d{axis}" for axis in range(len(shape))]
+    names = np.array(list("abcdefgh"), object)
+    found = {"strided": (dims, wide[..., 1]), "turned": (dims[::-1], wide[..., 0].T)}
+    found |= {"names": ("name", names[::2]), "numbers": ("name", np.arange(8)[::-2])}
+    write(xr.DataTree(xr.Dataset(found)), tmp_path / "a.zarr")
+    xr.testing.assert_identical(
+        xr.open_datatree(tmp_path / "a.zarr", engine="zarr").load(), xr.DataTree(xr.Dataset(found))
+    )
