@@ -140,6 +140,11 @@ def _check_unnamed(name: str) -> None:
 def _named(given: str) -> object:
     """The metric that is registered under a name, with the parameters that follow its colon, if any."""
     name, colon, parameters = given.partition(":")
+    if "," in name:
+        each = name.split(",")
+        raise PluginError(
+            f"{given!r} is several metrics in one name. Give a list, {each!r}, or on the command line an -m for each."
+        )
     _check_unnamed(name)
     found: object = plugins.load(plugins.METRICS, name)
     return with_parameters(found, name, parameters) if colon else found

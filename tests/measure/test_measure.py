@@ -279,6 +279,12 @@ def test_a_metric_that_a_name_does_not_say_is_shown_as_a_call(x: np.ndarray, y: 
         pk.measure(tree_of(y, a=x), name)
 
 
+def test_several_metrics_in_one_name_are_told_apart(x: np.ndarray, y: np.ndarray) -> None:
+    with pytest.raises(PluginError, match=r"'mean,std' is several metrics.*\['mean', 'std'\], .* an -m for each\."):
+        pk.measure(tree_of(y, a=x), "mean,std")
+    assert "quantile" in pk.measure(tree_of(y, a=x), "quantile:0.25,0.75")["a"]
+
+
 @pytest.mark.parametrize("name", ["linear_probe", "ridge_probe"])
 def test_more_folds_than_samples_or_groups_are_refused(x: np.ndarray, y: np.ndarray, name: str) -> None:
     tree, number = tree_of(y, a=x), len(y)
