@@ -20,6 +20,7 @@ import xarray as xr
 
 from probekit._compare.members import Member
 from probekit._measure.measure import measure
+from probekit._results.assemble import NotGrouped
 from probekit._results.headlines import headline_value, headlines_of
 from probekit._results.missing import said_elsewhere
 from probekit._results.summary import sites_of
@@ -116,10 +117,9 @@ def _measured(
                 "every store: mend the model or the data, or choose other sites (sites=).",
                 arguments=("sites",),
             ) from error
-        if "by" in error.arguments and member.labels is None:  # so does this one
-            fact = str(error).partition(", and ")[0]
+        if isinstance(error, NotGrouped):  # so does this one
             raise DataError(
-                f"{fact}, and {member.name} has no labels: leave the metric out, or capture the labels.",
+                f"{error.fact}, since {member.name} has no labels: leave the metric out, or capture the labels.",
                 arguments=("metrics",),
             ) from error
         raise DataError(

@@ -34,7 +34,7 @@ from probekit._probe.model_run import device_of, running
 from probekit._probe.pooling import Reduced
 from probekit._probe.reductions import Reduction
 from probekit._probe.selectors import Selector
-from probekit._results.assemble import Labels, dataset_of
+from probekit._results.assemble import Labels, NotGrouped, dataset_of
 from probekit._results.missing import warn_of_missing
 from probekit._store.layout import group_names
 from probekit._version import __version__
@@ -158,15 +158,11 @@ def measure_live(
             meters.end()
     try:
         results = meters.results(batches.class_names or (), shown)
-    except DataError as error:
-        if "by" not in error.arguments:
-            raise
-        # The message is that of a store, which has other columns to group by.
-        fact = str(error).partition(":")[0]
+    except NotGrouped as error:
         why = (
             "by=None was given: leave it out" if by is None else "the data has no labels: say where they are (labels=)"
         )
-        raise DataError(f"{fact}, since {why}.", arguments=("by",) if by is None else ("labels",)) from error
+        raise DataError(f"{error.fact}, since {why}.", arguments=("by",) if by is None else ("labels",)) from error
     warn_of_coarse_cells(results)
     warn_of_missing(results)
     results.attrs = {

@@ -22,10 +22,9 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 def need(metric: Any, spec: Any, samples: int, where: str) -> int:
     """The bytes that a metric takes beside its samples, for a spec, or a list of them for one that compares sites.
 
-    `where` tells the site in the error of a metric that can't be measured there.
-
     They are what its method `memory` says. A streaming metric without one takes its state twice, since an update makes
-    a new one, and `batch_bytes`; another is taken for one that takes no more than its samples do.
+    a new one, and `batch_bytes`; another is taken for one that takes no more than its samples do. `where` tells the
+    site in the error of a metric that can't be measured there.
     """
     if _says(metric):
         return int(call(metric, where, metric.memory, spec, samples, asked="what memory it needs"))

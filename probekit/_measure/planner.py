@@ -261,17 +261,15 @@ def _whole_rows(metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping
         for group in [*groups, *([metric] for metric in metrics.samples)]:
             needs = _Needs(where, _together(group, of_site), batch=batch_bytes(group))
             yield _Cost.of_rows(source, rows[key], needs)
+    most = max(each.number for each in rows.values())
+    every = partial(_fixed, spec=list(specs.values()), samples=most, where=ACROSS)
     if metrics.streaming("sites"):
-        most = max(each.number for each in rows.values())
-        every = partial(_fixed, spec=list(specs.values()), samples=most, where=ACROSS)
         compared = metrics.streaming("sites")
         needs = _Needs(f"over the {len(sources)} sites", _together(compared, every), batch=batch_bytes(compared))
         fixed = sum(_Cost.of_rows(source, rows[key], needs).fixed for key, source in sources.items())
         yield _Cost(fixed, 0, needs, f"A chunk of whole rows of all {len(sources)} sites")
     for metric in metrics.comparing:  # they read one site at a time
-        most = max(each.number for each in rows.values())
-        needed = partial(_fixed, spec=list(specs.values()), samples=most, where=ACROSS)
-        needs = _Needs(f"over the {len(sources)} sites", _together([metric], needed))
+        needs = _Needs(f"over the {len(sources)} sites", _together([metric], every))
         yield max((_Cost.of_rows(source, rows[key], needs) for key, source in sources.items()), key=lambda c: c.least)
 
 

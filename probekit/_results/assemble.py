@@ -18,10 +18,26 @@ from probekit.metrics.block import Array
 
 __all__ = [
     "Labels",
+    "NotGrouped",
     "check",
     "dataset_of",
     "join",
 ]
+
+
+class NotGrouped(DataError):
+    """A metric compares classes, and there are none: `fact` says so without the advice, which is for stores."""
+
+    def __init__(self, fact: str) -> None:
+        self.fact = fact
+        super().__init__(
+            f"{fact}: the store has no labels, or by=None was given. Group by one of its columns (by=).",
+            arguments=("by",),
+        )
+
+    def __reduce__(self) -> tuple[type[NotGrouped], tuple[str]]:  # of the message otherwise
+        return type(self), (self.fact,)
+
 
 CLASS_DIMS = {"label": "class_name", "label_b": "class_name_b"}  # dim -> coordinate that names the classes along it
 
@@ -33,7 +49,7 @@ def check(metric: Metric, returned: Any, labels: Labels, where: str, **lengths: 
 
     Raises:
         PluginError: addressed to the metric's author.
-        DataError: the metric compares classes, and there are none.
+        NotGrouped: the metric compares classes, and there are none.
     """
     variables = _variables(metric, returned, where)
     lengths |= {"label": labels.number, "label_b": labels.number}
@@ -46,11 +62,7 @@ def check(metric: Metric, returned: Any, labels: Labels, where: str, **lengths: 
                 f"its dims ask for ({expected}). The metric's author has to fix this."
             )
         if "label_b" in dims and labels.values is None:
-            raise DataError(
-                f"The metric {metric.name!r} compares classes, and the samples are not grouped: "
-                "the store has no labels, or by=None was given. Group by one of its columns (by=).",
-                arguments=("by",),
-            )
+            raise NotGrouped(f"The metric {metric.name!r} compares classes, and the samples are not grouped")
     return variables
 
 

@@ -316,7 +316,11 @@ def test_three_stores_are_compared_with_the_first(data, tmp_path):
         ({"stores": "apart"}, DataError, "no sample in common"),
         ({"stores": "touching"}, DataError, "one sample, too few, in common by their 'sample_id'; the first ones are"),
         ({"metrics": "correlation"}, DataError, "correlation needs a target, which compare doesn't take: leave corr"),
-        ({"stores": "unlabelled", "metrics": "auroc"}, DataError, "compares classes, and store 2 has no labels: leave"),
+        (
+            {"stores": "unlabelled", "metrics": "auroc"},
+            DataError,
+            "not grouped, since store 2 has no labels: leave",
+        ),
         ({"stores": "unnamed"}, DataError, "no 'sample_id'"),
         ({"stores": "twice"}, DataError, "share a 'sample_id'"),
         ({"metrics": "cka"}, DataError, "compares the sites of one store"),
