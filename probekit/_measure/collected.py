@@ -31,7 +31,7 @@ def results_of(work: Work, done: Sequence[tuple[Task, TaskResult]]) -> dict[str,
     root = _of_sites(work, overall) if overall else xr.Dataset()
     made = {ALL_SITES: root, **children}
     if work.repeats is not None:
-        made = beside(made, {key: _repeated(work, key, done) for key in made}, work.repeats)
+        made = beside(made, {key: _repeated(work, key, done) for key in made}, work.repeats, work.metrics.metrics)
     return made
 
 

@@ -100,7 +100,8 @@ def measure(
     Tibshirani 1993, sections 10.3 and 12). ``ci="jackknife"`` leaves out blocks of samples, up to `repeats` and no more
     than the root of the samples (Shao and Wu 1989). Metrics that mustn't see a sample twice (trained probes,
     neighbours, comparisons of sites, `overlap` and others that count cells, spectra) always have the jackknife; medians
-    and quantiles, which it doesn't serve, always the bootstrap; histograms and extremes none. The attribute `ci` of a
+    and quantiles, which it doesn't serve, always the bootstrap; `linear_probe` a formula of its own, without repeats;
+    histograms and extremes none. The attribute `ci` of a
     variable says which. An interval ends where estimates do, such as a share at 0 and 1, the mean of a ReLU at 0; what
     is corrected for chance isn't confined. The degrees of freedom of a class's variables are those of its own samples.
     An interval is NaN for a class of one sample, where some repeat gave no number, and where a metric needs more

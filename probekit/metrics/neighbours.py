@@ -37,7 +37,9 @@ class KNNAccuracy(Parameters):
     - `knn_accuracy_chance`: the share of the commonest class among them;
     - `knn_accuracy_shuffled`: the accuracy with shuffled labels, the mean over `shuffles` of them; not given for
       ``shuffles=0``;
-    - `knn_accuracy_se`: its standard error, √(p (1 − p) / n) where each row is a sample;
+    - `knn_accuracy_se`: its standard error, √(p (1 − p) / n) where each row is a sample. It takes guesses as
+      independent. Near samples share their neighbours, so where classes overlap it is up to a third too small: ask for
+      intervals (``ci=``) there;
     - `knn_accuracy_balanced`, `knn_accuracy_balanced_chance` (1 / C), `knn_accuracy_balanced_shuffled` and
       `knn_accuracy_balanced_se`: the mean over the classes of the share of their samples that are guessed correctly;
     - `knn_accuracy_size`: the number n of samples whose class is guessed.

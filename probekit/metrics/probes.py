@@ -10,7 +10,7 @@ import numpy as np
 from probekit._beats import in_turn
 from probekit.metrics._kernels.linear_classifiers import METHODS, KeptRows, MethodName, Training, kept_bytes
 from probekit.metrics._kernels.penalties import PENALTIES, best_penalty, validation_rows
-from probekit.metrics._kernels.splits import SPLIT_LIMITS, Mask, MeanOfGroups, Split, check_folds, generators_of
+from probekit.metrics._kernels.splits import SPLIT_LIMITS, Mask, MeanOfGroups, Split, check_folds, generators_of, wilson
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.headline import Headline
 from probekit.metrics.limits import Limits
@@ -25,17 +25,18 @@ class LinearProbe(Parameters):
     """Accuracy of a linear classifier of the classes on held-out samples, beside chance and shuffled labels.
 
     A classifier is trained on the values of all nodes of a site, and predicts the classes of samples that it was not
-    trained on (Alain and Bengio 2017). All are () and float64 in [0, 1], except for the last two:
+    trained on (Alain and Bengio 2017). All are () and float64, in [0, 1] unless something else is said:
 
     - `linear_probe`: the share of held-out rows that it classifies correctly;
     - `linear_probe_chance`: the share of held-out rows that have the class that is commonest among the training rows;
     - `linear_probe_shuffled`: the accuracy of classifiers that were trained on shuffled labels, the mean over
       `shuffles` of them; not given for ``shuffles=0``;
     - `linear_probe_se`: the standard error of the accuracy, √(p (1 − p) / n) where each row is a sample;
+    - `linear_probe_effective_size`, from 1 on: how many independent rows have that standard error, n or less;
     - `linear_probe_balanced`: the mean over the classes of the share of their held-out rows that are classified
       correctly (Brodersen et al. 2010), which a common class doesn't raise; `linear_probe_balanced_chance`: 1 / C, what
-      saying one class comes to with C classes among the held-out rows; `linear_probe_balanced_shuffled` and
-      `linear_probe_balanced_se`: as above;
+      saying one class comes to with C classes among the held-out rows; `linear_probe_balanced_shuffled`,
+      `linear_probe_balanced_se` and `linear_probe_balanced_effective_size`: as above;
     - `linear_probe_alpha`, above 0: the penalty α, the geometric mean where parts in turn have several;
     - `linear_probe_held_out`, int64: the number of held-out rows.
 
@@ -68,7 +69,8 @@ class LinearProbe(Parameters):
     sample's place in the store, so sites with the same rows are split alike. Shuffling deals the classes out anew among
     the training units and among the held-out ones (among rows, where units have several classes).
 
-    The standard errors take rows of a unit as dependent (Liang and Zeger 1986), and the classifiers as given. NaN with
+    The standard errors take rows of a unit as dependent (Liang and Zeger 1986), and the classifiers as given. So do the
+    intervals of the two accuracies, Wilson's (1927) of the effective size. Other variables have none. NaN with
     fewer than two classes among the training rows, without held-out rows, and where a value is infinite or so large
     that its square is. A held-out row of a class that has no training rows counts as wrong.
 
@@ -96,7 +98,12 @@ class LinearProbe(Parameters):
     shuffles: int = 1
     limits: ClassVar[Limits] = SPLIT_LIMITS
     name: ClassVar[str] = "linear_probe"
-    ranges: ClassVar[Ranges] = {**of_accuracy("linear_probe"), "linear_probe_alpha": SIZE}
+    ranges: ClassVar[Ranges] = {
+        **of_accuracy("linear_probe"),
+        **dict.fromkeys(["linear_probe_effective_size", "linear_probe_balanced_effective_size"], SIZE),
+        "linear_probe_alpha": SIZE,
+    }
+    interval: ClassVar[str] = "formula"  # leaving samples out trains anew, and makes intervals up to twice too wide
     version: ClassVar[int] = 3
     headline: ClassVar[Headline] = Headline(
         "linear_probe",
@@ -137,10 +144,15 @@ class LinearProbe(Parameters):
             if shuffled:
                 found[f"{name}_shuffled"] = (), np.asarray(np.mean(shuffled))
             found[f"{name}_se"] = (), np.asarray(means[1].error(hits[1], units))
+            found[f"{name}_effective_size"] = (), np.asarray(means[1].effective_size(hits[1], units))
         guessed = 1 / len(np.unique(codes[test])) if trained else np.nan
         found["linear_probe_balanced_chance"] = (), np.asarray(guessed)
         found["linear_probe_alpha"] = (), 10 ** np.log10(alphas).mean() if trained else np.asarray(np.nan)
         return found | {"linear_probe_held_out": ((), np.asarray(test.sum()))}
+
+    def intervals(self, variables: Variables, confidence: float) -> dict[str, tuple[Array, Array]]:
+        names = ("linear_probe", "linear_probe_balanced")
+        return {name: wilson(variables[name][1], variables[f"{name}_effective_size"][1], confidence) for name in names}
 
     def _untried(self, codes: Codes) -> tuple[Codes, Array]:
         shape = 2 + self.shuffles, len(codes)

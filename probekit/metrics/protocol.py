@@ -52,12 +52,14 @@ number of shuffles that the engine measures for it where the caller asks for no 
 
 A metric may have the class attribute `interval`, by which its intervals are found whatever the caller asks for:
 ``"jackknife"`` where equal samples make the metric something else, so that samples that are drawn twice would mislead,
-``"bootstrap"``, or None for a metric without intervals. Its attribute `corrected`, a parameter or not, is True if what
-chance gives is taken off its variables: a bootstrap then takes no bias off them once more. Its attribute `ranges`,
-``{variable: (least, greatest)}``, says which values its estimates can have whatever the samples are, infinity for an
-open side (`probekit.metrics.ranges` has the usual ones): intervals end there. What is corrected for chance may lie
-beyond the range of what it estimates, and has none. Its attribute `interval_classes`, ``{variable: number}``, is the
-fewest classes, of two samples or more, by which a variable has an interval.
+``"bootstrap"``, ``"formula"``, or None for a metric without intervals. With ``"formula"`` it has the method
+``intervals(variables, confidence)``, which returns ``{variable: (low, high)}`` of what it measured. Its attribute
+`corrected`, a parameter or not, is True if what chance gives is taken off its variables: a bootstrap then takes no bias
+off them once more. Its attribute `ranges`, ``{variable: (least, greatest)}``, says which values its estimates can have
+whatever the samples are, infinity for an open side (`probekit.metrics.ranges` has the usual ones): intervals end there.
+What is corrected for chance may lie beyond the range of what it estimates, and has none. Its attribute
+`interval_classes`, ``{variable: number}``, is the fewest classes, of two samples or more, by which a variable has an
+interval.
 
 Streaming metrics with equal `state_key` attributes have the same `init`, `update` and `merge`: measured together, they
 share one state.

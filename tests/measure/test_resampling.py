@@ -271,7 +271,9 @@ def test_an_interval_that_there_is_not_is_refused(normal: tuple[Array, Array]) -
     class Odd(Overlap):
         interval = "boostrap"
 
-    with pytest.raises(PluginError, match=r"'overlap' has the interval 'boostrap'; it is 'bootstrap', 'jackknife', or"):
+    with pytest.raises(
+        PluginError, match=r"'overlap' has the interval 'boostrap'; it is 'bootstrap', 'jackknife', 'formula' if"
+    ):
         measured(*normal, Odd(), ci="bootstrap", repeats=20)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.linalg import sqrtm
+from scipy.stats import binomtest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
@@ -18,7 +19,7 @@ from probekit.errors import DataError, PluginError
 from probekit.metrics import LinearProbe, Samples
 from probekit.metrics._kernels import linear_classifiers
 from probekit.metrics._kernels.row_sampling import draws
-from probekit.metrics._kernels.splits import Split
+from probekit.metrics._kernels.splits import MeanOfGroups, Split, wilson
 
 SamplesOf = Callable[..., Samples]
 METHODS = ["logistic", "lda", "ridge"]
@@ -28,7 +29,7 @@ def found(metric: LinearProbe, samples: Samples) -> dict[str, float]:
     """The variables, without the metric's name."""
     variables = metric.compute_samples(samples)
     assert all(dims == () and array.shape == () for dims, array in variables.values())
-    names = ("accuracy", "chance", "shuffled", "se")
+    names = ("accuracy", "chance", "shuffled", "se", "effective_size")
     of_balanced = [f"balanced_{name}" for name in names[1:]]
     kinds = (*names, "balanced", *of_balanced, "alpha", "held_out")
     given = {name.removeprefix("linear_probe_"): float(array) for name, (_, array) in variables.items()}
@@ -354,6 +355,50 @@ def test_a_store_is_probed_with_one_split_for_all_sites(
     # Each row of a sample is the same: the three of it count as one.
     assert of_tokens["tokens"]["linear_probe"] == of_tokens["pooled"]["linear_probe"] > 0.7
     np.testing.assert_allclose(of_tokens["tokens"]["linear_probe_se"], of_tokens["pooled"]["linear_probe_se"])
+
+
+def test_the_effective_size_counts_samples_and_not_their_tokens(tree_of: Callable[..., xr.DataTree]) -> None:
+    tree, _ = tokens(tree_of)
+    m = pk.measure(tree, LinearProbe("ridge"), ci="bootstrap")
+    pooled, of_tokens = m["pooled"], m["tokens"]
+    np.testing.assert_allclose(pooled["linear_probe_effective_size"], 30)
+    assert (pooled["linear_probe_held_out"], of_tokens["linear_probe_held_out"]) == (30, 90)
+    for name in ("linear_probe", "linear_probe_balanced"):
+        for end in ("effective_size", "low", "high"):
+            np.testing.assert_allclose(of_tokens[f"{name}_{end}"], pooled[f"{name}_{end}"])
+
+
+@pytest.mark.parametrize("hits", [0, 1, 17, 40])
+def test_intervals_of_samples_are_scipys(hits: int) -> None:
+    groups = MeanOfGroups.of(np.zeros(40, np.int64))
+    found = (np.arange(40) < hits).astype(float)
+    size = groups.effective_size(found, np.arange(40))
+    assert size == pytest.approx(40)
+    theirs = binomtest(hits, 40).proportion_ci(0.9, method="wilson")
+    np.testing.assert_allclose(wilson(np.array(hits / 40), np.array(size), 0.9), theirs, atol=1e-12)
+
+
+def test_the_effective_size_of_a_balanced_accuracy_is_that_of_the_classes() -> None:
+    groups = MeanOfGroups.of(np.repeat([0, 1], [95, 5]))
+    assert groups.effective_size(np.ones(100), np.arange(100)) == pytest.approx(4 / (1 / 95 + 1 / 5))
+    # The smaller class alone is at times wrong: as many as that has, no more.
+    hits = np.append(np.ones(98), [0, 0])
+    assert groups.effective_size(hits, np.arange(100)) == pytest.approx(0.8 * 0.2 / (0.4 * 0.6 / 5 / 4))
+
+
+@pytest.mark.parametrize(("classes", "samples", "apart"), [(2, 100, 0.3), (10, 200, 0.5), (2, 100, 3.0)])
+def test_intervals_hold_the_mean_accuracy(
+    tree_of: Callable[..., xr.DataTree], classes: int, samples: int, apart: float
+) -> None:
+    rng, y = np.random.default_rng(0), np.arange(samples) % classes
+    x = rng.normal(size=(80, samples, 8)) + apart * np.random.default_rng(1).normal(size=(classes, 8))[y]
+    m = pk.measure(
+        tree_of({f"{n}": each for n, each in enumerate(x)}, y), LinearProbe("lda", shuffles=0), ci="bootstrap"
+    )
+    for name in ("linear_probe", "linear_probe_balanced"):
+        value, low, high = (np.array([m[f"{n}"][f"{name}{end}"] for n in range(80)]) for end in ("", "_low", "_high"))
+        assert ((low <= value.mean()) & (value.mean() <= high)).mean() >= 0.9
+        assert (high - low < 4.8 * max(value.std(), 0.05)).all()  # by the jackknife up to 8 deviations
 
 
 def test_rows_are_split_by_a_column(tree_of: Callable[..., xr.DataTree]) -> None:

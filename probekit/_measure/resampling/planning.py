@@ -54,7 +54,7 @@ def seeing_labels(asked: Resampling, metrics: Sequence[Metric], measure: Measure
 
 
 def repeats_of(asked: Resampling, seeing: frozenset[str], work: Work, root: xr.Dataset) -> Repeats | None:
-    """The repeats that metrics are asked for, with shuffled labels those `seeing`; None where there are none.
+    """The nulls, of the metrics `seeing` labels, and the intervals that are asked for; None where there are none.
 
     Raises DataError where labels can't be shuffled.
     """
@@ -69,7 +69,7 @@ def repeats_of(asked: Resampling, seeing: frozenset[str], work: Work, root: xr.D
     found = Repeats(asked, draws, seeing)
     if seeing:
         _check_labels(found, work)
-    return found if found.any_of(metrics.metrics) else None
+    return found
 
 
 def _draws(asked: Resampling, source: Source, rows: Observations, root: xr.Dataset) -> Draws:

@@ -45,7 +45,7 @@ class Repeats:
         """How many shuffles or draws a metric is asked for; 0 for none."""
         if what == NULL:
             return self.settings.shuffles(metric) if metric.name in self.seeing else 0
-        return self.settings.repeats if self.settings.interval(metric) else 0
+        return self.settings.draws(metric)
 
     def chosen(self, what: What, metrics: Sequence[Metric], how: str | None = None) -> list[Any]:
         """The metrics that are repeated: for intervals, those whose intervals are found by `how`."""

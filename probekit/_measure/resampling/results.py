@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from probekit._measure.accumulator import call
 from probekit._measure.resampling.intervals import Intervals
 from probekit._measure.resampling.repeats import CI, NULL, Repeats, What
+from probekit._measure.resampling.settings import FORMULA
 from probekit._measure.resampling.site_numbers import (
     REPEAT,
     describes_classes,
@@ -64,7 +66,7 @@ def found_at(
 
 
 def beside(
-    made: Mapping[str, xr.Dataset], found: Mapping[str, Sequence[Found]], repeats: Repeats
+    made: Mapping[str, xr.Dataset], found: Mapping[str, Sequence[Found]], repeats: Repeats, metrics: Sequence[Metric]
 ) -> dict[str, xr.Dataset]:
     """What was measured at each site, and between sites, with what the repeats `found` beside it.
 
@@ -72,7 +74,37 @@ def beside(
     """
     every = [each for of_site in found.values() for each in of_site if each.what == NULL]
     changed = {name for each in every for name, (_, sums) in each.sums.items() if sums.changes}
-    return {key: data.assign(_beside(data, found[key], repeats, key, changed)) for key, data in made.items()}
+    by_formula = [metric for metric in metrics if repeats.settings.interval(metric) == FORMULA]
+    return {
+        key: data.assign(
+            _beside(data, found[key], repeats, key, changed)
+            | _of_formulas(data, by_formula, repeats.settings.confidence)
+        )
+        for key, data in made.items()
+    }
+
+
+def _of_formulas(made: xr.Dataset, metrics: Sequence[Metric], confidence: float) -> dict[str, xr.Variable]:
+    """The intervals of the `metrics` that were measured, by their own formulas."""
+    found: dict[str, xr.Variable] = {}
+    for metric in metrics:
+        if any(each.attrs["metric"] == metric.name for each in made.values()):
+            ends = call(metric, f"at site {made.attrs['site']!r}", _by_formula, metric, made, confidence)
+            _check_names(ends, made, metric)
+            found |= ends
+    return found
+
+
+def _by_formula(metric: Any, made: xr.Dataset, confidence: float) -> dict[str, xr.Variable]:
+    ours = {str(name): each.variable for name, each in made.items() if each.attrs["metric"] == metric.name}
+    intervals = metric.intervals({name: (each.dims, each.values) for name, each in ours.items()}, confidence)
+    return {
+        f"{name}_{ending}": xr.Variable(
+            ours[name].dims, end, _carried(made[name]) | {"of": name, "ci": FORMULA, "confidence": confidence}
+        )
+        for name, ends in intervals.items()
+        for ending, end in zip(("low", "high"), ends, strict=True)
+    }
 
 
 def _beside(
@@ -87,7 +119,7 @@ def _beside(
         intervals = _intervals(each, about, repeats, key, made) if each.what == CI else None
         for name in shown:
             dims, sums = each.sums[name]
-            attrs = {k: v for k, v in made[name].attrs.items() if k != headlines.ATTRIBUTE} | {"of": name} | about
+            attrs = _carried(made[name]) | {"of": name} | about
             if intervals is None:
                 arrays = _of_null(sums, repeats)
             else:
@@ -147,6 +179,11 @@ def _about(found: Found, repeats: Repeats, key: str) -> dict[str, Any]:
     return {"ci": asked.interval(found.metric), "confidence": asked.confidence} | said
 
 
+def _carried(measured: xr.DataArray) -> dict[str, Any]:
+    """The attributes of a variable that those beside it have, too."""
+    return {str(key): value for key, value in measured.attrs.items() if key != headlines.ATTRIBUTE}
+
+
 def _variable(measured: xr.DataArray, dims: tuple[str, ...], array: Array, attrs: Mapping[str, Any]) -> xr.Variable:
     if "label" in dims and "label" not in measured.dims:  # the samples weren't grouped
         array, dims = array.take(0, dims.index("label")), tuple(dim for dim in dims if dim != "label")
@@ -165,8 +202,7 @@ def _of_site(
     name = str(measured.name)
     headline, (dims_of_values, values) = headline_of(found.metric, name), found.values[name]
     dims, sums_of_values = found.sums[name]
-    attrs = {key: value for key, value in measured.attrs.items() if key != headlines.ATTRIBUTE}
-    attrs |= {"of": name, "over": headlines.over(measured, headline), **about}
+    attrs = _carried(measured) | {"of": name, "over": headlines.over(measured, headline), **about}
     spread = intervals is None and describes_classes(headline, dims)
     if spread:
         attrs["over"] = f"standard deviation over classes, {headline.over_nodes or 'mean'} over nodes"

@@ -10,10 +10,11 @@ from probekit.errors import DataError, PluginError, check_choice, check_kind
 from probekit.metrics import Metric, SampleMetric
 from probekit.metrics.order import OrderMetric
 
-__all__ = ["CI", "NULLS", "Resampling", "check_draws"]
+__all__ = ["CI", "FORMULA", "NULLS", "Resampling", "check_draws"]
 
 NULLS = (None, "permute")
 CI = (None, "bootstrap", "jackknife")
+FORMULA = "formula"  # a metric's own way, without repeats
 _FEWEST = 20  # shuffles for which there is a p-value
 
 
@@ -66,6 +67,10 @@ class Resampling:
         """How often the labels are shuffled for a metric: as asked for all, or as its own `null_repeats` says."""
         return self.repeats if self.null else int(getattr(metric, "null_repeats", 0))
 
+    def draws(self, metric: Metric) -> int:
+        """How often samples are drawn or left out for a metric's intervals."""
+        return 0 if self.interval(metric) in (None, FORMULA) else self.repeats
+
     def interval(self, metric: Metric) -> str | None:
         """How the intervals of a metric are found: as its own `interval` says, else as asked; None if it has none.
 
@@ -79,9 +84,10 @@ class Resampling:
         elif isinstance(metric, OrderMetric):
             usual = "bootstrap"
         found: str | None = getattr(metric, "interval", usual)
-        if found not in CI:
+        if found not in (*CI, FORMULA) or (found == FORMULA and not callable(getattr(metric, "intervals", None))):
             raise PluginError(
-                f"The metric {metric.name!r} has the interval {found!r}; it is 'bootstrap', 'jackknife', or None for a "
-                "metric without intervals. The metric's author has to fix this."
+                f"The metric {metric.name!r} has the interval {found!r}; it is 'bootstrap', 'jackknife', 'formula' if "
+                "it has a method intervals, or None for a metric without intervals. The metric's author has to fix "
+                "this."
             )
         return found if self.ci else None

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 from probekit.errors import PluginError
 from probekit.metrics._kernels.row_sampling import draws
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.limits import Limits, above, at_least, share
 
-__all__ = ["SPLIT_LIMITS", "Mask", "MeanOfGroups", "Split", "check_folds", "generators_of"]
+__all__ = ["SPLIT_LIMITS", "Mask", "MeanOfGroups", "Split", "check_folds", "generators_of", "wilson"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -119,6 +120,15 @@ def _place_in_class(codes: Codes, numbers: Array) -> tuple[Codes, Codes]:
     return place, counts[codes]
 
 
+def wilson(share: Array, size: Array, confidence: float) -> tuple[Array, Array]:
+    """The score interval of a share of `size` independent rows (Wilson 1927): it has a width at 0 and 1, too."""
+    z = float(ndtri((1 + confidence) / 2))
+    with np.errstate(invalid="ignore"):
+        middle = (share + z**2 / (2 * size)) / (1 + z**2 / size)
+        reach = z / (1 + z**2 / size) * np.sqrt(share * (1 - share) / size + (z / (2 * size)) ** 2)
+    return np.clip(middle - reach, 0, share), np.clip(middle + reach, share, 1)
+
+
 def generators_of(seed: int, number: int) -> list[np.random.Generator]:
     """Random generators for so many shufflings."""
     return [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, n))) for n in range(number)]
@@ -157,6 +167,18 @@ class MeanOfGroups:
         parts = (values - self._of_groups(values)[self.of_rows]) / (self.counts[self.of_rows] * self.number)
         of_units = np.unique(units, return_inverse=True)[1]
         return float(np.sqrt(np.square(np.bincount(of_units, parts)).sum()))
+
+    def effective_size(self, hits: Array, units: Codes) -> float:
+        """How many independent rows give a share of `hits`, 0 or 1, the standard error that it has (Kish 1965).
+
+        At most, and where all hits are the same, as many as if each unit were one row of each of its groups.
+        """
+        if not self.number or not np.isfinite(hits).all():
+            return float("nan")
+        both = np.unique(np.stack([units, self.of_rows]), axis=1)[1]
+        most = self.number**2 / (1 / np.bincount(both, minlength=self.number)).sum()
+        share, error = self.of_values(hits), self.error(hits, units)
+        return float(min(most, share * (1 - share) / error**2 if error else most))
 
     def _of_groups(self, values: Array) -> Array:
         means: Array = np.bincount(self.of_rows, values, self.number) / self.counts
