@@ -118,7 +118,7 @@ def compare(
         similarity=alike.similarity,
         nodes=_nodes(members, measured, alike),
         origins=_origins(members),
-        cautions=tuple(incomparable(members, common)),
+        cautions=(*incomparable(members, common), *measured.missing),
         headlines=dict(measured.headlines),
         spans={each.name: _span(each, measured.headlines.get(each.name)) for each in compared},
         settings=Settings(repeats, seed, confidence, quantile, COMMAND.get() or call_of(compare, given)),

@@ -53,7 +53,7 @@ class Comparison(ShownAsTable):
             `best_correlation`, `best_node`; and of each metric with a value for each node, (store, label, node) if it
             has one for each class, the difference ``<metric>``, ``<metric>_error`` and ``<metric>_first``.
         origins: a DataFrame of what is known of each store, a column a store.
-        cautions: what isn't comparable, a sentence each.
+        cautions: what isn't comparable, and where a metric has no number, a sentence each.
         headlines: the `probekit.metrics.Headline` of each metric.
         spans: how far apart two values of each metric can be, such as 1 for an accuracy: intervals end there.
         settings: how the uncertainty was computed.

@@ -11,7 +11,8 @@ into a probe's training and its test.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -20,9 +21,10 @@ import xarray as xr
 
 from probekit._compare.members import Member
 from probekit._measure.measure import measure
+from probekit._measure.site_rows import HoldsNaN
 from probekit._results.assemble import NotGrouped
 from probekit._results.headlines import headline_value, headlines_of
-from probekit._results.missing import said_elsewhere
+from probekit._results.missing import Missing, explained, missing_in, said_elsewhere
 from probekit._results.summary import sites_of
 from probekit.errors import DataError
 from probekit.metrics import Headline, Metric
@@ -58,11 +60,13 @@ class Differences:
 
     `nodes` has, by the names of store and site, variables (node,) or (label, node): the metric's name is the
     difference's, and ``<metric>_error`` its standard error's, beside ``<metric>_first``, the value in the first store.
+    `missing` says where a metric has no number, and why.
     """
 
     rows: tuple[Difference, ...]
     headlines: Mapping[str, Headline]
     nodes: Mapping[tuple[str, str], xr.Dataset]
+    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,10 @@ def differences(
     """The differences of every store from the first one; `members` have the same samples in the same order."""
     shared = [site for site in members[0].chosen if all(site in each.chosen for each in members)]
     if not shared:
-        return Differences((), {}, {})
+        return Differences((), {}, {}, ())
     headlines: dict[str, Headline] = {}
     parts = [None, *_halves(members[0], repeats, seed)]
-    full: list[_Values] = []
+    full, missing = list[_Values](), tuple[str, ...]()
     errors = [_Errors() for _ in members[1:]]
     for part in progress(parts, f"{len(members)} stores, {repeats} times in halves", len(parts)):
         trees = [_measured(each, metrics, shared, part, memory) for each in members]
@@ -97,10 +101,22 @@ def differences(
         found = [_values(tree, headlines) for tree in trees]
         if part is None:
             full = found
+            missing = tuple(explained(_missing(members, trees, headlines), headlines, of_stores=True))
         else:
             for error, values in zip(errors, found[1:], strict=True):
                 error.add_half(_apart(values, found[0]))
-    return Differences(tuple(_rows(members, full, errors)), headlines, dict(_of_nodes(members, shared, full, errors)))
+    nodes = dict(_of_nodes(members, shared, full, errors))
+    return Differences(tuple(_rows(members, full, errors)), headlines, nodes, missing)
+
+
+def _missing(
+    members: Sequence[Member], trees: Sequence[xr.DataTree], headlines: Mapping[str, Headline]
+) -> Iterator[Missing]:
+    """The metrics that have no number at a site of a store, named with the store."""
+    for member, tree in zip(members, trees, strict=True):
+        for each in chain.from_iterable(missing_in(tree, headlines)):
+            if each.missing == each.size:
+                yield replace(each, site=f"{each.site} of {member.name}")
 
 
 def _measured(
@@ -109,19 +125,18 @@ def _measured(
     try:
         with said_elsewhere():  # notes say what is missing of halves
             return measure(member.tree, metrics, sites=sites, where=part, memory=memory, progress=silent)
+    except HoldsNaN as error:  # its message offers an argument that compare lacks
+        raise DataError(
+            f"{member.name} can't be compared. {error.fact}. compare leaves no samples out, since each has to be in "
+            "every store: mend the model or the data, or choose other sites (sites=).",
+            arguments=("sites",),
+        ) from error
+    except NotGrouped as error:  # so does this one
+        raise DataError(
+            f"{error.fact}, since {member.name} has no labels: leave the metric out, or capture the labels.",
+            arguments=("metrics",),
+        ) from error
     except DataError as error:
-        if "nan" in error.arguments:  # its message offers an argument that compare lacks
-            fact = str(error).partition(". ")[0]
-            raise DataError(
-                f"{member.name} can't be compared. {fact}. compare leaves no samples out, since each has to be in "
-                "every store: mend the model or the data, or choose other sites (sites=).",
-                arguments=("sites",),
-            ) from error
-        if isinstance(error, NotGrouped):  # so does this one
-            raise DataError(
-                f"{error.fact}, since {member.name} has no labels: leave the metric out, or capture the labels.",
-                arguments=("metrics",),
-            ) from error
         raise DataError(
             f"{member.name} can't be measured. {error} compare leaves no samples out: choose other sites= or metrics.",
             arguments=error.arguments,

@@ -11,12 +11,13 @@ from probekit._compare.members import Member
 __all__ = ["incomparable"]
 
 _NAMED = 4  # sites that a sentence names
+_FEW_CLASSES = 3  # by whose pairs rsa can't tell much
 
 
 def incomparable(members: Sequence[Member], common: Sequence[Member]) -> list[str]:
     """What the stores don't have in common; `common` are they with their common samples alone."""
     first, first_common = members[0], common[0]
-    found = [*_samples(members, common)]
+    found = [*_samples(members, common), *_pairs(first_common)]
     for other, other_common in zip(members[1:], common[1:], strict=True):
         found += [*_sites(first, other), *_data(first, other)]
         found += [*_classes(first, other), *_labels(first_common, other_common)]
@@ -35,6 +36,12 @@ def _samples(members: Sequence[Member], common: Sequence[Member]) -> Iterator[st
         if any(lost.values()):
             named = [f"{number:,} at {site}" for site, number in lost.items() if number]
             yield f"Tokens of {member.name} that aren't in all stores are left out: {_some(named)}."
+
+
+def _pairs(member: Member) -> Iterator[str]:
+    """That the three pairs of three classes stand in the same order by chance once in six times."""
+    if member.labels is not None and len(np.unique(member.labels)) == _FEW_CLASSES:
+        yield "rsa ranks the 3 pairs of 3 classes, which have 6 orders: 1 and -1 come by chance one time in six each."
 
 
 def _sites(first: Member, other: Member) -> Iterator[str]:

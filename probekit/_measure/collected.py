@@ -11,6 +11,7 @@ import xarray as xr
 from probekit._beats import in_turn
 from probekit._measure.accumulator import finalized, side_by_side, sites_results
 from probekit._measure.durations import finalizing
+from probekit._measure.grouping import Observations
 from probekit._measure.positions import all_said, positions_said
 from probekit._measure.resampling.repeats import ALL_SITES
 from probekit._measure.resampling.results import Found, beside, found_at
@@ -58,7 +59,7 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
         durations = finalizing(streaming, spec_of(source, rows, source.nodes), rows.number)
         for metric, variables in finalized(streaming, states, at_site(source), durations):
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
-    about = {"n": rows.number, "activation_dtype": str(source.variable.dtype), "approximate": 0}
+    about = _numbers(rows) | {"activation_dtype": str(source.variable.dtype), "approximate": 0}
     about |= {"omitted": rows.omitted} if rows.omitted else {}
     samples = np.bincount(rows.codes, minlength=rows.labels.number)
 
@@ -69,6 +70,11 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
     return made.assign_attrs(source.attrs | {"site": source.name} | all_said([source.pooling], source.positions))
 
 
+def _numbers(rows: Observations) -> dict[str, int]:
+    """How many observations are measured, and how many classes have some; 0 where these aren't grouped."""
+    return {"n": rows.number, "classes": len(np.unique(rows.codes)) if rows.labels.values is not None else 0}
+
+
 def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
     return {name: side_by_side([each[name] for each in states]) for name in states[0]}
 
@@ -77,7 +83,7 @@ def _of_sites(work: Work, results: Sequence[TaskResult]) -> xr.Dataset:
     """The results that compare sites, in the order of `work`."""
     assert work.common is not None
     sources = list(work.sources.values())
-    about: dict[str, Any] = {"n": work.common.number, "approximate": 0}
+    about: dict[str, Any] = _numbers(work.common) | {"approximate": 0}
     about |= all_said([sources[0].pooling], *(source.positions for source in sources))
     found = {name: variables for result in results for name, variables in result.variables.items()}
     names = [source.name for source in sources]

@@ -131,7 +131,7 @@ class Meter:
             raise DataError(f"Site {self.name!r}: all {self._omitted} observations hold a NaN, so nothing is measured.")
         metrics, columns = self.metrics.streaming("node", "site"), self.metrics.columns
         durations = finalizing(metrics, self.spec(labels.number, torch.device("cpu")), self._number)
-        about = {"n": self._number, "activation_dtype": str(self._spec.dtype), "approximate": 0}
+        about = _numbers(self._number, labels) | {"activation_dtype": str(self._spec.dtype), "approximate": 0}
         if self._omitted:
             about["omitted"] = self._omitted
         found = dict[str, Measured]()
@@ -185,7 +185,7 @@ class Together:
     def results(self, labels: Labels) -> xr.Dataset:
         assert self._counted is not None
         self._counted.grow(labels.number)
-        about: dict[str, Any] = {"n": self._number, "approximate": 0}
+        about: dict[str, Any] = _numbers(self._number, labels) | {"approximate": 0}
         about |= all_said([self._pooling], *(meter.width for meter in self._meters))
         names, lengths = [meter.name for meter in self._meters], dict.fromkeys(SITES, len(self._meters))
         specs = [meter.spec(labels.number, torch.device("cpu")) for meter in self._meters]
@@ -194,3 +194,8 @@ class Together:
         )
         found = {m.name: check(m, v, labels, ACROSS, **lengths) for m, v in streamed}
         return sites_results(self._metrics, found, names, labels, about)
+
+
+def _numbers(observations: int, labels: Labels) -> dict[str, int]:
+    """How many observations were measured, and how many classes; 0 where these aren't grouped."""
+    return {"n": observations, "classes": labels.number if labels.values is not None else 0}

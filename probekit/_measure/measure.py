@@ -200,7 +200,7 @@ def measure(
         if positions is None:
             warn_of_means(chosen, {source.name: source.attrs for source in sources.values()})
         targets = targets_of(chosen, sources, rows, root, target)
-        units = units_of(chosen, sources, root)
+        units = units_of(chosen, sources, rows, root)
         cache = None
         if store_at is not None:
             options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions, "target": target}

@@ -16,7 +16,22 @@ from probekit.metrics import Spec
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.protocol import BATCH
 
-__all__ = ["SiteSamples", "at_site", "in_batches", "spec_of", "whole_rows", "without_nan"]
+__all__ = ["HoldsNaN", "SiteSamples", "at_site", "in_batches", "spec_of", "whole_rows", "without_nan"]
+
+
+class HoldsNaN(DataError):
+    """A site has a NaN: `fact` says so without the advice, which is for `measure`."""
+
+    def __init__(self, fact: str) -> None:
+        self.fact = fact
+        super().__init__(
+            f"{fact}. A NaN has no place in an order or a mean. Find out where the model makes it, leave the site out "
+            "with sites=, or the samples with nan='omit'.",
+            arguments=("sites", "nan"),
+        )
+
+    def __reduce__(self) -> tuple[type[HoldsNaN], tuple[str]]:  # of the message otherwise
+        return type(self), (self.fact,)
 
 
 def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
@@ -43,11 +58,9 @@ def without_nan(
         yield first, x, codes
         beat((first + len(x)) / rows.number)
     if nan.any():
-        raise DataError(
+        raise HoldsNaN(
             f"Site {source.name!r} holds NaN at {nan.sum()} of its nodes {start} to {stop - 1}, the first at node "
-            f"{start + nan.argmax()}. A NaN has no place in an order or a mean. Find out where the model makes it, "
-            "leave the site out with sites=, or the samples with nan='omit'.",
-            arguments=("sites", "nan"),
+            f"{start + nan.argmax()}"
         )
 
 

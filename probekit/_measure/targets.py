@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import numpy as np
 import xarray as xr
@@ -48,17 +49,20 @@ def targets_of(
     return {key: _target(source, rows[key], root, target) for key, source in sources.items()}
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _target(source: Source, rows: Observations, root: xr.Dataset, target: str) -> Array:
     try:
         values = source.columns(root).find(target).values
     except DataError as error:
         raise DataError(str(error), arguments=("target",)) from error
     if values.dtype.kind not in "iuf":
-        kind = "text" if values.dtype.kind in "OTU" else values.dtype
-        raise DataError(
-            f"target is {target!r}, whose values are {kind}, not numbers.",
-            arguments=("target",),
-        )
+        others = (f"{value!r} at {n}" for n, value in enumerate(values.tolist()) if not _is_number(value))
+        odd = next(others, None) if values.dtype.kind in "OTU" else f"{values.dtype}"
+        if odd is not None:
+            raise DataError(f"target is {target!r}, whose values aren't numbers: {odd}.", arguments=("target",))
     numbers: Array = values.astype(np.float64)
     missing = ~np.isfinite(numbers[rows.numbers])
     if missing.any():

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import xarray as xr
 
+from probekit._measure.grouping import Observations
 from probekit._measure.site_source import Source
 from probekit._store.sample_columns import SAMPLE_ID, SampleColumns
 from probekit.errors import DataError
@@ -19,13 +20,36 @@ __all__ = ["Units", "units_of"]
 Units: TypeAlias = Mapping[tuple[str, str | None], Codes]  # of each row of a site, by the site's key and the column
 
 
-def units_of(metrics: Sequence[Metric], sources: Mapping[str, Source], root: xr.Dataset) -> Units:
+def units_of(
+    metrics: Sequence[Metric], sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset
+) -> Units:
     """The unit of each row, (row,) int64, of each site, for every column by which a metric splits the rows.
 
-    Raises DataError where there is no such column, or nothing tells to which sample a row belongs.
+    Raises DataError where there is no such column, where it leaves nothing to hold out, or where nothing tells to which
+    sample a row belongs.
     """
-    asked: set[str | None] = {metric.split_by for metric in metrics if hasattr(metric, "split_by")}
-    return {(key, by): _units(source.columns(root), by, source) for key, source in sources.items() for by in asked}
+    asked: dict[str | None, list[Metric]] = {}
+    for metric in metrics:
+        if hasattr(metric, "split_by"):
+            asked.setdefault(metric.split_by, []).append(metric)
+    found = {(key, by): _units(source.columns(root), by, source) for key, source in sources.items() for by in asked}
+    for (key, by), units in found.items():
+        for metric in asked[by] if by is not None else ():
+            _check(metric, units[rows[key].numbers], rows[key], sources[key].name)
+    return found
+
+
+def _check(metric: Any, units: Codes, rows: Observations, site: str) -> None:
+    """Raise DataError where all rows have one unit, or those of each class for a metric that compares classes."""
+    by_class = getattr(metric, "headline", None) is not None and metric.headline.classes > 1
+    classes = rows.codes if by_class else np.zeros_like(units)
+    if len(units) > 1 and np.bincount(np.unique(np.stack([classes, units]), axis=1)[0]).max() == 1:
+        raise DataError(
+            f"{metric.name} is split by {metric.split_by!r} (split_by=), of which "
+            f"{'the samples of each class' if by_class else 'all samples'} have one value at site {site!r}: held out, "
+            "they leave no others to learn from. Name a column with more, or leave split_by out.",
+            arguments=("metrics",),
+        )
 
 
 def _units(columns: SampleColumns, by: str | None, source: Source) -> Codes:

@@ -38,10 +38,10 @@ class Reading:
     - `low` and `high` are the ends of the number's interval, of that `confidence`; `no_interval` says why they are NaN,
       if they are.
 
-    `n` observations were measured, and `omitted` left out for a NaN. Of the `size` values of the variable, `missing`
-    are NaN. `positions` says what became of the positions of feature maps, such as ``each of 196`` or ``mean of 196``;
-    it is empty where there were none. `estimate` says how it was estimated, such as ``corrected for few samples, in 10
-    bins``; it is empty where there is no choice.
+    `n` observations in so many `classes` were measured, 0 where they weren't grouped, and `omitted` left out for a NaN.
+    Of the `size` values of the variable, `missing` are NaN. `positions` says what became of the positions of feature
+    maps, such as ``each of 196`` or ``mean of 196``; it is empty where there were none. `estimate` says how it was
+    estimated, such as ``corrected for few samples, in 10 bins``; it is empty where there is no choice.
     """
 
     site: str
@@ -62,6 +62,7 @@ class Reading:
     confidence: float | None
     no_interval: str
     n: int | None
+    classes: int | None
     omitted: int
     size: int
     missing: int
@@ -103,6 +104,7 @@ def reading_of(data: xr.Dataset, site: str, metric: str, headline: Headline) -> 
         confidence=None if low is None else float(low.attrs["confidence"]),
         no_interval="" if low is None else str(low.attrs.get("no_interval", "")),
         n=variable.attrs.get("n"),
+        classes=variable.attrs.get("classes"),
         omitted=variable.attrs.get("omitted", 0),
         size=variable.size,
         missing=int(variable.isnull().sum()),

@@ -55,7 +55,8 @@ class Summary(ShownAsTable):
           unless `q_needs` nodes have the least p-value that so many shuffles give; it is missing where the site has
           fewer nodes;
         - `low` and `high`: the interval, its `confidence`, and why there is none (`no_interval`);
-        - `n` samples, and how many were `omitted` for a NaN; the `size` of the variable, and how many are `missing`;
+        - `n` samples in so many `classes`, 0 where they weren't grouped, and how many were `omitted` for a NaN; the
+          `size` of the variable, and how many are `missing`;
         - `positions`, `estimate`: how feature maps were seen, and what was corrected.
         """
         return pd.DataFrame(map(asdict, self.readings), columns=[field.name for field in fields(Reading)])
@@ -168,8 +169,8 @@ class Summary(ShownAsTable):
         return ". ".join([*said, ""]).rstrip()
 
     def _why_missing(self) -> Iterator[str]:
-        found = (Missing(each.metric, each.site, each.missing, each.size, each.n) for each in self.readings)
-        return explained(found, self.headlines, self.classes)
+        found = (Missing(e.metric, e.site, e.missing, e.size, e.n, e.classes) for e in self.readings)
+        return explained(found, self.headlines)
 
     def _no_intervals(self) -> Iterator[str]:
         """Why there are no intervals, once for the metrics and sites that have none for the same reason."""

@@ -59,7 +59,8 @@ class AUROC(Parameters):
         "for every class, some node is higher for its samples than for others",
         neutral=0.5,
         classes=2,
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+        otherwise="fisher",
     )
 
     def memory(self, spec: Spec, samples: int) -> int:

@@ -27,6 +27,7 @@ class Headline:
             It may be one that the metric gives for some parameters only.
         classes: the fewest classes that the metric compares; 1 where it doesn't compare them.
         missing: why values may be NaN and what to do then, as a clause; empty where they never are.
+        otherwise: the name of a metric that says much the same where this one has no values; empty for none.
         smallest: whether small values are the telling ones, as those of an overlap. `probekit.top` looks for them.
 
     Raises PluginError for another `over_nodes` than these, and where names and words aren't strings.
@@ -43,6 +44,7 @@ class Headline:
     beside: str | None = None
     classes: int = 1
     missing: str = ""
+    otherwise: str = ""
     smallest: bool = False
 
     def __post_init__(self) -> None:
@@ -51,4 +53,5 @@ class Headline:
         check_choice(f"over_nodes {said}", self.over_nodes, (None, "mean", "median", "max", "sum"), PluginError)
         check_choice(f"smallest {said}", self.smallest, (True, False), PluginError)
         check_kind(f"large {said}", self.large, str, "what a large value says, in words", PluginError)
+        check_kind(f"otherwise {said}", self.otherwise, str, "the name of a metric, or nothing", PluginError)
         check_kind(f"beside {said}", self.beside, str | None, "the name of a variable, or None", PluginError)

@@ -77,7 +77,8 @@ class MutualInformation(Parameters):
         neutral=0.0,
         classes=2,
         missing="it needs two classes of at least min_count samples (10 unless told otherwise), and more samples than "
-        "bins; otherwise use fisher",
+        "bins",
+        otherwise="fisher",
     )
     version: ClassVar[int] = 2  # version 1 had 32 bins, and the correction of Miller and Madow
 
@@ -180,7 +181,8 @@ class Entropy(Parameters):
         "entropy",
         "mean",
         "the values of a class spread over the whole range",
-        missing="a class of fewer than min_count samples (10 unless told otherwise) has none; with fewer, use std",
+        missing="a class of fewer than min_count samples (10 unless told otherwise) has none",
+        otherwise="std",
     )
     version: ClassVar[int] = 2  # version 1 had 32 bins and wasn't corrected
 

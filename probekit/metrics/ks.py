@@ -90,7 +90,8 @@ class KS(Parameters):
         "classes have different distributions at single nodes",
         neutral=0.0,
         classes=2,
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+        otherwise="fisher",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected
 

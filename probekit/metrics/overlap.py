@@ -96,7 +96,8 @@ class Overlap(Parameters):
         neutral=1.0,
         beside="overlap_null",
         classes=2,
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+        otherwise="fisher",
         smallest=True,
     )
     version: ClassVar[int] = 3  # version 2 wasn't corrected and had 32 bins; version 1 had a shuffle for each node

@@ -94,7 +94,8 @@ class DPrime(ClassMoments):
         "class means are many standard deviations apart at single nodes",
         neutral=0.0,
         classes=2,
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+        otherwise="fisher",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected, and took classes of any size
 

@@ -89,7 +89,8 @@ class Wasserstein(Parameters):
         "classes are far apart at single nodes, in units of the activation",
         neutral=0.0,
         classes=2,
-        missing="it needs two classes of at least min_count samples (10 unless told otherwise); with fewer, use fisher",
+        missing="it needs two classes of at least min_count samples (10 unless told otherwise)",
+        otherwise="fisher",
     )
     version: ClassVar[int] = 2  # version 1 wasn't corrected
 

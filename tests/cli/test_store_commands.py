@@ -164,7 +164,7 @@ def test_a_chosen_value_is_of_its_columns_type(call, tmp_path, monkeypatch):
 def test_what_has_no_number_anywhere_is_said_once(call, model):
     call("capture", model, "digits", "acts.zarr", "-s", "*", "--limit", 40)
     code, out, err = call("measure", "acts.zarr", "-m", "auroc", "-m", "ks", "-m", "mean")
-    assert (code, (out + err).count("with fewer, use fisher")) == (0, 1)
+    assert (code, (out + err).count("; otherwise use fisher")) == (0, 1)
     code, out, err = call("measure", "acts.zarr", "-m", "auroc", "--json", "--nodes")
     assert (code, err.count("auroc_rest is missing for")) == (0, 1)
 

@@ -364,6 +364,18 @@ def test_an_interval_that_halves_are_too_small_for_is_missing_and_said(data):
     assert "The interval of auroc is missing at a, b: half of the samples are too few for it." in found.notes
 
 
+def test_a_metric_without_a_number_and_few_classes_are_said(data):
+    ids, labels, first, second = data
+    stores = {"old": store(first, ids, labels % 3), "new": store(second, ids, labels % 3)}
+    found = pk.compare(stores, ["selectivity", "fisher"], repeats=2)
+    said = r"selectivity is missing for (\d+) of \1 values at a of old, b of old, a of new and 1 more: nodes go below 0"
+    assert any(re.match(said, each) for each in found.cautions)
+    assert any(each.startswith("rsa ranks the 3 pairs of 3 classes") for each in found.cautions)
+    alone = pk.compare({name: store(first, ids, np.zeros(60, int)) for name in stores}, "fisher", repeats=2)
+    (said,) = (each for each in alone.cautions if "missing" in each)
+    assert said.endswith("it compares classes, and there is one.")
+
+
 def test_a_store_with_nan_is_named(data):
     ids, labels, first, _ = data
     faulty = first | {"b": np.where(np.arange(60)[:, None] == 3, np.nan, first["b"])}

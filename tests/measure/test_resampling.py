@@ -187,6 +187,8 @@ def test_labels_are_shuffled_within_strata() -> None:
     with pytest.raises(DataError, match="all its rows are of one class, so") as raised:
         measured(x, np.zeros_like(y), "auroc", columns, null="permute")
     assert "within" not in str(raised.value)
+    with pytest.raises(DataError, match="each class is a single label, so a shuffle of the labels gives the classes"):
+        measured(x, y, "auroc", columns, null="permute", together="label")
 
 
 def test_tokens_of_a_sample_keep_one_label() -> None:

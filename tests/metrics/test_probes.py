@@ -408,3 +408,20 @@ def test_rows_are_split_by_a_column(tree_of: Callable[..., xr.DataTree]) -> None
     assert m["tokens"]["linear_probe"] == m["pooled"]["linear_probe"]
     with pytest.raises(DataError, match=r"split by 'spaeker' \(split_by=\).*no column 'spaeker'.*Near: 'speaker'"):
         pk.measure(tree, LinearProbe(split_by="spaeker"))
+
+
+@pytest.mark.parametrize("metric", ["linear_probe", "knn_accuracy", "ridge_probe"])
+@pytest.mark.parametrize("column", ["label", "clinic"])
+def test_a_column_that_leaves_nothing_to_hold_out_is_refused(
+    tree_of: Callable[..., xr.DataTree], metric: str, column: str
+) -> None:
+    tree, _ = tokens(tree_of, clinic=np.zeros(120), age=np.arange(120.0))
+    target = "age" if metric == "ridge_probe" else None
+    if (metric, column) == ("ridge_probe", "label"):  # it knows no classes
+        assert np.isfinite(pk.measure(tree, f"{metric}:split_by='label'", target=target)["pooled"][metric])
+        return
+    whose = "all samples" if target else "the samples of each class"
+    with pytest.raises(
+        DataError, match=rf"{metric} is split by '{column}' \(split_by=\), of which {whose} have one value"
+    ):
+        pk.measure(tree, f"{metric}:split_by='{column}'", target=target)

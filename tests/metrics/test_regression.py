@@ -150,7 +150,8 @@ def test_infinities_and_too_few_samples_are_nan() -> None:
         ("correlation", None, r"correlation needs a target, a column of numbers.*\(target=\). The columns are age"),
         ("mean", "age", "target is 'age', and no metric of mean needs one"),
         ("correlation", "aeg", "no column 'aeg'.*Near: 'age'"),
-        ("correlation", "name", "target is 'name', whose values are text, not numbers"),
+        ("correlation", "name", "target is 'name', whose values aren't numbers: 'a' at 0"),
+        ("correlation", "mixed", "target is 'mixed', whose values aren't numbers: 'old' at 7"),
         ("correlation", "dose", "1 of the 400 observations at site 'site' have no finite 'dose'"),
         ("correlation", 3, "target is an int, 3"),
     ],
@@ -158,8 +159,18 @@ def test_infinities_and_too_few_samples_are_nan() -> None:
 def test_a_target_that_makes_no_sense_is_refused(metrics: str, target: Any, message: str) -> None:
     dose = AGE.copy()
     dose[7] = np.nan
+    mixed = AGE.astype(object)
+    mixed[7] = "old"
+    given = tree(name=np.array(["a"] * 400, object), mixed=mixed, dose=dose)
     with pytest.raises(pk.errors.DataError, match=message):
-        pk.measure(tree(name=np.array(["a"] * 400, object), dose=dose), metrics, target=target)
+        pk.measure(given, metrics, target=target)
+
+
+def test_a_target_of_python_numbers_is_one_of_numbers() -> None:
+    found = pk.measure(tree(age=AGE.astype(object)), "correlation", target="age")["site"]
+    xr.testing.assert_identical(
+        found["correlation"], pk.measure(tree(), "correlation", target="age")["site"]["correlation"]
+    )
 
 
 def test_parameters_are_checked() -> None:

@@ -45,7 +45,7 @@ def test_every_variable_says_what_it_is(tree: xr.DataTree) -> None:
         "corrected": True,
     }
     null = {"of": "overlap", "null": "permute", "repeats": 1, "seed": 0, "together": "sample"}
-    about = {"metric": "overlap", "version": 3, "n": 200, "activation_dtype": "float32", "approximate": 0}
+    about = {"metric": "overlap", "version": 3, "n": 200, "classes": 3, "activation_dtype": "float32", "approximate": 0}
     about |= {"corrected": 1, "bins": 12}  # 2 ⌈√(2n) / 2⌉, for classes of 66 samples
     assert attrs == about | null
     assert json.loads(results["relu"]["std"].attrs["parameters"]) == {"ddof": 1}

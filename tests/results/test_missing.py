@@ -28,7 +28,7 @@ CASES = {
     "few samples": (
         FEW,
         OF_CLASSES,
-        "at least min_count samples .*; with fewer, use fisher .here 100 classes have 300 samples",
+        "at least min_count samples .*; otherwise use fisher .here 100 classes have 300 samples",
     ),
     "samples in cells of their own": (
         GELU,
@@ -61,6 +61,25 @@ def test_fisher_is_no_advice_where_it_has_no_number_either() -> None:
     with pytest.warns(MissingWarning, match="told otherwise. .here 60 classes have 60 samples") as warned:
         pk.measure(tree(RNG.normal(size=(60, 4)), np.arange(60)), "auroc")
     assert "fisher" not in str(warned[0].message)
+
+
+def test_the_classes_that_have_samples_count() -> None:
+    store = tree(RNG.normal(size=(60, 4)), np.arange(60) % 3)
+    with pytest.warns(MissingWarning, match="compare classes, and there is one: group by another column"):
+        found = pk.measure(store, ["fisher", "rsa", "linear_probe"], where={"label": 1})
+    assert found["a"]["fisher"].attrs["classes"] == 1
+    with pytest.warns(MissingWarning, match=r"min_count samples .10 unless told otherwise. .here 2 classes have 4 sam"):
+        pk.measure(tree(RNG.normal(size=(6, 4)), np.arange(6) % 3), "auroc", where={"label": [0, 2]})
+
+
+def test_samples_that_are_not_grouped_are_the_reason() -> None:
+    store = xr.DataTree.from_dict({"a": tree(RNG.normal(size=(60, 4)), np.zeros(60))["a"].to_dataset()})
+    with pytest.warns(MissingWarning, match="they compare classes, and the samples are not grouped: the store has no"):
+        found = pk.measure(store, ["fisher", "linear_probe", "knn_accuracy"])
+    assert pk.summary(found).to_dataframe()["classes"].eq(0).all()
+    data = torch.randn(60, 4), torch.arange(60) % 3
+    with pytest.warns(MissingWarning, match="it compares classes, and the samples are not grouped"):
+        pk.measure_live(nn.Sequential(nn.ReLU()), data, "fisher", sites="0", by=None)
 
 
 def test_what_is_known_somewhere_is_no_warning() -> None:

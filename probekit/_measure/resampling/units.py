@@ -64,7 +64,7 @@ class Units:
         return len(self.strata)
 
     def of_labels(self, site: str) -> Codes:
-        """The class of each unit; DataError where one has several, or where all units of each stratum have the same."""
+        """The class of each unit; DataError where one has several, or where no shuffle of them means anything."""
         if self.labels is None:
             raise DataError(
                 f"Site {site!r}: rows of one {self.called} are in different groups, so a {self.called} has no label "
@@ -79,6 +79,12 @@ class Units:
             raise DataError(
                 f"Site {site!r}: {where} rows are of one class, so no shuffle of the labels changes anything.",
                 arguments=("within", "by") if strata > 1 else ("by",),
+            )
+        if self.of_class.max() == 1:
+            raise DataError(
+                f"Site {site!r}: each class is a single {self.called}, so a shuffle of the labels gives the classes "
+                "other names, no more. Give another column together=, or group by another (by=).",
+                arguments=("together", "by"),
             )
         return self.labels
 
