@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit._measure.accumulator import call
+from probekit._measure.accumulator import ACROSS, call
 from probekit._measure.resampling.intervals import Intervals
 from probekit._measure.resampling.repeats import CI, NULL, Repeats, What
 from probekit._measure.resampling.settings import FORMULA
@@ -89,7 +89,8 @@ def _of_formulas(made: xr.Dataset, metrics: Sequence[Metric], confidence: float)
     found: dict[str, xr.Variable] = {}
     for metric in metrics:
         if any(each.attrs["metric"] == metric.name for each in made.values()):
-            ends = call(metric, f"at site {made.attrs['site']!r}", _by_formula, metric, made, confidence)
+            where = f"at site {made.attrs['site']!r}" if "site" in made.attrs else ACROSS
+            ends = call(metric, where, _by_formula, metric, made, confidence)
             _check_names(ends, made, metric)
             found |= ends
     return found
