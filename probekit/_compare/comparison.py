@@ -181,8 +181,9 @@ class Comparison(ShownAsTable):
             rows = (row for row in self.differences if row.metric == metric and row.error != row.error)
             sites = dict.fromkeys(row.site for row in rows if row.difference == row.difference)
             if sites:
-                at = ", ".join(sites)
-                yield f"The interval of {metric} is missing at {at}: half of the samples are too few for it."
+                largest = self.headlines[metric].over_nodes == "max"
+                why = "it is the largest of the nodes" if largest else "half of the samples are too few for it"
+                yield f"The interval of {metric} is missing at {', '.join(sites)}: {why}."
 
     def plot(self, what: str = "cka", *, nodes: bool = False) -> Drawing:
         """A figure with all stores in one panel, or on one scale.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import nan
 from typing import TypeAlias
 
 import numpy as np
@@ -28,7 +29,7 @@ from probekit._results.missing import Missing, explained, missing_in, said_elsew
 from probekit._results.summary import sites_of
 from probekit.errors import DataError
 from probekit.metrics import Headline, Metric
-from probekit.metrics.block import Array
+from probekit.metrics.block import Array, Codes
 from probekit.progress import Progress, silent
 
 __all__ = ["Difference", "Differences", "differences"]
@@ -105,8 +106,37 @@ def differences(
         else:
             for error, values in zip(errors, found[1:], strict=True):
                 error.add_half(_apart(values, found[0]))
-    nodes = dict(_of_nodes(members, shared, full, errors))
-    return Differences(tuple(_rows(members, full, errors)), headlines, nodes, missing)
+    without = _without_interval(metrics, headlines, members[0].labels)
+    rows = tuple(replace(each, error=nan) if each.metric in without else each for each in _rows(members, full, errors))
+    nodes = {key: _cleared(each, without) for key, each in _of_nodes(members, shared, full, errors)}
+    return Differences(rows, headlines, nodes, missing)
+
+
+def _without_interval(
+    metrics: Sequence[Metric], headlines: Mapping[str, Headline], labels: Codes | None
+) -> dict[str, bool]:
+    """The metrics of whose number halves of the samples don't tell how it varies, and whether they do of each node's.
+
+    They don't of the largest of the nodes, which depends on the samples, nor where a class has enough samples for a
+    metric and half of them are too few: the halves are of fewer classes then.
+    """
+    sizes = np.bincount(np.unique(labels, return_inverse=True)[1]) if labels is not None else np.zeros(0)
+    found = {}
+    for metric in metrics:
+        needed = getattr(metric, "min_count", 0)
+        if ((sizes >= needed) & (sizes // 2 < needed)).any():
+            found[metric.name] = False
+        elif headlines[metric.name].over_nodes == "max":
+            found[metric.name] = True
+    return found
+
+
+def _cleared(nodes: xr.Dataset, without: Mapping[str, bool]) -> xr.Dataset:
+    """The differences of single nodes, without errors over the classes where halves have fewer of these."""
+    names = [f"{metric}_error" for metric, of_nodes in without.items() if not of_nodes]
+    return nodes.assign(
+        {name: nodes[name] * nan for name in names if name in nodes and "label" not in nodes[name].dims}
+    )
 
 
 def _missing(

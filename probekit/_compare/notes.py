@@ -39,9 +39,12 @@ def _samples(members: Sequence[Member], common: Sequence[Member]) -> Iterator[st
 
 
 def _pairs(member: Member) -> Iterator[str]:
-    """That the three pairs of three classes stand in the same order by chance once in six times."""
-    if member.labels is not None and len(np.unique(member.labels)) == _FEW_CLASSES:
+    """That there are too few pairs of classes for rsa: three stand in the same order by chance once in six times."""
+    classes = 0 if member.labels is None else len(np.unique(member.labels))
+    if classes == _FEW_CLASSES:
         yield "rsa ranks the 3 pairs of 3 classes, which have 6 orders: 1 and -1 come by chance one time in six each."
+    elif 0 < classes < _FEW_CLASSES:
+        yield "rsa has no number: it ranks pairs of classes, and needs three classes."
 
 
 def _sites(first: Member, other: Member) -> Iterator[str]:

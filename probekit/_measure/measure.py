@@ -137,8 +137,9 @@ def measure(
         confidence: of the intervals.
         within: a column; labels are shuffled, and samples drawn, among those that have the same value in it, such as a
             speaker or a session.
-        together: a column; rows with the same value in it keep one label, and are drawn or left out as one, such as the
-            samples of a patient. By default the rows of a sample; ``"row"`` takes each row by itself.
+        together: a column; rows with the same value in it keep one label, and are drawn, left out or held out as one,
+            such as the samples of a patient. By default the rows of a sample; ``"row"`` takes each row by itself, but
+            for what a probe holds out.
         balance: take as many samples of every class as the smallest has, drawn by `seed`; the attribute `balanced` of
             the results says how many at each site.
         seed: of the shuffles and draws, on which they depend alone.
@@ -200,7 +201,7 @@ def measure(
         if positions is None:
             warn_of_means(chosen, {source.name: source.attrs for source in sources.values()})
         targets = targets_of(chosen, sources, rows, root, target)
-        units = units_of(chosen, sources, rows, root)
+        units = units_of(chosen, sources, rows, root, together)
         cache = None
         if store_at is not None:
             options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions, "target": target}

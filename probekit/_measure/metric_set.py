@@ -14,7 +14,7 @@ from probekit.errors import PluginError
 from probekit.metrics import ColumnMetric, Headline, Metric, SampleMetric, StreamingMetric
 from probekit.metrics.parameters import with_parameters
 
-__all__ = ["MetricSet", "resolved"]
+__all__ = ["MetricSet", "compares_classes", "needs_target", "resolved"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,12 @@ def resolved(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
     if twice:
         raise PluginError(f"The metric {twice[0]!r} was given twice. Measure its variants in separate calls.")
     return found
+
+
+def compares_classes(metric: Metric) -> bool:
+    """Whether a metric's headline needs two classes."""
+    headline: Headline | None = getattr(metric, "headline", None)
+    return headline is not None and headline.classes > 1
 
 
 def needs_target(metric: Metric) -> bool:

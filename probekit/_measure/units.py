@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 
 from probekit._measure.grouping import Observations
+from probekit._measure.metric_set import compares_classes
+from probekit._measure.resampling.units import ROW
 from probekit._measure.site_source import Source
 from probekit._store.sample_columns import SAMPLE_ID, SampleColumns
 from probekit.errors import DataError
@@ -21,9 +23,15 @@ Units: TypeAlias = Mapping[tuple[str, str | None], Codes]  # of each row of a si
 
 
 def units_of(
-    metrics: Sequence[Metric], sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset
+    metrics: Sequence[Metric],
+    sources: Mapping[str, Source],
+    rows: Mapping[str, Observations],
+    root: xr.Dataset,
+    together: str | None,
 ) -> Units:
     """The unit of each row, (row,) int64, of each site, for every column by which a metric splits the rows.
+
+    A metric that names no column splits by the column `together`, if there is one, else by sample.
 
     Raises DataError where there is no such column, where it leaves nothing to hold out, or where nothing tells to which
     sample a row belongs.
@@ -32,32 +40,36 @@ def units_of(
     for metric in metrics:
         if hasattr(metric, "split_by"):
             asked.setdefault(metric.split_by, []).append(metric)
-    found = {(key, by): _units(source.columns(root), by, source) for key, source in sources.items() for by in asked}
-    for (key, by), units in found.items():
-        for metric in asked[by] if by is not None else ():
-            _check(metric, units[rows[key].numbers], rows[key], sources[key].name)
+    found = {}
+    for key, source in sources.items():
+        for by, splitting in asked.items():
+            named, argument = (by, "split_by") if by is not None or together == ROW else (together, "together")
+            units = found[key, by] = _units(source.columns(root), named, source, argument)
+            for metric in splitting if named is not None else ():
+                _check(metric, units[rows[key].numbers], rows[key], f"{named!r} ({argument}=)", source.name)
     return found
 
 
-def _check(metric: Any, units: Codes, rows: Observations, site: str) -> None:
+def _check(metric: Any, units: Codes, rows: Observations, by: str, site: str) -> None:
     """Raise DataError where all rows have one unit, or those of each class for a metric that compares classes."""
-    by_class = getattr(metric, "headline", None) is not None and metric.headline.classes > 1
+    by_class = compares_classes(metric)
     classes = rows.codes if by_class else np.zeros_like(units)
     if len(units) > 1 and np.bincount(np.unique(np.stack([classes, units]), axis=1)[0]).max() == 1:
         raise DataError(
-            f"{metric.name} is split by {metric.split_by!r} (split_by=), of which "
-            f"{'the samples of each class' if by_class else 'all samples'} have one value at site {site!r}: held out, "
-            "they leave no others to learn from. Name a column with more, or leave split_by out.",
+            f"{metric.name} is split by {by}, of which {'the samples of each class' if by_class else 'all samples'} "
+            f"have one value at site {site!r}: held out, they leave no others to learn from. Name a column with more, "
+            "or none.",
             arguments=("metrics",),
         )
 
 
-def _units(columns: SampleColumns, by: str | None, source: Source) -> Codes:
+def _units(columns: SampleColumns, by: str | None, source: Source, argument: str) -> Codes:
     if by is not None:
         try:
             values = _plain(columns.find(by).values)
         except DataError as error:
-            raise DataError(f"Rows are to be split by {by!r} (split_by=). {error}", arguments=("metrics",)) from error
+            arguments = ("metrics",) if argument == "split_by" else (argument,)
+            raise DataError(f"Rows are to be split by {by!r} ({argument}=). {error}", arguments=arguments) from error
         # The same units at every site, also where a site has no row of some samples.
         every = np.concatenate([values, *(_plain(each.values) for each in columns.of_all_samples(by))])
         return np.searchsorted(np.unique(every), values).astype(np.int64)

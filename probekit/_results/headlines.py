@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -74,11 +74,18 @@ def headline_value(variable: xr.DataArray, headline: Headline, keep: Collection[
     count; the number is NaN where nothing else is left.
     """
     values = variable.astype(np.float64)
+    if headline.over_nodes is not None and "node" in values.dims:
+        values = _without_nan(values, headline.over_nodes, ["node"])
+    return _without_nan(values, "mean", [dim for dim in values.dims if dim not in keep])
+
+
+def _without_nan(values: xr.DataArray, how: str, dims: Sequence[Hashable]) -> xr.DataArray:
+    """The mean, median, … along some dims, without NaN; NaN where nothing else is there."""
+    known = values.notnull().any(dims)
     with np.errstate(invalid="ignore"):  # infinities of both signs have no mean
-        if headline.over_nodes is not None and "node" in values.dims:
-            least = {"min_count": 1} if headline.over_nodes == "sum" else {}  # no nodes have no sum
-            values = getattr(values, headline.over_nodes)("node", skipna=True, **least)
-        return values.mean([dim for dim in values.dims if dim not in keep], skipna=True)
+        # Where all are NaN, numpy would warn, which can't be silenced while other threads run.
+        found: xr.DataArray = getattr(values.where(known, 0.0), how)(dims, skipna=True)
+        return found.where(known)
 
 
 def spread_over_classes(variable: xr.DataArray, headline: Headline, keep: Collection[str] = ("step",)) -> xr.DataArray:
@@ -86,8 +93,7 @@ def spread_over_classes(variable: xr.DataArray, headline: Headline, keep: Collec
 
     The standard deviation (ddof 0) over the classes at each node, and then over the nodes as the headline says.
     """
-    with np.errstate(invalid="ignore"):  # infinite values have no deviation
-        return headline_value(variable.astype(np.float64).std("label", skipna=True), headline, keep)
+    return headline_value(_without_nan(variable.astype(np.float64), "std", ["label"]), headline, keep)
 
 
 def over(variable: xr.DataArray, headline: Headline) -> str:

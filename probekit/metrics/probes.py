@@ -31,7 +31,8 @@ class LinearProbe(Parameters):
     - `linear_probe_chance`: the share of held-out rows that have the class that is commonest among the training rows;
     - `linear_probe_shuffled`: the accuracy of classifiers that were trained on shuffled labels, the mean over
       `shuffles` of them; not given for ``shuffles=0``;
-    - `linear_probe_se`: the standard error of the accuracy, √(p (1 − p) / n) where each row is a sample;
+    - `linear_probe_se`: the standard error of the accuracy, √(p (1 − p) / n) where each row is a sample; of K folds,
+      whose classifiers share training rows, √(1 + K / (K − 1)) times that (Nadeau and Bengio 2003);
     - `linear_probe_effective_size`, from 1 on: how many independent rows have that standard error, n or less;
     - `linear_probe_balanced`: the mean over the classes of the share of their held-out rows that are classified
       correctly (Brodersen et al. 2010), which a common class doesn't raise; `linear_probe_balanced_chance`: 1 / C, what
@@ -78,8 +79,8 @@ class LinearProbe(Parameters):
     make it easier: with more nodes than training samples nearly anything can be separated in training, so only the
     held-out samples are evidence.
 
-    Version 2 had α = 1e-3 by default. Version 1 didn't standardise single nodes, split by row, drew rows without regard
-    to their class, and took ridge by default.
+    Until version 4 the standard error took folds as independent. Version 2 had α = 1e-3 by default. Version 1 didn't
+    standardise single nodes, split by row, drew rows without regard to their class, and took ridge by default.
 
     >>> import numpy as np, xarray as xr, probekit as pk
     >>> root = xr.Dataset(coords={"label": ("sample", np.arange(100) % 2)})
@@ -104,7 +105,7 @@ class LinearProbe(Parameters):
         "linear_probe_alpha": SIZE,
     }
     interval: ClassVar[str] = "formula"  # leaving samples out trains anew, and makes intervals up to twice too wide
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     headline: ClassVar[Headline] = Headline(
         "linear_probe",
         None,
@@ -143,8 +144,8 @@ class LinearProbe(Parameters):
             found[f"{name}_chance"] = (), np.asarray(chance)
             if shuffled:
                 found[f"{name}_shuffled"] = (), np.asarray(np.mean(shuffled))
-            found[f"{name}_se"] = (), np.asarray(means[1].error(hits[1], units))
-            found[f"{name}_effective_size"] = (), np.asarray(means[1].effective_size(hits[1], units))
+            found[f"{name}_se"] = (), np.asarray(means[1].error(hits[1], units, self.folds))
+            found[f"{name}_effective_size"] = (), np.asarray(means[1].effective_size(hits[1], units, self.folds))
         guessed = 1 / len(np.unique(codes[test])) if trained else np.nan
         found["linear_probe_balanced_chance"] = (), np.asarray(guessed)
         found["linear_probe_alpha"] = (), 10 ** np.log10(alphas).mean() if trained else np.asarray(np.nan)

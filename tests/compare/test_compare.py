@@ -181,16 +181,16 @@ def test_the_interval_of_a_difference_ends_where_differences_do(data):
     apart = {"a": np.eye(7)[labels % 2] + 0.1 * first["a"] / np.abs(first["a"]).max()}
     found = pk.compare(
         [store({"a": first["a"]}, ids, labels), store(apart, ids, labels)],
-        metrics=["separability", "auroc:min_count=1", "sparsity"],
+        metrics=["separability", "overlap:min_count=1,corrected=False", "sparsity"],
         confidence=0.9999,
         repeats=2,
     )
     rows = found.to_dataframe().set_index("metric")
-    assert found.spans == {"separability": np.inf, "auroc": 1.0, "sparsity": 1.0}
+    assert found.spans == {"separability": np.inf, "overlap": 1.0, "sparsity": 1.0}
     half = found.settings.quantile * rows["error"]
-    assert (rows["difference"] + half)["auroc"] > 1 == rows.loc["auroc", "high"]
+    assert (rows["difference"] - half)["overlap"] < -1 == rows.loc["overlap", "low"]
     assert rows.loc["separability", "high"] == (rows["difference"] + half)["separability"]
-    moved = found.moved_nodes("auroc", 50)
+    moved = found.moved_nodes("overlap", 50)
     assert (moved["high"].max(), moved["low"].min()) == (1, -1)
 
 
@@ -358,10 +358,33 @@ def test_what_is_wrong_is_said(data, change, error, message):
 
 
 def test_an_interval_that_halves_are_too_small_for_is_missing_and_said(data):
-    ids, labels, first, second = data  # 15 samples of a class, and auroc needs 10
-    found = pk.compare([store(first, ids, labels), store(second, ids, labels)], "auroc", repeats=2)
+    ids, labels, first, second = data  # 15 samples of a class, and ks needs 10
+    stores = [store(first, ids, labels), store(second, ids, labels)]
+    found = pk.compare(stores, "ks", repeats=2)
     assert all(np.isfinite(row.difference) and np.isnan(row.error) for row in found.differences)
-    assert "The interval of auroc is missing at a, b: half of the samples are too few for it." in found.notes
+    assert "The interval of ks is missing at a, b: half of the samples are too few for it." in found.notes
+    few = np.where(np.arange(60) < 50, 0, np.arange(60) % 2)  # one class has 5, and half of it 2 or 3
+    stores = [store(first, ids, few), store(second, ids, few)]
+    for needed, known in ((3, False), (2, True), (6, True)):  # with 6, it is no class of the whole either
+        found = pk.compare(stores, ["mean", f"dprime:min_count={needed}"], repeats=2)
+        errors = {row.metric: row.error for row in found.differences if row.site == "a"}
+        assert np.isfinite(errors["mean"])
+        assert np.isfinite(errors["dprime"]) == (known and needed < 6), needed
+        assert np.isfinite(found.site_nodes["a"]["dprime_error"]).all() == (known and needed < 6)
+
+
+def test_the_largest_of_the_nodes_has_no_interval(data):
+    ids, labels, first, second = data
+    found = pk.compare([store(first, ids, labels), store(second, ids, labels)], "auroc:min_count=2", repeats=2)
+    assert all(np.isfinite(row.difference) and np.isnan(row.error) for row in found.differences)
+    assert "The interval of auroc is missing at a, b: it is the largest of the nodes." in found.notes
+    assert np.isfinite(found.site_nodes["a"]["auroc_error"]).all()  # each node has its own
+
+
+def test_two_classes_are_said_to_be_too_few_for_rsa(data):
+    ids, labels, first, _ = data
+    found = pk.compare([store(first, ids, labels % 2)] * 2, "mean", repeats=2)
+    assert any("rsa has no number: it ranks pairs of classes" in each for each in found.cautions)
 
 
 def test_a_metric_without_a_number_and_few_classes_are_said(data):

@@ -159,6 +159,59 @@ def test_what_is_not_corrected_is_given_without_the_bias_that_draws_show() -> No
     assert ((found["dprime_mean_low"] + found["dprime_mean_high"]) / 2 < found["dprime_mean"]).all()
 
 
+@pytest.mark.parametrize("sizes", [(200, 3), (300, 2, 2), (40, 40)])
+def test_a_site_of_classes_of_which_some_are_small_has_intervals_that_cover_what_is_true(
+    sizes: tuple[int, ...],
+) -> None:
+    y, held = np.repeat(np.arange(len(sizes)), sizes), []
+    sites = {f"s{n}": np.random.default_rng(n).normal(size=(len(y), 1)) for n in range(150)}
+    found = pk.measure(store_of(sites, y, "Linear"), ["mean", "fisher"], ci="bootstrap", repeats=60)
+    for low, high in (("mean_low_site", "mean_high_site"), ("fisher_low", "fisher_high")):
+        ends = [(float(found[site][low].item()), float(found[site][high].item())) for site in sites]
+        held.append(np.mean([first <= 0 <= last for first, last in ends]))
+    assert min(held) > 0.88, held  # by the freedom of all samples 0.70 to 0.82
+
+
+@pytest.mark.parametrize("ci", ["bootstrap", "jackknife"])
+def test_matched_pairs_have_intervals_by_the_jackknife_alone(ci: str) -> None:
+    rng = np.random.default_rng(0)
+    made = store_of({"a": rng.normal(size=(120, 5))}, np.arange(120) % 2, "Linear")
+    columns = made.to_dataset().assign_coords(session=("sample", np.repeat(np.arange(60), 2)))
+    tree = xr.DataTree.from_dict({"/": columns, "a": made["a"].to_dataset()})
+    found = pk.measure(tree, ["mean", "fisher"], ci=ci, within="session", repeats=50)["a"]
+    for low in (found["mean_low"], found["mean_low_site"], found["fisher_low"]):
+        if ci == "jackknife":
+            assert low.notnull().all()
+        else:
+            assert low.isnull().all()
+            assert low.attrs["no_interval"].startswith("each group of within= has one sample of a class")
+
+
+@pytest.mark.parametrize("sizes", [(11,) * 5, (11,) * 10, (150, 150, 10)])
+@pytest.mark.parametrize("metric", ["ks", "overlap", "mutual_information", "wasserstein"])
+def test_where_a_block_takes_a_class_away_there_is_no_interval(sizes: tuple[int, ...], metric: str) -> None:
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    x = np.random.default_rng(0).normal(size=(len(y), 3)) + y[:, None]
+    found = pk.measure(store_of({"a": x}, y, "Linear"), metric, ci="bootstrap", repeats=30)["a"]
+    low = found[f"{metric}_mean_low" if f"{metric}_mean_low" in found else f"{metric}_low"]
+    assert low.isnull().all()
+    assert "a class has fewer than min_count samples (10)" in low.attrs["no_interval"]
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e8])
+def test_an_offset_changes_neither_intervals_nor_p(offset: float) -> None:
+    y, x = np.repeat([0, 1], 60), np.random.default_rng(0).normal(size=(120, 4))
+    x[:, 0] += y
+    here, there = (
+        pk.measure(store_of({"a": x + by}, y, "Linear"), "mean", null="permute", ci="bootstrap", repeats=60)["a"]
+        for by in (0, offset)
+    )
+    for name in ("mean_p", "mean_p_site"):
+        np.testing.assert_array_equal(here[name], there[name])
+    for name in ("mean_low_site", "mean_high_site"):
+        np.testing.assert_allclose(here[name], there[name] - offset, atol=1e-14 * offset + 1e-6)
+
+
 @pytest.mark.parametrize("ci", ["bootstrap", "jackknife"])
 def test_a_class_of_one_sample_has_no_interval(ci: str) -> None:
     y = np.repeat([0, 1, 2], [1, 19, 20])

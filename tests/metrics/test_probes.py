@@ -410,6 +410,34 @@ def test_rows_are_split_by_a_column(tree_of: Callable[..., xr.DataTree]) -> None
         pk.measure(tree, LinearProbe(split_by="spaeker"))
 
 
+@pytest.mark.parametrize("metric", ["linear_probe", "knn_accuracy", "ridge_probe", "separability", "silhouette"])
+def test_what_belongs_together_is_held_out_together(tree_of: Callable[..., xr.DataTree], metric: str) -> None:
+    rng, patient = np.random.default_rng(0), np.repeat(np.arange(40), 6)
+    y, age = rng.permutation(np.arange(40) % 2)[patient], rng.normal(size=40)[patient]
+    x = rng.normal(size=(40, 12))[patient] + 0.3 * rng.normal(size=(240, 12))
+    columns = tree_of({"a": x}, y).to_dataset().assign_coords(patient=("sample", patient), age=("sample", age))
+    tree = xr.DataTree.from_dict({"/": columns, "a": tree_of({"a": x}, y)["a"].to_dataset()})
+    target = "age" if metric == "ridge_probe" else None
+    named = {"separability": "separability_nearest_mean", "silhouette": "silhouette_crossfit"}.get(metric, metric)
+    by_row, together = (pk.measure(tree, metric, target=target, together=by)["a"][named] for by in (None, "patient"))
+    assert by_row > together + (0.02 if metric == "silhouette" else 0.1)  # which knows the patients
+    if metric.endswith(("probe", "accuracy")):
+        split = pk.measure(tree, f"{metric}:split_by='patient'", target=target)["a"][named]
+        np.testing.assert_array_equal(together, split)
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_folds_share_training_samples(tree_of: Callable[..., xr.DataTree], folds: int) -> None:
+    rng, y = np.random.default_rng(0), np.arange(100) % 2
+    tree = tree_of({f"{n}": rng.normal(size=(100, 8)) for n in range(80)}, y)
+    m = pk.measure(tree, LinearProbe("lda", folds=folds, shuffles=0), ci="bootstrap")
+    value, low, high, error = (
+        np.array([m[f"{n}"][f"linear_probe{end}"] for n in range(80)]) for end in ("", "_low", "_high", "_se")
+    )
+    assert ((low <= 0.5) & (high >= 0.5)).mean() > 0.92  # with five independent folds 0.83
+    np.testing.assert_allclose(error, np.sqrt(value * (1 - value) / 100 * (1 + folds / (folds - 1))))
+
+
 @pytest.mark.parametrize("metric", ["linear_probe", "knn_accuracy", "ridge_probe"])
 @pytest.mark.parametrize("column", ["label", "clinic"])
 def test_a_column_that_leaves_nothing_to_hold_out_is_refused(

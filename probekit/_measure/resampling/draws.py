@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit._measure.resampling.units import Units
 from probekit.errors import DataError
-from probekit.metrics.block import Codes
+from probekit.metrics.block import Array, Codes
 
 __all__ = ["CLASS_DIMS", "Draws", "Freedom"]
 
@@ -23,13 +23,13 @@ _FEWEST = 4  # units of which blocks can be left out
 
 
 class Freedom(NamedTuple):
-    """How many `units` a variable rests on, and how many of them are `free` when the mean of each cell is known.
+    """How many `units` a variable rests on, and how many of them are `free` when the means that they have are known.
 
     They are arrays that broadcast with the variable.
     """
 
-    units: Codes
-    free: Codes
+    units: Array
+    free: Array
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,35 @@ class Draws:
         counts = np.bincount(order[drawn], minlength=len(order))
         return counts[self.units.of].astype(np.int64)
 
-    def freedom(self, dims: Sequence[str]) -> Freedom:
+    def freedom(self, dims: Sequence[str], *, in_cells: bool) -> Freedom:
         """That of a variable with such dims: of all units, or of those of each class where it has a value for each.
 
-        A pair of classes has that of the class with less. Where units have several classes it is that of all.
+        A pair of classes has that of the class with less. Where units have several classes it is that of all. Units
+        that are drawn `in_cells`, of a class and a stratum, know the mean of each.
         """
         order, starts, _ = self._cells
         first, of_class = order[np.unique(starts)], self.units.of_class  # unit of each cell
         if self.units.labels is None or not CLASS_DIMS.intersection(dims):
-            return Freedom(np.array(self.units.number), np.array(self.units.number - len(first)))
-        free = of_class - np.bincount(self.units.labels[first], minlength=len(of_class))
+            return Freedom(np.array(self.units.number), np.array(self.units.number - (len(first) if in_cells else 1)))
+        cells = np.bincount(self.units.labels[first], minlength=len(of_class)) if in_cells else 1
+        free = np.maximum(of_class - cells, 0)
         codes = np.indices([len(of_class) for dim in dims if dim in CLASS_DIMS])
         fewest = np.take_along_axis(codes, free[codes].argmin(0)[None], axis=0)[0]
         shape = [len(of_class) if dim in CLASS_DIMS else 1 for dim in dims]
         return Freedom(of_class[fewest].reshape(shape), free[fewest].reshape(shape))
+
+    def freedom_of_mean(self, counted: Array, *, in_cells: bool) -> Freedom:
+        """That of the mean over the `counted` classes (class,) of what each has, which mostly varies with the smallest.
+
+        The degrees of freedom are Satterthwaite's (1946), and the units what they rest on, for classes that vary alike.
+        Where units have several classes it is that of all.
+        """
+        if self.units.labels is None:
+            return self.freedom((), in_cells=in_cells)
+        of_class, free = (each[counted] for each in self.freedom(("label",), in_cells=in_cells))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a class of a single unit
+            freedom = (1 / of_class).sum() ** 2 / (1 / (of_class**2 * free)).sum()
+            return Freedom(freedom * (1 / free).sum() / (1 / of_class).sum(), freedom)
 
     def blocks(self, most: int) -> Codes:
         """The number of the block of each observation, (observation,), of up to `most` blocks of whole units.

@@ -21,7 +21,7 @@ import xarray as xr
 from probekit._measure.accumulator import ACROSS, call
 from probekit._measure.resampling.intervals import Intervals
 from probekit._measure.resampling.repeats import CI, NULL, Repeats, What
-from probekit._measure.resampling.settings import FORMULA
+from probekit._measure.resampling.settings import FORMULA, Resampling
 from probekit._measure.resampling.site_numbers import (
     REPEAT,
     describes_classes,
@@ -42,7 +42,7 @@ __all__ = ["Found", "beside", "found_at"]
 
 @dataclass(frozen=True)
 class Found:
-    """The sums of the variables of a metric at a site over the shuffles or draws, and the values of each of these."""
+    """The sums of the variables of a metric at a site over the shuffles or draws, and what is kept of each of these."""
 
     what: What
     metric: Metric
@@ -77,32 +77,30 @@ def beside(
     by_formula = [metric for metric in metrics if repeats.settings.interval(metric) == FORMULA]
     return {
         key: data.assign(
-            _beside(data, found[key], repeats, key, changed)
-            | _of_formulas(data, by_formula, repeats.settings.confidence)
+            _beside(data, found[key], repeats, key, changed) | _of_formulas(data, by_formula, repeats.settings)
         )
         for key, data in made.items()
     }
 
 
-def _of_formulas(made: xr.Dataset, metrics: Sequence[Metric], confidence: float) -> dict[str, xr.Variable]:
+def _of_formulas(made: xr.Dataset, metrics: Sequence[Metric], asked: Resampling) -> dict[str, xr.Variable]:
     """The intervals of the `metrics` that were measured, by their own formulas."""
     found: dict[str, xr.Variable] = {}
     for metric in metrics:
         if any(each.attrs["metric"] == metric.name for each in made.values()):
             where = f"at site {made.attrs['site']!r}" if "site" in made.attrs else ACROSS
-            ends = call(metric, where, _by_formula, metric, made, confidence)
+            ends = call(metric, where, _by_formula, metric, made, asked)
             _check_names(ends, made, metric)
             found |= ends
     return found
 
 
-def _by_formula(metric: Any, made: xr.Dataset, confidence: float) -> dict[str, xr.Variable]:
+def _by_formula(metric: Any, made: xr.Dataset, asked: Resampling) -> dict[str, xr.Variable]:
     ours = {str(name): each.variable for name, each in made.items() if each.attrs["metric"] == metric.name}
-    intervals = metric.intervals({name: (each.dims, each.values) for name, each in ours.items()}, confidence)
+    intervals = metric.intervals({name: (each.dims, each.values) for name, each in ours.items()}, asked.confidence)
+    about = {"ci": FORMULA, "confidence": asked.confidence}
     return {
-        f"{name}_{ending}": xr.Variable(
-            ours[name].dims, end, _carried(made[name]) | {"of": name, "ci": FORMULA, "confidence": confidence}
-        )
+        f"{name}_{ending}": xr.Variable(ours[name].dims, end, _carried(made[name]) | {"of": name} | about)
         for name, ends in intervals.items()
         for ending, end in zip(("low", "high"), ends, strict=True)
     }
@@ -208,10 +206,10 @@ def _of_site(
     if spread:
         attrs["over"] = f"standard deviation over classes, {headline.over_nodes or 'mean'} over nodes"
     numbers, of_numbers = numbers_of(headline, dims, spread=spread), dims_of_numbers(dims)
-    # In the precision of the repeats, so that one that is equal to what was measured counts as equal.
-    with np.errstate(over="ignore"):
-        (now,) = numbers(sums_of_values.measured[None].astype(np.float32))
-    sums = Sums.of(now, values if dims_of_values == (REPEAT, *of_numbers) else numbers(values))
+    (now,) = numbers(sums_of_values.measured[None])
+    if dims_of_values != (REPEAT, *of_numbers):  # they are differences, as nodes were measured in blocks
+        values = np.concatenate([numbers((sums_of_values.origin + each)[None]) for each in values])
+    sums = Sums.of(now, values)
     if intervals is None:
         arrays = {ending: each for ending, each in sums.null().items() if ending == "p" or not spread}
     else:

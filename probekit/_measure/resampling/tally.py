@@ -28,7 +28,7 @@ _HELD = 2**22  # bytes of values, of which a site's number is found at a time
 _SUMS = ("number", "sum", "squares", "above", "below")
 _VALUES = "values"
 _PER_NODE = {"label", "node"}
-_ROUNDING = 1e-10  # relative; within it a repeat's value counts as equal to the measured one
+_ROUNDING = 1e-12  # relative; within it a repeat's value counts as equal to the measured one
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Sums:
 
     def add(self, value: Array) -> None:
         with np.errstate(all="ignore"):
-            apart = np.asarray(value, np.float64) - self._origin
+            apart = np.asarray(value, np.float64) - self.origin
             there = ~np.isnan(apart)
             self.number[...] += there
             self.sum[...] += np.where(there, apart, 0)
@@ -86,18 +86,18 @@ class Sums:
 
     @property
     def mean(self) -> Array:
-        mean: Array = self._origin + self.sum / self.number
+        mean: Array = self.origin + self.sum / self.number
         return mean
 
     @cached_property
-    def _origin(self) -> Array:
-        """What differences are from."""
+    def origin(self) -> Array:
+        """What differences are from: the measured value, or 0 where that isn't finite."""
         return np.where(np.isfinite(self.measured), self.measured, 0.0)
 
     @cached_property
     def _edges(self) -> tuple[Array, Array]:
         """The values within rounding of the measured one."""
-        slack = _ROUNDING * np.abs(self._origin)
+        slack = _ROUNDING * np.abs(self.origin)
         return self.measured - slack, self.measured + slack
 
     @property
@@ -109,6 +109,8 @@ class Sums:
 
 class Tally:
     """The sums of a metric's variables over repeats, and of its headline's variable every value.
+
+    Values are kept as float32 differences from the measured one.
 
     Args:
         metric: whose headline's variable is kept, unless that is one number.
@@ -137,13 +139,15 @@ class Tally:
             sums.add(variables[name][1])
         if self._kept is not None:
             with np.errstate(over="ignore"):  # to infinity, as an order of magnitude beyond 10³⁸ may
-                self._values.append(np.asarray(variables[self._kept][1], np.float32))
+                apart = variables[self._kept][1] - self._sums[self._kept][1].origin
+                self._values.append(apart.astype(np.float32))
             if self._numbers is not None and len(self._values) * self._values[0].nbytes > _HELD:
                 self._reduce()
 
     def _reduce(self) -> None:
         if self._numbers is not None and self._values:
-            self._found.append(self._numbers(np.stack(self._values)))
+            origin = self._sums[str(self._kept)][1].origin
+            self._found.append(self._numbers(origin + np.stack(self._values)))
             self._values.clear()
 
     @property
@@ -165,7 +169,7 @@ class Tally:
 
 
 def merged(parts: Sequence[Variables]) -> tuple[dict[str, tuple[tuple[str, ...], Sums]], Variables]:
-    """The sums of each variable, with its dims, from those of parts of the repeats; and the values of each repeat."""
+    """The sums of each variable, with its dims, from those of parts of the repeats; and what is kept of each repeat."""
     sums: dict[str, tuple[tuple[str, ...], Sums]] = {}
     values: Variables = {}
     for key, (dims, first) in parts[0].items():

@@ -120,6 +120,11 @@ def _place_in_class(codes: Codes, numbers: Array) -> tuple[Codes, Codes]:
     return place, counts[codes]
 
 
+def _shared(folds: int | None) -> float:
+    """How many times the variance of independent rows those of so many folds have."""
+    return 1.0 if folds is None else 1 + folds / (folds - 1)
+
+
 def wilson(share: Array, size: Array, confidence: float) -> tuple[Array, Array]:
     """The score interval of a share of `size` independent rows (Wilson 1927): it has a width at 0 and 1, too."""
     z = float(ndtri((1 + confidence) / 2))
@@ -156,28 +161,31 @@ class MeanOfGroups:
     def of_values(self, values: Array) -> float:
         return float(self._of_groups(values).mean()) if self.number else float("nan")
 
-    def error(self, values: Array, units: Codes) -> float:
+    def error(self, values: Array, units: Codes, folds: int | None = None) -> float:
         """Its standard error, where rows of a unit aren't independent.
 
         √Σ_u (Σ_{i ∈ u} d_i)² over the units u, d_i being the part of row i in the mean's deviation (Liang and Zeger
-        1986); in a single group with a unit for each row, that is the usual √(variance / n).
+        1986); in a single group with a unit for each row, that is the usual √(variance / n). What classifiers give that
+        were trained on K `folds` but one has 1 + K / (K − 1) times that variance: they share training rows (Nadeau and
+        Bengio 2003, with a K-th of the rows held out).
         """
         if not self.number:
             return float("nan")
         parts = (values - self._of_groups(values)[self.of_rows]) / (self.counts[self.of_rows] * self.number)
         of_units = np.unique(units, return_inverse=True)[1]
-        return float(np.sqrt(np.square(np.bincount(of_units, parts)).sum()))
+        return float(np.sqrt(_shared(folds) * np.square(np.bincount(of_units, parts)).sum()))
 
-    def effective_size(self, hits: Array, units: Codes) -> float:
+    def effective_size(self, hits: Array, units: Codes, folds: int | None = None) -> float:
         """How many independent rows give a share of `hits`, 0 or 1, the standard error that it has (Kish 1965).
 
-        At most, and where all hits are the same, as many as if each unit were one row of each of its groups.
+        At most, and where all hits are the same, as many as if each unit were one row of each of its groups; less by
+        what the `folds` share.
         """
         if not self.number or not np.isfinite(hits).all():
             return float("nan")
         both = np.unique(np.stack([units, self.of_rows]), axis=1)[1]
-        most = self.number**2 / (1 / np.bincount(both, minlength=self.number)).sum()
-        share, error = self.of_values(hits), self.error(hits, units)
+        most = self.number**2 / (1 / np.bincount(both, minlength=self.number)).sum() / _shared(folds)
+        share, error = self.of_values(hits), self.error(hits, units, folds)
         return float(min(most, share * (1 - share) / error**2 if error else most))
 
     def _of_groups(self, values: Array) -> Array:
