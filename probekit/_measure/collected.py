@@ -61,6 +61,7 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
     about = _numbers(rows) | {"activation_dtype": str(source.variable.dtype), "approximate": 0}
     about |= {"omitted": rows.omitted} if rows.omitted else {}
+    about |= {"tokens": 1} if source.tokens else {}
     samples = np.bincount(rows.codes, minlength=rows.labels.number)
 
     def said(metric: Metric) -> dict[str, Any]:

@@ -25,10 +25,20 @@ def bins_of(metric: Metric, samples: Codes) -> dict[str, int]:
     return {} if chosen is None else {"bins": chosen(samples)}
 
 
+def _several_rows(attributes: Mapping[str, Any]) -> bool:
+    """Whether a sample has several observations: its tokens, or the positions of a feature map."""
+    return bool(attributes.get("tokens")) or str(attributes.get("positions", "")).startswith("each")
+
+
 def in_words(attributes: Mapping[str, Any]) -> str:
     """What these attributes say, such as ``corrected for few samples, in 10 bins``; empty where they say nothing."""
     corrected = {0: "not corrected for few samples", 1: "corrected for few samples"}.get(
         attributes.get("corrected", -1)
     )
+    if attributes.get("corrected") and _several_rows(attributes):
+        corrected = (
+            "corrected as if the rows of a sample were independent, which tells too much of a difference: compare it "
+            "with its null (null='permute')"
+        )
     bins = attributes.get("bins")
     return ", ".join(filter(None, (corrected, f"in {bins} bins" if bins else "")))

@@ -36,6 +36,20 @@ def test_a_site_has_one_number_of_each_metric(measured: xr.DataTree) -> None:
     assert [row[0] for row in found.table.rows] == ["layers.0", "relu"]
 
 
+def test_a_correction_that_takes_the_rows_of_a_sample_as_independent_says_so() -> None:
+    rng, sample = np.random.default_rng(0), np.repeat(np.arange(40), 5)
+    x = rng.normal(size=(40, 3))[sample] + 0.1 * rng.normal(size=(200, 3))
+    columns = {"label": ("row", sample % 2), "sample_id": ("row", sample)}
+    tokens = xr.Dataset({"activation": (("row", "node"), x)}, columns)
+    maps = xr.Dataset({"activation": (("sample", "node", "y", "x"), rng.normal(size=(40, 3, 2, 2)))})
+    maps = maps.assign_coords(label=("sample", np.arange(40) % 2))
+    said = "Corrected as if the rows of a sample were independent"
+    for site, options in ((tokens, {}), (maps, {"positions": "each"})):
+        assert said in str(pk.summary(pk.measure(site, "fisher", **options)))
+    assert said not in str(pk.summary(pk.measure(maps, "fisher")))
+    assert said not in str(pk.summary(pk.measure(tokens, ["mean", "fisher:corrected=False"])))
+
+
 def test_missing_values_are_counted_and_explained(measured: xr.DataTree) -> None:
     found = pk.summary(measured)
     negative = np.isnan(measured["layers.0"]["selectivity"].values).sum()
