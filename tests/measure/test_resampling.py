@@ -351,6 +351,47 @@ def test_a_target_is_shuffled_instead_of_labels() -> None:
     assert found[name].values[1] > 0.05
 
 
+@pytest.mark.parametrize("metric", ["correlation", "ridge_probe"])
+@pytest.mark.parametrize("dose", ["alike", "random"])
+def test_a_target_that_differs_within_what_belongs_together_is_refused(metric: str, dose: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y, patient = rng.normal(size=(200, 2)), np.arange(200) % 2, np.repeat(np.arange(20), 10)
+    columns = {"patient": patient, "dose": np.tile(np.arange(10.0), 20) if dose == "alike" else rng.normal(size=200)}
+    options: dict[str, Any] = {"target": "dose", "null": "permute", "repeats": 20}
+    with pytest.raises(DataError, match="rows of one patient have different values of the") as raised:
+        measured(x, y, metric, columns, together="patient", **options)
+    assert raised.value.arguments == ("target", "together")
+    by_row = measured(x, y, metric, columns, together="row", **options)
+    within = measured(x, y, metric, columns, together="row", within="patient", **options)
+    for found in (by_row, within):
+        assert all(np.isfinite(found[name]).all() for name in found if str(name).endswith(("_p", "_p_site")))
+    interval = measured(x, y, metric, columns, together="patient", target="dose", ci="jackknife")
+    assert np.isfinite(interval[f"{metric}_low"]).all()
+
+
+def test_a_target_that_no_shuffle_changes_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    x, y, age = rng.normal(size=(60, 2)), np.arange(60) % 2, np.repeat(np.arange(6.0), 10)
+    with pytest.raises(DataError, match="in each group of within= all rows have one value of the target"):
+        measured(x, y, "correlation", {"age": age}, target="age", null="permute", within="age")
+    with pytest.raises(DataError, match="all its rows have one value of the target, so no shuffle of it") as raised:
+        measured(x, y, "correlation", {"age": np.ones(60)}, target="age", null="permute")
+    assert raised.value.arguments == ("target",)
+
+
+def test_tokens_of_a_sample_keep_one_target() -> None:
+    rng = np.random.default_rng(0)
+    sample, age = np.repeat(np.arange(40), 5), rng.normal(size=40)
+    tree = tokens_of(rng.normal(size=(200, 2)) + age[sample][:, None], sample, np.arange(40) % 2)
+    options: dict[str, Any] = {"target": "age", "null": "permute", "repeats": 40}
+    root = tree.to_dataset().assign_coords(age=("sample", age))
+    tree = xr.DataTree.from_dict({"/": root, "a": tree["a"].to_dataset()})
+    assert (pk.measure(tree, "correlation", **options)["a"]["correlation_p"] < 0.1).all()
+    tree["a"] = tree["a"].to_dataset().assign_coords(age=("row", rng.normal(size=200)))
+    with pytest.raises(DataError, match="rows of one sample have different values of the target"):
+        pk.measure(tree, "correlation", **options)
+
+
 def test_classes_are_balanced_by_the_smallest(normal: tuple[Array, Array]) -> None:
     x, y = normal
     tree = pk.measure(site_of(x, y), ["count", "mean"], balance=True, seed=2)
