@@ -118,9 +118,10 @@ def measure(
             store; the attributes ``default_metrics`` and ``left_out`` of the results say why each was measured or not.
         sites: a glob, a regex or a list of them; by default all sites.
         by: the column that groups the samples, a site's own where it has one; ``"correct"`` where there is a
-            ``prediction`` beside the label; ``"target:5"`` for five ranges of the numbers in the column ``target``,
-            each with as many samples. For None, and by default where there are no labels, all samples are one
-            group, and the results have no dim `label`.
+            ``prediction`` beside the label; ``"target:5"`` for five ranges of the numbers that the selected samples
+            have in the column ``target``, each with as many samples. Samples that share a value share a range; where
+            one range would get more than twice as many as another, that is an error. For None, and by default where
+            there are no labels, all samples are one group, and the results have no dim `label`.
         where: which samples are measured: a mapping of columns to a value or several, ``{"label": [3, 5]}``, or a mask
             of bools, one a sample.
         target: the column of numbers, such as an age, that metrics of a continuous quantity need (``correlation``,
@@ -291,8 +292,8 @@ def _rows(
         columns = source.columns(root)
         kind = source.each if columns.are_the_roots and source.real is None else key
         if kind not in alike:
-            groups = Groups.of(columns, source.rows, by)
-            alike[kind] = Observations.of(source, groups, selected(columns, source.rows, where))
+            kept = selected(columns, source.rows, where)
+            alike[kind] = Observations.of(source, Groups.of(columns, source.rows, by, where, kept), kept)
         rows[key] = alike[kind]
     return rows, any(each.labels.values is not None for each in rows.values())
 

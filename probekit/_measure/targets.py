@@ -68,7 +68,8 @@ def _target(source: Source, rows: Observations, root: xr.Dataset, target: str) -
     if missing.any():
         raise DataError(
             f"{int(missing.sum())} of the {rows.number} observations at site {source.name!r} have no finite "
-            f"{target!r}. Leave them out with where=, such as a mask.",
+            f"{target!r}. Leave them out with where=, by a column that tells them from the others or, in Python, a "
+            "mask.",
             arguments=("target", "where"),
         )
     return numbers
