@@ -281,7 +281,8 @@ class Observations:
 
     `of_rows` has the group of each row, of which each is `each` observations, side by side. `kept` (observation) tells
     those that are measured among all that the site has; it is None where all are. `omitted` of the others were left
-    out for a NaN. `shuffled` has other groups for those that are measured, which a null asks for.
+    out for a NaN. Where classes are balanced, `of_class` samples of each were taken. `shuffled` has other groups for
+    those that are measured, which a null asks for.
     """
 
     labels: Labels
@@ -289,6 +290,7 @@ class Observations:
     each: int = 1
     kept: Mask | None = None
     omitted: int = 0
+    of_class: int | None = None
     shuffled: Codes | None = None
 
     @classmethod

@@ -15,28 +15,28 @@ from probekit.errors import DataError
 from probekit.metrics import Metric
 from probekit.metrics.block import Array, Codes
 
-__all__ = ["Units", "units_of"]
+__all__ = ["Units", "check_units", "units_of"]
 
 Units: TypeAlias = Mapping[tuple[str, str | None], Codes]  # of each row of a site, by the site's key and the column
 
 
-def units_of(
-    metrics: Sequence[Metric], sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset
-) -> Units:
+def units_of(metrics: Sequence[Metric], sources: Mapping[str, Source], root: xr.Dataset) -> Units:
     """The unit of each row, (row,) int64, of each site, for every column by which a metric splits the rows.
 
-    Raises DataError where there is no such column, where it leaves nothing to hold out, or where nothing tells to which
-    sample a row belongs.
+    Raises DataError where there is no such column, or where nothing tells to which sample a row belongs.
     """
-    asked: dict[str | None, list[Metric]] = {}
+    asked = dict.fromkeys(metric.split_by for metric in metrics if hasattr(metric, "split_by"))
+    return {(key, by): _units(source.columns(root), by, source) for key, source in sources.items() for by in asked}
+
+
+def check_units(
+    units: Units, metrics: Sequence[Metric], sources: Mapping[str, Source], rows: Mapping[str, Observations]
+) -> None:
+    """Raise DataError where a column by which a metric splits the rows leaves nothing to hold out at a site."""
     for metric in metrics:
-        if hasattr(metric, "split_by"):
-            asked.setdefault(metric.split_by, []).append(metric)
-    found = {(key, by): _units(source.columns(root), by, source) for key, source in sources.items() for by in asked}
-    for (key, by), units in found.items():
-        for metric in asked[by] if by is not None else ():
-            _check(metric, units[rows[key].numbers], rows[key], sources[key].name)
-    return found
+        by = getattr(metric, "split_by", None)
+        for key, source in sources.items() if by is not None else ():
+            _check(metric, units[key, by][rows[key].numbers], rows[key], source.name)
 
 
 def _check(metric: Any, units: Codes, rows: Observations, site: str) -> None:
