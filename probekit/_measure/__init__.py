@@ -3,7 +3,8 @@
 - ``metric_set``: the metrics of a measurement, from names and objects.
 - ``catalogue``: what the installed metrics are.
 - ``site_source``: the activation of a site as observations of nodes.
-- ``grouping``: which observations are measured, and the group of each; ``site_rows``: as metrics are given them.
+- ``grouping``: which observations are selected, and the group of each; ``observed``: those of them that are measured;
+  ``site_rows``: as metrics are given them.
 - ``tasks``: what a task reads and gives; ``planner``: cutting a measurement into tasks that fit in memory;
   ``plans``: with those that repeat them.
 - ``needs``: the memory that metrics need beside their samples; ``room``: whether it fits; ``live_memory``: that of all

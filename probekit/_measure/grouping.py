@@ -27,6 +27,8 @@ Where: TypeAlias = Mapping[str, Any] | npt.ArrayLike | xr.DataArray
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 CLASSES = ("label", "prediction")  # columns whose codes are those of the classes
+_FEW = 30  # different values of a column, up to which each can be a group
+_MOST_RANGES = 64  # that an error proposes
 _KINDS = ((str, "strings"), (Number, "numbers"))
 
 
@@ -39,13 +41,14 @@ class Groups:
     labels: Labels
 
     @classmethod
-    def of(cls, columns: SampleColumns, rows: int, by: str | None) -> Groups:
-        """The `rows` of a site grouped by one of their columns.
+    def of(cls, columns: SampleColumns, rows: int, by: str | None, where: Where | None, kept: Mask | None) -> Groups:
+        """The `rows` of a site grouped by one of their columns; `where` selects those that are `kept`.
 
         The groups of `label` are all its classes, those without samples too; of another column, the values it has; of
-        ``target:5``, five ranges of the numbers in the column `target`, each with as many samples as the others.
-        There is a single group for `by` None, and by label where there are none. Where there is a `prediction` and a
-        `label`, `correct` tells whether they agree.
+        ``target:5``, five ranges of the numbers that the selected samples have in the column `target`, each with as
+        many samples as the others, as far as samples that share a value allow it. There is a single group for `by`
+        None, and by label where there are none. Where there is a `prediction` and a `label`, `correct` tells whether
+        they agree.
 
         Raises:
             DataError: there is no such column, or it isn't one of integers, bools or strings.
@@ -54,7 +57,7 @@ class Groups:
             return cls(None, np.zeros(rows, np.int64), Labels(None, ("",)))
         column, colon, bins = by.rpartition(":")
         if colon and not columns.has(by):
-            return cls._of_ranges(columns, column, bins, by)
+            return cls._of_ranges(columns, column, bins, by, where, kept)
         values, names = _column(columns, by, "by"), columns.class_names
         if by == "label" and names is not None and _are_codes(values):
             return cls._of_classes(values.astype(np.int64), names)
@@ -67,31 +70,28 @@ class Groups:
         return cls(by, np.searchsorted(labels, values).astype(np.int64), Labels(labels, called))
 
     @classmethod
-    def _of_ranges(cls, columns: SampleColumns, name: str, bins: str, by: str) -> Groups:
+    def _of_ranges(
+        cls, columns: SampleColumns, name: str, bins: str, by: str, where: Where | None, kept: Mask | None
+    ) -> Groups:
         """The numbers of a column in ranges between their quantiles; each begins at its lower end."""
         values = _column(columns, name, "by")
-        of_samples = next((each.values for each in columns.of_all_samples(name)), values)
-        if not bins.isdecimal() or int(bins) < 2 or of_samples.dtype.kind not in "iuf":
+        if not bins.isdecimal() or int(bins) < 2 or values.dtype.kind not in "iuf":
             raise DataError(
-                f"by is {by!r}, and {name!r} holds {of_samples.dtype}. Ranges of a column of numbers are asked for as "
+                f"by is {by!r}, and {name!r} holds {values.dtype}. Ranges of a column of numbers are asked for as "
                 "'target:5', for five.",
                 arguments=("by",),
             )
+        of_samples = _of_selected(columns, name, values, where, kept)
         if not np.isfinite(of_samples).all():
             raise DataError(
                 f"{int((~np.isfinite(of_samples)).sum())} samples have no finite {name!r}, so they belong to no range. "
-                "Leave them out with where=.",
+                "Leave them out with where=, by a column that tells them from the others or, in Python, a mask.",
                 arguments=("by", "where"),
             )
-        edges = np.quantile(of_samples, np.linspace(0, 1, int(bins) + 1))
-        in_ranges = np.bincount(np.searchsorted(edges[1:-1], of_samples, side="right"), minlength=int(bins))
-        if len(np.unique(edges)) < len(edges) or not in_ranges.all():
-            raise DataError(
-                f"Too many samples share a value of {name!r} to cut it into {bins} ranges of as many samples each: it "
-                f"has {len(np.unique(of_samples))} different values. Ask for fewer ranges.",
-                arguments=("by",),
-            )
-        labels = tuple(f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges))
+        edges = _edges(of_samples, int(bins))
+        if edges is None:
+            raise DataError(_too_few_values(of_samples, name, int(bins)), arguments=("by",))
+        labels = tuple(f"{low} to {high}" for low, high in pairwise(_told_apart(edges)))
         codes = np.searchsorted(edges[1:-1], values, side="right").astype(np.int64)
         return cls(by, codes, Labels(np.array(labels), labels))
 
@@ -103,6 +103,62 @@ class Groups:
                 f"0 to {len(names) - 1}."
             )
         return cls("label", codes, Labels(np.arange(len(names)), names))
+
+
+def _of_selected(columns: SampleColumns, name: str, values: Array, where: Where | None, kept: Mask | None) -> Array:
+    """Of a column, whose values at the rows are given, those of the selected samples; of tokens, one a sample.
+
+    A sample without a row counts, too, unless `where` asks for what only rows have.
+    """
+    every = [] if name in columns.own else columns.of_all_samples(name)
+    if not every:
+        return values if kept is None else values[kept]
+    of_samples: Array = every[0].values
+    asked = where if isinstance(where, Mapping) else ()
+    if kept is not None and any(column in columns.own for column in asked):
+        return np.asarray(of_samples[np.unique(columns.samples_of_rows(np.flatnonzero(kept)))])
+    chosen = selected(columns.samples, len(of_samples), where)
+    return of_samples if chosen is None else np.asarray(of_samples[chosen])
+
+
+def _edges(values: Array, bins: int) -> Array | None:
+    """The ends of ranges of as many values each; None where some range would have more than twice those of another.
+
+    Without ties, each has at most one more than another.
+    """
+    ordered = np.sort(values).astype(np.float64)
+    # Quantiles in whole numbers, since an edge that is off by a rounding error leaves its own sample out.
+    at, rest = np.divmod(np.arange(bins + 1) * (len(values) - 1), bins)
+    above = ordered[np.minimum(at + 1, len(values) - 1)]
+    edges = ordered[at] + (above - ordered[at]) * (rest / bins)
+    if len(np.unique(edges)) < len(edges):
+        return None
+    sizes = np.bincount(np.searchsorted(edges[1:-1], values, side="right"), minlength=bins)
+    return edges if sizes.max() <= 2 * sizes.min() else None
+
+
+def _too_few_values(values: Array, name: str, bins: int) -> str:
+    """Why values can't be cut into ranges, and what can be done."""
+    if len(values) < bins:
+        return f"{len(values)} samples are too few for {bins} ranges of {name!r}. Ask for fewer ranges."
+    different = len(np.unique(values))
+    most = min(bins - 1, different, _MOST_RANGES)
+    fewer = next((number for number in range(most, 1, -1) if _edges(values, number) is not None), None)
+    ways = [] if fewer is None else [f"ask for fewer ranges, by='{name}:{fewer}'"]
+    ways += [f"group by the values themselves, by={name!r}"] if different <= _FEW and values.dtype.kind in "iu" else []
+    ways = ways or ["group by a column that has the groups that you mean"]
+    advice = ", or ".join(ways)
+    return (
+        f"Too many samples share a value of {name!r} to cut it into {bins} ranges of as many samples each: of "
+        f"{len(values)} samples with {different} different values, the largest range would have more than twice as "
+        f"many as the smallest. {advice[0].upper()}{advice[1:]}."
+    )
+
+
+def _told_apart(edges: Array) -> list[str]:
+    """Different numbers with as few digits as tell all of them apart, and at least four."""
+    texts = ([f"{edge:.{digits}g}" for edge in edges] for digits in range(4, 18))
+    return next(each for each in texts if len({*each}) == len(each))
 
 
 def _column(columns: SampleColumns, name: str, argument: str) -> Array:
@@ -225,7 +281,8 @@ class Observations:
 
     `of_rows` has the group of each row, of which each is `each` observations, side by side. `kept` (observation) tells
     those that are measured among all that the site has; it is None where all are. `omitted` of the others were left
-    out for a NaN. `shuffled` has other groups for those that are measured, which a null asks for.
+    out for a NaN. Where classes are balanced, `of_class` samples of each were taken. `shuffled` has other groups for
+    those that are measured, which a null asks for.
     """
 
     labels: Labels
@@ -233,6 +290,7 @@ class Observations:
     each: int = 1
     kept: Mask | None = None
     omitted: int = 0
+    of_class: int | None = None
     shuffled: Codes | None = None
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,26 +11,26 @@ from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from probekit._bars import default
 from probekit._files import local_path
 from probekit._measure.default_metrics import default_metrics
 from probekit._measure.executors import executor_for
-from probekit._measure.grouping import Groups, Observations, Where, selected
-from probekit._measure.metric_set import MetricSet, resolved
+from probekit._measure.grouping import Observations, Where
+from probekit._measure.metric_set import MetricSet, needs_target, resolved
+from probekit._measure.observed import Observed, differences
 from probekit._measure.plans import plans_of
 from probekit._measure.positions import POSITIONS, merged, parts_of, warn_of_means
-from probekit._measure.resampling.balance import balanced
+from probekit._measure.resampling.balance import Balance
 from probekit._measure.resampling.planning import repeats_of, seeing_labels
 from probekit._measure.resampling.settings import Resampling
 from probekit._measure.site_source import Source, as_tree, find_sources
 from probekit._measure.steps import Part, number_of_steps, steps_of
-from probekit._measure.targets import targets_of
+from probekit._measure.targets import check_finite, targets_of
 from probekit._measure.task_cache import TaskCache, key_of
 from probekit._measure.tasks import Work
-from probekit._measure.units import units_of
+from probekit._measure.units import check_units, units_of
 from probekit._probe.selectors import Selector
 from probekit._results.files import write
 from probekit._results.missing import warn_of_missing
@@ -38,7 +38,7 @@ from probekit._sizes import format_size, parse_size
 from probekit._store.backend import backend_of
 from probekit._store.store import open_record, read_record
 from probekit._version import __version__
-from probekit.errors import DataError, StoreError, check_choice, check_kind
+from probekit.errors import StoreError, check_choice, check_kind
 from probekit.metrics import Metric
 from probekit.progress import Progress, silent
 
@@ -118,9 +118,10 @@ def measure(
             store; the attributes ``default_metrics`` and ``left_out`` of the results say why each was measured or not.
         sites: a glob, a regex or a list of them; by default all sites.
         by: the column that groups the samples, a site's own where it has one; ``"correct"`` where there is a
-            ``prediction`` beside the label; ``"target:5"`` for five ranges of the numbers in the column ``target``,
-            each with as many samples. For None, and by default where there are no labels, all samples are one
-            group, and the results have no dim `label`.
+            ``prediction`` beside the label; ``"target:5"`` for five ranges of the numbers that the selected samples
+            have in the column ``target``, each with as many samples. Samples that share a value share a range; where
+            one range would get more than twice as many as another, that is an error. For None, and by default where
+            there are no labels, all samples are one group, and the results have no dim `label`.
         where: which samples are measured: a mapping of columns to a value or several, ``{"label": [3, 5]}``, or a mask
             of bools, one a sample.
         target: the column of numbers, such as an age, that metrics of a continuous quantity need (``correlation``,
@@ -140,8 +141,8 @@ def measure(
         together: a column; rows with the same value in it keep one label, and are drawn, left out or held out as one,
             such as the samples of a patient. By default the rows of a sample; ``"row"`` takes each row by itself, but
             for what a probe holds out.
-        balance: take as many samples of every class as the smallest has, drawn by `seed`; the attribute `balanced` of
-            the results says how many at each site.
+        balance: take as many samples of every class as the smallest has, drawn by `seed`, after those that `nan` leaves
+            out; the attribute `balanced` of the results says how many at each site.
         seed: of the shuffles and draws, on which they depend alone.
         memory: the most memory that all threads together use for values of the store, and for states and tables of
             metrics; on a cluster, each thread. The results themselves come in addition.
@@ -192,16 +193,14 @@ def measure(
         named = "the tree" if identity is None else str(store)
         sources = {source.key: source for source in find_sources(tree, sites, named, positions or "mean")}
         root = tree.to_dataset(inherit=False)
-        rows, grouped = _rows(sources, root, by, where)
-        each_class: dict[str, int] = {}
-        if balance:
-            rows, each_class = balanced(sources, root, rows, together, seed)
-        reasons, left_out = ({}, {}) if given else _fitting(sources, rows, root, target)
+        of_balance = Balance(together, seed) if balance else None
+        observed = Observed(root, by, where, nan == "omit", of_balance)
+        grouped = any(rows.labels.values is not None for rows in observed.selected(sources).values())
+        reasons, left_out = ({}, {}) if given else _fitting(sources, observed.of_each(sources), root, target)
         chosen = given or resolved(list(reasons))
         if positions is None:
             warn_of_means(chosen, {source.name: source.attrs for source in sources.values()})
-        targets = targets_of(chosen, sources, rows, root, target)
-        units = units_of(chosen, sources, rows, root, together)
+        targets, units = targets_of(chosen, sources, root, target), units_of(chosen, sources, root, together)
         cache = None
         if store_at is not None:
             options = {"where": _plain(where), "by": by, "nan": nan, "positions": positions, "target": target}
@@ -213,11 +212,11 @@ def measure(
         seeing = seeing_labels(resampling, chosen, _measured_alone)
         works: list[Work] = []
         for of_metrics, seen in parts_of(chosen, sources, positions):
-            of_rows = {key: rows[key] for key in seen}
-            if any(seen[key].each != sources[key].each for key in seen):
-                of_rows = _rows(seen, root, by, where)[0]
-                of_rows = balanced(seen, root, of_rows, together, seed)[0] if balance else of_rows
-            work = replace(_work(MetricSet(of_metrics), seen, of_rows, root, nan), targets=targets, units=units)
+            work = _work(MetricSet(of_metrics), seen, observed)
+            check_units(units, of_metrics, seen, work.rows, together)
+            if any(map(needs_target, of_metrics)):
+                check_finite(targets, seen, work.rows, target)
+            work = replace(work, targets=targets, units=units)
             works.append(replace(work, repeats=repeats_of(resampling, seeing, work, root)))
         plans = plans_of(works, parse_size(memory), workers)
         parts = [Part(work, plan) for work, plan in zip(works, plans, strict=True)]
@@ -235,7 +234,7 @@ def measure(
         if target is not None:
             results.attrs["target"] = target
         if balance:
-            results.attrs |= {"balanced": json.dumps(each_class), "balanced_by_seed": seed}
+            results.attrs |= {"balanced": json.dumps(_balanced(works)), "balanced_by_seed": seed}
         if store_at is not None:
             write(results, store_at)
     warn_of_missing(results)
@@ -255,7 +254,7 @@ def fitting_metrics(
     """
     sources = {source.key: source for source in find_sources(tree, sites, named, "mean")}
     root = tree.to_dataset(inherit=False)
-    return _fitting(sources, _rows(sources, root, "label", None)[0], root, None)
+    return _fitting(sources, Observed(root, "label").selected(sources), root, None)
 
 
 def _fitting(
@@ -263,7 +262,7 @@ def _fitting(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The metrics that fit the store and those that were left out, with the reasons."""
     every = list(sources.values())
-    return default_metrics(every, rows, next(_differences(every, root), None) is None, target)
+    return default_metrics(every, rows, next(differences(every, root), None) is None, target)
 
 
 def _opened(store: str | Path | xr.DataTree | xr.Dataset | xr.DataArray) -> tuple[xr.DataTree, dict[str, str] | None]:
@@ -282,60 +281,20 @@ def _plain(where: Where | None) -> Any:
     return dict(where) if isinstance(where, Mapping) else None if where is None else np.asarray(where).tolist()
 
 
-def _rows(
-    sources: Mapping[str, Source], root: xr.Dataset, by: str | None, where: Where | None
-) -> tuple[dict[str, Observations], bool]:
-    """The observations of each site that are measured, and whether any of them are in groups."""
-    alike: dict[object, Observations] = {}  # the same rows of several sites are put in order once
-    rows: dict[str, Observations] = {}
-    for key, source in sources.items():
-        columns = source.columns(root)
-        kind = source.each if columns.are_the_roots and source.real is None else key
-        if kind not in alike:
-            groups = Groups.of(columns, source.rows, by)
-            alike[kind] = Observations.of(source, groups, selected(columns, source.rows, where))
-        rows[key] = alike[kind]
-    return rows, any(each.labels.values is not None for each in rows.values())
-
-
-def _work(
-    metrics: MetricSet, sources: Mapping[str, Source], rows: Mapping[str, Observations], root: xr.Dataset, nan: str
-) -> Work:
+def _work(metrics: MetricSet, sources: Mapping[str, Source], observed: Observed) -> Work:
     """The sites, metrics and observations that all tasks share."""
-    common = _common(list(sources.values()), rows, root) if metrics.of_sites else None
-    if nan == "omit":
-        faulty = {key: source.with_nan() for key, source in sources.items()}
-        rows = {key: rows[key].without(faulty[key], source.name) for key, source in sources.items()}
-        common = common and common.without(np.any(list(faulty.values()), axis=0), "all together")
-    return Work(metrics, sources, rows, common)
+    common = observed.common(list(sources.values())) if metrics.of_sites else None
+    return Work(metrics, sources, observed.of_each(sources), common)
 
 
-def _common(sources: Sequence[Source], rows: Mapping[str, Observations], root: xr.Dataset) -> Observations:
-    """The observations that all sites have; DataError where theirs aren't the same."""
-    fault = next(_differences(sources, root), None)
-    if fault is not None:
-        raise DataError(
-            f"Metrics that compare sites need the same observations of all of them, and {fault}. Choose sites that "
-            "have a row for each sample (sites=), or measure positions='mean'.",
-            arguments=("sites", "positions"),
-        )
-    return rows[sources[0].key]
-
-
-def _differences(sources: Sequence[Source], root: xr.Dataset) -> Iterator[str]:
-    """How the observations of sites differ, as clauses."""
-    first, columns = sources[0], sources[0].columns(root)
-    for source in sources:
-        if source.tokens:
-            yield f"site {source.name!r} has a row for each token"
-        if source.each != first.each or not np.array_equal(_real(source), _real(first)):
-            yield "the sites differ in their positions"
-        if source.rows != first.rows:
-            yield f"site {source.name!r} has {source.rows} samples, and site {first.name!r} {first.rows}"
-        for column in source.columns(root).differing_from(columns):
-            yield f"sites {first.name!r} and {source.name!r} differ in the {column!r} of their samples"
-
-
-def _real(source: Source) -> npt.NDArray[np.bool_]:
-    """Which observations are no padding; nothing where all are."""
-    return np.empty(0, np.bool_) if source.real is None else source.real
+def _balanced(works: Sequence[Work]) -> dict[str, int]:
+    """How many samples of each class were taken at each site, also for each way to see positions if that differs."""
+    found: dict[str, dict[str, int]] = {}
+    for work in works:
+        for key, source in work.sources.items():
+            found.setdefault(source.name, {})[source.pooling] = work.rows[key].of_class or 0
+    return {
+        site if len({*numbers.values()}) == 1 else f"{site} (positions: {pooling})": number
+        for site, numbers in found.items()
+        for pooling, number in numbers.items()
+    }

@@ -15,20 +15,19 @@ from probekit.errors import DataError
 from probekit.metrics import Metric
 from probekit.metrics.block import Array
 
-__all__ = ["targets_of"]
+__all__ = ["check_finite", "targets_of"]
 
 
 def targets_of(
     metrics: Sequence[Metric],
     sources: Mapping[str, Source],
-    rows: Mapping[str, Observations],
     root: xr.Dataset,
     target: str | None,
 ) -> dict[str, Array]:
     """The target of each row of each site, (row,) float64; nothing where no metric needs one.
 
-    Raises DataError where a metric needs a target and there is none, or the other way round; for a column that isn't of
-    numbers; and where a sample that is measured has no finite one.
+    Raises DataError where a metric needs a target and there is none, or the other way round, and for a column that
+    isn't of numbers.
     """
     needing = [metric.name for metric in metrics if needs_target(metric)]
     if target is None:
@@ -46,14 +45,29 @@ def targets_of(
             "correlation and ridge_probe do.",
             arguments=("target",),
         )
-    return {key: _target(source, rows[key], root, target) for key, source in sources.items()}
+    return {key: _target(source, root, target) for key, source in sources.items()}
+
+
+def check_finite(
+    targets: Mapping[str, Array], sources: Mapping[str, Source], rows: Mapping[str, Observations], target: str | None
+) -> None:
+    """Raise DataError where an observation that is measured has no finite target."""
+    for key, source in sources.items():
+        missing = ~np.isfinite(targets[key][rows[key].numbers])
+        if missing.any():
+            raise DataError(
+                f"{int(missing.sum())} of the {rows[key].number} observations at site {source.name!r} have no finite "
+                f"{target!r}. Leave them out with where=, by a column that tells them from the others or, in "
+                "Python, a mask.",
+                arguments=("target", "where"),
+            )
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _target(source: Source, rows: Observations, root: xr.Dataset, target: str) -> Array:
+def _target(source: Source, root: xr.Dataset, target: str) -> Array:
     try:
         values = source.columns(root).find(target).values
     except DataError as error:
@@ -64,11 +78,4 @@ def _target(source: Source, rows: Observations, root: xr.Dataset, target: str) -
         if odd is not None:
             raise DataError(f"target is {target!r}, whose values aren't numbers: {odd}.", arguments=("target",))
     numbers: Array = values.astype(np.float64)
-    missing = ~np.isfinite(numbers[rows.numbers])
-    if missing.any():
-        raise DataError(
-            f"{int(missing.sum())} of the {rows.number} observations at site {source.name!r} have no finite "
-            f"{target!r}. Leave them out with where=, such as a mask.",
-            arguments=("target", "where"),
-        )
     return numbers

@@ -17,37 +17,44 @@ from probekit.errors import DataError
 from probekit.metrics import Metric
 from probekit.metrics.block import Array, Codes
 
-__all__ = ["Units", "units_of"]
+__all__ = ["Units", "check_units", "units_of"]
 
 Units: TypeAlias = Mapping[tuple[str, str | None], Codes]  # of each row of a site, by the site's key and the column
 
 
-def units_of(
-    metrics: Sequence[Metric],
-    sources: Mapping[str, Source],
-    rows: Mapping[str, Observations],
-    root: xr.Dataset,
-    together: str | None,
-) -> Units:
+def units_of(metrics: Sequence[Metric], sources: Mapping[str, Source], root: xr.Dataset, together: str | None) -> Units:
     """The unit of each row, (row,) int64, of each site, for every column by which a metric splits the rows.
 
     A metric that names no column splits by the column `together`, if there is one, else by sample.
 
-    Raises DataError where there is no such column, where it leaves nothing to hold out, or where nothing tells to which
-    sample a row belongs.
+    Raises DataError where there is no such column, or nothing tells to which sample a row belongs.
     """
-    asked: dict[str | None, list[Metric]] = {}
-    for metric in metrics:
-        if hasattr(metric, "split_by"):
-            asked.setdefault(metric.split_by, []).append(metric)
-    found = {}
-    for key, source in sources.items():
-        for by, splitting in asked.items():
-            named, argument = (by, "split_by") if by is not None or together == ROW else (together, "together")
-            units = found[key, by] = _units(source.columns(root), named, source, argument)
-            for metric in splitting if named is not None else ():
-                _check(metric, units[rows[key].numbers], rows[key], f"{named!r} ({argument}=)", source.name)
-    return found
+    asked = dict.fromkeys(metric.split_by for metric in metrics if hasattr(metric, "split_by"))
+    return {
+        (key, by): _units(source.columns(root), *_column(by, together), source)
+        for key, source in sources.items()
+        for by in asked
+    }
+
+
+def check_units(
+    units: Units,
+    metrics: Sequence[Metric],
+    sources: Mapping[str, Source],
+    rows: Mapping[str, Observations],
+    together: str | None,
+) -> None:
+    """Raise DataError where a column by which a metric splits the rows leaves nothing to hold out at a site."""
+    for metric in (each for each in metrics if hasattr(each, "split_by")):
+        column, argument = _column(metric.split_by, together)
+        for key, source in sources.items() if column is not None else ():
+            of_rows = units[key, metric.split_by][rows[key].numbers]
+            _check(metric, of_rows, rows[key], f"{column!r} ({argument}=)", source.name)
+
+
+def _column(by: str | None, together: str | None) -> tuple[str | None, str]:
+    """The column by which rows are split, None for samples, and the argument that names it."""
+    return (by, "split_by") if by is not None or together == ROW else (together, "together")
 
 
 def _check(metric: Any, units: Codes, rows: Observations, by: str, site: str) -> None:
@@ -63,7 +70,7 @@ def _check(metric: Any, units: Codes, rows: Observations, by: str, site: str) ->
         )
 
 
-def _units(columns: SampleColumns, by: str | None, source: Source, argument: str) -> Codes:
+def _units(columns: SampleColumns, by: str | None, argument: str, source: Source) -> Codes:
     if by is not None:
         try:
             values = _plain(columns.find(by).values)

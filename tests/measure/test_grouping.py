@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,94 @@ def test_predictions_are_groups_with_the_names_of_classes() -> None:
 def test_a_class_that_there_is_not_is_named() -> None:
     with pytest.raises(pk.errors.DataError, match=r"class 'kat'; there are 'ant', 'bee', 'cat', .*Near: 'cat'"):
         pk.measure(one_site(label=LABELS), Mean(), where={"label": ["kat"]})
+
+
+RNG = np.random.default_rng(0)
+T = RNG.normal(size=200) + 5 * (np.arange(200) % 2)
+
+
+def ranged(t: np.ndarray, by: str, where: Any = None, **columns: Any) -> xr.DataArray:
+    """How many of 200 samples in two classes lie in each range of the column t."""
+    x, label = np.zeros((len(t), 1)), np.arange(len(t)) % 2
+    columns = {name: ("sample", values) for name, values in {"label": label, "t": t, **columns}.items()}
+    site = xr.Dataset({"activation": (("sample", "node"), x)}, columns)
+    return pk.measure(site, "count", by=by, where=where)["activation"]["count"][:, 0]
+
+
+@pytest.mark.parametrize("where", [None, {"label": 1}, {"label": 0}, np.arange(200) < 80])
+def test_ranges_have_as_many_of_the_selected_samples_each(where: Any) -> None:
+    chosen = T[
+        where if isinstance(where, np.ndarray) else slice(None) if where is None else slice(where["label"], None, 2)
+    ]
+    found = ranged(T, "t:4", where)
+    assert found.values.tolist() == [len(chosen) / 4] * 4
+    edges = np.quantile(chosen, np.linspace(0, 1, 5))
+    assert found["label"].values[1] == f"{edges[1]:.4g} to {edges[2]:.4g}"
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf])
+def test_samples_without_a_number_that_are_left_out_need_no_range(missing: float) -> None:
+    t = np.where(np.arange(200) < 20, missing, T)
+    known = np.isfinite(t)
+    for where in (known, {"known": True}):
+        assert ranged(t, "t:4", where, known=known).values.tolist() == [45] * 4
+    for where in (None, {"label": 1}):
+        with pytest.raises(pk.errors.DataError, match=r"0 samples have no finite 't'.*by a column that tells them"):
+            ranged(t, "t:4", where)
+
+
+def of_tokens(t: np.ndarray, dose: np.ndarray) -> xr.DataTree:
+    """Samples with as many tokens as their place, the first one with none; each token has its dose."""
+    sample = np.repeat(np.arange(len(t)), np.arange(len(t)))
+    root = xr.Dataset(coords={"sample_id": ("sample", np.arange(len(t))), "t": ("sample", t)})
+    columns = {"sample_id": ("row", sample), "dose": ("row", dose), "first": ("row", np.diff(sample, prepend=0) > 0)}
+    site = xr.Dataset({"activation": (("row", "node"), np.zeros((len(sample), 1)))}, columns)
+    return xr.DataTree.from_dict({"/": root, "site": site})
+
+
+def test_ranges_of_tokens_are_those_of_the_selected_samples() -> None:
+    t = np.arange(12.0)
+    t[8:] = np.nan
+    tree = of_tokens(t, np.append(np.arange(60.0), [np.nan] * 6))
+    for where in (t < 8, {"t": list(range(8))}):  # the sample without a token counts, too
+        found = pk.measure(tree, "count", by="t:2", where=where)["site"]["count"][:, 0]
+        assert found["label"].values.tolist() == ["0 to 3.5", "3.5 to 7"]
+        assert found.values.tolist() == [1 + 2 + 3, 4 + 5 + 6 + 7]
+    found = pk.measure(of_tokens(np.arange(12.0), np.zeros(66)), "count", by="t:2", where={"first": True})["site"]
+    assert found["count"][:, 0].values.tolist() == [5, 6]
+    of_rows = pk.measure(tree, "count", by="dose:2", where={"dose": list(range(20))})["site"]["count"][:, 0]
+    assert of_rows.values.tolist() == [10, 10]
+
+
+@pytest.mark.parametrize(
+    ("t", "by", "advice"),
+    [
+        (np.maximum(0, T - 6.3), "t:2", r"Group by a column that has the groups that you mean\."),
+        (np.where(np.arange(200) < 180, 0, np.arange(200)), "t:2", r"\. Group by the values themselves, by='t'\."),
+        (np.arange(200) % 5, "t:6", r"Ask for fewer ranges, by='t:5', or group by the values themselves, by='t'\."),
+        (np.arange(200) // 5 * 1.0, "t:60", r"Ask for fewer ranges, by='t:\d+'\."),
+        (np.arange(10), "t:11", r"10 samples are too few for 11 ranges of 't'\. Ask for fewer ranges\."),
+    ],
+)
+def test_ranges_that_ties_make_unequal_are_refused(t: np.ndarray, by: str, advice: str) -> None:
+    with pytest.raises(pk.errors.DataError, match=advice) as raised:
+        ranged(t, by)
+    for proposed in re.findall(r"by='(.*?)'", str(raised.value)):
+        assert ranged(t, proposed).sum() == len(t)
+
+
+@pytest.mark.parametrize("n", [7, 11, 100])
+def test_ranges_without_ties_differ_by_a_sample_at_most(n: int) -> None:
+    for bins in range(2, n + 1):
+        sizes = ranged(RNG.normal(size=n), f"t:{bins}")
+        assert sizes.max() - sizes.min() <= 1
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0])
+def test_ranges_are_told_apart_by_as_few_digits_as_do(scale: float) -> None:
+    labels = ranged(1e6 + scale * T, "t:3")["label"].values.tolist()
+    edges = [label.split(" to ")[0] for label in labels]
+    assert len({*labels}) == len({*edges}) == 3
+    digits = max(len(edge.replace(".", "")) for edge in edges)
+    assert digits > 6
+    assert len({f"{float(edge):.{digits - 2}g}" for edge in edges}) < 3

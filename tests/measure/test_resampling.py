@@ -17,6 +17,7 @@ from probekit._measure.resampling import evaluation
 from probekit._measure.resampling.draws import Draws
 from probekit._measure.resampling.tally import discoveries
 from probekit._measure.resampling.units import Units
+from probekit._measure.site_source import Source
 from probekit.errors import DataError, PluginError
 from probekit.metrics import AUROC, KS, Block, Metric, MutualInformation, Overlap
 
@@ -351,6 +352,47 @@ def test_a_target_is_shuffled_instead_of_labels() -> None:
     assert found[name].values[1] > 0.05
 
 
+@pytest.mark.parametrize("metric", ["correlation", "ridge_probe"])
+@pytest.mark.parametrize("dose", ["alike", "random"])
+def test_a_target_that_differs_within_what_belongs_together_is_refused(metric: str, dose: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y, patient = rng.normal(size=(200, 2)), np.arange(200) % 2, np.repeat(np.arange(20), 10)
+    columns = {"patient": patient, "dose": np.tile(np.arange(10.0), 20) if dose == "alike" else rng.normal(size=200)}
+    options: dict[str, Any] = {"target": "dose", "null": "permute", "repeats": 20}
+    with pytest.raises(DataError, match="rows of one patient have different values of the") as raised:
+        measured(x, y, metric, columns, together="patient", **options)
+    assert raised.value.arguments == ("target", "together")
+    by_row = measured(x, y, metric, columns, together="row", **options)
+    within = measured(x, y, metric, columns, together="row", within="patient", **options)
+    for found in (by_row, within):
+        assert all(np.isfinite(found[name]).all() for name in found if str(name).endswith(("_p", "_p_site")))
+    interval = measured(x, y, metric, columns, together="patient", target="dose", ci="jackknife")
+    assert np.isfinite(interval[f"{metric}_low"]).all()
+
+
+def test_a_target_that_no_shuffle_changes_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    x, y, age = rng.normal(size=(60, 2)), np.arange(60) % 2, np.repeat(np.arange(6.0), 10)
+    with pytest.raises(DataError, match="in each group of within= all rows have one value of the target"):
+        measured(x, y, "correlation", {"age": age}, target="age", null="permute", within="age")
+    with pytest.raises(DataError, match="all its rows have one value of the target, so no shuffle of it") as raised:
+        measured(x, y, "correlation", {"age": np.ones(60)}, target="age", null="permute")
+    assert raised.value.arguments == ("target",)
+
+
+def test_tokens_of_a_sample_keep_one_target() -> None:
+    rng = np.random.default_rng(0)
+    sample, age = np.repeat(np.arange(40), 5), rng.normal(size=40)
+    tree = tokens_of(rng.normal(size=(200, 2)) + age[sample][:, None], sample, np.arange(40) % 2)
+    options: dict[str, Any] = {"target": "age", "null": "permute", "repeats": 40}
+    root = tree.to_dataset().assign_coords(age=("sample", age))
+    tree = xr.DataTree.from_dict({"/": root, "a": tree["a"].to_dataset()})
+    assert (pk.measure(tree, "correlation", **options)["a"]["correlation_p"] < 0.1).all()
+    tree["a"] = tree["a"].to_dataset().assign_coords(age=("row", rng.normal(size=200)))
+    with pytest.raises(DataError, match="rows of one sample have different values of the target"):
+        pk.measure(tree, "correlation", **options)
+
+
 def test_classes_are_balanced_by_the_smallest(normal: tuple[Array, Array]) -> None:
     x, y = normal
     tree = pk.measure(site_of(x, y), ["count", "mean"], balance=True, seed=2)
@@ -360,6 +402,70 @@ def test_classes_are_balanced_by_the_smallest(normal: tuple[Array, Array]) -> No
     again = [pk.measure(site_of(x, y), "mean", balance=True, seed=seed)["activation"]["mean"] for seed in (2, 3)]
     np.testing.assert_array_equal(again[0], tree["activation"]["mean"])
     assert (again[1].sel(label=1) != again[0].sel(label=1)).all()
+
+
+def test_classes_are_balanced_by_what_has_no_nan(normal: tuple[Array, Array]) -> None:
+    x, y = normal[0].copy(), np.repeat([0, 1], [40, 20])
+    x[40:50, 3] = np.nan
+    tree = pk.measure(site_of(x, y), ["count", "mean"], balance=True, nan="omit", seed=2)
+    assert (tree["activation"]["count"] == 10).all()
+    assert json.loads(tree.attrs["balanced"]) == {"activation": 10}
+    assert tree["activation"]["count"].attrs["omitted"] == 10
+    kept = ~np.isnan(x).any(1)
+    np.testing.assert_allclose(tree["activation"]["mean"].sel(label=1), x[50:].mean(0))
+    alone = pk.measure(site_of(x[kept], y[kept]), "mean", balance=True, seed=2)["activation"]
+    np.testing.assert_array_equal(alone["mean"], tree["activation"]["mean"])
+
+
+def test_sites_are_balanced_each_by_its_own_nan_and_compared_by_all(
+    normal: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y, read = normal[0], np.repeat([0, 1], [40, 20]), list[str]()
+    a, b = x.copy(), x + 1.0
+    a[40:45, 0] = b[45:53, 1] = np.nan
+    with_nan = Source.with_nan
+    monkeypatch.setattr(Source, "with_nan", lambda source: read.append(source.key) or with_nan(source))
+    sites = {"/": xr.Dataset(coords={"label": ("sample", y)}), "a": site_of(a, y), "b": site_of(b, y)}
+    tree = pk.measure(xr.DataTree.from_dict(sites), ["count", "cka", "rsa"], balance=True, nan="omit")
+    assert sorted(read) == ["a", "b"]
+    assert json.loads(tree.attrs["balanced"]) == {"a": 15, "b": 12}
+    assert [np.unique(tree[site]["count"]).tolist() for site in "ab"] == [[15], [12]]
+    assert tree["cka"].attrs["n"] == 2 * 7
+    kept = np.r_[:40, 53:60]
+    whole = {key: each.isel(sample=kept) for key, each in sites.items()}
+    np.testing.assert_array_equal(pk.measure(xr.DataTree.from_dict(whole), "cka", balance=True)["cka"], tree["cka"])
+
+
+@pytest.mark.parametrize("positions", ["mean", "each", None])
+def test_classes_are_balanced_for_each_way_to_see_positions(positions: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, read = np.random.default_rng(0).normal(size=(30, 2, 4)), np.repeat([0, 1], [20, 10]), list[str]()
+    x[20:23, :, 0] = np.nan  # one of four positions of three samples
+    x[23:25] = np.nan
+    site = xr.Dataset({"activation": (("sample", "channel", "x"), x)}, {"label": ("sample", y)})
+    with_nan = Source.with_nan
+    monkeypatch.setattr(Source, "with_nan", lambda source: read.append(source.pooling) or with_nan(source))
+    options: dict[str, Any] = {"balance": True, "nan": "omit", "positions": positions}
+    tree = pk.measure(site, ["count", "mean", "always_on"], **options)
+    found, balanced = tree["activation"].to_dataset(), json.loads(tree.attrs["balanced"])
+    kept = {"mean": 5, "each": 8}
+    if positions is None:
+        assert balanced == {f"activation (positions: {how})": number for how, number in kept.items()}
+        assert found["always_on"].attrs["omitted"] == 3 + 2 * 4
+        assert 16 * 4 - 8 <= found["always_on"].attrs["n"] <= 16 * 4
+    else:
+        assert balanced == {"activation": kept[positions]}
+    assert sorted(read) == sorted([positions] if positions else kept)
+    assert (found["count"].sel(label=0) == (32 if positions == "each" else 5)).all()
+    assert (found["count"].sel(label=1) == (3 * 3 + 5 * 4 if positions == "each" else 5)).all()
+
+
+def test_tokens_are_balanced_by_the_samples_that_have_some_without_nan() -> None:
+    y, sample = np.repeat([0, 1], [12, 8]), np.repeat(np.arange(20), 3)
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    x[36:45] = x[45] = np.nan  # all tokens of three samples, and one of the next
+    tree = pk.measure(tokens_of(x, sample, y), "count", balance=True, nan="omit")
+    assert json.loads(tree.attrs["balanced"]) == {"a": 5}
+    assert tree["a"]["count"][:, 0].values.tolist() == [15, 14]
 
 
 @pytest.mark.parametrize(
@@ -372,6 +478,7 @@ def test_classes_are_balanced_by_the_smallest(normal: tuple[Array, Array]) -> No
         ({"within": "speaker"}, "nothing is shuffled or drawn"),
         ({"null": "permute", "within": "speaker"}, "no column 'speaker'"),
         ({"balance": True, "by": None}, "the samples are not grouped"),
+        ({"balance": True, "by": None, "nan": "omit"}, "the samples are not grouped"),
     ],
     ids=str,
 )

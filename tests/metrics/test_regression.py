@@ -121,6 +121,22 @@ def test_chosen_samples_of_a_store_keep_their_targets(tmp_path: Path) -> None:
     assert omitted.values[0] == pytest.approx(pearsonr(X[1:, 0], AGE[1:]).statistic, abs=1e-12)
 
 
+@pytest.mark.parametrize("missing", [np.nan, np.inf])
+@pytest.mark.parametrize("metric", ["correlation", "ridge_probe"])
+def test_a_sample_that_is_omitted_needs_no_target(metric: str, missing: float) -> None:
+    x, age = X.copy(), AGE.copy()
+    x[0, 0] = np.nan
+    age[0] = missing
+    found = pk.measure(tree(x, age), metric, target="age", nan="omit")["site"].to_dataset()
+    expected = pk.measure(tree(X[1:], AGE[1:]), metric, target="age")["site"].to_dataset()
+    np.testing.assert_allclose(found[metric], expected[metric], rtol=0.1)
+    age[1] = missing
+    with pytest.raises(pk.errors.DataError, match="1 of the 399 observations at site 'site' have no finite 'age'"):
+        pk.measure(tree(x, age), metric, target="age", nan="omit")
+    with pytest.raises(pk.errors.DataError, match="2 of the 400 observations at site 'site' have no finite 'age'"):
+        pk.measure(tree(x, age), metric, target="age")
+
+
 def test_the_rows_of_a_sample_have_its_target() -> None:
     rows = np.repeat(np.arange(100), 4)
     root = xr.Dataset(coords={"age": ("sample", AGE[:100]), "sample_id": ("sample", np.arange(100))})

@@ -56,7 +56,7 @@ def seeing_labels(asked: Resampling, metrics: Sequence[Metric], measure: Measure
 def repeats_of(asked: Resampling, seeing: frozenset[str], work: Work, root: xr.Dataset) -> Repeats | None:
     """The nulls, of the metrics `seeing` labels, and the intervals that are asked for; None where there are none.
 
-    Raises DataError where labels can't be shuffled.
+    Raises DataError where labels or targets can't be shuffled.
     """
     metrics = work.metrics
     seeing &= {metric.name for metric in metrics.metrics}
@@ -69,6 +69,7 @@ def repeats_of(asked: Resampling, seeing: frozenset[str], work: Work, root: xr.D
     found = Repeats(asked, draws, seeing)
     if seeing:
         _check_labels(found, work)
+        _check_targets(found, work)
     return found
 
 
@@ -91,6 +92,12 @@ def _check_labels(repeats: Repeats, work: Work) -> None:
                 arguments=("null", "by"),
             )
         repeats.draws[key].labels(0)
+
+
+def _check_targets(repeats: Repeats, work: Work) -> None:
+    if any(needs_target(metric) and metric.name in repeats.seeing for metric in work.metrics.metrics):
+        for key, rows in work.rows.items():
+            repeats.draws[key].units.of_target(work.targets[key][rows.numbers], repeats.draws[key].site)
 
 
 def _sees_labels(metric: Metric, measure: Measure) -> bool:

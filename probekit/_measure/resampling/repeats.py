@@ -169,7 +169,6 @@ class Repeats:
         if target is None:
             return None
         draws, shuffled = self.draws[key], target.copy()
-        of_units = np.zeros(draws.units.number)
-        of_units[draws.units.of] = target[rows.numbers]
+        of_units = draws.units.of_target(target[rows.numbers], draws.site)
         shuffled[rows.numbers] = of_units[draws.order(repeat)][draws.units.of]
         return shuffled

@@ -72,14 +72,7 @@ class Units:
                 "within= too, rows change places within the groups of a column.",
                 arguments=("together", "within"),
             )
-        pairs = np.unique(np.stack([self.strata, self.labels]), axis=1)
-        strata = len(np.unique(self.strata))
-        if pairs.shape[1] == strata:
-            where = "in each group of within= all" if strata > 1 else "all its"
-            raise DataError(
-                f"Site {site!r}: {where} rows are of one class, so no shuffle of the labels changes anything.",
-                arguments=("within", "by") if strata > 1 else ("by",),
-            )
+        self._check_change(self.labels, site, "are of one class, so no shuffle of the labels", "by")
         if self.of_class.max() == 1:
             raise DataError(
                 f"Site {site!r}: each class is a single {self.called}, so a shuffle of the labels gives the classes "
@@ -87,6 +80,32 @@ class Units:
                 arguments=("together", "by"),
             )
         return self.labels
+
+    def of_target(self, target: Array, site: str) -> Array:
+        """The target of each unit, by that of each observation.
+
+        Raises DataError where a unit has several, or where no shuffle of them changes anything.
+        """
+        found = _of_each(self.of, target, self.number)
+        if found is None:
+            raise DataError(
+                f"Site {site!r}: rows of one {self.called} have different values of the target, so it can't be "
+                "shuffled as a whole. Give together='row' to shuffle each row by itself; with within= too, rows change "
+                "places within the groups of a column.",
+                arguments=("target", "together"),
+            )
+        self._check_change(found, site, "have one value of the target, so no shuffle of it", "target")
+        return found
+
+    def _check_change(self, values: Array, site: str, fault: str, argument: str) -> None:
+        """Raise DataError where the units of each stratum have one value, so that shuffles leave all as it is."""
+        strata = int(self.strata.max()) + 1
+        if _of_each(self.strata, values, strata) is not None:
+            where = "in each group of within= all" if strata > 1 else "all its"
+            raise DataError(
+                f"Site {site!r}: {where} rows {fault} changes anything.",
+                arguments=("within", argument) if strata > 1 else (argument,),
+            )
 
 
 def _ids(source: Source, columns: SampleColumns, rows: Observations, together: str | None) -> tuple[str, Array]:
@@ -112,8 +131,8 @@ def _values(columns: SampleColumns, name: str, argument: str) -> Array:
     return values.astype(str) if values.dtype.kind == "O" else values
 
 
-def _of_each(of: Codes, values: Codes, number: int) -> Codes | None:
+def _of_each(of: Codes, values: Array, number: int) -> Array | None:
     """The value of each unit; None where the observations of one differ."""
-    found = np.zeros(number, np.int64)
+    found = np.zeros(number, values.dtype)
     found[of] = values
     return found if (found[of] == values).all() else None
