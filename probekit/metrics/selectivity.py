@@ -70,9 +70,12 @@ class Selectivity(ClassMoments):
 
     A node that few samples of its class show to be selective comes out too low, since a half of them may show another
     class: 0.25 in place of 0.82 for one that is on for 20 % of the 10 samples of a class and 2 % of those of nine
-    others, and 0.55 where they are 50. A class that is much smaller than the others leaves the selectivity of sparse
-    nodes too large, since all of its samples may be 0. Take `ks` or `auroc` there, or compare it with that of shuffled
-    labels, ``null="permute"``. Means for two classes that are alike:
+    others, and 0.55 where they are 50. So does one whose classes lie close to each other, as ReLUs of ten normal
+    classes evenly within a deviation: 0.13, 0.18 and 0.22 for 12, 50 and 300 samples a class, and 0.23 is true.
+
+    A class that is much smaller than the others leaves the selectivity of sparse nodes too large, since all of its
+    samples may be 0. Take `ks` or `auroc` there, or compare it with that of shuffled labels,
+    ``null="permute"``. Means for two classes that are alike:
 
     ==================  ==========  ============
     on for … of all     190 and 10  950 and 50
