@@ -61,9 +61,10 @@ def _of_two(rng: np.random.Generator, y: Array) -> Array:
 ALIKE = Case("10 normal classes, all alike", 10, lambda rng, y: rng.normal(size=(len(y), REPEATS)))
 RELU = Case("the same after a ReLU", 10, lambda rng, y: rng.normal(size=(len(y), REPEATS)).clip(min=0))
 APART = Case("2 normal classes, one σ apart", 2, lambda rng, y: rng.normal(size=(len(y), REPEATS)) + y)
-LARGE = Case(
-    "exponential, one of 10 three times the mean", 10, lambda rng, y: _exponential(rng, y) * (1 + 2 * (y == 0))
+SPARSE = Case(
+    "10 classes alike, on for 2 %", 10, lambda rng, y: (rng.normal(size=(len(y), REPEATS)) - 2.05).clip(min=0)
 )
+LARGE = Case("exponential, one of 10 three times the mean", 10, _exponential)
 TWO = Case("on for half of 2 of 10 classes", 10, _of_two)
 
 
@@ -73,7 +74,7 @@ METRICS: dict[str, tuple[Any, dict[Case, float]]] = {
     "wasserstein_mean": (metrics.Wasserstein, {ALIKE: 0, RELU: 0, APART: 1}),
     "dprime_mean": (metrics.DPrime, {ALIKE: 0, RELU: 0, APART: 1}),
     "fisher": (metrics.Fisher, {ALIKE: 0, RELU: 0, APART: 0.25}),
-    "selectivity": (metrics.Selectivity, {RELU: 0, LARGE: 0.5}),
+    "selectivity": (metrics.Selectivity, {RELU: 0, SPARSE: 0, LARGE: 0.5}),
     "perplexity": (metrics.Perplexity, {RELU: 10, TWO: 2}),
     "mutual_information": (metrics.MutualInformation, {ALIKE: 0, RELU: 0, APART: 0.1606}),
     "entropy": (metrics.Entropy, {ALIKE: 5}),
@@ -85,7 +86,7 @@ ALWAYS = {"entropy": {"bins": 32}}  # whose true value depends on the bins
 def rows() -> Iterator[Row]:
     """All rows, by metric."""
     found: dict[tuple[str, Case], list[tuple[float, float, float]]] = {}
-    for case in (ALIKE, RELU, APART, LARGE, TWO):
+    for case in (ALIKE, RELU, SPARSE, APART, LARGE, TWO):
         names = [name for name, (_, cases) in METRICS.items() if case in cases]
         for samples in SAMPLES:
             tree = _tree(case, samples)

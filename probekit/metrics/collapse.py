@@ -42,7 +42,8 @@ class NeuralCollapse(Parameters):
       given with a `head` only; NaN at a site with another number of nodes than its columns, and for groups that aren't
       as many as its rows: ``NeuralCollapse(head=model.fc.weight)``;
     - `neural_collapse_nc4`: the share of samples, in [0, 1], whose nearest class mean is that of their own class, the
-      sample itself being left out of it; as `separability_nearest_mean`. 1 once collapsed, about 1 / C for noise;
+      sample itself being left out of it; as `separability_nearest_mean`. 1 once collapsed; for noise about 1 / C from
+      20 samples a class on, and more of fewer;
     - `neural_collapse_reliability`: the share of the variance of the class means that isn't sampling noise, at most 1;
       0, or a little below, where the classes have equal means.
 

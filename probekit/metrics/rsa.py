@@ -78,6 +78,11 @@ class RSA(Parameters):
     their ranks jump or stay as they are. Of three classes that lie far apart, 40 % of the 95 % intervals had no width,
     and 87 % held the truth; of four to fifteen, 96 to 99 % did.
 
+    0 is the level of sites whose noise is independent. Sites measured on the same samples share the noise of their
+    class means where one follows from the other: with random labels for 1,000 samples, and one site a rotation of the
+    other with noise of 0.7 of its deviation, `rsa` is 0.62 ± 0.14, and more samples hardly lower it.
+    ``null="permute"`` gives the same for shuffled labels; compare `rsa` with that.
+
     A store's sites are read one after the other. RSA compares the arrangement of classes and is blind to the spread
     within them. With few classes it is uncertain (10 classes have 45 pairs, which aren't independent; for unrelated
     sites, 8 classes give 0 ± 0.2).
@@ -100,8 +105,7 @@ class RSA(Parameters):
     headline: ClassVar[Headline] = Headline(
         "rsa",
         None,
-        "two sites arrange the classes alike",
-        neutral=0.0,
+        "two sites arrange the classes alike, or share the noise of their samples, as null='permute' tells",
         classes=3,
         missing="it needs three classes of two samples (of one by dissimilarity='correlation'), whose dissimilarities "
         "differ, and finite values",

@@ -51,7 +51,7 @@ class Wasserstein(Parameters):
 
     Few samples raise the distance W of the samples. By default it is corrected, with E, its expected value for
     classes that are as alike as the halves of each class are if it is divided by chance: √(W² − E²), with the sign of
-    W² − E². The result is 0 on average for identical classes, of which about half are below 0. Means over 400
+    W² − E². The result is about 0 on average for identical classes of like size, about half below 0. Means over 400
     repeats of 10 identical normal classes with σ = 1, and the standard deviation of the corrected value:
 
     ===============  ======  ======  ======  ======  ======
@@ -61,6 +61,18 @@ class Wasserstein(Parameters):
     corrected        0.050   0.018   0.005   0.001   0.000
     deviation        0.138   0.091   0.062   0.031   0.014
     ===============  ======  ======  ======  ======  ======
+
+    Heavy tails, and small classes beside large ones, leave a part of the plain distance of classes that are alike,
+    since a small class seldom shows rare values, which its halves then lack. `ks` knows ranks alone. What is left of
+    the plain distance of two classes, on average over 600 nodes, ± 3 %:
+
+    ===================  ==========  ==========  ===========  ==========  ==========
+    samples              20 and 20   100, 100    150 and 50   950 and 50  190 and 10
+    ===================  ==========  ==========  ===========  ==========  ==========
+    normal               0 %         3 %         1 %          2 %         15 %
+    Student's t, 3 free  8 %         9 %         14 %         28 %        34 %
+    lognormal            11 %        3 %         19 %         25 %        34 %
+    ===================  ==========  ==========  ===========  ==========  ==========
 
     Args:
         corrected: False for the distance of the samples, scipy's `wasserstein_distance`. For identical normal classes

@@ -120,3 +120,14 @@ def test_the_auroc_of_the_best_node_is_what_the_docs_say(tree_of: TreeOf, sample
     spread = np.sqrt((samples + rest + 1) / (12 * samples * rest))
     expected = 0.5 + spread * NormalDist().inv_cdf((nodes - 3 / 8) / (nodes + 1 / 4))
     assert best.mean() == pytest.approx(expected, abs=3 * best.std() / np.sqrt(len(best)))
+
+
+def test_the_rsa_of_sites_that_share_noise_is_what_its_null_says(tree_of: TreeOf) -> None:
+    rng, y = np.random.default_rng(0), np.repeat(np.arange(10), 30)
+    x = rng.normal(size=(300, 20))
+    rotated = x @ np.linalg.qr(rng.normal(size=(20, 20)))[0] + 0.5 * rng.normal(size=x.shape)
+    found = pk.measure(tree_of({"a": x, "b": rotated}, y), metrics.RSA(), null="permute", repeats=20)
+    value, null = (found[name].sel(site="a", site_b="b").item() for name in ("rsa", "rsa_null"))
+    assert null > 0.5
+    assert abs(value - null) < 0.3
+    assert metrics.RSA.headline.neutral is None

@@ -187,15 +187,47 @@ def test_selectivity_is_cross_fitted_over_all_halves(stream: Callable[..., Any])
     x = np.array([1, 1.15, 0.9, 1.1])[y] + rng.uniform(-0.6, 0.6, 160)
     state = stream(Selectivity(), x[:, None], y, 4)
     found, plain = (each.finalize(state)["selectivity"][1][0] for each in (Selectivity(), Selectivity(corrected=False)))
-    grouped, chosen, others = x.reshape(4, 40), [], []
-    for _ in range(20_000):
-        halves = rng.permuted(grouped, axis=1).reshape(4, 2, 20).mean(2)
-        best = halves[:, 0].argmax()
-        chosen.append(halves[best, 1])
-        others.append((halves[:, 1].sum() - halves[best, 1]) / 3)
-    most, rest = np.mean(chosen), np.mean(others)
-    assert found == pytest.approx((most - rest) / (most + rest), abs=0.002)
+    assert found == pytest.approx(by_halves(x.reshape(4, 40), rng), abs=0.002)
     assert found < plain - 0.01
+
+
+def by_halves(grouped: np.ndarray, rng: np.random.Generator, draws: int = 20_000) -> float:
+    """The selectivity of values (class, sample) by drawing halves; of equal classes a random one is preferred."""
+    classes, samples = grouped.shape
+    apart = []
+    for _ in range(draws):
+        one, other = rng.permuted(grouped, axis=1).reshape(classes, 2, samples // 2).mean(2).T
+        best = rng.choice(np.flatnonzero(one == one.max()))
+        apart.append(other[best] - np.delete(other, best).mean())
+    *others, most = np.sort(grouped.mean(1))
+    return float(np.mean(apart) / (most + np.mean(others)))
+
+
+def test_selectivity_of_sparse_nodes_is_that_of_their_halves(stream: Callable[..., Any]) -> None:
+    rng, y = np.random.default_rng(0), np.repeat(np.arange(5), 20)
+    on = rng.random((100, 30)) < np.where(y == 0, 0.2, 0.05)[:, None]
+    x = rng.exponential(size=on.shape) * on
+    found = Selectivity().finalize(stream(Selectivity(), x, y, 5))["selectivity"][1]
+    expected = np.array([by_halves(each.reshape(5, 20), rng, 400) for each in x.T])
+    assert found.mean() == pytest.approx(expected.mean(), abs=0.03)
+    assert np.corrcoef(found, expected)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("classes", [10, 20])
+def test_selectivity_of_sparse_and_heavy_tailed_classes_that_are_alike_is_0(tree_of: TreeOf, classes: int) -> None:
+    normal = np.random.default_rng(classes).normal(size=(classes * 10, 1000))
+    sites = {"2 %": (normal - 2.05).clip(min=0), "10 %": (normal - 1.28).clip(min=0), "heavy": np.exp(2 * normal)}
+    found = pk.measure(tree_of(sites, np.arange(classes * 10) % classes), Selectivity())
+    for site in sites:
+        values = found[site]["selectivity"]
+        assert abs(values.mean()) < 0.06, site
+        assert values.min() >= -1
+
+
+def test_selectivity_of_a_class_of_few_active_samples_is_at_least_minus_1(tree_of: TreeOf) -> None:
+    x = (np.random.default_rng(0).normal(size=(200, 1000)) - 2.05).clip(min=0)
+    found = pk.measure(tree_of({"a": x}, np.arange(200) < 10), Selectivity())["a"]["selectivity"]
+    assert found.min() >= -1
 
 
 def test_live_they_are_those_of_a_store(tree_of: TreeOf) -> None:
