@@ -17,7 +17,7 @@ from probekit.metrics.ranges import SIZE, Ranges
 
 __all__ = ["CDNV"]
 
-_TIMES = -12.0, 36.0  # logarithms between which an integral from 0 to infinity is summed up
+_TIMES = -40.0, 36.0  # logarithms between which an integral from 0 to infinity is summed up
 _STEP = 0.25
 
 

@@ -22,6 +22,7 @@ import torch
 import torchvision
 import xarray as xr
 from scipy import special, stats
+from scipy.integrate import quad
 from scipy.spatial.distance import cdist, pdist
 from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
@@ -259,14 +260,21 @@ def neural_collapse(x: Array, y: Array) -> Variables:
 def cdnv(x: Array, y: Array) -> Variables:
     means, counts = of_classes(mean64, x, y), np.bincount(y)
     variance = of_classes(partial(var64, ddof=1), x, y).sum(1)
-    distance = cdist(means, means, "sqeuclidean") - (variance / counts)[:, None] - variance / counts
-    spread = (variance[:, None] + variance) / 2
+    squares, noise = cdist(means, means, "sqeuclidean"), (variance / counts)[:, None] + variance / counts
+    distance, spread = squares - noise, (variance[:, None] + variance) / 2
+    within = sum(c * var64(x[y == code], axis=0) for code, c in enumerate(counts))
+
+    def below(t: float, a: int, b: int) -> float:
+        """E[exp(−t S)] of the mean S of two classes' variances, of χ² variables with the shares of the nodes."""
+        return float(np.prod([(1 + within / within.sum() * t / f) ** (-f / 2) for f in counts[[a, b]] - 1]))
+
+    excess = [quad(below, 0, np.inf, (a, b), epsabs=0, epsrel=1e-10)[0] for a, b in zip(*PAIRS, strict=True)]
     table = np.where(distance > 0, spread / np.where(distance > 0, distance, 1), inf)
     np.fill_diagonal(table, np.nan)
     return {
         "cdnv": table[PAIRS].mean(),
         "cdnv_median": np.median(table[PAIRS]),
-        "cdnv_inverse": (distance / spread)[PAIRS].mean(),
+        "cdnv_inverse": ((squares[PAIRS] / excess - noise[PAIRS]) / spread[PAIRS]).mean(),
         "cdnv_pairs": table,
     }
 
@@ -347,9 +355,14 @@ def linear_probe(x: Array, y: Array) -> Variables:
         "linear_probe": hits.mean(),
         "linear_probe_chance": (codes == np.bincount(y[~held]).argmax()).mean(),
         "linear_probe_se": np.sqrt(hits.var() / len(hits)),
+        "linear_probe_effective_size": float(len(hits)),
         "linear_probe_balanced": shares.mean(),
         "linear_probe_balanced_chance": 1 / CLASSES,
         "linear_probe_balanced_se": np.sqrt((shares * (1 - shares) / counts).sum()) / CLASSES,
+        "linear_probe_balanced_effective_size": min(
+            shares.mean() * (1 - shares.mean()) / ((shares * (1 - shares) / counts).sum() / CLASSES**2),
+            CLASSES**2 / (1 / counts).sum(),
+        ),
         "linear_probe_alpha": 1e-3,
         "linear_probe_held_out": held.sum(),
     }

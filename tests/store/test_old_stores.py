@@ -122,12 +122,12 @@ def test_samples_and_sites_are_added(old: Path, resuming: Resuming) -> None:
 
 
 def as_written(measured: xr.DataTree) -> xr.DataTree:
-    """The results as earlier versions wrote them, whose variables have neither headlines nor a word of positions."""
+    """The results as earlier versions wrote them: without headlines, classes, tokens, or positions."""
     found = measured.copy()
     for group in found.subtree:
         for name in group.data_vars:
-            group[name].attrs.pop("headline", None)
-            group[name].attrs.pop("positions", None)
+            for later in ("headline", "positions", "classes", "tokens"):
+                group[name].attrs.pop(later, None)
     return found
 
 
