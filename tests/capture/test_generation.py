@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -247,6 +248,9 @@ def killed(out: str) -> None:
 
     def progress(items: Any, /, description: str, total: int | None = None) -> Iterator[Any]:
         yield from itertools.islice(items, 10)
+        deadline = time.monotonic() + 60
+        while opened(out).sizes["sample"] < 8 and time.monotonic() < deadline:  # it is written beside the model
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
 
     pk.generate(gpt2(), MANY, out, progress=progress, **ONE_BY_ONE)
