@@ -20,6 +20,7 @@ from probekit._measure.tasks import Task, TaskResult, Work
 from probekit._results.assemble import check, dataset_of, join
 from probekit._results.estimates import bins_of
 from probekit.metrics import Metric, State, Variables
+from probekit.metrics.block import Codes
 
 __all__ = ["results_of"]
 
@@ -59,10 +60,10 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
         durations = finalizing(streaming, spec_of(source, rows, source.nodes), rows.number)
         for metric, variables in finalized(streaming, states, at_site(source), durations):
             found[metric.name] = check(metric, variables, rows.labels, at_site(source), node=source.nodes)
-    about = _numbers(rows) | {"activation_dtype": str(source.variable.dtype), "approximate": 0}
+    samples = np.bincount(rows.codes, minlength=rows.labels.number)
+    about = _numbers(rows, samples) | {"activation_dtype": str(source.variable.dtype), "approximate": 0}
     about |= {"omitted": rows.omitted} if rows.omitted else {}
     about |= {"tokens": 1} if source.tokens else {}
-    samples = np.bincount(rows.codes, minlength=rows.labels.number)
 
     def said(metric: Metric) -> dict[str, Any]:
         return about | bins_of(metric, samples) | positions_said(metric, source.pooling, source.positions, source.attrs)
@@ -71,9 +72,9 @@ def _of_site(work: Work, key: str, done: Sequence[tuple[Task, TaskResult]]) -> x
     return made.assign_attrs(source.attrs | {"site": source.name} | all_said([source.pooling], source.positions))
 
 
-def _numbers(rows: Observations) -> dict[str, int]:
-    """How many observations are measured, and how many classes have some; 0 where these aren't grouped."""
-    return {"n": rows.number, "classes": len(np.unique(rows.codes)) if rows.labels.values is not None else 0}
+def _numbers(rows: Observations, samples: Codes) -> dict[str, int]:
+    """How many observations are measured, and how many classes have some `samples`; 0 where these aren't grouped."""
+    return {"n": rows.number, "classes": int(np.count_nonzero(samples)) if rows.labels.values is not None else 0}
 
 
 def _joined(states: Sequence[Mapping[str, State]]) -> dict[str, State]:
@@ -84,7 +85,7 @@ def _of_sites(work: Work, results: Sequence[TaskResult]) -> xr.Dataset:
     """The results that compare sites, in the order of `work`."""
     assert work.common is not None
     sources = list(work.sources.values())
-    about: dict[str, Any] = _numbers(work.common) | {"approximate": 0}
+    about: dict[str, Any] = _numbers(work.common, np.bincount(work.common.codes)) | {"approximate": 0}
     about |= all_said([sources[0].pooling], *(source.positions for source in sources))
     found = {name: variables for result in results for name, variables in result.variables.items()}
     names = [source.name for source in sources]

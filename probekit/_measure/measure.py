@@ -140,7 +140,7 @@ def measure(
             speaker or a session.
         together: a column; rows with the same value in it keep one label, and are drawn, left out or held out as one,
             such as the samples of a patient. By default the rows of a sample; ``"row"`` takes each row by itself, but
-            for what a probe holds out.
+            for what a probe holds out. The attribute `together` of the results says it.
         balance: take as many samples of every class as the smallest has, drawn by `seed`, after those that `nan` leaves
             out; the attribute `balanced` of the results says how many at each site.
         seed: of the shuffles and draws, on which they depend alone.
@@ -233,6 +233,8 @@ def measure(
             results.attrs |= {"default_metrics": json.dumps(reasons), "left_out": json.dumps(left_out)}
         if target is not None:
             results.attrs["target"] = target
+        if together is not None:
+            results.attrs["together"] = together
         if balance:
             results.attrs |= {"balanced": json.dumps(_balanced(works)), "balanced_by_seed": seed}
         if store_at is not None:

@@ -60,8 +60,8 @@ def _column(by: str | None, together: str | None) -> tuple[str | None, str]:
 def _check(metric: Any, units: Codes, rows: Observations, by: str, site: str) -> None:
     """Raise DataError where all rows have one unit, or those of each class for a metric that compares classes."""
     by_class = compares_classes(metric)
-    classes = rows.codes if by_class else np.zeros_like(units)
-    if len(units) > 1 and np.bincount(np.unique(np.stack([classes, units]), axis=1)[0]).max() == 1:
+    classes, width = rows.codes if by_class else np.zeros_like(units), int(units.max(initial=0)) + 1
+    if len(units) > 1 and np.bincount(np.unique(classes * width + units) // width).max() == 1:
         raise DataError(
             f"{metric.name} is split by {by}, of which {'the samples of each class' if by_class else 'all samples'} "
             f"have one value at site {site!r}: held out, they leave no others to learn from. Name a column with more, "

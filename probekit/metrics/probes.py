@@ -33,7 +33,7 @@ class LinearProbe(Parameters):
       `shuffles` of them; not given for ``shuffles=0``;
     - `linear_probe_se`: the standard error of the accuracy, √(p (1 − p) / n) where each row is a sample; of K folds,
       whose classifiers share training rows, √(1 + K / (K − 1)) times that (Nadeau and Bengio 2003);
-    - `linear_probe_effective_size`, from 1 on: how many independent rows have that standard error, n or less;
+    - `linear_probe_effective_size`, above 0: how many independent rows have that standard error, n or less;
     - `linear_probe_balanced`: the mean over the classes of the share of their held-out rows that are classified
       correctly (Brodersen et al. 2010), which a common class doesn't raise; `linear_probe_balanced_chance`: 1 / C, what
       saying one class comes to with C classes among the held-out rows; `linear_probe_balanced_shuffled`,

@@ -419,7 +419,9 @@ def test_what_belongs_together_is_held_out_together(tree_of: Callable[..., xr.Da
     tree = xr.DataTree.from_dict({"/": columns, "a": tree_of({"a": x}, y)["a"].to_dataset()})
     target = "age" if metric == "ridge_probe" else None
     named = {"separability": "separability_nearest_mean", "silhouette": "silhouette_crossfit"}.get(metric, metric)
-    by_row, together = (pk.measure(tree, metric, target=target, together=by)["a"][named] for by in (None, "patient"))
+    measured = [pk.measure(tree, metric, target=target, together=by) for by in (None, "patient")]
+    assert [each.attrs.get("together") for each in measured] == [None, "patient"]
+    by_row, together = (each["a"][named] for each in measured)
     assert by_row > together + (0.02 if metric == "silhouette" else 0.1)  # which knows the patients
     if metric.endswith(("probe", "accuracy")):
         split = pk.measure(tree, f"{metric}:split_by='patient'", target=target)["a"][named]
