@@ -92,7 +92,9 @@ def measure(
     mean over the other sites, (site,). Where the headline describes each class by itself,
     as `mean` does, and no value says nothing, there is ``v_p_site`` alone: of the standard deviation over the classes,
     whether they differ, since the mean over the classes is about the same for any labels. Pairs of classes have none:
-    select two classes with `where`. A metric of a `target` has it shuffled instead of the labels.
+    select two classes with `where`. A metric of a `target` has it shuffled instead of the labels. What is corrected as
+    if rows were independent has a ``v_null`` unasked where they aren't, as tokens of a sample or rows that belong
+    `together`: the mean of ten shuffles of the headline's variable, if the metric has a fast way to shuffle.
 
     **An interval**, ``v_low`` to ``v_high``, and ``v_low_site`` to ``v_high_site``, says how a variable varies over
     samples. ``ci="bootstrap"`` draws samples with replacement within their class, `repeats` times; the interval is

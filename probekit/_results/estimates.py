@@ -14,9 +14,11 @@ _CORRECTED = (("corrected", True), ("biased", False), ("unbiased", True))  # par
 
 
 def corrected(metric: Metric) -> dict[str, int]:
-    """The attribute `corrected`, 1 or 0, of metrics that can be either."""
+    """The attribute `corrected`, 1 or 0, of metrics that can be either or say that they are."""
     said = next(((name, yes) for name, yes in _CORRECTED if name in metric.parameters), None)
-    return {} if said is None else {"corrected": int(metric.parameters[said[0]] == said[1])}
+    if said is None:
+        return {"corrected": 1} if getattr(metric, "corrected", False) else {}
+    return {"corrected": int(metric.parameters[said[0]] == said[1])}
 
 
 def bins_of(metric: Metric, samples: Codes) -> dict[str, int]:
@@ -37,8 +39,8 @@ def in_words(attributes: Mapping[str, Any]) -> str:
     )
     if attributes.get("corrected") and _several_rows(attributes):
         corrected = (
-            "corrected as if the rows of a sample were independent, which tells too much of a difference: compare it "
-            "with its null (null='permute')"
+            "corrected as if the rows of a sample were independent: it tells too much of a difference, and so does its "
+            "null (null='permute')"
         )
     bins = attributes.get("bins")
     return ", ".join(filter(None, (corrected, f"in {bins} bins" if bins else "")))

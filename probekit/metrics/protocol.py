@@ -48,7 +48,8 @@ how long `finalize` takes, as a tuple. Progress divides a task by it; without it
 A column metric may have the method ``relabelling(values, classes)`` (see `Relabelling`), by which the engine evaluates
 many shuffles of the labels sooner than by as many calls of `compute`; a streaming metric of nodes may have the method
 ``relabelled(spec, labellings)`` for that (see `StreamRelabelling`). A column metric's attribute `null_repeats` is the
-number of shuffles that the engine measures for it where the caller asks for no null.
+number of shuffles that the engine measures for it where the caller asks for no null; where a sample has several rows,
+which aren't independent, it measures ten for metrics that have such a method and are `corrected`.
 
 A metric may have the class attribute `interval`, by which its intervals are found whatever the caller asks for:
 ``"jackknife"`` where equal samples make the metric something else, so that samples that are drawn twice would mislead,

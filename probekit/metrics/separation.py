@@ -281,6 +281,7 @@ class Separability(ClassMoments):
     name: ClassVar[str] = "separability"
     ranges: ClassVar[Ranges] = {"separability_calinski_harabasz": SIZE, "separability_nearest_mean": SHARE}
     split_by: ClassVar[None] = None
+    corrected: ClassVar[bool] = True
     headline: ClassVar[Headline] = Headline(
         "separability",
         None,

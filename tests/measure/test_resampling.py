@@ -208,6 +208,41 @@ def test_tokens_of_a_sample_keep_one_label() -> None:
     assert "overlap_null" in pk.measure(of_rows, "overlap:null='permute'")["a"]
 
 
+def test_what_is_corrected_by_rows_has_the_null_of_its_units_beside_it() -> None:
+    rng, metrics = np.random.default_rng(0), ["fisher", "dprime", "overlap", "ks", "mutual_information"]
+    y, sample = np.arange(60) % 3, np.repeat(np.arange(60), 8)
+    x = rng.normal(size=(60, 4))[sample] + rng.normal(size=(480, 4))
+    tokens, others = tokens_of(x, sample, y), (tokens_of(x, sample, rng.permutation(y)) for _ in range(40))
+    shuffled = [pk.measure(other, metrics)["a"] for other in others]
+    for options in ({}, {"ci": "jackknife"}):
+        found = pk.measure(tokens, metrics, **options)["a"]
+        for name in ("fisher", "dprime_mean", "overlap", "ks_mean", "mutual_information"):
+            theirs, null = np.array([each[name] for each in shuffled]), found[f"{name}_null"]
+            assert (null.attrs["repeats"], null.attrs["together"]) == (10, "sample")
+            error = theirs.std(axis=0) * np.sqrt(1 / 10 + 1 / 40)
+            assert (np.abs(null - theirs.mean(axis=0)) < 4 * error).all(), name
+            assert f"{name}_p" not in found
+    assert float(found["fisher_null"].mean()) > 0.02
+    rows = measured(x, y[sample], "fisher", {"patient": sample}, together="patient")
+    np.testing.assert_allclose(rows["fisher_null"], found["fisher_null"])
+    assert rows["fisher_null"].attrs["together"] == "patient"
+
+
+def test_units_whose_labels_no_shuffle_moves_have_no_null_unless_it_is_asked_for() -> None:
+    rng, sample = np.random.default_rng(0), np.repeat(np.arange(20), 8)
+    x, tokens = rng.normal(size=(160, 4)), np.tile(np.arange(8), 20)
+    of_tokens = tokens_of(x, sample, np.arange(20) % 2)
+    of_tokens["a"] = of_tokens["a"].to_dataset().assign_coords(label=("row", tokens % 2))
+    for tree in (of_tokens, tokens_of(x, sample, np.arange(20)), tokens_of(x, sample, np.zeros(20, int))):
+        found = pk.measure(tree, ["fisher", "ks"])["a"]
+        assert not [name for name in found.data_vars if name.endswith("_null")]
+    for metric in ("fisher:corrected=False", "wasserstein", "mean"):
+        found = pk.measure(tokens_of(x, sample, np.arange(20) % 2), metric)["a"]
+        assert not [name for name in found.data_vars if name.endswith("_null")]
+    flat = measured(x, sample % 2, "overlap:null='permute'", {"patient": tokens}, together="patient")
+    assert flat["overlap_null"].attrs["together"] == "row"  # a patient has rows of both classes
+
+
 TRUTHS = {"mean": 0.0, "std": 1.0, "dprime_mean": 1.0}
 
 

@@ -45,8 +45,10 @@ def test_a_correction_that_takes_the_rows_of_a_sample_as_independent_says_so() -
     maps = maps.assign_coords(label=("sample", np.arange(40) % 2))
     said = "Corrected as if the rows of a sample were independent"
     for site, options in ((tokens, {}), (maps, {"positions": "each"})):
-        assert said in str(pk.summary(pk.measure(site, "fisher", **options)))
-    assert said not in str(pk.summary(pk.measure(maps, "fisher")))
+        found = pk.summary(pk.measure(site, ["fisher", "separability"], **options))
+        assert [said in note for note in found.notes if "says nothing" in note] == [True, True]
+        assert [each.beside_name for each in found.readings] == ["fisher_null", None]
+    assert said not in str(pk.summary(pk.measure(maps, ["fisher", "separability"])))
     assert said not in str(pk.summary(pk.measure(tokens, ["mean", "fisher:corrected=False"])))
 
 

@@ -38,11 +38,11 @@ _TOGETHER = 10  # repeats of a sample metric in a task, which is what progress c
 
 
 def seeing_labels(asked: Resampling, metrics: Sequence[Metric], measure: Measure) -> frozenset[str]:
-    """The names of the metrics that are measured with shuffled labels. `measure` measures a small store.
+    """The names of the metrics that may be measured with shuffled labels. `measure` measures a small store.
 
     Raises DataError where nulls are asked for, and no metric depends on the labels.
     """
-    shuffled = [metric for metric in metrics if asked.shuffles(metric)]
+    shuffled = [metric for metric in metrics if asked.shuffles(metric, several=True)]
     seeing = frozenset(metric.name for metric in shuffled if not asked.null or _sees_labels(metric, measure))
     if asked.null and not seeing:
         raise DataError(
@@ -58,32 +58,49 @@ def repeats_of(asked: Resampling, seeing: frozenset[str], work: Work, root: xr.D
 
     Raises DataError where labels or targets can't be shuffled.
     """
-    metrics = work.metrics
-    seeing &= {metric.name for metric in metrics.metrics}
-    if not seeing and not asked.ci:
+    shuffles = _shuffles(asked, seeing, work)
+    if not shuffles and not asked.ci:
         return None
     draws = {key: _draws(asked, source, work.rows[key], root) for key, source in work.sources.items()}
     if work.common is not None:
         first = next(iter(work.sources.values()))
         draws[ALL_SITES] = _draws(asked, first, work.common, root)
-    found = Repeats(asked, draws, seeing)
-    if seeing:
+    of_units = [draw.units for draw in draws.values()]
+    if not asked.null and not (any(each.several for each in of_units) and all(each.shuffle for each in of_units)):
+        shuffles = {name: number for name, number in shuffles.items() if name in _with_own(work)}
+    found = Repeats(asked, draws, shuffles)
+    if shuffles:
         _check_labels(found, work)
         _check_targets(found, work)
-    return found
+    return found if shuffles or asked.ci else None
+
+
+def _shuffles(asked: Resampling, seeing: frozenset[str], work: Work) -> dict[str, int]:
+    """How often labels are shuffled for each metric, by its name; not those for which they aren't."""
+    sources = work.sources.values()
+    several = asked.together not in (None, ROW) or any(source.tokens or source.each > 1 for source in sources)
+    found = {m.name: asked.shuffles(m, several=several) for m in work.metrics.metrics if m.name in seeing}
+    return {name: number for name, number in found.items() if number}
+
+
+def _with_own(work: Work) -> set[str]:
+    """The metrics that ask for a null themselves."""
+    return {metric.name for metric in work.metrics.metrics if getattr(metric, "null_repeats", 0)}
 
 
 def _draws(asked: Resampling, source: Source, rows: Observations, root: xr.Dataset) -> Draws:
     columns, together = source.columns(root), asked.together
-    if asked == Resampling(seed=asked.seed):  # nobody asked for the null, which a metric has of its own
-        units = None if source.tokens and not columns.has(SAMPLE_ID) else Units.find(source, columns, rows, None, None)
-        together = ROW if units is None or units.labels is None else None
+    alone = not (asked.null or asked.ci)  # nobody asked for the null, which a metric has of its own
+    if alone and together is None and source.tokens and not columns.has(SAMPLE_ID):
+        together = ROW
     units = Units.find(source, columns, rows, asked.within, together)
+    if alone and units.labels is None:
+        units = Units.find(source, columns, rows, None, ROW)
     return Draws(units, asked.seed, source.name)
 
 
 def _check_labels(repeats: Repeats, work: Work) -> None:
-    by_labels = [m.name for m in work.metrics.metrics if m.name in repeats.seeing and not needs_target(m)]
+    by_labels = [m.name for m in work.metrics.metrics if m.name in repeats.shuffles and not needs_target(m)]
     for key in work.sources if by_labels else ():
         if work.rows[key].labels.values is None:
             raise DataError(
@@ -95,7 +112,7 @@ def _check_labels(repeats: Repeats, work: Work) -> None:
 
 
 def _check_targets(repeats: Repeats, work: Work) -> None:
-    if any(needs_target(metric) and metric.name in repeats.seeing for metric in work.metrics.metrics):
+    if any(needs_target(metric) and metric.name in repeats.shuffles for metric in work.metrics.metrics):
         for key, rows in work.rows.items():
             repeats.draws[key].units.of_target(work.targets[key][rows.numbers], repeats.draws[key].site)
 

@@ -33,18 +33,18 @@ ALL_SITES = ""  # instead of a site's key
 class Repeats:
     """The nulls and intervals of a measurement.
 
-    `draws` are those of each site, and of the rows of all sites, where some metric compares them. `seeing` names the
-    metrics whose results depend on the labels: the others have no null.
+    `draws` are those of each site, and of the rows of all sites, where some metric compares them. `shuffles` says how
+    often labels are shuffled for a metric, by its name; the others have no null.
     """
 
     settings: Resampling
     draws: Mapping[str, Draws] = field(default_factory=dict)
-    seeing: frozenset[str] = frozenset()
+    shuffles: Mapping[str, int] = field(default_factory=dict)
 
     def number(self, what: What, metric: Metric) -> int:
         """How many shuffles or draws a metric is asked for; 0 for none."""
         if what == NULL:
-            return self.settings.shuffles(metric) if metric.name in self.seeing else 0
+            return self.shuffles.get(metric.name, 0)
         return self.settings.draws(metric)
 
     def chosen(self, what: What, metrics: Sequence[Metric], how: str | None = None) -> list[Any]:

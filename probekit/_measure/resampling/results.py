@@ -113,7 +113,7 @@ def _beside(
     for each in found:
         about = _about(each, repeats, key)
         shown = [name for name in each.sums if each.what == CI or name in changed]
-        if each.what == NULL and not repeats.settings.null:  # a metric's own, which is about its headline
+        if each.what == NULL and not repeats.settings.null:  # nobody asked for it: it is about the headline
             shown = [name for name in each.values if name in each.sums]
         intervals = _intervals(each, about, repeats, key, made) if each.what == CI else None
         for name in shown:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 from probekit._measure.accumulator import scope_of
+from probekit._measure.metric_set import compares_classes
 from probekit.errors import DataError, PluginError, check_choice, check_kind
 from probekit.metrics import Metric, SampleMetric
 from probekit.metrics.order import OrderMetric
+from probekit.metrics.protocol import Relabelling, StreamRelabelling
 
 __all__ = ["CI", "FORMULA", "NULLS", "Resampling", "check_draws"]
 
@@ -16,6 +18,7 @@ NULLS = (None, "permute")
 CI = (None, "bootstrap", "jackknife")
 FORMULA = "formula"  # a metric's own way, without repeats
 _FEWEST = 20  # shuffles for which there is a p-value
+_OF_UNITS = 10  # shuffles whose mean says about what chance gives where rows of a unit are alike
 
 
 def check_draws(seed: int, confidence: float) -> None:
@@ -63,9 +66,16 @@ class Resampling:
                 arguments=("within",),
             )
 
-    def shuffles(self, metric: Metric) -> int:
-        """How often the labels are shuffled for a metric: as asked for all, or as its own `null_repeats` says."""
-        return self.repeats if self.null else int(getattr(metric, "null_repeats", 0))
+    def shuffles(self, metric: Metric, *, several: bool) -> int:
+        """How often the labels are shuffled for a metric: as asked for all, or as its own `null_repeats` says.
+
+        Where a unit has `several` rows, what is corrected for few of them at a node is too large. A few shuffles of the
+        units then show by how much, for metrics that have a fast way to shuffle.
+        """
+        if self.null:
+            return self.repeats
+        own = int(getattr(metric, "null_repeats", 0))
+        return max(own, _OF_UNITS) if several and _corrects_rows(metric) else own
 
     def draws(self, metric: Metric) -> int:
         """How often samples are drawn or left out for a metric's intervals."""
@@ -91,3 +101,9 @@ class Resampling:
                 "this."
             )
         return found if self.ci else None
+
+
+def _corrects_rows(metric: Metric) -> bool:
+    """Whether what few rows add to the difference of classes is taken off, and shuffles are fast."""
+    fast = isinstance(metric, Relabelling | StreamRelabelling) and not isinstance(metric, SampleMetric)
+    return fast and compares_classes(metric) and bool(getattr(metric, "corrected", False))

@@ -63,6 +63,16 @@ class Units:
     def number(self) -> int:
         return len(self.strata)
 
+    @property
+    def several(self) -> bool:
+        """Whether any unit has several observations."""
+        return self.number < len(self.of)
+
+    @property
+    def shuffle(self) -> bool:
+        """Whether a shuffle of the units' labels means anything."""
+        return self.labels is not None and self.of_class.max() > 1 and self._differ(self.labels)
+
     def of_labels(self, site: str) -> Codes:
         """The class of each unit; DataError where one has several, or where no shuffle of them means anything."""
         if self.labels is None:
@@ -98,14 +108,18 @@ class Units:
         return found
 
     def _check_change(self, values: Array, site: str, fault: str, argument: str) -> None:
-        """Raise DataError where the units of each stratum have one value, so that shuffles leave all as it is."""
-        strata = int(self.strata.max()) + 1
-        if _of_each(self.strata, values, strata) is not None:
+        """Raise DataError where shuffles leave all as it is."""
+        if not self._differ(values):
+            strata = int(self.strata.max()) + 1
             where = "in each group of within= all" if strata > 1 else "all its"
             raise DataError(
                 f"Site {site!r}: {where} rows {fault} changes anything.",
                 arguments=("within", argument) if strata > 1 else (argument,),
             )
+
+    def _differ(self, values: Array) -> bool:
+        """Whether the units of a stratum have several values."""
+        return _of_each(self.strata, values, int(self.strata.max()) + 1) is None
 
 
 def _ids(source: Source, columns: SampleColumns, rows: Observations, together: str | None) -> tuple[str, Array]:
