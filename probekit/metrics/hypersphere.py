@@ -162,5 +162,7 @@ class Uniformity(Parameters):
 
 def _length(x: Tensor) -> Tensor:
     """The length of each row, (row, 1) float64."""
-    length: Tensor = torch.linalg.vector_norm(x.double(), dim=1, keepdim=True)
-    return length
+    wide = x.double()
+    largest = wide.abs().amax(1, keepdim=True)
+    within = torch.linalg.vector_norm(wide / largest, dim=1, keepdim=True)  # whose squares are in the range of float64
+    return (largest * within).where(largest > 0, largest)

@@ -20,10 +20,10 @@ def _sparseness(size: Tensor, square: Tensor, number: Tensor) -> tuple[Tensor, T
     """The sparseness of Vinje and Gallant and that of Hoyer, of vectors of `number` values.
 
     `size` are the sums of the values' sizes, `square` those of their squares. NaN for vectors of zeros, of one value,
-    and of infinite ones; both are functions of the ratio of the two norms.
+    and of values that are infinite or whose squares are; both are functions of the ratio of the two norms.
     """
     wide = number.double()
-    norms, root = size / square.sqrt(), wide.sqrt()
+    norms, root = (size / square.sqrt()).where(square.isfinite(), torch.nan), wide.sqrt()
     share = norms.square() / wide  # (Σ|x|/n)² / (Σx²/n)
     return ((1 - share) / (1 - 1 / wide)).clamp(0, 1), ((root - norms) / (root - 1)).clamp(0, 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import sqrt
 from typing import ClassVar
 
 import numpy as np
@@ -132,11 +133,11 @@ class Wasserstein(Parameters):
 
 def _corrected(found: Iterable[Array], block: Block, kept: Codes) -> Iterator[Array]:
     """The distances of each class to each later one (later, node), without what chance adds to them."""
-    squares = np.empty((len(kept), block.nodes))
+    shares = np.empty((len(kept), block.nodes))
     for place, code in enumerate(kept):
-        squares[place] = spread_by_halves(block[code]) ** 2 / block.measured[code]
+        shares[place] = spread_by_halves(block[code]) / sqrt(block.measured[code])
     for place, apart in enumerate(found):
-        yield beyond_chance(apart, np.sqrt(squares[place] + squares[place + 1 :]))
+        yield beyond_chance(apart, np.hypot(shares[place], shares[place + 1 :]))
 
 
 def _nodes_at_once(samples: int, classes: int, pairs: bool) -> int:

@@ -49,9 +49,10 @@ def beyond_chance(distance: Array, expected: Array, largest: float = np.inf) -> 
     apart stays so.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        square = (distance**2 - expected**2) / (1 - (expected / largest) ** 2)
-        square = np.where(np.abs(distance - expected) <= _ROUNDING * expected, 0.0, square)  # whose root is far from 0
-        found: Array = np.copysign(np.sqrt(np.abs(square)), square)
+        apart = distance - expected
+        # The root of each factor, since a square may be infinite.
+        root = np.sqrt(np.abs(apart)) * np.sqrt((distance + expected) / (1 - (expected / largest) ** 2))
+        found: Array = np.where(np.abs(apart) <= _ROUNDING * expected, 0.0, np.copysign(root, apart))
     return found
 
 

@@ -143,5 +143,5 @@ class Spread:
         if n < LEAST:
             return float("nan"), float("nan")
         own = float(self.table.diagonal().square().sum() if "rows" in self.state else self.state["quartic"])
-        of_trace = (2 * squares + (n**2 - 3 * n + 1) * total**2) / (n - 1) - n * own
+        of_trace = (2 * squares + (n**2 - 3 * n + 1) * total * total) / (n - 1) - n * own  # `**` raises for large ones
         return of_trace / (n * (n - 2) * (n - 3)), float(unbiased(squares, own, total, total, n))
