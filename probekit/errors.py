@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = [
     "DataError",
@@ -67,6 +67,20 @@ class ModelError(ProbekitError):
 
 class DataError(ProbekitError):
     """The data, labels or ids handed in don't fit together."""
+
+
+class AdvisedError(DataError):
+    """Base of errors whose `fact` another function tells with an advice of its own."""
+
+    advice: ClassVar[str]
+    about: ClassVar[tuple[str, ...]]  # the arguments that the advice names
+
+    def __init__(self, fact: str) -> None:
+        self.fact = fact
+        super().__init__(f"{fact}{self.advice}", arguments=self.about)
+
+    def __reduce__(self) -> tuple[type[AdvisedError], tuple[str]]:  # of the message otherwise
+        return type(self), (self.fact,)
 
 
 class StoreError(ProbekitError):

@@ -10,9 +10,12 @@ from torch import nn
 import probekit as pk
 from probekit import errors
 from probekit._capture.plan import BatchTooLarge
+from probekit._measure.site_rows import HoldsNaN
+from probekit._results.assemble import NotGrouped
 from probekit.errors import DataError, ModelError, PluginError, ProbekitError, SiteError, arguments_of, check_choice
 
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProbekitError)]
+NAMED = [getattr(errors, name) for name in errors.__all__]
+KINDS = [kind for kind in NAMED if isinstance(kind, type) and issubclass(kind, ProbekitError)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -29,6 +32,14 @@ def test_the_error_of_a_batch_that_is_too_large_reaches_another_process():
     sent = pickle.loads(pickle.dumps(BatchTooLarge("It doesn't fit.", 100)))
     assert (type(sent), str(sent), sent.size) == (BatchTooLarge, "It doesn't fit.", 64)
     assert sent.arguments == BatchTooLarge("", 1).arguments
+
+
+@pytest.mark.parametrize("kind", [HoldsNaN, NotGrouped])
+def test_an_error_keeps_its_fact_and_its_advice_on_its_way_to_another_process(kind):
+    sent, here = pickle.loads(pickle.dumps(kind("Site 'a' can't be"))), kind("Site 'a' can't be")
+    assert (type(sent), sent.fact, str(sent), sent.arguments) == (kind, here.fact, str(here), here.arguments)
+    assert str(sent).startswith("Site 'a' can't be")
+    assert str(sent).count("Site 'a'") == 1
 
 
 def test_only_errors_of_probekit_have_arguments():

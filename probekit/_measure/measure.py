@@ -30,7 +30,7 @@ from probekit._measure.steps import Part, number_of_steps, steps_of
 from probekit._measure.targets import check_finite, targets_of
 from probekit._measure.task_cache import TaskCache, key_of
 from probekit._measure.tasks import Work
-from probekit._measure.units import check_units, units_of
+from probekit._measure.units import check_units, check_use, units_of
 from probekit._probe.selectors import Selector
 from probekit._results.files import write
 from probekit._results.missing import warn_of_missing
@@ -220,6 +220,7 @@ def measure(
                 check_finite(targets, seen, work.rows, target)
             work = replace(work, targets=targets, units=units)
             works.append(replace(work, repeats=repeats_of(resampling, seeing, work, root)))
+        check_use(together, chosen, bool(null or ci or balance) or any(work.repeats for work in works))
         plans = plans_of(works, parse_size(memory), workers)
         parts = [Part(work, plan) for work, plan in zip(works, plans, strict=True)]
         most = max((part.plan for part in parts), key=lambda plan: plan.passes)

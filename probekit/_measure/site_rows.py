@@ -11,7 +11,7 @@ import torch
 from probekit._beats import Beat, reading
 from probekit._measure.grouping import Observations
 from probekit._measure.site_source import Source
-from probekit.errors import DataError, PluginError
+from probekit.errors import AdvisedError, PluginError
 from probekit.metrics import Spec
 from probekit.metrics.block import Array, Codes
 from probekit.metrics.protocol import BATCH
@@ -19,19 +19,14 @@ from probekit.metrics.protocol import BATCH
 __all__ = ["HoldsNaN", "SiteSamples", "at_site", "in_batches", "spec_of", "whole_rows", "without_nan"]
 
 
-class HoldsNaN(DataError):
-    """A site has a NaN: `fact` says so without the advice, which is for `measure`."""
+class HoldsNaN(AdvisedError):
+    """A site has a NaN. The advice is for `measure`."""
 
-    def __init__(self, fact: str) -> None:
-        self.fact = fact
-        super().__init__(
-            f"{fact}. A NaN has no place in an order or a mean. Find out where the model makes it, leave the site out "
-            "with sites=, or the samples with nan='omit'.",
-            arguments=("sites", "nan"),
-        )
-
-    def __reduce__(self) -> tuple[type[HoldsNaN], tuple[str]]:  # of the message otherwise
-        return type(self), (self.fact,)
+    advice = (
+        ". A NaN has no place in an order or a mean. Find out where the model makes it, leave the site out with "
+        "sites=, or the samples with nan='omit'."
+    )
+    about = ("sites", "nan")
 
 
 def at_site(source: Source, start: int = 0, stop: int | None = None) -> str:
@@ -50,7 +45,7 @@ def in_batches(array: Array) -> tuple[torch.Tensor, ...]:
 def without_nan(
     source: Source, rows: Observations, start: int, stop: int, beat: Beat, places: Codes | None = None
 ) -> Iterator[tuple[int, Array, Codes]]:
-    """The values as they are read, all or around some places; DataError after the last of them, if there was a NaN."""
+    """The values as they are read, all or around some places; HoldsNaN after the last of them, if there was one."""
     nan = np.zeros(stop - start, dtype=bool)
     for first, x, codes in rows.read(source, start, stop, places):
         if len(x) and np.isnan(x.min()):

@@ -17,7 +17,7 @@ from probekit.errors import DataError
 from probekit.metrics import Metric
 from probekit.metrics.block import Array, Codes
 
-__all__ = ["Units", "check_units", "units_of"]
+__all__ = ["Units", "check_units", "check_use", "units_of"]
 
 Units: TypeAlias = Mapping[tuple[str, str | None], Codes]  # of each row of a site, by the site's key and the column
 
@@ -50,6 +50,17 @@ def check_units(
         for key, source in sources.items() if column is not None else ():
             of_rows = units[key, metric.split_by][rows[key].numbers]
             _check(metric, of_rows, rows[key], f"{column!r} ({argument}=)", source.name)
+
+
+def check_use(together: str | None, metrics: Sequence[Metric], repeated: bool) -> None:
+    """Raise DataError where it makes no difference which rows belong together; `repeated` says if rows are drawn."""
+    if together in (None, ROW) or repeated or any(getattr(metric, "split_by", "") is None for metric in metrics):
+        return
+    raise DataError(
+        f"together is {together!r}, and nothing that was asked for shuffles, draws or holds out rows: ask for "
+        "null='permute', a ci, or a metric that holds rows out, such as linear_probe.",
+        arguments=("together",),
+    )
 
 
 def _column(by: str | None, together: str | None) -> tuple[str | None, str]:

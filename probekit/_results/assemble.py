@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from probekit._results import estimates, headlines
-from probekit.errors import DataError, PluginError
+from probekit.errors import AdvisedError, PluginError
 from probekit.metrics import Headline, Metric, Variables
 from probekit.metrics._kernels.node_blocks import placed
 from probekit.metrics.block import Array
@@ -25,18 +25,11 @@ __all__ = [
 ]
 
 
-class NotGrouped(DataError):
-    """A metric compares classes, and there are none: `fact` says so without the advice, which is for stores."""
+class NotGrouped(AdvisedError):
+    """A metric compares classes, and there are none. The advice is for stores."""
 
-    def __init__(self, fact: str) -> None:
-        self.fact = fact
-        super().__init__(
-            f"{fact}: the store has no labels, or by=None was given. Group by one of its columns (by=).",
-            arguments=("by",),
-        )
-
-    def __reduce__(self) -> tuple[type[NotGrouped], tuple[str]]:  # of the message otherwise
-        return type(self), (self.fact,)
+    advice = ": the store has no labels, or by=None was given. Group by one of its columns (by=)."
+    about = ("by",)
 
 
 CLASS_DIMS = {"label": "class_name", "label_b": "class_name_b"}  # dim -> coordinate that names the classes along it

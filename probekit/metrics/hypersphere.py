@@ -165,4 +165,5 @@ def _length(x: Tensor) -> Tensor:
     wide = x.double()
     largest = wide.abs().amax(1, keepdim=True)
     within = torch.linalg.vector_norm(wide / largest, dim=1, keepdim=True)  # whose squares are in the range of float64
-    return (largest * within).where(largest > 0, largest)
+    length: Tensor = (largest * within).where(largest > 0, largest)
+    return length

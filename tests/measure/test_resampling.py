@@ -514,6 +514,10 @@ def test_tokens_are_balanced_by_the_samples_that_have_some_without_nan() -> None
         ({"null": "permute", "within": "speaker"}, "no column 'speaker'"),
         ({"balance": True, "by": None}, "the samples are not grouped"),
         ({"balance": True, "by": None, "nan": "omit"}, "the samples are not grouped"),
+        (
+            {"together": "label"},
+            "together is 'label', and nothing that was asked for shuffles, draws or holds out rows",
+        ),
     ],
     ids=str,
 )

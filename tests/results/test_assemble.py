@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 import xarray as xr
 
 import probekit as pk
-from probekit._results.assemble import NotGrouped
 from probekit.metrics import Block, Histogram, Overlap, Std, Variables, median
 from tests.stores import three_sites
 
@@ -130,9 +128,3 @@ def test_what_compares_sites_is_written_at_the_root(tmp_path: Path) -> None:
     x, y = (value.astype(float) - value.mean(0, dtype=float) for value in values)
     expected = ((x.T @ y) ** 2).sum() / np.sqrt(((x.T @ x) ** 2).sum() * ((y.T @ y) ** 2).sum())
     assert found["cka"].sel(site="0", site_b="1").item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_that_samples_are_not_grouped_is_told_from_process_to_process() -> None:
-    error = NotGrouped("It compares classes, and there are none")
-    copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.fact, copy.arguments) == (str(error), error.fact, ("by",))
