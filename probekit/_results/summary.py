@@ -174,6 +174,9 @@ class Summary(ShownAsTable):
 
     def _no_intervals(self) -> Iterator[str]:
         """Why there are no intervals, once for the metrics and sites that have none for the same reason."""
+        having = {each.metric for each in self.readings if each.confidence is not None}
+        if without := [metric for metric in self.headlines if having and metric not in having]:
+            yield f"{_names(without)}: no interval, since draws of the samples tell too little of it."
         lacking = [each for each in self.readings if each.no_interval and not is_missing(each.value)]
         for why in dict.fromkeys(each.no_interval for each in lacking):
             those = [each for each in lacking if each.no_interval == why]

@@ -240,6 +240,13 @@ def test_what_compares_sites_has_intervals_and_nulls_of_its_mean(classes: int) -
     assert some["low"].item() == measured["cka_low_site"].sel(site="a").item()  # of the mean over all others
 
 
+def test_metrics_that_have_no_intervals_are_named_beside_others_that_do() -> None:
+    site = xr.Dataset({"activation": (("sample", "node"), np.random.default_rng(0).normal(size=(60, 3)))})
+    said = "min, max: no interval, since draws of the samples tell too little of it."
+    assert said in pk.summary(pk.measure(site, ["min", "mean", "max"], ci="bootstrap", repeats=20)).notes
+    assert not [note for note in pk.summary(pk.measure(site, ["min", "mean"])).notes if "no interval" in note]
+
+
 def test_nothing_is_said_of_intervals_and_nulls_that_nobody_asked_for(measured: xr.DataTree) -> None:
     rows = pk.summary(measured).to_dataframe()
     assert rows[["p", "q_of", "discoveries", "tested", "q_needs", "low", "high", "confidence"]].isna().all(axis=None)
