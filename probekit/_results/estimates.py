@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from probekit.metrics import Metric
+from probekit.metrics import Headline, Metric
 from probekit.metrics.block import Codes
 
 __all__ = ["bins_of", "corrected", "in_words"]
@@ -32,15 +32,14 @@ def _several_rows(attributes: Mapping[str, Any]) -> bool:
     return bool(attributes.get("tokens")) or str(attributes.get("positions", "")).startswith("each")
 
 
-def in_words(attributes: Mapping[str, Any]) -> str:
-    """What these attributes say, such as ``corrected for few samples, in 10 bins``; empty where they say nothing."""
+def in_words(attributes: Mapping[str, Any], headline: Headline) -> str:
+    """What the attributes of a headline's variable say, as ``corrected for few samples, in 10 bins``; or nothing."""
     corrected = {0: "not corrected for few samples", 1: "corrected for few samples"}.get(
         attributes.get("corrected", -1)
     )
     if attributes.get("corrected") and _several_rows(attributes):
-        corrected = (
-            "corrected as if the rows of a sample were independent: it tells too much of a difference, and so does its "
-            "null (null='permute')"
-        )
+        corrected = "corrected as if the rows of a sample were independent"
+        if headline.classes > 1:
+            corrected += ": it tells too much of a difference, and so does its null (null='permute')"
     bins = attributes.get("bins")
     return ", ".join(filter(None, (corrected, f"in {bins} bins" if bins else "")))

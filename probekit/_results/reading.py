@@ -109,7 +109,7 @@ def reading_of(data: xr.Dataset, site: str, metric: str, headline: Headline) -> 
         size=variable.size,
         missing=int(variable.isnull().sum()),
         positions=str(variable.attrs.get("positions", "")),
-        estimate=in_words(variable.attrs),
+        estimate=in_words(variable.attrs, headline),
     )
 
 

@@ -48,6 +48,8 @@ def test_a_correction_that_takes_the_rows_of_a_sample_as_independent_says_so() -
         found = pk.summary(pk.measure(site, ["fisher", "separability"], **options))
         assert [said in note for note in found.notes if "says nothing" in note] == [True, True]
         assert [each.beside_name for each in found.readings] == ["fisher_null", None]
+    (note,) = pk.summary(pk.measure(tokens, "participation_ratio")).notes
+    assert note.endswith(f"{said}.")  # no null tells how much
     assert said not in str(pk.summary(pk.measure(maps, ["fisher", "separability"])))
     assert said not in str(pk.summary(pk.measure(tokens, ["mean", "fisher:corrected=False"])))
 
