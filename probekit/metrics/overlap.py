@@ -43,7 +43,8 @@ class Overlap(Parameters):
     - `overlap_rest` (label, node): each class against the mixture of the others, in which each class weighs the same;
     - `overlap_constant` (node), bool: all samples are equal (a dead node, say), so that the overlap is 1;
     - `overlap_null` (node), with ``null="permute"``: the `overlap` after one shuffle of the labels, which the engine
-      makes; it makes many, for p-values, by ``probekit.measure(store, "overlap", null="permute")``.
+      makes (the mean of ten where a sample has several rows); it makes many, for p-values, by
+      ``probekit.measure(store, "overlap", null="permute")``.
 
     Few samples raise the total variation T of the cells. By default it is corrected, with E, its expected value if the
     two classes' labels are shuffled (the closed form of a hypergeometric variable's mean deviation, Diaconis and Zabell
