@@ -34,12 +34,11 @@ def _several_rows(attributes: Mapping[str, Any]) -> bool:
 
 def in_words(attributes: Mapping[str, Any], headline: Headline) -> str:
     """What the attributes of a headline's variable say, as ``corrected for few samples, in 10 bins``; or nothing."""
-    corrected = {0: "not corrected for few samples", 1: "corrected for few samples"}.get(
-        attributes.get("corrected", -1)
-    )
-    if attributes.get("corrected") and _several_rows(attributes):
-        corrected = "corrected as if the rows of a sample were independent"
-        if headline.classes > 1:
-            corrected += ": it tells too much of a difference, and so does its null (null='permute')"
-    bins = attributes.get("bins")
-    return ", ".join(filter(None, (corrected, f"in {bins} bins" if bins else "")))
+    how, bins, alike = attributes.get("corrected"), attributes.get("bins"), _several_rows(attributes)
+    told = {None: "", 0: "not corrected for few samples", 1: "corrected for few samples"}[how]
+    if how and alike:
+        told = "corrected as if the rows of a sample were independent"
+    told = ", ".join(filter(None, (told, f"in {bins} bins" if bins else "")))
+    if how and alike and headline.classes > 1:
+        told += ": it tells too much of a difference, and so does its null (null='permute')"
+    return told
