@@ -130,6 +130,8 @@ def depth_needs_norm(run: Records) -> Finding:
     parts: dict[str, Part] = {}
     for activation in PAPERS:
         rows = {norm: _of_kind(_papers(run), activation=activation, batch_norm=norm) for norm in (True, False)}
+        if lacking := [norm for norm, those in rows.items() if those.empty]:
+            raise NotTestable(f"No {activation} network {'with' if lacking[0] else 'without'} batch norm was trained.")
         parts |= {f"{activation}: {name}": part for name, part in _slopes_by_norm(rows).items()}
     return Finding(parts, {})
 
@@ -155,6 +157,8 @@ def best_network(run: Records) -> Finding:
     _need(run, widths=2)
     kinds = _papers(run).groupby(["activation", "batch_norm", "width", "seed"]).test_accuracy.mean().unstack()
     wanted = ("relu", True, max(run.settings.widths))
+    if wanted not in kinds.index:
+        raise NotTestable(f"No ReLU network of width {wanted[2]} with batch norm was trained.")
     rival = kinds.drop(wanted).mean(axis=1).sort_values().index[-1]
     lead = 100 * (kinds.T[wanted] - kinds.T[rival])
     named = dict(zip(("activation", "batch_norm", "width"), map(str, rival), strict=True))

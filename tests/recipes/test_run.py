@@ -170,6 +170,19 @@ def test_a_short_training_says_nothing_of_what_a_long_one_fits(finished, accurac
     assert claims.claims(short)[5].status == status
 
 
+def test_claims_about_kinds_that_a_run_lacks_are_not_testable(finished):
+    records = finished.records
+    cifar = replace(records.settings, source="cifar10", widths=(200, 800))
+    without = replace(
+        records, settings=cifar, results=records.results[~records.results.batch_norm], layers=None, recorded={}
+    )
+    decided = claims.claims(without)
+    for claim in decided:
+        assert claim.effect is None or np.isfinite(claim.effect)
+    assert "batch norm was trained" in decided[4].numbers["reason"]
+    assert "of width 800 with batch norm was trained" in decided[6].numbers["reason"]
+
+
 def test_claims_are_decided_anew_from_the_tables_alone(done, tmp_path):
     _, folder = done
     for name in ("config.json", "results.csv", "curves.csv", "layers.csv"):
