@@ -90,7 +90,7 @@ class KNNAccuracy(Parameters):
     def memory(self, spec: Spec, samples: int) -> int:
         rows = min(self.size, samples)
         near = min(self.neighbours, samples)
-        return 2 * 8 * rows * spec.nodes + 6 * 8 * (rows + spec.nodes) * (PIECE + near) + 64 * samples
+        return 2 * 8 * rows * spec.nodes + 8 * 8 * (rows + spec.nodes) * (PIECE + near) + 64 * samples
 
     def compute_samples(self, samples: Samples) -> Variables:
         codes = samples.codes

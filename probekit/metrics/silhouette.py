@@ -87,7 +87,7 @@ class Silhouette(Parameters):
     def memory(self, spec: Spec, samples: int) -> int:
         rows = min(self.size, samples)
         # The samples, and as they are multiplied; sums and numbers of classes; distances, as they are chosen and added.
-        pieces = 6 * 8 * min(PIECE, samples) * (rows + spec.nodes)
+        pieces = 8 * 8 * min(PIECE, samples) * (rows + spec.nodes)
         return 3 * 8 * rows * spec.nodes + 6 * 8 * rows * spec.classes + pieces + 64 * samples
 
     def compute_samples(self, samples: Samples) -> Variables:
