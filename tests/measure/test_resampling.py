@@ -236,6 +236,8 @@ def test_units_whose_labels_no_shuffle_moves_have_no_null_unless_it_is_asked_for
     for tree in (of_tokens, tokens_of(x, sample, np.arange(20)), tokens_of(x, sample, np.zeros(20, int))):
         found = pk.measure(tree, ["fisher", "ks"])["a"]
         assert not [name for name in found.data_vars if name.endswith("_null")]
+    by_row = pk.measure(tokens_of(x, sample, np.arange(20) % 2), ["fisher", "ks"], together="row")["a"]
+    assert not [name for name in by_row.data_vars if name.endswith("_null")]
     for metric in ("fisher:corrected=False", "wasserstein", "mean"):
         found = pk.measure(tokens_of(x, sample, np.arange(20) % 2), metric)["a"]
         assert not [name for name in found.data_vars if name.endswith("_null")]
