@@ -37,12 +37,12 @@ def scaled() -> dict[str, np.ndarray]:
     """The images as each scaling gives them, (n, features)."""
     x = images()
     flat = torch.from_numpy(x.reshape(60, -1).astype(np.float32))
-    return {name: scale(flat).numpy() for name, scale in variants.scalings(x).items()}
+    names = (*variants.SCALINGS, "minus0.25-to-1", "0-to-255", "minus2-to-minus1")
+    return {name: scale(flat).numpy() for name, scale in variants.scalings(x, names).items()}
 
 
 def test_scalings_are_those_of_scikit_learn(scaled: dict[str, np.ndarray]) -> None:
     x = images().astype(np.float64)
-    assert tuple(scaled) == variants.SCALINGS
     column, flat = x.reshape(-1, 1), x.reshape(60, -1)
     expected = {
         "0-to-1": MinMaxScaler().fit_transform(column).reshape(60, -1),
@@ -52,16 +52,20 @@ def test_scalings_are_those_of_scikit_learn(scaled: dict[str, np.ndarray]) -> No
             StandardScaler().fit_transform(np.moveaxis(x, 1, 3).reshape(-1, 3)).reshape(60, 4, 5, 3), 3, 1
         ).reshape(60, -1),
         "pixel": StandardScaler().fit_transform(flat),
+        "minus0.25-to-1": MinMaxScaler((-0.25, 1)).fit_transform(column).reshape(60, -1),
+        "0-to-255": flat,
+        "minus2-to-minus1": MinMaxScaler((-2, -1)).fit_transform(column).reshape(60, -1),
     }
+    assert set(scaled) == set(expected)
     for name, values in expected.items():
-        np.testing.assert_allclose(scaled[name], values, atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(scaled[name], values, rtol=1e-6, atol=2e-6, err_msg=name)
 
 
 def test_the_usual_scaling_is_that_of_the_recipe(scaled: dict[str, np.ndarray]) -> None:
     x, y = np.moveaxis(images(), 1, 3), np.arange(60) % 2  # channels last
     split = split_arrays(x, y, ("a", "b"), validation_size=10, test_size=10)
     raw = split_arrays(x, y, ("a", "b"), validation_size=10, test_size=10, scaled=False)
-    found = variants.scalings(x[raw.train.index.numpy()])["channel"](raw.test.x)
+    found = variants.scalings(x[raw.train.index.numpy()], ["channel"])["channel"](raw.test.x)
     torch.testing.assert_close(found, split.test.x, rtol=1e-5, atol=1e-5)
 
 
@@ -84,7 +88,7 @@ def test_a_variant_is_what_a_plain_network_on_scaled_samples_is(norm: bool) -> N
     x[y == 1, 0, :2] //= 2
     raw = split_arrays(x, y, ("a", "b"), validation_size=10, test_size=10, scaled=False)
     raw = Split(*(replace(each, x=each.x.double()) for each in raw.subsets), raw.class_names)
-    scales = variants.scalings(x[raw.train.index.numpy()])
+    scales = variants.scalings(x[raw.train.index.numpy()], variants.SCALINGS)
     config = Config("relu", 2, 12, norm)
     chosen = [
         variants.Variant(config, 0, rate, scaling, "fan-in-normal")
@@ -213,6 +217,16 @@ def test_screenings_are_ranked_together(folder: Path, tmp_path: Path) -> None:
     assert set(ranked.scaling) == {"channel"}  # the other has no networks with batch norm
     assert ranked.worst.iloc[0] == pytest.approx(3)
     assert outcome.report.exists()
+    out = tmp_path / "relu-vs-sigmoid-settings"
+    assert not (out / "full.csv").exists()
+    assert json.loads((out / "config.json").read_text())["merge"] == ["no", "yes"]
+    recipe.run(merge=folders, best=1, seeds=2, full_epochs=2, data_dir=folder, out=tmp_path)
+    finished = pd.read_csv(out / "full.csv")
+    assert set(zip(finished.scaling, finished.seed, finished.epochs, strict=True)) == {
+        ("channel", 0, 2),
+        ("channel", 1, 2),
+    }
+    assert set(zip(finished.batch_norm, finished.learning_rate, strict=True)) == {(False, 3e-3), (True, 1e-3)}
     with pytest.raises(DataError, match="There is no finished run, with a screening"):
         recipe.run(merge=(tmp_path / "none",), out=tmp_path)
     with pytest.raises(DataError, match="give --merge without epochs"):
@@ -226,7 +240,7 @@ def test_inactive_samples_are_counted_by_hand(folder: Path, tmp_path: Path) -> N
     recipe.run(**given, data_dir=folder, out=tmp_path)
     table = pd.read_csv(tmp_path / "relu-vs-sigmoid-settings" / "screening.csv")
     settings = importlib.import_module("probekit.recipes.relu_vs_sigmoid.settings").resolve({"source": "mnist"})
-    split, scales = variants.raw_split(settings, folder, "cpu")
+    split, scales = variants.raw_split(settings, ["0-to-1"], folder, "cpu")
     member = variants.Variant(Config("relu", 4, 200, False), 0, 1e-3, "0-to-1", "fan-in-normal")
     (alone,) = train([member], split, epochs=2, batch_size=64, build=variants.builder(scales))
     for weights_of, samples in product(("best", "last"), ("train", "test")):
@@ -244,7 +258,12 @@ def test_inactive_samples_are_counted_by_hand(folder: Path, tmp_path: Path) -> N
     [
         ({"datasets": ("mnits",)}, "Table 1 has no 'mnits'; it has mnist and cifar10.*Near: 'mnist'"),
         ({"datasets": ("mnist", "mnist")}, "datasets is mnist,mnist; give mnist, cifar10 or both"),
-        ({"scalings": ("pixels",)}, "no 'pixels' among the scalings.*Near: 'pixel'"),
+        ({"scalings": ("pixels",)}, "no 'pixels' among the scalings; there are: set, .*ranges.*Near: 'pixel'"),
+        ({"scalings": ("1-to-0",)}, "no '1-to-0' among the scalings.*from a lower to a higher number"),
+        (
+            {"scalings": ("-1-to-1",)},
+            "no '-1-to-1' among the scalings.*as 0-to-1 or minus1-to-1.*Near: '0-to-1', 'minus1-to-1'",
+        ),
         ({"initialisations": ("he",)}, "no 'he' among the initialisations; there are: fan-in-normal"),
         ({"learning_rates": (1e-3, 1e-3)}, "learning_rates is 0.001,0.001; give values that differ"),
         ({"learning_rates": (0.0,)}, "Learning rates are above 0"),

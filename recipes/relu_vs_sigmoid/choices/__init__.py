@@ -33,17 +33,23 @@ def run(
     *,
     datasets: Annotated[tuple[str, ...], "mnist, cifar10 or both, of which Table 1 speaks."] = ("mnist", "cifar10"),
     batch_norm: Annotated[str, "Train networks without batch norm (no), with it (yes), or both."] = "both",
-    scalings: Annotated[tuple[str, ...], "How pixels are scaled."] = SCALINGS,
+    scalings: Annotated[
+        tuple[str, ...],
+        "How pixels are scaled: in a range, as 0-to-1 or minus0.5-to-1.5, or standardised by set, channel or pixel.",
+    ] = SCALINGS,
     learning_rates: Annotated[tuple[float, ...], "Learning rates."] = (3e-4, 1e-3, 3e-3),
     batch_sizes: Annotated[tuple[int, ...], "Samples in a batch."] = (64, 128, 256),
     initialisations: Annotated[tuple[str, ...], "He's initialisation."] = tuple(INITIALISATIONS),
     epochs: Annotated[int, "Epochs of the screening, in which each network has one seed."] = 30,
-    best: Annotated[int, "So many of the nearest settings are trained in full; 0 ends after the screening."] = 5,
+    best: Annotated[
+        int | None,
+        "So many of the nearest settings are trained in full: 5 unless given, with --merge none. 0 trains none.",
+    ] = None,
     seeds: Annotated[int, "Seeds of the full training."] = 3,
     full_epochs: Annotated[int, "Epochs of the full training."] = 300,
     merge: Annotated[
         tuple[Path, ...] | None,
-        "Folders of finished runs, OUT/relu-vs-sigmoid-settings, to rank together; nothing is trained.",
+        "Folders of finished runs, OUT/relu-vs-sigmoid-settings, to rank together. Nothing is screened.",
     ] = None,
     checkpoint_every: Annotated[int, "Epochs between checkpoints; a stopped run resumes from the last."] = 5,
     data_dir: Annotated[Path | None, "The folder with mnist and cifar10."] = None,
@@ -57,7 +63,7 @@ def run(
     and the test samples. The nearest settings are trained again with several seeds in full. Writes screening.csv,
     nearest.csv, full.csv, the figure and report.html under OUT/relu-vs-sigmoid-settings.
     """
-    given = {
+    screened = {
         "datasets": datasets,
         "batch_norm": batch_norm,
         "scalings": scalings,
@@ -65,27 +71,33 @@ def run(
         "batch_sizes": batch_sizes,
         "initialisations": initialisations,
         "epochs": epochs,
-        "best": best,
-        "seeds": seeds,
-        "full_epochs": full_epochs,
     }
     folder = out / "relu-vs-sigmoid-settings"
+    norms, choices = _norms(batch_norm), Choices(scalings, learning_rates, batch_sizes, initialisations)
+    _check(datasets, epochs=epochs, seeds=seeds, full_epochs=full_epochs, checkpoint_every=checkpoint_every)
+    rows = None
     if merge is not None:
         usual = run.__kwdefaults__ or {}
-        if changed := [name for name, value in given.items() if value != usual[name]]:
+        if changed := [name for name, value in screened.items() if value != usual[name]]:
             raise DataError(f"A merge takes its networks from the runs: give --merge without {', '.join(changed)}.")
-        return _merged(merge, folder)
-    choices = Choices(scalings, learning_rates, batch_sizes, initialisations)
-    norms = _norms(batch_norm)
-    _check(datasets, epochs=epochs, seeds=seeds, full_epochs=full_epochs, checkpoint_every=checkpoint_every)
+        rows = _merged(merge, folder)
+        datasets, scalings = tuple(rows.dataset.unique()), tuple(rows.scaling.unique())
+        screened = {"merge": [each.name for each in merge]}
+    if best is None:
+        best = 5 if rows is None else 0
     if best < 0:
         raise DataError(f"best is {best}; it takes whole numbers from 0.")
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: resolve({"source": name, "profile": "section3"}) for name in datasets}
     with locked(folder), few_threads(settings[datasets[0]], device):
-        (folder / "config.json").write_text(json.dumps(given, indent=2) + "\n")
-        jobs = [_jobs(each, folder, checkpoint_every, data_dir, device, progress) for each in settings.values()]
-        rows = pd.concat([screen(each, choices, norms, epochs) for each in jobs], ignore_index=True)
+        in_full = {"best": best, "seeds": seeds, "full_epochs": full_epochs}
+        (folder / "config.json").write_text(json.dumps(screened | in_full, indent=2) + "\n")
+        jobs = []
+        if rows is None or best:
+            shared = folder, checkpoint_every, data_dir, device, progress
+            jobs = [_jobs(each, scalings, *shared) for each in settings.values()]
+        if rows is None:
+            rows = pd.concat([screen(each, choices, norms, epochs) for each in jobs], ignore_index=True)
         ranked = nearest(rows)
         finished = None
         if best:
@@ -94,16 +106,14 @@ def run(
         return report.write(rows, ranked, finished, folder)
 
 
-def _merged(folders: Sequence[Path], folder: Path) -> Outcome:
-    """Rank the screenings of finished runs together, in `folder`."""
+def _merged(folders: Sequence[Path], folder: Path) -> pd.DataFrame:
+    """The networks that finished runs have screened, to rank together in `folder`."""
     missing = [str(each) for each in folders if not (each / "screening.csv").exists()]
     if missing:
         raise DataError(f"There is no finished run, with a screening.csv, in {', '.join(missing)}.")
     if folder.resolve() in [each.resolve() for each in folders]:
         raise DataError(f"The merged screening would replace that in {str(folder)!r}; give another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = pd.concat([pd.read_csv(each / "screening.csv") for each in folders], ignore_index=True)
-    return report.write(rows, nearest(rows), None, folder)
+    return pd.concat([pd.read_csv(each / "screening.csv") for each in folders], ignore_index=True)
 
 
 def _norms(batch_norm: str) -> list[bool]:
@@ -124,6 +134,14 @@ def _check(datasets: tuple[str, ...], **counts: int) -> None:
             raise DataError(f"{name} is {value}; it takes whole numbers from 1.")
 
 
-def _jobs(settings: Settings, folder: Path, every: int, data_dir: Path | None, device: str, progress: Progress) -> Jobs:
-    split, scaled = raw_split(settings, data_dir, device)
+def _jobs(
+    settings: Settings,
+    scalings: Sequence[str],
+    folder: Path,
+    every: int,
+    data_dir: Path | None,
+    device: str,
+    progress: Progress,
+) -> Jobs:
+    split, scaled = raw_split(settings, scalings, data_dir, device)
     return Jobs(settings, split, folder / settings.dataset, every, progress, builder(scaled))

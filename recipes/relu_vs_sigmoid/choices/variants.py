@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -32,7 +33,10 @@ def _he(draw: Callable[..., Tensor], mode: str) -> Initialise:
     return initialise
 
 
-SCALINGS = ("0-to-1", "minus1-to-1", "set", "channel", "pixel")
+STANDARDISED = ("set", "channel", "pixel")
+SCALINGS = ("0-to-1", "minus1-to-1", *STANDARDISED)
+_NUMBER = r"(?:minus)?\d+(?:\.\d+)?"
+_RANGE = re.compile(rf"({_NUMBER})-to-({_NUMBER})")
 INITIALISATIONS = {
     "fan-in-normal": _he(nn.init.kaiming_normal_, "fan_in"),
     "fan-in-uniform": _he(nn.init.kaiming_uniform_, "fan_in"),
@@ -45,8 +49,8 @@ INITIALISATIONS = {
 class Choices:
     """The values of each choice; networks are trained with every combination of them.
 
-    `scalings`: pixels from 0 to 1 or from -1 to 1, or standardised by one mean and deviation of the whole set, of each
-    channel, or of each pixel. `initialisations`: He by fan-in or fan-out, normal or uniform.
+    `scalings`: pixels in a range, as ``0-to-1`` or ``minus1-to-1``, or standardised by one mean and deviation of the
+    whole set, of each channel, or of each pixel. `initialisations`: He by fan-in or fan-out, normal or uniform.
     """
 
     scalings: tuple[str, ...]
@@ -55,12 +59,18 @@ class Choices:
     initialisations: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for name, known in (("scalings", SCALINGS), ("initialisations", tuple(INITIALISATIONS))):
-            for value in getattr(self, name):
-                if value not in known:
-                    raise DataError(
-                        f"There is no {value!r} among the {name}; there are: {', '.join(known)}.{near(value, known)}"
-                    )
+        for scaling in self.scalings:
+            if scaling not in STANDARDISED and _range(scaling) is None:
+                raise DataError(
+                    f"There is no {scaling!r} among the scalings; there are: {', '.join(STANDARDISED)}, and ranges "
+                    f"from a lower to a higher number, as {SCALINGS[0]} or {SCALINGS[1]}.{near(scaling, SCALINGS)}"
+                )
+        for value in self.initialisations:
+            if value not in INITIALISATIONS:
+                raise DataError(
+                    f"There is no {value!r} among the initialisations; there are: {', '.join(INITIALISATIONS)}."
+                    f"{near(value, INITIALISATIONS)}"
+                )
         for name in ("scalings", "learning_rates", "batch_sizes", "initialisations"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -94,28 +104,45 @@ def builder(scaled: Mapping[str, Scale]) -> Builder:
     return built
 
 
-def raw_split(settings: Settings, data_dir: Path | None, device: str) -> tuple[Split, dict[str, Scale]]:
-    """The settings' data set, split as a run splits it but not scaled, and the module of each scaling."""
+def raw_split(
+    settings: Settings, names: Iterable[str], data_dir: Path | None, device: str
+) -> tuple[Split, dict[str, Scale]]:
+    """The settings' data set, split as a run splits it but not scaled, and the module of each scaling named."""
     arrays, split = arrays_and_split(settings, data_dir, scaled=False)
-    return split.to(device), scalings(arrays.x_train[split.train.index.numpy()])
+    return split.to(device), scalings(arrays.x_train[split.train.index.numpy()], names)
 
 
-def scalings(x: Array) -> dict[str, Scale]:
-    """The module of each scaling, for the training samples x (n, …) of a `Split` that isn't scaled.
+def scalings(x: Array, names: Iterable[str]) -> dict[str, Scale]:
+    """The module of each scaling named, for the training samples x (n, …) of a `Split` that isn't scaled.
 
-    A pixel that has one value in all training samples is set to 0 by the scaling of each pixel.
+    A range is that of all training samples together. A pixel that has one value in all of them is set to 0 by the
+    scaling of each pixel.
     """
     flat = x.reshape(len(x), -1)
     low, high = float(flat.min()), float(flat.max())
     mean, deviation = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
-    found: dict[str, tuple[Array | float, Array | float]] = {
-        "0-to-1": (low, high - low),
-        "minus1-to-1": ((low + high) / 2, (high - low) / 2),
+    standardised: dict[str, tuple[Array | float, Array | float]] = {
         "set": (float(flat.mean(dtype=np.float64)), float(flat.std(dtype=np.float64))),
         "channel": channel_scaling(x),
         "pixel": (mean, np.where(deviation > 0, deviation, np.inf)),
     }
-    return {name: _module(*values, x.shape[1:]) for name, values in found.items()}
+
+    def centre_and_unit(name: str) -> tuple[Array | float, Array | float]:
+        if (bounds := _range(name)) is None:
+            return standardised[name]
+        unit = (high - low) / (bounds[1] - bounds[0])
+        return low - bounds[0] * unit, unit
+
+    return {name: _module(*centre_and_unit(name), x.shape[1:]) for name in names}
+
+
+def _range(name: str) -> tuple[float, float] | None:
+    """The lower and the higher bound that a scaling's name has, as ``minus1-to-1``; None if it has none."""
+    found = _RANGE.fullmatch(name)
+    if found is None:
+        return None
+    low, high = (float(number.replace("minus", "-")) for number in found.groups())
+    return (low, high) if low < high else None
 
 
 def _module(centre: Array | float, unit: Array | float, shape: tuple[int, ...]) -> Scale:
