@@ -57,8 +57,10 @@ def draw(numbers: pd.DataFrame) -> Figure:
     """A column for each choice, a row for each kind of network: percent inactive by layer, the paper's in black."""
     choices = [choice for choice in CHOICES if choice in set(numbers.choice)]
     kinds = list(numbers[["dataset", "batch_norm"]].drop_duplicates().itertuples(index=False, name=None))
-    figure = Figure(figsize=(3.1 * len(choices) + 0.6, 2.9 * len(kinds) + 0.4), layout="constrained")
-    axes = figure.subplots(len(kinds), len(choices), sharex=True, sharey="row", squeeze=False)
+    lines = 2 + int(numbers.groupby("choice").value.nunique().max()) // 2  # of the tallest legend
+    size = 3.1 * len(choices) + 0.6, (2.5 + 0.16 * lines) * len(kinds) + 0.4
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(kinds), len(choices), sharey="row", squeeze=False)
     for row, (dataset, norm) in enumerate(kinds):
         for column, choice in enumerate(choices):
             ours = numbers[(numbers.choice == choice) & (numbers.dataset == dataset) & (numbers.batch_norm == norm)]
@@ -78,10 +80,11 @@ def _draw_panel(ax: Axes, panel: pd.DataFrame, paper: tuple[float, ...]) -> None
         ax.plot(line.layer, line.inactive, "o-", color=colour, label=f"{_written(value)} ({accuracy:.1f} %)")
     ax.plot(range(1, len(paper) + 1), paper, "s--", color="black", label="the paper")
     ax.set_xticks(range(1, len(paper) + 1))
-    ax.margins(y=0.25)  # room for the legend
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize="x-small")
+    ax.legend(
+        frameon=False, fontsize="x-small", ncols=2, columnspacing=1, loc="upper center", bbox_to_anchor=(0.5, -0.1)
+    )
 
 
 def _written(value: object) -> str:
