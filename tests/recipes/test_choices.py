@@ -192,6 +192,12 @@ def test_the_recipe_screens_ranks_and_trains_the_nearest_in_full(folder: Path, t
     assert finished.setting.nunique() == 1
     by_layer = pd.read_csv(out / "full_by_layer.csv")
     assert len(by_layer) == 2 * 4
+    drawn = figure.draw_full(by_layer)
+    for ax, norm in zip(drawn.axes, (False, True), strict=True):
+        ours, paper = ax.lines[0].get_ydata(), ax.lines[-1].get_ydata()
+        np.testing.assert_array_equal(ours, by_layer.inactive[by_layer.batch_norm == norm])
+        np.testing.assert_array_equal(paper, PAPER["mnist"][norm, "trained"])
+    assert (out / "full_by_layer.png").stat().st_size > 5_000
     row = by_layer[(by_layer.layer == "layer3") & by_layer.batch_norm].iloc[0]
     ours = finished[finished.batch_norm]
     assert row.inactive == pytest.approx(ours.layer3.mean())

@@ -1,4 +1,4 @@
-"""Which choice moves which layer: the figure of a screening."""
+"""The figures of a screening: which choice moves which layer, and the nearest settings trained in full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import probekit as pk
 from ..tables import PAPER
 from .screening import LAYERS
 
-__all__ = ["CHOICES", "by_choice", "draw"]
+__all__ = ["CHOICES", "by_choice", "draw", "draw_full"]
 
 CHOICES = {
     "learning_rate": "learning rate",
@@ -56,7 +56,7 @@ def by_choice(rows: pd.DataFrame) -> pd.DataFrame:
 def draw(numbers: pd.DataFrame) -> Figure:
     """A column for each choice, a row for each kind of network: percent inactive by layer, the paper's in black."""
     choices = [choice for choice in CHOICES if choice in set(numbers.choice)]
-    kinds = list(numbers[["dataset", "batch_norm"]].drop_duplicates().itertuples(index=False, name=None))
+    kinds = _kinds(numbers)
     lines = 2 + int(numbers.groupby("choice").value.nunique().max()) // 2  # of the tallest legend
     size = 3.1 * len(choices) + 0.6, (2.5 + 0.16 * lines) * len(kinds) + 0.4
     figure = Figure(figsize=size, layout="constrained")
@@ -78,13 +78,49 @@ def _draw_panel(ax: Axes, panel: pd.DataFrame, paper: tuple[float, ...]) -> None
         line = panel[panel.value == value]
         accuracy = line.test_accuracy.iloc[0]
         ax.plot(line.layer, line.inactive, "o-", color=colour, label=f"{_written(value)} ({accuracy:.1f} %)")
+    _finish_panel(ax, paper)
+    ax.legend(
+        frameon=False, fontsize="x-small", ncols=2, columnspacing=1, loc="upper center", bbox_to_anchor=(0.5, -0.1)
+    )
+
+
+def draw_full(by_layer: pd.DataFrame) -> Figure:
+    """A panel for each kind of network: percent inactive by layer, mean ± standard error of each setting's seeds.
+
+    `by_layer` is the table of `report.against_table`.
+    """
+    settings = by_layer.setting.drop_duplicates().tolist()
+    kinds = _kinds(by_layer)
+    figure = Figure(figsize=(3.1 * len(kinds) + 0.6, 3.2 + 0.16 * len(settings)), layout="constrained")
+    axes = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for ax, (dataset, norm) in zip(axes, kinds, strict=True):
+        panel = by_layer[(by_layer.dataset == dataset) & (by_layer.batch_norm == norm)]
+        for setting, colour in zip(settings, pk.plot.palette(len(settings)), strict=True):
+            line = panel[panel.setting == setting]
+            layers = line.layer.str.removeprefix("layer").astype(int)
+            chosen = line.iloc[0]
+            label = f"pixels {chosen.scaling}, He {chosen.initialisation}, batch {chosen.batch_size}"
+            ax.errorbar(layers, line.inactive, line.standard_error, fmt="o-", color=colour, capsize=2, label=label)
+        _finish_panel(ax, PAPER[dataset][norm, "trained"])
+        ax.set_title(f"{dataset}{', batch norm' if norm else ''}", fontsize="medium")
+    axes[0].set_ylabel("inactive (%)")
+    figure.supxlabel("layer", fontsize="medium")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), frameon=False, fontsize="small", ncols=2, loc="outside lower center"
+    )
+    return figure
+
+
+def _kinds(numbers: pd.DataFrame) -> list[tuple[str, bool]]:
+    """The kinds of networks in a table, in its order: data set, and whether there is batch norm."""
+    return list(numbers[["dataset", "batch_norm"]].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _finish_panel(ax: Axes, paper: tuple[float, ...]) -> None:
     ax.plot(range(1, len(paper) + 1), paper, "s--", color="black", label="the paper")
     ax.set_xticks(range(1, len(paper) + 1))
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(
-        frameon=False, fontsize="x-small", ncols=2, columnspacing=1, loc="upper center", bbox_to_anchor=(0.5, -0.1)
-    )
 
 
 def _written(value: object) -> str:

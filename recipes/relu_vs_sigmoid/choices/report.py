@@ -32,6 +32,11 @@ BY_CHOICE = (
     "as in the recipe, where they were screened. One seed, {} epochs. Black: the paper's Table 1."
 )
 
+IN_FULL = (
+    "Percent of inactive samples by layer, mean ± standard error over {} seeds. Each kind of network has the learning "
+    "rate with which it came nearest in the screening. Black: the paper's Table 1."
+)
+
 
 def write(rows: pd.DataFrame, ranked: pd.DataFrame, finished: pd.DataFrame | None, folder: Path) -> Outcome:
     """Write a screening's `rows`, its settings `ranked`, and the `finished` full trainings if there are any."""
@@ -44,6 +49,7 @@ def write(rows: pd.DataFrame, ranked: pd.DataFrame, finished: pd.DataFrame | Non
         figure.draw(tables["by_choice"]).savefig(folder / "by_choice.png", dpi=150)
     shown = {"The nearest settings of the screening": _short(ranked)}
     if finished is not None:
+        figure.draw_full(tables["full_by_layer"]).savefig(folder / "full_by_layer.png", dpi=150)
         shown["The nearest settings, trained in full"] = _short(nearest(finished.drop(columns="setting")))
     return Outcome(report=_page(tables, folder).write(folder / "report.html"), tables=shown)
 
@@ -68,6 +74,7 @@ def _page(tables: Mapping[str, pd.DataFrame], folder: Path) -> Page:
     if "full" in tables:
         page.heading("The nearest settings, trained in full")
         seeds = tables["full"].seed.nunique()
+        page.figure(folder / "full_by_layer.png", IN_FULL.format(seeds))
         page.table(tables["full_by_layer"], f"Mean over {seeds} seeds, and the paper's number.", formats=".3g")
     return page
 
