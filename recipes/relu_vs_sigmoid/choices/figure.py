@@ -103,8 +103,8 @@ def draw_full(by_layer: pd.DataFrame) -> Figure:
             ax.errorbar(layers, line.inactive, line.standard_error, fmt="o-", color=colour, capsize=2, label=label)
         _finish_panel(ax, PAPER[dataset][norm, "trained"])
         ax.set_title(f"{dataset}{', batch norm' if norm else ''}", fontsize="medium")
+        ax.set_xlabel("layer")
     axes[0].set_ylabel("inactive (%)")
-    figure.supxlabel("layer", fontsize="medium")
     figure.legend(
         *axes[0].get_legend_handles_labels(), frameon=False, fontsize="small", ncols=2, loc="outside lower center"
     )
