@@ -34,7 +34,8 @@ BY_CHOICE = (
 
 IN_FULL = (
     "Percent of inactive samples by layer, mean ± standard error over {} seeds. Each kind of network has the learning "
-    "rate with which it came nearest in the screening. Black: the paper's Table 1."
+    "rate, and each setting the weights and the samples, with which it came nearest in the screening; the table has "
+    "them. Black: the paper's Table 1."
 )
 
 
