@@ -51,7 +51,9 @@ def test_nothing_is_found_where_no_class_differs(sizes: tuple[int, ...]) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", GROUPED)
-@pytest.mark.parametrize("sizes", [(14, 14, 14), (10, 12, 20)], ids=["equal", "unequal"])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param((14, 14, 14), marks=pytest.mark.long, id="equal"), pytest.param((10, 12, 20), id="unequal")]
+)
 def test_no_metric_finds_anything_where_no_class_differs(metric: str, sizes: tuple[int, ...]) -> None:
     assert_calibrated(without_differences(sizes, 1), metric)
 
