@@ -28,9 +28,9 @@ __all__ = ["STACK_BYTES", "by_shape", "check", "sample_order", "train"]
 # How the steps of a training multiply matrices. Losses and accuracies after an epoch are computed in full precision.
 _PRECISIONS = ("float32", "tf32", "bfloat16")
 
-# More rows spill from the cache: 4,096 rows of six networks take half as long again. And the samples of networks that
-# scale them each for itself are too much memory to keep: 512 rows of fifteen on CIFAR-10 (94 MB) are asked of the
-# system for each batch, which takes a quarter longer.
+# More rows spill from the cache: 4,096 rows of six networks take half as long again. Networks that scale the
+# samples each for itself need a copy each: 512 rows of fifteen on CIFAR-10 (94 MB) would be asked of the system anew
+# for each batch, which takes a quarter longer.
 _EVALUATION_ROWS = 256
 # Weights, gradients and Adam's moments that a CPU computes with at once: twelve networks of 4 x 800 (390 MB) take a
 # quarter longer than two stacks of six.
